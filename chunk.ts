@@ -1,0 +1,240 @@
+/**
+ * What a band is: the plan of a picture's bands, their halo, their names, and how they look on the wire.
+ *
+ *     message on the queue `tareas` (or `tareas.<task>`): JSON in UTF-8
+ *       chunk_id   "{<job id>}:<band number>"   the braces keep a job's keys on one slot of a Redis Cluster
+ *       task       "sobel"
+ *       halo       [rows above, rows below]     of `imagen` that are not the band's own
+ *       params     the task's own; may be absent
+ *       imagen     base64 of an 8-bit grey PNG: halo above · the band's rows · halo below
+ *
+ *     result in Redis
+ *       resultado:<chunk_id>                    base64 of an image of the band, with or without its halo
+ *
+ * Bands are whole rows, cover the picture from the top down without overlap, and each brings a halo as high as its
+ * task asks: the neighbours' rows, mirrored at the picture's edges (101: the edge row itself is not repeated). So the
+ * pixels of the whole do not depend on how many bands there are.
+ *
+ * Not here: how messages travel (queue.ts), where results lie (results.ts), how pixels are compressed (png.ts).
+ */
+import { Readable } from "node:stream";
+import { collectPixels, encodeStored, type GreyImage, ImageError, readPng } from "./png.ts";
+
+/** How a picture is cut: `bands` bands of `rows` rows, of which the last may be lower. */
+export interface Plan {
+  width: number;
+  height: number;
+  rows: number;
+  bands: number;
+  /** Rows of halo above and below each band. */
+  halo: number;
+}
+
+/** Rows `y` to `y + rows` of a picture, with their halo: `pixels` is `(halo[0] + rows + halo[1]) × width`, 8-bit grey. */
+export interface Band {
+  number: number;
+  y: number;
+  rows: number;
+  width: number;
+  halo: [above: number, below: number];
+  pixels: Uint8Array;
+}
+
+/** A band as a worker gets it: what to do, and for which job. */
+export interface Chunk {
+  chunkId: string;
+  task: string;
+  params?: unknown;
+  halo: [above: number, below: number];
+  width: number;
+  /** All rows of `pixels`, the halo's too. */
+  height: number;
+  pixels: Uint8Array;
+}
+
+/** What is done with every band. */
+export interface Task {
+  /** Lower-case letters, digits and hyphens: it names the queue. */
+  name: string;
+  /** Rows that it looks at above and below the one it computes. */
+  halo: number;
+  /** The pixels of the band without its halo, `(height - halo[0] - halo[1]) × width`, of the band with it. */
+  run(chunk: Pick<Chunk, "pixels" | "width" | "height" | "halo" | "params">): Uint8Array;
+}
+
+/** A message or an id that is not of the form above. */
+export class WireError extends Error {
+  override name = "WireError";
+}
+
+/** A band of 1 Mi pixels: 1.4 MB on the wire, some 10 ms of work. */
+export const DEFAULT_BAND_PIXELS = 1 << 20;
+
+/** RabbitMQ refuses messages over 16 MiB by default; this leaves room for the fields beside the picture. */
+const MAX_BASE64_BYTES = 12 << 20;
+
+const UUID = "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}";
+const CHUNK_ID = new RegExp(`^\\{(${UUID})\\}:(0|[1-9]\\d{0,9})$`);
+const JOB_ID = new RegExp(`^${UUID}$`);
+const TASK_NAME = /^[a-z][a-z0-9-]{0,63}$/;
+
+/**
+ * Cuts `width × height` into bands of about `bandPixels` pixels and even height.
+ * @throws ImageError 413 where even a single row would not fit into a message
+ */
+export function planBands(width: number, height: number, halo: number, bandPixels: number): Plan {
+  const mostRows = Math.floor((MAX_BASE64_BYTES * 3) / 4 / (width + 1)) - 2 * halo;
+  if (mostRows < 1) {
+    const widest = Math.floor((MAX_BASE64_BYTES * 3) / 4 / (1 + 2 * halo)) - 1;
+    throw new ImageError(413, `image too wide: expected at most ${widest} pixels a row, got ${width}`);
+  }
+  const wanted = Math.min(mostRows, Math.max(1, Math.floor(bandPixels / width)));
+  const rows = Math.ceil(height / Math.ceil(height / wanted));
+  return { width, height, rows, bands: Math.ceil(height / rows), halo };
+}
+
+/** First row and number of rows of a band. */
+export function bandRows(plan: Pick<Plan, "rows" | "height">, number: number): { y: number; rows: number } {
+  const y = number * plan.rows;
+  return { y, rows: Math.min(plan.rows, plan.height - y) };
+}
+
+/**
+ * Turns a stream of rows into a stream of bands. Each band owns its pixels; besides them only the halo rows shared
+ * with the next band are held.
+ */
+export async function* split(image: GreyImage, plan: Plan): AsyncGenerator<Band> {
+  const { width, height, halo } = plan;
+  let band: Band | undefined = emptyBand(plan, 0);
+  let y = 0; // the next row to come
+  // The picture is walked to its end even when the last band is out: a fault may come after the last row.
+  for await (const block of image.blocks) {
+    let at = 0;
+    while (band) {
+      const end = Math.min(band.y + band.rows + halo, height);
+      if (y === end) {
+        mirrorEdges(band, height, halo);
+        yield band;
+        band = following(band, plan);
+      } else if (at < block.length) {
+        const rows = Math.min((block.length - at) / width, end - y);
+        band.pixels.set(block.subarray(at, at + rows * width), (y - band.y + halo) * width);
+        at += rows * width;
+        y += rows;
+      } else {
+        break;
+      }
+    }
+  }
+}
+
+/** The band below, with the rows that both have; undefined below the last. */
+function following(band: Band, plan: Plan): Band | undefined {
+  if (band.number + 1 === plan.bands) return undefined;
+  const next = emptyBand(plan, band.number + 1);
+  next.pixels.set(band.pixels.subarray(band.rows * band.width));
+  return next;
+}
+
+function emptyBand(plan: Plan, number: number): Band {
+  const { y, rows } = bandRows(plan, number);
+  const pixels = new Uint8Array((rows + 2 * plan.halo) * plan.width);
+  return { number, y, rows, width: plan.width, halo: [plan.halo, plan.halo], pixels };
+}
+
+/** Fills the halo rows that lie outside the picture. */
+function mirrorEdges({ y, rows, width, pixels }: Band, height: number, halo: number): void {
+  for (let row = y - halo; row < y + rows + halo; row++) {
+    if (row >= 0 && row < height) continue;
+    const from = (reflect101(row, height) - y + halo) * width;
+    pixels.copyWithin((row - y + halo) * width, from, from + width);
+  }
+}
+
+/** The row inside `0 … size - 1` that stands for one outside: `dcb|abcd|cba`, again and again; of a single row, that row. */
+export function reflect101(row: number, size: number): number {
+  if (size === 1) return 0;
+  const period = 2 * (size - 1);
+  const folded = ((row % period) + period) % period;
+  return Math.min(folded, period - folded);
+}
+
+export function chunkIdOf(jobId: string, band: number): string {
+  return `{${jobId}}:${band}`;
+}
+
+/** @throws WireError */
+export function parseChunkId(chunkId: unknown): { jobId: string; band: number } {
+  const match = typeof chunkId === "string" ? CHUNK_ID.exec(chunkId) : null;
+  if (!match) throw new WireError(`chunk_id: expected "{<job id>}:<band>", got ${shown(chunkId)}`);
+  return { jobId: match[1], band: Number(match[2]) };
+}
+
+export function isJobId(id: string): boolean {
+  return JOB_ID.test(id);
+}
+
+export function isTaskName(name: unknown): name is string {
+  return typeof name === "string" && TASK_NAME.test(name);
+}
+
+/** The message for a chunk; its picture last, so that the head can be read at a glance. */
+export function encodeMessage(chunk: Chunk): Buffer {
+  const { chunkId, task, halo, params, width, height, pixels } = chunk;
+  const head = JSON.stringify({ chunk_id: chunkId, task, halo, params });
+  const imagen = Buffer.from(encodeStored(pixels, width, height)).toString("base64");
+  return Buffer.concat([Buffer.from(`${head.slice(0, -1)},"imagen":"`), Buffer.from(`${imagen}"}`, "latin1")]);
+}
+
+/** @throws WireError naming the field that is not as the top of this file has it */
+export async function decodeMessage(body: Uint8Array): Promise<Chunk> {
+  const { chunk_id: chunkId, task, halo, params, imagen } = parseObject(body);
+  parseChunkId(chunkId);
+  if (!isTaskName(task)) throw new WireError(`task: expected a task's name, got ${shown(task)}`);
+  if (!isHalo(halo)) throw new WireError(`halo: expected [rows above, rows below], got ${shown(halo)}`);
+  const { width, height, pixels } = await decodePicture(fromBase64(imagen, "imagen"));
+  if (halo[0] + halo[1] >= height) throw new WireError(`halo: expected fewer than ${height} rows, got ${shown(halo)}`);
+  return { chunkId: chunkId as string, task, halo, params, width, height, pixels };
+}
+
+function parseObject(body: Uint8Array): Record<string, unknown> {
+  let fields: unknown;
+  try {
+    fields = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(body));
+  } catch (cause) {
+    throw new WireError(`message: expected JSON, got ${body.length} bytes that are not`, { cause });
+  }
+  if (fields === null || typeof fields !== "object") throw new WireError("message: expected a JSON object");
+  return fields as Record<string, unknown>;
+}
+
+async function decodePicture(png: Uint8Array): Promise<{ width: number; height: number; pixels: Uint8Array }> {
+  const limit = MAX_BASE64_BYTES;
+  try {
+    const image = await readPng(Readable.from([png]), { streamed: limit, whole: limit });
+    return { width: image.width, height: image.height, pixels: await collectPixels(image) };
+  } catch (cause) {
+    throw new WireError(`imagen: ${(cause as Error).message}`, { cause });
+  }
+}
+
+function isHalo(halo: unknown): halo is [number, number] {
+  return Array.isArray(halo) && halo.length === 2 && halo.every((rows) => Number.isInteger(rows) && rows >= 0);
+}
+
+/** @throws WireError */
+export function fromBase64(text: unknown, field: string): Buffer {
+  if (typeof text !== "string" || text.length % 4 !== 0) {
+    throw new WireError(`${field}: expected base64, got ${shown(text)}`);
+  }
+  const bytes = Buffer.from(text, "base64");
+  // `Buffer.from` passes over what is not base64; the length tells.
+  const padding = text.endsWith("==") ? 2 : text.endsWith("=") ? 1 : 0;
+  if (bytes.length !== (text.length / 4) * 3 - padding) throw new WireError(`${field}: expected base64, got other characters`);
+  return bytes;
+}
+
+function shown(value: unknown): string {
+  const text = JSON.stringify(value) ?? String(value);
+  return text.length > 80 ? `${text.slice(0, 80)}…` : text;
+}

@@ -1,0 +1,383 @@
+// The loops over pixels, 16 bytes at a time: AssemblyScript, compiled by `bun run build` to kernel.wasm,
+// which is committed. Not a module to import: kernel.ts loads the .wasm, checks every length and copies
+// strips in and out. The scalar twins in scalar.ts say the same in plain TypeScript.
+//
+// Invariant: nothing here allocates or keeps state. Every pointer comes from kernel.ts, and every result
+// is the scalar twin's, byte for byte. Loads may run up to 16 bytes past the end of a buffer (kernel.ts
+// leaves that room); stores there put back what was there.
+
+const SUB = 1;
+const UP = 2;
+const AVERAGE = 3;
+const PAETH = 4;
+
+/** Undo the row filters of `rows` scanlines (1 + rowBytes bytes each) in place; `previous` takes the last row. */
+export function unfilter(lines: usize, rows: usize, rowBytes: usize, bpp: usize, previous: usize): void {
+  let up = previous;
+  for (let y: usize = 0; y < rows; y++) {
+    const line = lines + y * (1 + rowBytes);
+    unfilterRow(line, up, rowBytes, bpp);
+    up = line + 1;
+  }
+  memory.copy(previous, up, rowBytes);
+}
+
+/** `count` pixels of 1 to 4 interleaved 8-bit channels to luminance. */
+export function luminance(pixels: usize, channels: usize, count: usize, grey: usize): void {
+  if (channels == 1) memory.copy(grey, pixels, count);
+  else if (channels == 2) luminanceGreyAlpha(pixels, count, grey);
+  else if (channels == 3) luminanceRgb(pixels, count, grey);
+  else luminanceRgba(pixels, count, grey);
+}
+
+/** Both of the above, a row at a time, so that the row is still in the first-level cache for the second. */
+export function unfilterLuminance(
+  lines: usize, rows: usize, width: usize, channels: usize, previous: usize, grey: usize,
+): void {
+  const rowBytes = width * channels;
+  let up = previous;
+  for (let y: usize = 0; y < rows; y++) {
+    const line = lines + y * (1 + rowBytes);
+    unfilterRow(line, up, rowBytes, channels);
+    up = line + 1;
+    luminance(up, channels, width, grey + y * width);
+  }
+  memory.copy(previous, up, rowBytes);
+}
+
+/** Sobel magnitude of rows 1 .. rows of a band of rows + 2. */
+export function sobel(band: usize, width: usize, rows: usize, edges: usize): void {
+  const last = width - 1;
+  for (let y: usize = 0; y < rows; y++) {
+    const above = band + y * width;
+    const below = above + 2 * width;
+    const out = edges + y * width;
+
+    // BORDER_REFLECT_101: the neighbour beyond the edge is the one before it; a single column is its own.
+    const inner: usize = width > 1 ? 1 : 0;
+    store<u8>(out, magnitude(above, width, inner, 0, inner));
+    store<u8>(out + last, magnitude(above, width, last - inner, last, last - inner));
+
+    if (width < 18) {
+      for (let x: usize = 1; x < last; x++) store<u8>(out + x, magnitude(above, width, x - 1, x, x + 1));
+      continue;
+    }
+    let x: usize = 1;
+    while (true) {
+      v128.store(out + x, i8x16.narrow_i16x8_u(magnitude8(above + x, width), magnitude8(above + x + 8, width)));
+      if (x == last - 16) break;
+      // The last step overlaps the one before: cheaper than a loop over the rest.
+      x = min(x + 16, last - 16);
+    }
+  }
+}
+
+/** PNG scanlines with filter Sub; returns the running Adler-32 of everything written, from `adler`. */
+export function filterSub(grey: usize, width: usize, rows: usize, lines: usize, adler: u32): u32 {
+  for (let y: usize = 0; y < rows; y++) {
+    const row = grey + y * width;
+    const line = lines + y * (1 + width);
+    store<u8>(line, SUB);
+    store<u8>(line + 1, load<u8>(row));
+    let x: usize = 1;
+    for (; x + 16 <= width; x += 16) {
+      v128.store(line + 1 + x, i8x16.sub(v128.load(row + x), v128.load(row + x - 1)));
+    }
+    for (; x < width; x++) store<u8>(line + 1 + x, load<u8>(row + x) - load<u8>(row + x - 1));
+  }
+  return adler32(lines, rows * (1 + width), adler);
+}
+
+function unfilterRow(line: usize, up: usize, rowBytes: usize, bpp: usize): void {
+  const filter = load<u8>(line);
+  store<u8>(line, 0);
+  const row = line + 1;
+  const end = row + rowBytes;
+  if (filter == UP) {
+    addUp(row, up, end);
+  } else if (bpp == 1) {
+    // One byte depends on the one before it: a vector of one lane would be slower than none.
+    if (filter == SUB) unfilterBytes(SUB, row, up, end);
+    else if (filter == AVERAGE) unfilterBytes(AVERAGE, row, up, end);
+    else if (filter == PAETH) unfilterBytes(PAETH, row, up, end);
+  } else if (bpp <= 4) {
+    if (filter == SUB) unfilterPixels<u32>(SUB, row, up, end, bpp);
+    else if (filter == AVERAGE) unfilterPixels<u32>(AVERAGE, row, up, end, bpp);
+    else if (filter == PAETH) unfilterPixels<u32>(PAETH, row, up, end, bpp);
+  } else {
+    if (filter == SUB) unfilterPixels<u64>(SUB, row, up, end, bpp);
+    else if (filter == AVERAGE) unfilterPixels<u64>(AVERAGE, row, up, end, bpp);
+    else if (filter == PAETH) unfilterPixels<u64>(PAETH, row, up, end, bpp);
+  }
+}
+
+function addUp(row: usize, up: usize, end: usize): void {
+  for (; row + 16 <= end; row += 16, up += 16) v128.store(row, i8x16.add(v128.load(row), v128.load(up)));
+  for (; row < end; row++, up++) store<u8>(row, load<u8>(row) + load<u8>(up));
+}
+
+/**
+ * A pixel at a time, its channels side by side in 16-bit lanes; T is the word that holds a pixel. `filter` is a
+ * constant at every call, so inlining leaves one branch of the three.
+ */
+// @ts-ignore: decorator
+@inline
+function unfilterPixels<T>(filter: i32, row: usize, up: usize, end: usize, bpp: usize): void {
+  const pixel = i64x2.splat(u64.MAX_VALUE >> (64 - 8 * u64(bpp)));
+  const mask = i16x8.extend_low_i8x16_u(pixel);
+  let a = i64x2.splat(0); // left
+  let c = i64x2.splat(0); // above left
+  let next = loadPixel<T>(row);
+  while (row < end) {
+    const raw = next;
+    // Before the store below, whose word overlaps it: a load just after would wait for that store to retire.
+    next = loadPixel<T>(row + bpp);
+    const x = i16x8.extend_low_i8x16_u(raw);
+    let sum: v128;
+    if (filter == SUB) {
+      sum = i16x8.add(x, a);
+    } else {
+      const b = i16x8.extend_low_i8x16_u(loadPixel<T>(up)); // above
+      if (filter == AVERAGE) sum = i16x8.add(x, i16x8.shr_u(i16x8.add(a, b), 1));
+      else {
+        sum = i16x8.add(i16x8.add(x, c), paethLessC(a, b, c));
+        c = b;
+      }
+    }
+    // Modulo 256, and zero in the lanes that are the next pixel's: these are stored as they were.
+    a = v128.and(sum, mask);
+    const out = v128.or(i8x16.narrow_i16x8_u(a, a), v128.andnot(raw, pixel));
+    if (sizeof<T>() == 4) v128.store32_lane(row, out, 0);
+    else v128.store64_lane(row, out, 0);
+    row += bpp;
+    up += bpp;
+  }
+}
+
+// @ts-ignore: decorator
+@inline
+function loadPixel<T>(at: usize): v128 {
+  return sizeof<T>() == 4 ? v128.load32_zero(at) : v128.load64_zero(at);
+}
+
+/**
+ * The Paeth predictor minus c. With t = 3c − a − b the predictor is max(a, b) where t ≤ min(a, b), min(a, b) where
+ * t ≥ max(a, b), else c, ties included (Fabian Giesen's form, as in stb_image). It is the spec's, with a shorter
+ * chain from `a`, which is what the time goes into: the next pixel waits for this one.
+ */
+// @ts-ignore: decorator
+@inline
+function paethLessC(a: v128, b: v128, c: v128): v128 {
+  const t = i16x8.sub(i16x8.sub(i16x8.add(c, i16x8.add(c, c)), b), a);
+  const low = i16x8.min_s(a, b);
+  const high = i16x8.max_s(a, b);
+  return v128.or(
+    v128.andnot(i16x8.sub(low, c), i16x8.gt_s(high, t)),
+    v128.andnot(i16x8.sub(high, c), i16x8.gt_s(t, low)),
+  );
+}
+
+// @ts-ignore: decorator
+@inline
+function unfilterBytes(filter: i32, row: usize, up: usize, end: usize): void {
+  let a: i32 = 0;
+  let c: i32 = 0;
+  for (; row < end; row++, up++) {
+    const b: i32 = load<u8>(up);
+    let predicted = a;
+    if (filter == AVERAGE) predicted = (a + b) >> 1;
+    if (filter == PAETH) {
+      const t = 3 * c - b - a;
+      const low = min(a, b);
+      const high = max(a, b);
+      predicted = select(high, select(low, c, t >= high), t <= low);
+      c = b;
+    }
+    a = (<i32>load<u8>(row) + predicted) & 255;
+    store<u8>(row, a);
+  }
+}
+
+function luminanceGreyAlpha(pixels: usize, count: usize, grey: usize): void {
+  let i: usize = 0;
+  for (; i + 8 <= count; i += 8) {
+    const p = v128.load(pixels + 2 * i);
+    const y = overWhite8(v128.and(p, i16x8.splat(255)), i16x8.shr_u(p, 8));
+    v128.store64_lane(grey + i, i8x16.narrow_i16x8_u(y, y), 0);
+  }
+  for (; i < count; i++) store<u8>(grey + i, overWhite(load<u8>(pixels + 2 * i), load<u8>(pixels + 2 * i + 1)));
+}
+
+function luminanceRgb(pixels: usize, count: usize, grey: usize): void {
+  let i: usize = 0;
+  for (; i + 16 <= count; i += 16) {
+    const p = pixels + 3 * i;
+    v128.store(
+      grey + i,
+      i8x16.narrow_i16x8_u(
+        i16x8.narrow_i32x4_s(rgb4(v128.load(p)), rgb4(v128.load(p, 12))),
+        i16x8.narrow_i32x4_s(rgb4(v128.load(p, 24)), rgb4(v128.load(p, 36))),
+      ),
+    );
+  }
+  for (; i < count; i++) store<u8>(grey + i, rgb(pixels + 3 * i));
+}
+
+function luminanceRgba(pixels: usize, count: usize, grey: usize): void {
+  let i: usize = 0;
+  for (; i + 8 <= count; i += 8) {
+    const p = v128.load(pixels + 4 * i);
+    const q = v128.load(pixels + 4 * i, 16);
+    const y = overWhite8(
+      i16x8.narrow_i32x4_s(rgba4(p), rgba4(q)),
+      i16x8.narrow_i32x4_s(i32x4.shr_u(p, 24), i32x4.shr_u(q, 24)),
+    );
+    v128.store64_lane(grey + i, i8x16.narrow_i16x8_u(y, y), 0);
+  }
+  for (; i < count; i++) store<u8>(grey + i, overWhite(rgb(pixels + 4 * i), load<u8>(pixels + 4 * i + 3)));
+}
+
+/** Luminance of the four RGB pixels in the low 12 bytes, in 32-bit lanes. */
+// @ts-ignore: decorator
+@inline
+function rgb4(p: v128): v128 {
+  // An index of 16 or more gives 0: pairs of 16-bit lanes R, G and B, 0.
+  const rg = i8x16.swizzle(p, i8x16(0, 16, 1, 16, 3, 16, 4, 16, 6, 16, 7, 16, 9, 16, 10, 16));
+  const b = i8x16.swizzle(p, i8x16(2, 16, 16, 16, 5, 16, 16, 16, 8, 16, 16, 16, 11, 16, 16, 16));
+  return weigh(
+    i32x4.dot_i16x8_s(rg, i16x8(9798, 19235, 9798, 19235, 9798, 19235, 9798, 19235)),
+    i32x4.dot_i16x8_s(b, i16x8(3735, 0, 3735, 0, 3735, 0, 3735, 0)),
+  );
+}
+
+/** Luminance of four RGBA pixels, alpha ignored, in 32-bit lanes. */
+// @ts-ignore: decorator
+@inline
+function rgba4(p: v128): v128 {
+  return weigh(
+    i32x4.dot_i16x8_s(v128.and(p, i16x8.splat(255)), i16x8(9798, 3735, 9798, 3735, 9798, 3735, 9798, 3735)),
+    i32x4.dot_i16x8_s(i16x8.shr_u(p, 8), i16x8(19235, 0, 19235, 0, 19235, 0, 19235, 0)),
+  );
+}
+
+// @ts-ignore: decorator
+@inline
+function weigh(a: v128, b: v128): v128 {
+  return i32x4.shr_u(i32x4.add(i32x4.add(a, b), i32x4.splat(16384)), 15);
+}
+
+// @ts-ignore: decorator
+@inline
+function rgb(p: usize): u32 {
+  return (9798 * <u32>load<u8>(p) + 19235 * <u32>load<u8>(p, 1) + 3735 * <u32>load<u8>(p, 2) + 16384) >> 15;
+}
+
+/**
+ * n = y·a + 255·(255 − a) + 127, over 255. n fits in 16 unsigned bits, so the lanes may wrap on the way to it, and
+ * n / 255 = (n + 1 + (n >> 8)) >> 8 for every n below 65535.
+ */
+// @ts-ignore: decorator
+@inline
+function overWhite8(y: v128, a: v128): v128 {
+  const n = i16x8.add(i16x8.mul(i16x8.sub(y, i16x8.splat(255)), a), i16x8.splat(<i16>(255 * 255 + 127)));
+  return i16x8.shr_u(i16x8.add(i16x8.add(n, i16x8.splat(1)), i16x8.shr_u(n, 8)), 8);
+}
+
+// @ts-ignore: decorator
+@inline
+function overWhite(y: u32, a: u32): u32 {
+  return (y * a + 255 * (255 - a) + 127) / 255;
+}
+
+/** Magnitudes of the 8 pixels below `above`, in 16-bit lanes, not yet cut to 255. */
+// @ts-ignore: decorator
+@inline
+function magnitude8(above: usize, width: usize): v128 {
+  const at = above + width;
+  const below = at + width;
+  const a0 = v128.load8x8_u(above - 1);
+  const a2 = v128.load8x8_u(above + 1);
+  const c0 = v128.load8x8_u(below - 1);
+  const c2 = v128.load8x8_u(below + 1);
+  const dx = i16x8.sub(v128.load8x8_u(at + 1), v128.load8x8_u(at - 1));
+  const dy = i16x8.sub(v128.load8x8_u(below), v128.load8x8_u(above));
+  // The diagonals shared: gx = (c2 − a0) + (a2 − c0) + 2dx, gy = (c2 − a0) − (a2 − c0) + 2dy.
+  const down = i16x8.sub(c2, a0);
+  const rise = i16x8.sub(a2, c0);
+  const gx = i16x8.add(i16x8.add(down, rise), i16x8.add(dx, dx));
+  const gy = i16x8.add(i16x8.sub(down, rise), i16x8.add(dy, dy));
+  // Pairs gx, gy for the dot product with themselves: even columns, then odd ones. No shuffles, no narrowing.
+  const word = i32x4.splat(0xffff);
+  const even = v128.or(v128.and(gx, word), i32x4.shl(gy, 16));
+  const odd = v128.or(i32x4.shr_u(gx, 16), v128.andnot(gy, word));
+  return v128.or(
+    v128.and(roundedRoot(i32x4.dot_i16x8_s(even, even)), word),
+    i32x4.shl(roundedRoot(i32x4.dot_i16x8_s(odd, odd)), 16),
+  );
+}
+
+/**
+ * round(sqrt(n)) in the low 16 bits of 32-bit lanes: an f32 of 2²³ or more has no fraction, so adding 2²³ rounds, and
+ * leaves the integer in the low bits of the word.
+ *
+ * f32 is exact here: n ≤ 2 · 1020² < 2²⁴ converts without loss, and a root never falls on a half (k² + k + ¼ is no
+ * integer). The nearest it comes below 256 is 1 / (8 · 255 + 4) away, thirty times the rounding of an f32 there;
+ * above, every answer is 255.
+ */
+// @ts-ignore: decorator
+@inline
+function roundedRoot(n: v128): v128 {
+  return f32x4.add(f32x4.sqrt(f32x4.convert_i32x4_s(n)), f32x4.splat(8388608));
+}
+
+/** The magnitude at column `x`, its neighbours at columns `left` and `right`. */
+function magnitude(above: usize, width: usize, left: usize, x: usize, right: usize): u32 {
+  const at = above + width;
+  const below = at + width;
+  const down = <i32>load<u8>(below + right) - <i32>load<u8>(above + left);
+  const rise = <i32>load<u8>(above + right) - <i32>load<u8>(below + left);
+  const gx = down + rise + 2 * (<i32>load<u8>(at + right) - <i32>load<u8>(at + left));
+  const gy = down - rise + 2 * (<i32>load<u8>(below + x) - <i32>load<u8>(above + x));
+  return min<u32>(255, <u32>nearest<f32>(sqrt<f32>(<f32>(gx * gx + gy * gy))));
+}
+
+/**
+ * Adler-32 (RFC 1950), 16 bytes a step. For a block of n bytes after sums s1 and s2: s2 grows by n·s1, by 16 times
+ * the bytes of the steps before each step, and within a step by the bytes weighted 16 .. 1.
+ */
+function adler32(at: usize, length: usize, adler: u32): u32 {
+  let s1 = adler & 0xffff;
+  let s2 = adler >> 16;
+  const end = at + length;
+  while (at + 16 <= end) {
+    // 5552 bytes is the most before s2 could pass 32 bits (zlib's NMAX); it is 347 steps.
+    const block: usize = min<usize>(5552, (end - at) & ~15);
+    const stop = at + block;
+    let sum = i32x4.splat(0);
+    let before = i32x4.splat(0);
+    let weighted = i32x4.splat(0);
+    for (; at < stop; at += 16) {
+      const v = v128.load(at);
+      before = i32x4.add(before, sum);
+      sum = i32x4.add(sum, i32x4.extadd_pairwise_i16x8_u(i16x8.extadd_pairwise_i8x16_u(v)));
+      weighted = i32x4.add(
+        weighted,
+        i32x4.add(
+          i32x4.dot_i16x8_s(i16x8.extend_low_i8x16_u(v), i16x8(16, 15, 14, 13, 12, 11, 10, 9)),
+          i32x4.dot_i16x8_s(i16x8.extend_high_i8x16_u(v), i16x8(8, 7, 6, 5, 4, 3, 2, 1)),
+        ),
+      );
+    }
+    s2 = (s2 + <u32>block * s1 + 16 * total(before) + total(weighted)) % 65521;
+    s1 = (s1 + total(sum)) % 65521;
+  }
+  for (; at < end; at++) {
+    s1 += load<u8>(at);
+    s2 += s1;
+  }
+  return ((s2 % 65521) << 16) | s1 % 65521;
+}
+
+function total(v: v128): u32 {
+  return i32x4.extract_lane(v, 0) + i32x4.extract_lane(v, 1) + i32x4.extract_lane(v, 2) + i32x4.extract_lane(v, 3);
+}

@@ -1,0 +1,87 @@
+#!/usr/bin/env bash
+# Every check of the project, on this machine: types, lint, shell scripts, and all tests, with a real RabbitMQ, Redis,
+# Chromium and Deno. Installs what is missing (Debian packages as root or with sudo). Nothing may be skipped.
+#
+#   bash pipelines/0-test.sh
+#
+# Expect about two minutes, and a few more where packages have to be installed. The last line is `N passed, N failed`,
+# where a check that failed counts as one. Exit code 0 when all is well. It may be run again at any time.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=SCRIPTDIR/lib.sh
+source pipelines/lib.sh
+
+failures=()
+
+# step NAME COMMAND...: says what runs, whether it went well, and how long it took. Goes on after a failure.
+step() {
+  local name="$1" start=$SECONDS
+  shift
+  printf '==> %s\n' "$name"
+  if "$@"; then
+    printf '    ok, %d s\n' $((SECONDS - start))
+  else
+    printf '    FAILED, %d s\n' $((SECONDS - start))
+    failures+=("$name")
+  fi
+}
+
+install_servers() {
+  local missing=()
+  [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || have rabbitmq-server || missing+=(rabbitmq-server)
+  have redis-server || missing+=(redis-server)
+  have chromium || missing+=(chromium)
+  have shellcheck || missing+=(shellcheck)
+  have pngcheck || missing+=(pngcheck)
+  [ ${#missing[@]} -eq 0 ] || apt_install "${missing[@]}"
+}
+
+# Without these nothing below means anything: a failure ends the script.
+required() {
+  step "$@"
+  [ ${#failures[@]} -eq 0 ] || die "cannot test without: $1"
+}
+
+run_tests() { REQUIRE_SERVERS=1 NO_COLOR=1 FORCE_COLOR='' bun test --timeout 30000 2>&1 | tee "$report"; }
+
+# count WORD: the number in the last lines of Bun's report (` 12 pass`), 0 where it has no such line.
+count() {
+  local number
+  number="$(tail -n 10 "$report" | sed -nE "s/^ *([0-9]+) $1\$/\1/p" | tail -n 1)"
+  echo "${number:-0}"
+}
+
+report="$(mktemp)"
+trap 'rm -f "$report"' EXIT
+
+ensure_home
+required "servers and tools, from apt" install_servers
+required "Bun" ensure_bun
+required "packages: bun install --frozen-lockfile" bun install --frozen-lockfile
+required "Deno: bun x deno --version" bun x deno --version
+
+step "types: tsc" bun x tsc
+step "lint: biome check" bun x biome check --error-on-warnings .
+step "shell scripts: shellcheck" shellcheck -x pipelines/*.sh .ci/run
+step "tests: bun test" run_tests
+
+passed="$(count pass)"
+failed="$(count fail)"
+skipped=$(($(count skip) + $(count todo)))
+for name in ${failures[@]+"${failures[@]}"}; do
+  printf 'FAILED: %s\n' "$name"
+  # Bun's own count has the tests that failed, not a run that broke off.
+  if [ "$name" != "tests: bun test" ] || [ "$failed" -eq 0 ]; then failed=$((failed + 1)); fi
+done
+if [ "$passed" -eq 0 ]; then
+  echo "FAILED: no test has passed"
+  failed=$((failed > 0 ? failed : 1))
+fi
+if [ "$skipped" -gt 0 ]; then
+  echo "FAILED: tests were skipped, and here none may be"
+  echo "$passed passed, $failed failed, $skipped skipped"
+  exit 1
+fi
+[ "$failed" -gt 0 ] || echo "Next: bash pipelines/0-local.sh photo.jpg"
+echo "$passed passed, $failed failed"
+[ "$failed" -eq 0 ]

@@ -1,0 +1,293 @@
+/**
+ * The queue between coordinator and workers: RabbitMQ, or this process.
+ *
+ * What both promise: a published chunk is handed to one worker at a time until a worker says that it is settled. A
+ * worker holds one chunk at a time. What a worker can say of a chunk (`Outcome`):
+ *
+ *     done    it is settled: the result is stored, or nobody wants it
+ *     retry   hand it out again, to whoever is free
+ *     bury    never again: to `tareas.muertas`, with the reason in the header `x-reason`
+ *     (dies)  the broker hands it out again; after 20 deliveries it buries it
+ *
+ * In RabbitMQ the queues are `tareas` for Sobel and `tareas.<task>` for any other task: durable quorum queues, so an
+ * acknowledged publish survives a crash of the broker, and, in a cluster, of a node.
+ *
+ * Not here: the message itself (chunk.ts), when to say what (worker.ts).
+ */
+import { EventEmitter, once } from "node:events";
+import { type ChannelModel, type ConfirmChannel, type ConsumeMessage, connect, type RecoveringChannelModel } from "amqplib";
+import { type Chunk, decodeMessage, encodeMessage } from "./chunk.ts";
+
+export type Outcome = { do: "done" } | { do: "retry" } | { do: "bury"; reason: string };
+
+export interface Delivery {
+  /** The chunk's id as the envelope has it, readable even if the message is not. */
+  chunkId: string;
+  /** How often it was handed out before, as far as the queue knows. */
+  deliveries: number;
+  /** @throws WireError where the message is not what it should be */
+  open(): Promise<Chunk>;
+}
+
+export type Handler = (delivery: Delivery) => Promise<Outcome>;
+
+export interface Queue {
+  /** Resolves once the chunk is safe in the queue. Rejects with `QueueError` when that cannot be had in `PUBLISH_MS`. */
+  publish(chunk: Chunk): Promise<void>;
+  /**
+   * Hands chunks of these tasks to `handle`, one at a time.
+   * @returns a function that stops it, and resolves when the chunk in hand, if any, is settled
+   */
+  consume(tasks: string[], handle: Handler): Promise<() => Promise<void>>;
+  /** Whether it could be used now. */
+  ready(): boolean;
+  close(): Promise<void>;
+}
+
+/** The queue cannot be used: try again later. */
+export class QueueError extends Error {
+  override name = "QueueError";
+}
+
+export const QUEUE = "tareas";
+export const DEAD_LETTERS = "tareas.muertas";
+export const DELIVERY_LIMIT = 20;
+
+/** How long a publish is tried for, ms. */
+const PUBLISH_MS = 30_000;
+/** How long the broker may take to confirm one, ms. */
+const CONFIRM_MS = 5_000;
+
+export function queueOf(task: string): string {
+  return task === "sobel" ? QUEUE : `${QUEUE}.${task}`;
+}
+
+/** A queue in this process: the embedded mode. */
+export class LocalQueue implements Queue {
+  readonly #waiting: { chunk: Chunk; deliveries: number }[] = [];
+  readonly #arrivals = new EventEmitter().setMaxListeners(0);
+  /** What was buried, newest last. */
+  readonly buried: { chunkId: string; reason: string }[] = [];
+
+  async publish(chunk: Chunk): Promise<void> {
+    this.#waiting.push({ chunk, deliveries: 0 });
+    this.#arrivals.emit("chunk");
+  }
+
+  async consume(tasks: string[], handle: Handler): Promise<() => Promise<void>> {
+    const stop = new AbortController();
+    const running = this.#serve(tasks, handle, stop.signal);
+    return () => {
+      stop.abort();
+      return running;
+    };
+  }
+
+  async #serve(tasks: string[], handle: Handler, stop: AbortSignal): Promise<void> {
+    while (!stop.aborted) {
+      const at = this.#waiting.findIndex(({ chunk }) => tasks.includes(chunk.task));
+      if (at < 0) {
+        await once(this.#arrivals, "chunk", { signal: stop }).catch(() => {});
+        continue;
+      }
+      const [{ chunk, deliveries }] = this.#waiting.splice(at, 1);
+      const outcome = await handle({ chunkId: chunk.chunkId, deliveries, open: async () => chunk });
+      if (outcome.do === "retry") {
+        this.#waiting.push({ chunk, deliveries: deliveries + 1 });
+        this.#arrivals.emit("chunk");
+      } else if (outcome.do === "bury") {
+        this.buried.push({ chunkId: chunk.chunkId, reason: outcome.reason });
+        this.buried.splice(0, this.buried.length - 100);
+      }
+    }
+  }
+
+  ready(): boolean {
+    return true;
+  }
+
+  async close(): Promise<void> {}
+}
+
+/** The queue in RabbitMQ. It reconnects by itself, for as long as it takes. */
+export class RabbitQueue implements Queue {
+  #connection!: RecoveringChannelModel;
+  #channel: ConfirmChannel | undefined;
+  /** Queues known to exist, as of this connection. */
+  #declared = new Set<string>();
+  /** Chunks that came back because no queue took them. */
+  readonly #returned = new Set<string>();
+  readonly #consumers = new Set<Consumer>();
+  readonly #changes = new EventEmitter().setMaxListeners(0);
+
+  /**
+   * @param url `amqp://` or `amqps://`
+   * @param say is told of every loss and return of the connection
+   */
+  static async connect(url: string, say: (text: string) => void): Promise<RabbitQueue> {
+    const queue = new RabbitQueue();
+    const setup = (model: ChannelModel) => queue.#setUp(model);
+    queue.#connection = await connect(url, {
+      recovery: { initialDelay: 100, maxDelay: 2_000, waitForConnect: false, setup },
+      timeout: 5_000,
+    });
+    queue.#connection.on("error", () => {});
+    queue.#connection.on("connect-failed", (error) => say(`RabbitMQ cannot be reached: ${error.message}`));
+    queue.#connection.on("disconnect", (error) => {
+      queue.#channel = undefined;
+      say(`RabbitMQ is away: ${error.message}`);
+    });
+    await queue.#connection.waitForConnect();
+    return queue;
+  }
+
+  /** Runs after every connect. Any trouble with a channel closes the connection, so that this runs again. */
+  async #setUp(model: ChannelModel): Promise<void> {
+    const channel = await model.createConfirmChannel();
+    const restart = () => void model.close().catch(() => {});
+    channel.on("error", () => {});
+    channel.on("close", restart);
+    channel.on("return", (message) => this.#returned.add(message.properties.messageId));
+    this.#declared = new Set();
+    await channel.assertQueue(DEAD_LETTERS, { durable: true, arguments: { "x-queue-type": "quorum" } });
+    await channel.prefetch(1);
+    this.#channel = channel;
+    for (const consumer of this.#consumers) await this.#subscribe(channel, consumer, restart);
+    this.#changes.emit("channel");
+  }
+
+  async #declare(channel: ConfirmChannel, queue: string): Promise<void> {
+    if (this.#declared.has(queue)) return;
+    await channel.assertQueue(queue, {
+      durable: true,
+      deadLetterExchange: "",
+      deadLetterRoutingKey: DEAD_LETTERS,
+      arguments: {
+        "x-queue-type": "quorum",
+        "x-delivery-limit": DELIVERY_LIMIT,
+        // At-least-once dead-lettering works only where a full queue refuses.
+        "x-dead-letter-strategy": "at-least-once",
+        "x-overflow": "reject-publish",
+      },
+    });
+    this.#declared.add(queue);
+  }
+
+  async publish(chunk: Chunk): Promise<void> {
+    const body = encodeMessage(chunk);
+    const deadline = Date.now() + PUBLISH_MS;
+    for (let pause = 100; ; pause = Math.min(2 * pause, 1_000)) {
+      try {
+        const channel = await this.#usable(deadline);
+        const queue = queueOf(chunk.task);
+        await this.#declare(channel, queue);
+        return await this.#confirmed(channel, queue, body, chunk.chunkId);
+      } catch (cause) {
+        if (Date.now() + pause > deadline) throw new QueueError(`the queue takes no work: ${(cause as Error).message}`, { cause });
+        await new Promise((wake) => setTimeout(wake, pause));
+      }
+    }
+  }
+
+  async #usable(deadline: number): Promise<ConfirmChannel> {
+    while (!this.#channel) {
+      const signal = AbortSignal.timeout(Math.max(0, deadline - Date.now()));
+      await once(this.#changes, "channel", { signal }).catch(() => {
+        throw new Error("RabbitMQ is away");
+      });
+    }
+    return this.#channel;
+  }
+
+  /** Publishes once; resolves when the broker has it on disk. A chunk published twice does no harm. */
+  async #confirmed(channel: ConfirmChannel, queue: string, body: Buffer, messageId: string, headers = {}): Promise<void> {
+    const options = { persistent: true, mandatory: true, contentType: "application/json", messageId, headers };
+    // No waiting for `drain`: whoever publishes waits for the confirm, and the window of a job bounds how many do.
+    return new Promise<void>((resolve, reject) => {
+      const timer = setTimeout(() => reject(new Error(`no confirm within ${CONFIRM_MS} ms`)), CONFIRM_MS);
+      channel.sendToQueue(queue, body, options, (error) => {
+        clearTimeout(timer);
+        // The broker returns a message before it confirms it.
+        if (this.#returned.delete(messageId)) {
+          this.#declared.delete(queue);
+          reject(new Error(`there is no queue ${queue}`));
+        } else if (error) reject(error);
+        else resolve();
+      });
+    });
+  }
+
+  async consume(tasks: string[], handle: Handler): Promise<() => Promise<void>> {
+    const consumer: Consumer = { tasks, handle, tags: [], busy: Promise.resolve(), stopped: false };
+    this.#consumers.add(consumer);
+    const channel = this.#channel;
+    if (channel) await this.#subscribe(channel, consumer, () => void channel.close().catch(() => {}));
+    return async () => {
+      consumer.stopped = true;
+      this.#consumers.delete(consumer);
+      for (const tag of consumer.tags) await this.#channel?.cancel(tag).catch(() => {});
+      await consumer.busy;
+    };
+  }
+
+  async #subscribe(channel: ConfirmChannel, consumer: Consumer, restart: () => void): Promise<void> {
+    consumer.tags = [];
+    for (const task of consumer.tasks) {
+      const queue = queueOf(task);
+      await this.#declare(channel, queue);
+      const { consumerTag } = await channel.consume(queue, (message) => {
+        // Null: the broker has cancelled this consumer, for instance because the queue was deleted.
+        if (message === null) return restart();
+        // A prefetch counts for each queue; in turn, so that a worker holds one chunk at work whatever its tasks.
+        consumer.busy = consumer.busy.then(() => this.#deliver(channel, consumer, message));
+      });
+      consumer.tags.push(consumerTag);
+    }
+  }
+
+  /** Never throws. What cannot be settled because the channel is gone is handed out again by the broker. */
+  async #deliver(channel: ConfirmChannel, consumer: Consumer, message: ConsumeMessage): Promise<void> {
+    const settle = (step: () => void) => {
+      try {
+        step();
+      } catch {
+        // `IllegalOperationError`: the channel was closed meanwhile.
+      }
+    };
+    if (consumer.stopped) return settle(() => channel.reject(message, true));
+    const headers = message.properties.headers ?? {};
+    const chunkId = String(message.properties.messageId ?? "");
+    const deliveries = Number(headers["x-delivery-count"] ?? 0);
+    const outcome = await consumer.handle({ chunkId, deliveries, open: () => decodeMessage(message.content) });
+    if (outcome.do === "bury") {
+      const reason = { "x-reason": outcome.reason, "x-queue": message.fields.routingKey };
+      const buried = this.#confirmed(channel, DEAD_LETTERS, message.content, chunkId, reason);
+      const safe = await buried.then(
+        () => true,
+        () => false,
+      );
+      if (!safe) return settle(() => channel.reject(message, true));
+    }
+    // A reject, not a nack: from RabbitMQ 4.3 on only rejects count as deliveries.
+    if (outcome.do === "retry") settle(() => channel.reject(message, true));
+    else settle(() => channel.ack(message));
+  }
+
+  ready(): boolean {
+    return this.#channel !== undefined;
+  }
+
+  async close(): Promise<void> {
+    this.#channel = undefined;
+    await this.#connection.close();
+  }
+}
+
+interface Consumer {
+  tasks: string[];
+  handle: Handler;
+  tags: string[];
+  /** The chunk in hand, and those behind it. */
+  busy: Promise<void>;
+  stopped: boolean;
+}

@@ -1,0 +1,471 @@
+/**
+ * Where results, job records, the fleet and events are kept: Redis, or this process.
+ *
+ *     job:{<id>}           hash: what was asked, the size, the plan, `fed`, `error`; TTL renewed with every band
+ *     job:{<id>}:sent      hash: band → CRC-32 of its rows, once the queue has confirmed it
+ *     job:{<id>}:done      hash: band → JSON { worker, ms, crc }
+ *     job:{<id>}:failures  hash: band → how often its task threw
+ *     job:{<id>}:feeder    the coordinator that feeds the job: a lease
+ *     resultado:<chunk id> base64 of the band as a picture
+ *     workers              sorted set: name → time of the last heartbeat, ms by Redis's clock
+ *     worker:<name>        hash: what it is and has done
+ *     channel job:{<id>}   a band's number, or "job" when the record has changed: hints, the hashes are the truth
+ *
+ * Every key of a job has a TTL, and everything written about a job is written only while its record stands: what was
+ * removed is not brought back by a worker that comes late.
+ *
+ * Not here: what follows from the records (job.ts), the queue (queue.ts).
+ */
+import { EventEmitter } from "node:events";
+import { Redis } from "ioredis";
+import { chunkIdOf, fromBase64, parseChunkId } from "./chunk.ts";
+
+export interface Job {
+  id: string;
+  task: string;
+  /** At most this many bands in flight; null: as many as the fleet can use. */
+  workers: number | null;
+  width: number;
+  height: number;
+  /** Rows of a band; the last may have fewer. */
+  rows: number;
+  bands: number;
+  /** When it was first asked for, ms since 1970. */
+  created: number;
+  /** The whole picture has been read, and all its bands are in the queue or done. */
+  fed: boolean;
+  /** Why it failed. */
+  error: string | null;
+}
+
+export interface Done {
+  worker: string;
+  /** How long the task took, ms. */
+  ms: number;
+  /** CRC-32 of the grey rows it was made from, without the halo. */
+  crc: number;
+}
+
+export interface WorkerInfo {
+  name: string;
+  host: string;
+  pid: number;
+  runtime: string;
+  tasks: string[];
+  /** When it joined, ms since 1970. */
+  since: number;
+  /** What it has done: bands, their pixels, and the ms its task took for them. */
+  bands: number;
+  pixels: number;
+  ms: number;
+}
+
+export interface Results {
+  /** Writes a whole record; it is gone `ttl` seconds after its last band. */
+  putJob(job: Job): Promise<void>;
+  findJob(id: string): Promise<Job | null>;
+  /** Changes a record that stands; false where there is none. */
+  updateJob(id: string, change: Partial<Pick<Job, "fed" | "error">>): Promise<boolean>;
+  /** Removes the record and all that belongs to it. */
+  removeJob(id: string): Promise<void>;
+
+  /** Takes or renews the right to feed a job, for `ms`; false while another owner has it. */
+  lease(id: string, owner: string, ms: number): Promise<boolean>;
+  release(id: string, owner: string): Promise<void>;
+
+  markSent(id: string, band: number, crc: number): Promise<void>;
+  sent(id: string): Promise<Map<number, number>>;
+  done(id: string): Promise<Map<number, Done>>;
+  /** Counts a failure of a band's task; how many there were so far. */
+  countFailure(chunkId: string): Promise<number>;
+
+  /** Stores a band, marks it done and tells so, all or nothing. False: the job is gone or has failed. */
+  store(chunkId: string, picture: Uint8Array, done: Done): Promise<boolean>;
+  /** Marks as done the bands of `awaited` (band → CRC) whose result was set by a worker that does no more than that. */
+  adopt(id: string, awaited: Map<number, number>): Promise<void>;
+  load(chunkId: string): Promise<Uint8Array | null>;
+  drop(chunkId: string): Promise<void>;
+
+  /** Calls `listener` with a band that is done, or with nothing when anything may have changed. */
+  watch(id: string, listener: (band?: number, done?: Done) => void): Promise<() => void>;
+
+  beat(worker: WorkerInfo): Promise<void>;
+  leave(name: string): Promise<void>;
+  /** Workers whose last heartbeat is younger than `LIVE_MS`. */
+  workers(): Promise<WorkerInfo[]>;
+
+  /** Rejects when the store cannot be used now. */
+  ping(): Promise<void>;
+  close(): Promise<void>;
+}
+
+export const BEAT_MS = 4_000;
+export const LIVE_MS = 12_000;
+
+/** A stored result that was made by a worker that leaves no record. */
+export const FOREIGN_WORKER = "foreign";
+
+const jobKey = (id: string) => `job:{${id}}`;
+const resultKey = (chunkId: string) => `resultado:${chunkId}`;
+
+/** Results in this process: the embedded mode. */
+export class LocalResults implements Results {
+  readonly #jobs = new Map<string, LocalJob>();
+  readonly #leases = new Map<string, { owner: string; until: number }>();
+  readonly #workers = new Map<string, { worker: WorkerInfo; at: number }>();
+  readonly #events = new EventEmitter().setMaxListeners(0);
+
+  constructor(readonly ttlSeconds: number) {}
+
+  async putJob(job: Job): Promise<void> {
+    const entry = this.#jobs.get(job.id) ?? { job, sent: new Map(), done: new Map(), failures: new Map(), bands: new Map() };
+    entry.job = { ...job };
+    this.#jobs.set(job.id, entry);
+    this.#renew(entry);
+    this.#events.emit(job.id);
+  }
+
+  async findJob(id: string): Promise<Job | null> {
+    const entry = this.#jobs.get(id);
+    return entry ? { ...entry.job } : null;
+  }
+
+  async updateJob(id: string, change: Partial<Job>): Promise<boolean> {
+    const entry = this.#jobs.get(id);
+    if (!entry) return false;
+    Object.assign(entry.job, change);
+    this.#events.emit(id);
+    return true;
+  }
+
+  async removeJob(id: string): Promise<void> {
+    clearTimeout(this.#jobs.get(id)?.expiry);
+    this.#jobs.delete(id);
+    this.#events.emit(id);
+  }
+
+  async lease(id: string, owner: string, ms: number): Promise<boolean> {
+    const held = this.#leases.get(id);
+    if (held && held.owner !== owner && held.until > Date.now()) return false;
+    this.#leases.set(id, { owner, until: Date.now() + ms });
+    return true;
+  }
+
+  async release(id: string, owner: string): Promise<void> {
+    if (this.#leases.get(id)?.owner === owner) this.#leases.delete(id);
+  }
+
+  async markSent(id: string, band: number, crc: number): Promise<void> {
+    this.#jobs.get(id)?.sent.set(band, crc);
+  }
+
+  async sent(id: string): Promise<Map<number, number>> {
+    return new Map(this.#jobs.get(id)?.sent);
+  }
+
+  async done(id: string): Promise<Map<number, Done>> {
+    return new Map(this.#jobs.get(id)?.done);
+  }
+
+  async countFailure(chunkId: string): Promise<number> {
+    const { jobId, band } = parseChunkId(chunkId);
+    const failures = this.#jobs.get(jobId)?.failures;
+    const count = (failures?.get(band) ?? 0) + 1;
+    failures?.set(band, count);
+    return count;
+  }
+
+  async store(chunkId: string, picture: Uint8Array, done: Done): Promise<boolean> {
+    const { jobId, band } = parseChunkId(chunkId);
+    const entry = this.#jobs.get(jobId);
+    if (!entry || entry.job.error !== null) return false;
+    entry.bands.set(band, picture);
+    this.#renew(entry);
+    if (entry.done.has(band)) return true;
+    entry.done.set(band, done);
+    this.#events.emit(jobId, band, done);
+    return true;
+  }
+
+  /** Nobody but our own workers can reach this process. */
+  async adopt(): Promise<void> {}
+
+  async load(chunkId: string): Promise<Uint8Array | null> {
+    const { jobId, band } = parseChunkId(chunkId);
+    return this.#jobs.get(jobId)?.bands.get(band) ?? null;
+  }
+
+  async drop(chunkId: string): Promise<void> {
+    const { jobId, band } = parseChunkId(chunkId);
+    this.#jobs.get(jobId)?.bands.delete(band);
+  }
+
+  async watch(id: string, listener: (band?: number, done?: Done) => void): Promise<() => void> {
+    this.#events.on(id, listener);
+    return () => this.#events.off(id, listener);
+  }
+
+  async beat(worker: WorkerInfo): Promise<void> {
+    this.#workers.set(worker.name, { worker: { ...worker }, at: Date.now() });
+  }
+
+  async leave(name: string): Promise<void> {
+    this.#workers.delete(name);
+  }
+
+  async workers(): Promise<WorkerInfo[]> {
+    const alive = [...this.#workers.values()].filter(({ at }) => at > Date.now() - LIVE_MS);
+    return alive.map(({ worker }) => worker);
+  }
+
+  async ping(): Promise<void> {}
+
+  async close(): Promise<void> {
+    for (const { expiry } of this.#jobs.values()) clearTimeout(expiry);
+  }
+
+  #renew(entry: LocalJob): void {
+    clearTimeout(entry.expiry);
+    entry.expiry = setTimeout(() => this.removeJob(entry.job.id), this.ttlSeconds * 1000);
+    entry.expiry.unref?.();
+  }
+}
+
+interface LocalJob {
+  job: Job;
+  sent: Map<number, number>;
+  done: Map<number, Done>;
+  failures: Map<number, number>;
+  bands: Map<number, Uint8Array>;
+  expiry?: ReturnType<typeof setTimeout>;
+}
+
+/** KEYS job; ARGV field, value, … A record that is gone stays gone. */
+const UPDATE = `
+if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+redis.call('HSET', KEYS[1], unpack(ARGV))
+redis.call('PUBLISH', KEYS[1], 'job')
+return 1`;
+
+/** KEYS job, done, result; ARGV band, record, picture. */
+const STORE = `
+local ttl, failed = unpack(redis.call('HMGET', KEYS[1], 'ttl', 'error'))
+if not ttl or failed ~= '' then return 0 end
+redis.call('SET', KEYS[3], ARGV[3], 'EX', ttl)
+redis.call('EXPIRE', KEYS[1], ttl)
+if redis.call('HSETNX', KEYS[2], ARGV[1], ARGV[2]) == 1 then redis.call('PUBLISH', KEYS[1], ARGV[1] .. ' ' .. ARGV[2]) end
+redis.call('EXPIRE', KEYS[2], ttl)
+return 1`;
+
+/** KEYS job, done, then results; ARGV for each result its band and record. */
+const ADOPT = `
+local ttl = redis.call('HGET', KEYS[1], 'ttl')
+if not ttl then return 0 end
+for i = 3, #KEYS do
+  local band, record = ARGV[i * 2 - 5], ARGV[i * 2 - 4]
+  if redis.call('EXPIRE', KEYS[i], ttl) == 1 and redis.call('HSETNX', KEYS[2], band, record) == 1 then
+    redis.call('EXPIRE', KEYS[1], ttl)
+    redis.call('EXPIRE', KEYS[2], ttl)
+    redis.call('PUBLISH', KEYS[1], band .. ' ' .. record)
+  end
+end
+return 1`;
+
+/** KEYS job, hash; ARGV command (HSET or HINCRBY), field, value. */
+const MARK = `
+local ttl = redis.call('HGET', KEYS[1], 'ttl')
+if not ttl then return 0 end
+local value = redis.call(ARGV[1], KEYS[2], ARGV[2], ARGV[3])
+redis.call('EXPIRE', KEYS[2], ttl)
+return value`;
+
+/** KEYS lease; ARGV owner, ms. */
+const LEASE = `
+local owner = redis.call('GET', KEYS[1])
+if owner and owner ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 1`;
+
+const RELEASE = `
+if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
+return 0`;
+
+/** Results in Redis: what the distributed mode shares. */
+export class RedisResults implements Results {
+  readonly #redis: Redis;
+  readonly #subscriber: Redis;
+  readonly #events = new EventEmitter().setMaxListeners(0);
+
+  /**
+   * @param url `redis://` or `rediss://`
+   * @param patient commands wait for Redis for as long as it takes (a worker), instead of failing after some 15 s
+   */
+  constructor(
+    url: string,
+    readonly ttlSeconds: number,
+    patient: boolean,
+  ) {
+    const options = {
+      maxRetriesPerRequest: patient ? null : 20,
+      retryStrategy: (times: number) => Math.min(50 * times, 1000),
+    };
+    this.#redis = new Redis(url, options);
+    this.#subscriber = new Redis(url, { ...options, maxRetriesPerRequest: null });
+    // Without a listener an `error` event would end the process; the commands themselves report what fails.
+    this.#redis.on("error", () => {});
+    this.#subscriber.on("error", () => {});
+    this.#subscriber.on("message", (channel: string, message: string) => {
+      const space = message.indexOf(" ");
+      if (space < 0) this.#events.emit(channel);
+      else this.#events.emit(channel, Number(message.slice(0, space)), JSON.parse(message.slice(space)));
+    });
+    // What was published while the connection was away is lost: everybody reads again.
+    this.#subscriber.on("ready", () => {
+      for (const channel of this.#events.eventNames()) this.#events.emit(channel);
+    });
+  }
+
+  async putJob(job: Job): Promise<void> {
+    const key = jobKey(job.id);
+    const fields = { ...job, workers: job.workers ?? "", fed: job.fed ? 1 : 0, error: job.error ?? "", ttl: this.ttlSeconds };
+    const replies = await this.#redis.multi().hset(key, fields).expire(key, this.ttlSeconds).publish(key, "job").exec();
+    for (const [error] of replies ?? []) if (error) throw error;
+  }
+
+  async findJob(id: string): Promise<Job | null> {
+    const fields = await this.#redis.hgetall(jobKey(id));
+    if (!fields.id) return null;
+    const { task, workers, width, height, rows, bands, created, fed, error } = fields;
+    return {
+      id,
+      task,
+      workers: workers === "" ? null : Number(workers),
+      width: Number(width),
+      height: Number(height),
+      rows: Number(rows),
+      bands: Number(bands),
+      created: Number(created),
+      fed: fed === "1",
+      error: error === "" ? null : error,
+    };
+  }
+
+  async updateJob(id: string, change: Partial<Pick<Job, "fed" | "error">>): Promise<boolean> {
+    const fields: string[] = [];
+    if (change.fed !== undefined) fields.push("fed", change.fed ? "1" : "0");
+    if (change.error !== undefined) fields.push("error", change.error ?? "");
+    return (await this.#redis.eval(UPDATE, 1, jobKey(id), ...fields)) === 1;
+  }
+
+  async removeJob(id: string): Promise<void> {
+    const key = jobKey(id);
+    const bands = Number(await this.#redis.hget(key, "bands"));
+    // The record first: from then on nobody writes about this job.
+    await this.#redis.del(key, `${key}:sent`, `${key}:done`, `${key}:failures`);
+    await this.#redis.publish(key, "job");
+    const results = Array.from({ length: bands }, (_, band) => resultKey(chunkIdOf(id, band)));
+    for (let i = 0; i < results.length; i += 500) await this.#redis.unlink(...results.slice(i, i + 500));
+  }
+
+  async lease(id: string, owner: string, ms: number): Promise<boolean> {
+    return (await this.#redis.eval(LEASE, 1, `${jobKey(id)}:feeder`, owner, ms)) === 1;
+  }
+
+  async release(id: string, owner: string): Promise<void> {
+    await this.#redis.eval(RELEASE, 1, `${jobKey(id)}:feeder`, owner);
+  }
+
+  async markSent(id: string, band: number, crc: number): Promise<void> {
+    await this.#redis.eval(MARK, 2, jobKey(id), `${jobKey(id)}:sent`, "HSET", band, crc);
+  }
+
+  async sent(id: string): Promise<Map<number, number>> {
+    const fields = Object.entries(await this.#redis.hgetall(`${jobKey(id)}:sent`));
+    return new Map(fields.map(([band, crc]) => [Number(band), Number(crc)]));
+  }
+
+  async done(id: string): Promise<Map<number, Done>> {
+    const fields = Object.entries(await this.#redis.hgetall(`${jobKey(id)}:done`));
+    return new Map(fields.map(([band, record]) => [Number(band), JSON.parse(record)]));
+  }
+
+  async countFailure(chunkId: string): Promise<number> {
+    const { jobId, band } = parseChunkId(chunkId);
+    const key = jobKey(jobId);
+    return Number(await this.#redis.eval(MARK, 2, key, `${key}:failures`, "HINCRBY", band, 1));
+  }
+
+  async store(chunkId: string, picture: Uint8Array, done: Done): Promise<boolean> {
+    const { jobId, band } = parseChunkId(chunkId);
+    const key = jobKey(jobId);
+    const text = Buffer.from(picture.buffer, picture.byteOffset, picture.length).toString("base64");
+    const keys = [key, `${key}:done`, resultKey(chunkId)];
+    return (await this.#redis.eval(STORE, keys.length, ...keys, band, JSON.stringify(done), text)) === 1;
+  }
+
+  async adopt(id: string, awaited: Map<number, number>): Promise<void> {
+    const key = jobKey(id);
+    const keys = [...awaited.keys()].map((band) => resultKey(chunkIdOf(id, band)));
+    const records = [...awaited].flatMap(([band, crc]) => {
+      return [band, JSON.stringify({ worker: FOREIGN_WORKER, ms: 0, crc } satisfies Done)];
+    });
+    await this.#redis.eval(ADOPT, keys.length + 2, key, `${key}:done`, ...keys, ...records);
+  }
+
+  async load(chunkId: string): Promise<Uint8Array | null> {
+    const text = await this.#redis.get(resultKey(chunkId));
+    return text === null ? null : fromBase64(text, resultKey(chunkId));
+  }
+
+  async drop(chunkId: string): Promise<void> {
+    await this.#redis.unlink(resultKey(chunkId));
+  }
+
+  async watch(id: string, listener: (band?: number, done?: Done) => void): Promise<() => void> {
+    const channel = jobKey(id);
+    this.#events.on(channel, listener);
+    await this.#subscriber.subscribe(channel);
+    return () => {
+      this.#events.off(channel, listener);
+      if (this.#events.listenerCount(channel) === 0) this.#subscriber.unsubscribe(channel).catch(() => {});
+    };
+  }
+
+  async beat(worker: WorkerInfo): Promise<void> {
+    const key = `worker:${worker.name}`;
+    const [seconds] = await this.#redis.time();
+    const fields = { ...worker, tasks: JSON.stringify(worker.tasks) };
+    const step = this.#redis.multi().zadd("workers", seconds * 1000, worker.name).hset(key, fields);
+    const replies = await step.pexpire(key, LIVE_MS).exec();
+    for (const [error] of replies ?? []) if (error) throw error;
+  }
+
+  async leave(name: string): Promise<void> {
+    await this.#redis.zrem("workers", name);
+    await this.#redis.del(`worker:${name}`);
+  }
+
+  async workers(): Promise<WorkerInfo[]> {
+    const [seconds] = await this.#redis.time();
+    const oldest = seconds * 1000 - LIVE_MS;
+    await this.#redis.zremrangebyscore("workers", 0, oldest);
+    const names = await this.#redis.zrangebyscore("workers", "-inf", "+inf");
+    const found = await Promise.all(names.map((name) => this.#redis.hgetall(`worker:${name}`)));
+    return found.filter((fields) => fields.name).map(workerOf);
+  }
+
+  async ping(): Promise<void> {
+    if (this.#redis.status !== "ready") throw new Error(`Redis: expected ready, is ${this.#redis.status}`);
+    await this.#redis.ping();
+  }
+
+  async close(): Promise<void> {
+    this.#redis.disconnect();
+    this.#subscriber.disconnect();
+  }
+}
+
+function workerOf({ name, host, runtime, tasks, ...numbers }: Record<string, string>): WorkerInfo {
+  const [pid, since, bands, pixels, ms] = ["pid", "since", "bands", "pixels", "ms"].map((field) => Number(numbers[field]));
+  return { name, host, runtime, tasks: JSON.parse(tasks), pid, since, bands, pixels, ms };
+}

@@ -1,0 +1,254 @@
+/**
+ * A worker: takes a band off the queue, runs its task, stores the result. `bun run worker.ts` joins the fleet.
+ *
+ * What becomes of a band in its hands:
+ *
+ *     done                              stored, marked and told in one transaction; then acknowledged
+ *     the message cannot be read        the job fails with the reason; buried
+ *     its task is not known here        the same
+ *     the task threw, or took too long  handed out again, three times; then the job fails; buried
+ *     it has killed its workers         handed out until the queue's limit is near; then the job fails; buried
+ *     the job was cancelled or failed   dropped
+ *     Redis is away                     kept, and tried again for as long as it takes
+ *     RabbitMQ is away                  the queue reconnects; it will hand the band out again: harmless
+ *     SIGTERM                           finished and acknowledged; then exit 0. A second signal: exit 1 at once
+ *     SIGKILL                           the queue hands it to another worker
+ *
+ * A band done twice is the same bytes under the same key, so doing it again never harms.
+ *
+ * Tasks run in a thread of their own: the process answers the broker's heartbeats while a band is computed, and a
+ * task that does not end can be ended. The thread is this same file. The embedded coordinator starts several
+ * `Worker`s in its own process; they cannot tell.
+ */
+import { hostname } from "node:os";
+import process from "node:process";
+import { isMainThread, parentPort, Worker as Thread } from "node:worker_threads";
+import { crc32 } from "node:zlib";
+import { type Chunk, parseChunkId, type Task } from "./chunk.ts";
+import { encodeBand } from "./png.ts";
+import type { Delivery, Outcome, Queue } from "./queue.ts";
+import { BEAT_MS, type Results, type WorkerInfo } from "./results.ts";
+import { sobel } from "./sobel.ts";
+
+export const TASKS = new Map<string, Task>([sobel].map((task) => [task.name, task]));
+
+/** How often a band may fail before its job does. */
+const ATTEMPTS = 3;
+/** Before this many deliveries the queue itself would bury the band, and nobody would tell the job. */
+const MOST_DELIVERIES = 18;
+
+export interface WorkerOptions {
+  queue: Queue;
+  results: Results;
+  name: string;
+  /** How long a task may take for one band, ms. */
+  bandTimeout: number;
+  say: (text: string) => void;
+}
+
+/** One worker of the fleet: one band at a time. */
+export class Worker {
+  readonly #options: WorkerOptions;
+  readonly #thread = new TaskThread();
+  readonly #info: WorkerInfo;
+  #beating: ReturnType<typeof setInterval> | undefined;
+  #stopConsuming: () => Promise<void> = async () => {};
+
+  constructor(options: WorkerOptions) {
+    this.#options = options;
+    const runtime = "Deno" in globalThis ? "deno" : "bun";
+    const { name } = options;
+    const tasks = [...TASKS.keys()];
+    const counts = { since: Date.now(), bands: 0, pixels: 0, ms: 0 };
+    this.#info = { name, host: hostname(), pid: process.pid, runtime, tasks, ...counts };
+  }
+
+  async start(): Promise<void> {
+    const beat = () => this.#options.results.beat(this.#info);
+    this.#beating = setInterval(() => beat().catch((error) => this.#say(`no heartbeat: ${error.message}`)), BEAT_MS);
+    await beat();
+    this.#stopConsuming = await this.#options.queue.consume(this.#info.tasks, (delivery) => this.#handle(delivery));
+  }
+
+  /** Finishes the band in hand and takes no other. */
+  async stop(): Promise<void> {
+    await this.#stopConsuming();
+    clearInterval(this.#beating);
+    await this.#options.results.leave(this.#info.name).catch(() => {});
+    await this.#thread.end();
+  }
+
+  /** Every outcome of a band, in the order of the table above. Never throws. */
+  async #handle(delivery: Delivery): Promise<Outcome> {
+    let chunk: Chunk;
+    try {
+      chunk = await delivery.open();
+    } catch (error) {
+      return this.#giveUp(delivery, `message cannot be read: ${(error as Error).message}`);
+    }
+    const { chunkId, task } = chunk;
+    if (!TASKS.has(task)) return this.#giveUp(delivery, `unknown task ${task}: this worker has ${[...TASKS.keys()]}`);
+    if (delivery.deliveries >= MOST_DELIVERIES) {
+      return this.#giveUp(delivery, `handed out ${delivery.deliveries} times, and no worker came back with it`);
+    }
+    const { jobId } = parseChunkId(chunkId);
+    const job = await this.#insist(() => this.#options.results.findJob(jobId));
+    if (!job || job.error !== null) return { do: "done" };
+    const pixels = chunk.width * (chunk.height - chunk.halo[0] - chunk.halo[1]);
+    const start = performance.now();
+    let result: BandResult;
+    try {
+      result = await this.#thread.run(chunk, this.#options.bandTimeout);
+    } catch (error) {
+      return this.#failed(delivery, (error as Error).message);
+    }
+    const ms = Math.round((performance.now() - start) * 10) / 10;
+    const done = { worker: this.#info.name, ms, crc: result.crc };
+    await this.#insist(() => this.#options.results.store(chunkId, result.png, done));
+    this.#info.bands++;
+    this.#info.pixels += pixels;
+    this.#info.ms += ms;
+    return { do: "done" };
+  }
+
+  async #failed(delivery: Delivery, why: string): Promise<Outcome> {
+    const failures = await this.#insist(() => this.#options.results.countFailure(delivery.chunkId));
+    this.#say(`band ${delivery.chunkId} failed, attempt ${failures} of ${ATTEMPTS}: ${why}`);
+    return failures < ATTEMPTS ? { do: "retry" } : this.#giveUp(delivery, `failed ${failures} times: ${why}`);
+  }
+
+  async #giveUp({ chunkId }: Delivery, why: string): Promise<Outcome> {
+    this.#say(`band ${chunkId || "(no id)"} is given up: ${why}`);
+    try {
+      const { jobId, band } = parseChunkId(chunkId);
+      await this.#insist(() => this.#options.results.updateJob(jobId, { error: `band ${band}: ${why}` }));
+    } catch {
+      // A message without a readable id belongs to no job.
+    }
+    return { do: "bury", reason: why };
+  }
+
+  /** Tries again until the store has taken it: the band in hand is worth waiting for. */
+  async #insist<T>(step: () => Promise<T>): Promise<T> {
+    for (let pause = 100; ; pause = Math.min(2 * pause, 2_000)) {
+      try {
+        return await step();
+      } catch (error) {
+        this.#say(`results are not taken, trying again: ${(error as Error).message}`);
+        await new Promise((wake) => setTimeout(wake, pause));
+      }
+    }
+  }
+
+  #say(text: string): void {
+    this.#options.say(`${this.#info.name}: ${text}`);
+  }
+}
+
+interface BandResult {
+  png: Uint8Array;
+  /** CRC-32 of the band's own rows as they came. */
+  crc: number;
+}
+
+/** The thread that tasks run in; started anew after one did not end. */
+class TaskThread {
+  #thread: Thread | undefined;
+
+  /** @throws Error what the task threw, or that it took longer than `timeout` ms */
+  async run(chunk: Chunk, timeout: number): Promise<BandResult> {
+    this.#thread ??= new Thread(new URL(import.meta.url));
+    const thread = this.#thread;
+    const giveUp = new AbortController();
+    const timer = setTimeout(() => giveUp.abort(), timeout);
+    try {
+      return await new Promise<BandResult>((resolve, reject) => {
+        thread.once("message", (reply: BandResult | { error: string }) => {
+          if ("error" in reply) reject(new Error(reply.error));
+          else resolve(reply);
+        });
+        const lost = (why: string) => {
+          this.#thread = undefined;
+          reject(new Error(why));
+        };
+        thread.once("error", (error: Error) => lost(`the task's thread broke: ${error.message}`));
+        thread.once("exit", () => lost("the task's thread ended"));
+        giveUp.signal.addEventListener("abort", () => {
+          lost(`the task took longer than ${timeout} ms`);
+          thread.terminate();
+        });
+        // The pixels are copied, not moved: a band that fails is tried again.
+        thread.postMessage(chunk);
+      });
+    } finally {
+      clearTimeout(timer);
+      thread.removeAllListeners();
+    }
+  }
+
+  async end(): Promise<void> {
+    await this.#thread?.terminate();
+  }
+}
+
+/** The other side of `TaskThread`. */
+function serveTasks(): void {
+  parentPort!.on("message", async (chunk: Chunk) => {
+    try {
+      const { width, height, halo, pixels } = chunk;
+      const rows = height - halo[0] - halo[1];
+      const crc = crc32(pixels.subarray(halo[0] * width, (halo[0] + rows) * width));
+      const png = await encodeBand(TASKS.get(chunk.task)!.run(chunk), width, rows);
+      const moved = png.byteOffset === 0 && png.length === png.buffer.byteLength ? [png.buffer as ArrayBuffer] : [];
+      parentPort!.postMessage({ png, crc } satisfies BandResult, moved);
+    } catch (error) {
+      parentPort!.postMessage({ error: (error as Error).message });
+    }
+  });
+}
+
+/** A whole number from the environment. @throws Error with the variable's name */
+export function setting(name: string, fallback: number, least: number, most: number): number {
+  const text = process.env[name];
+  if (text === undefined || text === "") return fallback;
+  const value = /^\d+$/.test(text) ? Number(text) : Number.NaN;
+  if (value >= least && value <= most) return value;
+  throw new Error(`${name}: expected a whole number from ${least} to ${most}, got ${JSON.stringify(text)}`);
+}
+
+async function main(): Promise<void> {
+  const { RABBITMQ_URL, REDIS_URL, WORKER_NAME } = process.env;
+  const ttl = setting("RESULT_TTL_SECONDS", 3600, 1, 31_536_000);
+  const bandTimeout = setting("BAND_TIMEOUT_SECONDS", 60, 1, 86_400) * 1000;
+  const name = WORKER_NAME || `${hostname()}-${process.pid}`;
+  if (!RABBITMQ_URL || !REDIS_URL) throw new Error("RABBITMQ_URL and REDIS_URL: expected both; without them, run coordinator.ts, which brings workers of its own");
+  const say = (text: string) => console.error(text);
+  // Here and not above: a thread needs neither.
+  const { RabbitQueue } = await import("./queue.ts");
+  const { RedisResults } = await import("./results.ts");
+  const results = new RedisResults(REDIS_URL, ttl, true);
+  const queue = await RabbitQueue.connect(RABBITMQ_URL, say);
+  const worker = new Worker({ queue, results, name, bandTimeout, say });
+  await worker.start();
+  console.log(`${name}: at work`);
+  let stopping = false;
+  const stop = async () => {
+    if (stopping) process.exit(1);
+    stopping = true;
+    console.log(`${name}: finishing the band in hand`);
+    await worker.stop();
+    await queue.close();
+    await results.close();
+    process.exit(0);
+  };
+  process.on("SIGTERM", stop);
+  process.on("SIGINT", stop);
+}
+
+if (!isMainThread) serveTasks();
+else if (import.meta.main) {
+  main().catch((error) => {
+    console.error(`worker.ts: ${error.message}`);
+    process.exit(1);
+  });
+}
