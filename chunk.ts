@@ -230,7 +230,8 @@ export function fromBase64(text: unknown, field: string): Buffer {
   const bytes = Buffer.from(text, "base64");
   // `Buffer.from` passes over what is not base64; the length tells.
   const padding = text.endsWith("==") ? 2 : text.endsWith("=") ? 1 : 0;
-  if (bytes.length !== (text.length / 4) * 3 - padding) throw new WireError(`${field}: expected base64, got other characters`);
+  if (bytes.length !== (text.length / 4) * 3 - padding)
+    throw new WireError(`${field}: expected base64, got other characters`);
   return bytes;
 }
 

@@ -88,11 +88,23 @@ export function createApp({
 
   async function newJob(id: string, request: Request, taskName: string, upload: Upload) {
     const task = TASKS.get(taskName);
-    if (!task) throw new HttpError(404, `unknown task ${JSON.stringify(taskName)}: expected ${[...TASKS.keys()].join(", ")}`);
+    if (!task)
+      throw new HttpError(404, `unknown task ${JSON.stringify(taskName)}: expected ${[...TASKS.keys()].join(", ")}`);
     const workers = workersOf(request);
     const image = await readImage(await upload.image(request), limits);
     const { width, height, rows, bands } = planBands(image.width, image.height, task.halo, bandPixels);
-    const job: Job = { id, task: task.name, workers, width, height, rows, bands, created: Date.now(), fed: false, error: null };
+    const job: Job = {
+      id,
+      task: task.name,
+      workers,
+      width,
+      height,
+      rows,
+      bands,
+      created: Date.now(),
+      fed: false,
+      error: null,
+    };
     return { job, image, halo: task.halo };
   }
 
@@ -112,7 +124,11 @@ export function createApp({
     // With the first piece at hand, a job that fails at once still gets its status.
     const first = await pieces.next();
     return new Response(streamOf(first, pieces), {
-      headers: { "content-type": "image/png", "content-disposition": `inline; filename="${taskName}.png"`, "x-job-id": id },
+      headers: {
+        "content-type": "image/png",
+        "content-disposition": `inline; filename="${taskName}.png"`,
+        "x-job-id": id,
+      },
     });
   }
 
@@ -148,7 +164,10 @@ export function createApp({
     if (found && found.error === null) {
       const same = found.task === asked.task && found.width === asked.width && found.height === asked.height;
       if (same) return found;
-      throw new JobError(409, `this job was started with another picture: ${found.width} × ${found.height}, ${found.task}`);
+      throw new JobError(
+        409,
+        `this job was started with another picture: ${found.width} × ${found.height}, ${found.task}`,
+      );
     }
     if (found) await results.removeJob(asked.id);
     await results.putJob(asked);
@@ -164,7 +183,8 @@ export function createApp({
     }
     const lost = new AbortController();
     const renew = async () => {
-      if (!(await results.lease(id, owner, LEASE_MS))) lost.abort(unavailable("another coordinator has taken this job over"));
+      if (!(await results.lease(id, owner, LEASE_MS)))
+        lost.abort(unavailable("another coordinator has taken this job over"));
     };
     const timer = setInterval(() => renew().catch(() => {}), LEASE_MS / 4);
     try {
@@ -203,7 +223,10 @@ export function createApp({
       throw new HttpError(404, `no job ${id}: it was never sent, was cancelled, or has expired`);
     }
     const headers = { "content-type": "text/event-stream", "cache-control": "no-cache", "x-accel-buffering": "no" };
-    return new Response(eventStream(watch, () => results.workers()), { headers });
+    return new Response(
+      eventStream(watch, () => results.workers()),
+      { headers },
+    );
   }
 
   async function cancel(id: string): Promise<Response> {
@@ -265,7 +288,10 @@ function problem(error: unknown, request: Request): Response {
   return new Response(body, { status, headers: { ...headers, "content-type": "application/problem+json" } });
 }
 
-function explained(error: unknown, request: Request): { status: number; detail: string; headers?: Record<string, string> } {
+function explained(
+  error: unknown,
+  request: Request,
+): { status: number; detail: string; headers?: Record<string, string> } {
   if (error instanceof HttpError) return { status: error.status, detail: error.message, headers: error.headers };
   if (error instanceof ImageError || error instanceof JobError) return { status: error.status, detail: error.message };
   if (error instanceof QueueError) return explained(unavailable(error.message), request);
@@ -332,7 +358,10 @@ class Upload {
     if (!this.#body) return undefined;
     let timer: ReturnType<typeof setTimeout> | undefined;
     const silent = new Promise<never>((_, reject) => {
-      timer = setTimeout(() => reject(new HttpError(408, `the upload was silent for ${SILENCE_MS / 1000} s`)), SILENCE_MS);
+      timer = setTimeout(
+        () => reject(new HttpError(408, `the upload was silent for ${SILENCE_MS / 1000} s`)),
+        SILENCE_MS,
+      );
     });
     try {
       const { done, value } = await Promise.race([this.#body.read(), silent]);
@@ -375,7 +404,9 @@ function imagePart(body: Readable, type: string): Promise<AsyncIterable<Uint8Arr
     }
     form.on("file", (field, part) => {
       if (field !== "image") return part.resume();
-      const cut = (error: unknown) => part.destroy(error instanceof HttpError ? error : new HttpError(400, "the upload was cut off"));
+      part.on("error", () => {}); // whoever reads it sees the error; nobody may be reading
+      const cut = (error: unknown) =>
+        part.destroy(error instanceof HttpError ? error : new HttpError(400, "the upload was cut off"));
       body.once("error", cut);
       form.once("error", cut);
       resolve(part);

@@ -9,7 +9,7 @@
  * (SVG, PDF), and is not asked to.
  */
 import { kernel } from "./kernel.ts";
-import { checkPixels, type GreyImage, ImageError, PNG_SIGNATURE, type PixelLimits, readPng } from "./png.ts";
+import { checkPixels, type GreyImage, ImageError, type PixelLimits, PNG_SIGNATURE, readPng } from "./png.ts";
 
 /** 1 Gpx streamed; 128 Mpx where the whole picture is held (four bytes a pixel at most). */
 export const DEFAULT_LIMITS: PixelLimits = { streamed: 1_000_000_000, whole: 1 << 27 };

@@ -157,7 +157,13 @@ export class JobWatch {
  * @param job its record stands in the store
  * @throws JobError 409 if the rows are not those of the first time; ImageError; QueueError
  */
-export async function feed({ queue, results }: Backends, job: Job, image: GreyImage, halo: number, signal: AbortSignal): Promise<void> {
+export async function feed(
+  { queue, results }: Backends,
+  job: Job,
+  image: GreyImage,
+  halo: number,
+  signal: AbortSignal,
+): Promise<void> {
   const watch = await JobWatch.open(results, job.id);
   const window = await windowOf(job, results);
   const sending = new Set<Promise<void>>();
@@ -186,7 +192,8 @@ export async function feed({ queue, results }: Backends, job: Job, image: GreyIm
     }
     await Promise.all(sending);
     stop.throwIfAborted();
-    if (!(await results.updateJob(job.id, { fed: true }))) throw new JobError(410, "the job was cancelled or has expired");
+    if (!(await results.updateJob(job.id, { fed: true })))
+      throw new JobError(410, "the job was cancelled or has expired");
   } finally {
     watch.close();
   }
@@ -222,7 +229,12 @@ async function windowOf(job: Job, results: Results): Promise<() => number> {
  * @param keep whether the bands stay in the store once they are passed on
  * @throws JobError
  */
-export async function* merge(results: Results, job: Job, keep: boolean, signal?: AbortSignal): AsyncGenerator<Uint8Array> {
+export async function* merge(
+  results: Results,
+  job: Job,
+  keep: boolean,
+  signal?: AbortSignal,
+): AsyncGenerator<Uint8Array> {
   const watch = await JobWatch.open(results, job.id);
   const stitcher = new Stitcher(job.width, job.height);
   const load = async (band: number) => {
@@ -257,7 +269,10 @@ async function ownForm(picture: Uint8Array, job: Job, band: number): Promise<Uin
   const image = await readImage(Readable.from([picture]), { streamed: limit, whole: limit });
   const surplus = image.height - rows;
   if (image.width !== job.width || surplus < 0 || surplus % 2 !== 0) {
-    throw new JobError(500, `band ${band}: expected ${job.width} × ${rows} pixels, got ${image.width} × ${image.height}`);
+    throw new JobError(
+      500,
+      `band ${band}: expected ${job.width} × ${rows} pixels, got ${image.width} × ${image.height}`,
+    );
   }
   const pixels = await collectPixels(image);
   const above = (surplus / 2) * job.width;

@@ -175,7 +175,7 @@ interface Wasm {
 }
 
 // Images go through the WebAssembly memory in strips of about this many bytes, or of one row where a row is longer:
-// they stay in the second-level cache, and the memory stays small whatever the image.
+// they stay in the second-level cache, and the memory, which can only grow, stays small whatever the image.
 const STRIP = 1 << 17;
 // The loops may load this far past the end of a buffer.
 const SLACK = 16;

@@ -207,7 +207,8 @@ async function checkCrc(file: ByteReader, { type, crc }: ChunkHead): Promise<voi
 
 async function readPayload(file: ByteReader, head: ChunkHead, least: number, most: number): Promise<Uint8Array> {
   const { type, length } = head;
-  if (length < least || length > most) throw corrupt(`${type} chunk: expected ${least} to ${most} bytes, got ${length}`);
+  if (length < least || length > most)
+    throw corrupt(`${type} chunk: expected ${least} to ${most} bytes, got ${length}`);
   const payload = await file.read(length);
   head.crc = crc32(payload, head.crc);
   await checkCrc(file, head);
@@ -229,7 +230,8 @@ async function readHeader(file: ByteReader): Promise<Header> {
   const [depth, colour, compression, filter, interlace] = payload.subarray(8);
   if (width === 0 || height === 0) throw corrupt(`size: expected at least 1 × 1, got ${width} × ${height}`);
   if (!DEPTHS[colour]?.includes(depth)) throw corrupt(`colour type ${colour} with ${depth} bits a sample`);
-  if (compression !== 0 || filter !== 0) throw corrupt(`compression and filter method: expected 0 and 0, got ${compression} and ${filter}`);
+  if (compression !== 0 || filter !== 0)
+    throw corrupt(`compression and filter method: expected 0 and 0, got ${compression} and ${filter}`);
   if (interlace > 1) throw corrupt(`interlace method: expected 0 or 1, got ${interlace}`);
   return { width, height, depth, colour, interlaced: interlace === 1 };
 }
@@ -330,12 +332,7 @@ async function expectEnd(lines: ByteReader): Promise<void> {
 }
 
 /** Reads `height` scanlines of `width` pixels; yields them as grey, in blocks that share one buffer. */
-async function* greyRows(
-  header: Header,
-  lines: ByteReader,
-  width: number,
-  height: number,
-): AsyncGenerator<Uint8Array> {
+async function* greyRows(header: Header, lines: ByteReader, width: number, height: number): AsyncGenerator<Uint8Array> {
   const stride = 1 + rowBytes(header, width);
   const most = Math.min(height, Math.max(1, Math.floor(BLOCK_BYTES / stride)));
   const block = new Uint8Array(most * stride);
@@ -551,8 +548,10 @@ function headerChunk(width: number, height: number): Uint8Array {
 }
 
 function pngChunk(type: string, ...payload: Uint8Array[]): Uint8Array {
-  const body = Buffer.concat([Buffer.from(type, "latin1"), ...payload]);
-  return Buffer.concat([uint32(body.length - 4), body, uint32(crc32(body))]);
+  const body = [Buffer.from(type, "latin1"), ...payload];
+  const length = payload.reduce((sum, part) => sum + part.length, 0);
+  const crc = body.reduce((sum, part) => crc32(part, sum), 0);
+  return Buffer.concat([uint32(length), ...body, uint32(crc)]);
 }
 
 function uint32(value: number): Uint8Array {

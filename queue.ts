@@ -15,7 +15,13 @@
  * Not here: the message itself (chunk.ts), when to say what (worker.ts).
  */
 import { EventEmitter, once } from "node:events";
-import { type ChannelModel, type ConfirmChannel, type ConsumeMessage, connect, type RecoveringChannelModel } from "amqplib";
+import {
+  type ChannelModel,
+  type ConfirmChannel,
+  type ConsumeMessage,
+  connect,
+  type RecoveringChannelModel,
+} from "amqplib";
 import { type Chunk, decodeMessage, encodeMessage } from "./chunk.ts";
 
 export type Outcome = { do: "done" } | { do: "retry" } | { do: "bury"; reason: string };
@@ -183,7 +189,8 @@ export class RabbitQueue implements Queue {
         await this.#declare(channel, queue);
         return await this.#confirmed(channel, queue, body, chunk.chunkId);
       } catch (cause) {
-        if (Date.now() + pause > deadline) throw new QueueError(`the queue takes no work: ${(cause as Error).message}`, { cause });
+        if (Date.now() + pause > deadline)
+          throw new QueueError(`the queue takes no work: ${(cause as Error).message}`, { cause });
         await new Promise((wake) => setTimeout(wake, pause));
       }
     }
@@ -200,7 +207,13 @@ export class RabbitQueue implements Queue {
   }
 
   /** Publishes once; resolves when the broker has it on disk. A chunk published twice does no harm. */
-  async #confirmed(channel: ConfirmChannel, queue: string, body: Buffer, messageId: string, headers = {}): Promise<void> {
+  async #confirmed(
+    channel: ConfirmChannel,
+    queue: string,
+    body: Buffer,
+    messageId: string,
+    headers = {},
+  ): Promise<void> {
     const options = { persistent: true, mandatory: true, contentType: "application/json", messageId, headers };
     // No waiting for `drain`: whoever publishes waits for the confirm, and the window of a job bounds how many do.
     return new Promise<void>((resolve, reject) => {

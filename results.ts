@@ -118,7 +118,13 @@ export class LocalResults implements Results {
   constructor(readonly ttlSeconds: number) {}
 
   async putJob(job: Job): Promise<void> {
-    const entry = this.#jobs.get(job.id) ?? { job, sent: new Map(), done: new Map(), failures: new Map(), bands: new Map() };
+    const entry = this.#jobs.get(job.id) ?? {
+      job,
+      sent: new Map(),
+      done: new Map(),
+      failures: new Map(),
+      bands: new Map(),
+    };
     entry.job = { ...job };
     this.#jobs.set(job.id, entry);
     this.#renew(entry);
@@ -327,7 +333,13 @@ export class RedisResults implements Results {
 
   async putJob(job: Job): Promise<void> {
     const key = jobKey(job.id);
-    const fields = { ...job, workers: job.workers ?? "", fed: job.fed ? 1 : 0, error: job.error ?? "", ttl: this.ttlSeconds };
+    const fields = {
+      ...job,
+      workers: job.workers ?? "",
+      fed: job.fed ? 1 : 0,
+      error: job.error ?? "",
+      ttl: this.ttlSeconds,
+    };
     const replies = await this.#redis.multi().hset(key, fields).expire(key, this.ttlSeconds).publish(key, "job").exec();
     for (const [error] of replies ?? []) if (error) throw error;
   }
@@ -435,7 +447,10 @@ export class RedisResults implements Results {
     const key = `worker:${worker.name}`;
     const [seconds] = await this.#redis.time();
     const fields = { ...worker, tasks: JSON.stringify(worker.tasks) };
-    const step = this.#redis.multi().zadd("workers", seconds * 1000, worker.name).hset(key, fields);
+    const step = this.#redis
+      .multi()
+      .zadd("workers", seconds * 1000, worker.name)
+      .hset(key, fields);
     const replies = await step.pexpire(key, LIVE_MS).exec();
     for (const [error] of replies ?? []) if (error) throw error;
   }
@@ -466,6 +481,8 @@ export class RedisResults implements Results {
 }
 
 function workerOf({ name, host, runtime, tasks, ...numbers }: Record<string, string>): WorkerInfo {
-  const [pid, since, bands, pixels, ms] = ["pid", "since", "bands", "pixels", "ms"].map((field) => Number(numbers[field]));
+  const [pid, since, bands, pixels, ms] = ["pid", "since", "bands", "pixels", "ms"].map((field) =>
+    Number(numbers[field]),
+  );
   return { name, host, runtime, tasks: JSON.parse(tasks), pid, since, bands, pixels, ms };
 }

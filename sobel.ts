@@ -68,7 +68,8 @@ async function main(args: string[]): Promise<void> {
   if (positionals.length !== 2) throw new TypeError(`expected two files, got ${positionals.length}\n${USAGE}`);
   const [from, to] = positionals;
   const bandPixels = Number(process.env.BAND_PIXELS ?? DEFAULT_BAND_PIXELS);
-  if (!(bandPixels >= 1)) throw new TypeError(`BAND_PIXELS: expected a number of pixels, got ${process.env.BAND_PIXELS}`);
+  if (!(bandPixels >= 1))
+    throw new TypeError(`BAND_PIXELS: expected a number of pixels, got ${process.env.BAND_PIXELS}`);
   const image = await readImage(from === "-" ? process.stdin : createReadStream(from, { highWaterMark: 1 << 18 }));
   const png = Readable.from(transform(image, sobel, bandPixels));
   if (to === "-") return pipeline(png, process.stdout);

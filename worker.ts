@@ -221,7 +221,10 @@ async function main(): Promise<void> {
   const ttl = setting("RESULT_TTL_SECONDS", 3600, 1, 31_536_000);
   const bandTimeout = setting("BAND_TIMEOUT_SECONDS", 60, 1, 86_400) * 1000;
   const name = WORKER_NAME || `${hostname()}-${process.pid}`;
-  if (!RABBITMQ_URL || !REDIS_URL) throw new Error("RABBITMQ_URL and REDIS_URL: expected both; without them, run coordinator.ts, which brings workers of its own");
+  if (!RABBITMQ_URL || !REDIS_URL)
+    throw new Error(
+      "RABBITMQ_URL and REDIS_URL: expected both; without them, run coordinator.ts, which brings workers of its own",
+    );
   const say = (text: string) => console.error(text);
   // Here and not above: a thread needs neither.
   const { RabbitQueue } = await import("./queue.ts");

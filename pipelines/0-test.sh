@@ -42,12 +42,12 @@ required() {
   [ ${#failures[@]} -eq 0 ] || die "cannot test without: $1"
 }
 
-run_tests() { REQUIRE_SERVERS=1 NO_COLOR=1 FORCE_COLOR='' bun test --timeout 30000 2>&1 | tee "$report"; }
+run_tests() { env -u FORCE_COLOR NO_COLOR=1 REQUIRE_SERVERS=1 bun test --timeout 30000 2>&1 | tee "$report"; }
 
 # count WORD: the number in the last lines of Bun's report (` 12 pass`), 0 where it has no such line.
 count() {
   local number
-  number="$(tail -n 10 "$report" | sed -nE "s/^ *([0-9]+) $1\$/\1/p" | tail -n 1)"
+  number="$(tail -n 10 "$report" | sed -nE "s/\x1b\[[0-9;]*m//g; s/^ *([0-9]+) $1\$/\1/p" | tail -n 1)"
   echo "${number:-0}"
 }
 

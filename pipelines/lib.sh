@@ -12,16 +12,12 @@ die() {
 
 have() { command -v "$1" >/dev/null 2>&1; }
 
-# With no HOME (cron, `env -i`) npm and Bun have nowhere for their caches: take the one of the user's account.
+# Without a HOME that can be written (cron, `env -i`) npm and Bun have nowhere for their caches: the account's, or a new one.
 ensure_home() {
-  if [ -z "${HOME:-}" ]; then
-    HOME="$(getent passwd "$(id -u)" | cut -d: -f6)"
-    export HOME
-  fi
-  if [ ! -w "$HOME" ]; then
-    HOME="$(mktemp -d)"
-    export HOME
-  fi
+  [ -w "${HOME:-}" ] && return
+  HOME="$(getent passwd "$(id -u)" | cut -d: -f6)"
+  [ -w "$HOME" ] || HOME="$(mktemp -d)"
+  export HOME
 }
 
 # apt_install PACKAGE...: installs them as root or with sudo; where neither is possible it says what to run, and ends.

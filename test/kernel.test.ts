@@ -265,6 +265,15 @@ describe.each([scalar, simd()].map((k): [string, Kernel] => [k.name, k]))("%s", 
   });
 });
 
+test("lines that end with the last page of the memory", () => {
+  // 43690 of `previous` and two lines of 43691 are 2 pages of 64 KiB exactly; the load behind the last pixel is not.
+  const rowBytes = 43690;
+  const lines = randomLines(2, rowBytes, () => 4);
+  const expected = referenceUnfilter(lines, rowBytes, 2, new Uint8Array(rowBytes));
+  simd().unfilter(lines, rowBytes, 2, new Uint8Array(rowBytes));
+  expectSame(lines, expected, "lines");
+});
+
 describe("which kernel", () => {
   test("simd, where the engine has it", () => {
     expect(kernel.name).toBe("simd");

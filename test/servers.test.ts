@@ -142,9 +142,9 @@ describeWith(["rabbitmq", "redis"], "the shared servers", () => {
 
 describeWith(["redis"], "what is left running", () => {
   const source = `import { startRedis } from ${JSON.stringify(join(import.meta.dir, "servers.ts"))};
+    process.on("SIGTERM", () => process.exit(3));
     const { port } = await startRedis();
-    console.log("port", port);
-    process.on("SIGTERM", () => process.exit(3));`;
+    console.log("port", port);`;
 
   test("ends with the process that started it, its data too", async () => {
     const before = temporaryFolders("redis");
@@ -175,12 +175,12 @@ for (const runtime of ["bun", "deno"] as const) {
     const file = probe(
       `${runtime}.ts`,
       `import process from "node:process";
-      console.log("ready", process.env.GREETING ?? "nobody");
       process.on("SIGTERM", () => {
         console.error("ending");
         process.exit(7);
       });
-      setInterval(() => {}, 1000);`,
+      setInterval(() => {}, 1000);
+      console.log("ready", process.env.GREETING ?? "nobody");`,
     );
 
     test("prints, takes a signal, and gives its exit code", async () => {
