@@ -181,9 +181,12 @@ export function isTaskName(name: unknown): name is string {
 /** The message for a chunk; its picture last, so that the head can be read at a glance. */
 export function encodeMessage(chunk: Chunk): Buffer {
   const { chunkId, task, halo, params, width, height, pixels } = chunk;
-  const head = JSON.stringify({ chunk_id: chunkId, task, halo, params });
+  const head = `${JSON.stringify({ chunk_id: chunkId, task, halo, params }).slice(0, -1)},"imagen":"`;
   const imagen = Buffer.from(encodeStored(pixels, width, height)).toString("base64");
-  return Buffer.concat([Buffer.from(`${head.slice(0, -1)},"imagen":"`), Buffer.from(`${imagen}"}`, "latin1")]);
+  const message = Buffer.allocUnsafe(Buffer.byteLength(head) + imagen.length + 2);
+  const at = message.write(head);
+  message.write(`${imagen}"}`, at, "latin1");
+  return message;
 }
 
 /** @throws WireError naming the field that is not as the top of this file has it */

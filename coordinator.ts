@@ -113,30 +113,29 @@ export function createApp({
     const pieces = await withUpload(request, async (upload) => {
       const { job, image, halo } = await newJob(id, request, taskName, upload);
       await results.putJob(job);
+      const watch = await JobWatch.open(results, id);
       try {
-        await feed({ queue, results }, job, image, halo, request.signal);
+        await feed({ queue, results }, watch, image, halo, request.signal);
       } catch (error) {
+        watch.close();
         await results.removeJob(id);
         throw error;
       }
-      return removedBehind(job, request.signal);
+      return removedBehind(watch, request.signal);
     });
     // With the first piece at hand, a job that fails at once still gets its status.
     const first = await pieces.next();
-    return new Response(streamOf(first, pieces), {
-      headers: {
-        "content-type": "image/png",
-        "content-disposition": `inline; filename="${taskName}.png"`,
-        "x-job-id": id,
-      },
-    });
+    const headers = { "content-type": "image/png", "x-job-id": id };
+    const name = { "content-disposition": `inline; filename="${taskName}.png"` };
+    return new Response(streamOf(first, pieces), { headers: { ...headers, ...name } });
   }
 
-  async function* removedBehind(job: Job, signal: AbortSignal): AsyncGenerator<Uint8Array> {
+  async function* removedBehind(watch: JobWatch, signal: AbortSignal): AsyncGenerator<Uint8Array> {
     try {
-      yield* merge(results, job, false, signal);
+      yield* merge(watch, false, signal);
     } finally {
-      await results.removeJob(job.id);
+      // In the background: the client need not wait for it.
+      results.removeJob(watch.id).catch(() => {}); // its keys expire by themselves
     }
   }
 
@@ -144,13 +143,16 @@ export function createApp({
     await withUpload(request, (upload) =>
       leased(id, request.signal, async (signal) => {
         const { job: asked, image, halo } = await newJob(id, request, parameter(request, "task") ?? "sobel", upload);
-        const job = await startOrResume(asked);
+        await startOrResume(asked);
+        const watch = await JobWatch.open(results, id);
         try {
-          await feed({ queue, results }, job, image, halo, signal);
+          await feed({ queue, results }, watch, image, halo, signal);
         } catch (error) {
           // Sending the same bytes again would end the same way.
           if (error instanceof ImageError) await results.updateJob(id, { error: error.message });
           throw error;
+        } finally {
+          watch.close();
         }
       }),
     );
@@ -159,11 +161,11 @@ export function createApp({
   }
 
   /** The record that stands, if it is of the same picture and task as far as the header tells; else a new one. */
-  async function startOrResume(asked: Job): Promise<Job> {
+  async function startOrResume(asked: Job): Promise<void> {
     const found = await results.findJob(asked.id);
     if (found && found.error === null) {
       const same = found.task === asked.task && found.width === asked.width && found.height === asked.height;
-      if (same) return found;
+      if (same) return;
       throw new JobError(
         409,
         `this job was started with another picture: ${found.width} × ${found.height}, ${found.task}`,
@@ -171,7 +173,6 @@ export function createApp({
     }
     if (found) await results.removeJob(asked.id);
     await results.putJob(asked);
-    return asked;
   }
 
   /** Runs `step` as the only feeder of a job, after the feeder that there is, or instead of one that has died. */
@@ -209,7 +210,7 @@ export function createApp({
     if (state !== "done") {
       throw new HttpError(409, `not ready: ${done.size} of ${job.bands} bands are done`, { "retry-after": "1" });
     }
-    const pieces = merge(results, job, true);
+    const pieces = merge(await JobWatch.open(results, id), true);
     const first = await pieces.next();
     return new Response(streamOf(first, pieces), {
       headers: { "content-type": "image/png", "content-disposition": `attachment; filename="${id}.${job.task}.png"` },
@@ -258,9 +259,10 @@ export function createApp({
     .delete("/jobs/:id", ({ params }) => cancel(jobId(params.id)));
 }
 
-function jobId(text: string): string {
-  const id = text.toLowerCase();
-  if (!isJobId(id)) throw new HttpError(400, `job id: expected a UUID, got ${JSON.stringify(text)}`);
+/** @param text null where it is not valid percent-encoding */
+function jobId(text: string | null): string {
+  const id = text?.toLowerCase();
+  if (!id || !isJobId(id)) throw new HttpError(400, `job id: expected a UUID, got ${JSON.stringify(text)}`);
   return id;
 }
 
@@ -320,13 +322,14 @@ class Upload {
   readonly #body: ReadableStreamDefaultReader<Uint8Array> | undefined;
   readonly #announced: number;
   #bytes = 0;
-  #ended = false;
+  #ended: boolean;
 
   constructor(
     request: Request,
     readonly maxBytes: number,
   ) {
     this.#body = request.body?.getReader();
+    this.#ended = !this.#body;
     this.#announced = Number(request.headers.get("content-length") ?? 0);
   }
 

@@ -83,6 +83,19 @@ export class JobWatch {
     return watch;
   }
 
+  /** Bands that were sent and are not done. */
+  get inFlight(): number {
+    let count = 0;
+    for (const band of this.sent.keys()) if (!this.done.has(band)) count++;
+    return count;
+  }
+
+  /** @throws JobError 410 */
+  expectJob(): Job {
+    if (this.job === null) throw gone();
+    return this.job;
+  }
+
   close(): void {
     clearInterval(this.#timer);
     this.#unwatch();
@@ -122,7 +135,7 @@ export class JobWatch {
       };
       const check = () => {
         if (signal?.aborted) settle(signal.reason);
-        else if (this.job === null) settle(new JobError(410, "the job was cancelled or has expired"));
+        else if (this.job === null) settle(gone());
         else if (this.job.error !== null) settle(new JobError(500, this.job.error));
         else if (condition()) settle();
       };
@@ -154,18 +167,18 @@ export class JobWatch {
 /**
  * Reads a picture to its end and puts its bands into the queue. Bands that are there already, or done, are only
  * compared: sending a picture again is harmless, and resumes where it stopped.
- * @param job its record stands in the store
+ * @param watch of a job whose record stands
  * @throws JobError 409 if the rows are not those of the first time; ImageError; QueueError
  */
 export async function feed(
   { queue, results }: Backends,
-  job: Job,
+  watch: JobWatch,
   image: GreyImage,
   halo: number,
   signal: AbortSignal,
 ): Promise<void> {
-  const watch = await JobWatch.open(results, job.id);
-  const window = await windowOf(job, results);
+  const job = watch.expectJob();
+  const window = windowOf(job, results);
   const sending = new Set<Promise<void>>();
   const failed = new AbortController();
   const stop = AbortSignal.any([signal, failed.signal]);
@@ -175,28 +188,26 @@ export async function feed(
     await queue.publish({ chunkId: chunkIdOf(job.id, number), task: job.task, halo: band.halo, width, height, pixels });
     await results.markSent(job.id, number, crc);
   };
-  const inFlight = () => watch.sent.size - [...watch.sent.keys()].filter((band) => watch.done.has(band)).length;
-  try {
-    for await (const band of split(image, { ...job, halo })) {
-      const crc = crcOf(band);
-      const before = watch.done.get(band.number)?.crc ?? watch.sent.get(band.number);
-      if (before !== undefined && before !== crc) {
-        throw new JobError(409, `this job was started with another picture: band ${band.number} differs`);
-      }
-      if (before !== undefined) continue;
-      await watch.until(() => inFlight() < window(), stop);
-      watch.sent.set(band.number, crc);
-      const sent = send(band, crc).catch((error) => failed.abort(error));
-      sending.add(sent);
-      sent.finally(() => sending.delete(sent));
+  for await (const band of split(image, { ...job, halo })) {
+    const crc = crcOf(band);
+    const before = watch.done.get(band.number)?.crc ?? watch.sent.get(band.number);
+    if (before !== undefined && before !== crc) {
+      throw new JobError(409, `this job was started with another picture: band ${band.number} differs`);
     }
-    await Promise.all(sending);
-    stop.throwIfAborted();
-    if (!(await results.updateJob(job.id, { fed: true })))
-      throw new JobError(410, "the job was cancelled or has expired");
-  } finally {
-    watch.close();
+    if (before !== undefined) continue;
+    await watch.until(() => watch.inFlight < window(), stop);
+    watch.sent.set(band.number, crc);
+    const sent = send(band, crc).catch((error) => failed.abort(error));
+    sending.add(sent);
+    sent.finally(() => sending.delete(sent));
   }
+  await Promise.all(sending);
+  stop.throwIfAborted();
+  if (!(await results.updateJob(job.id, { fed: true }))) throw gone();
+}
+
+function gone(): JobError {
+  return new JobError(410, "the job was cancelled or has expired");
 }
 
 /** CRC-32 of a band's own rows. */
@@ -204,21 +215,18 @@ function crcOf({ pixels, width, rows, halo }: Band): number {
   return crc32(pixels.subarray(halo[0] * width, (halo[0] + rows) * width));
 }
 
-/** How many bands may be in flight, now. */
-async function windowOf(job: Job, results: Results): Promise<() => number> {
-  const { workers } = job;
+/** How many bands may be in flight, now. The fleet is counted in the background: a small job does not wait for that. */
+function windowOf({ workers }: Job, results: Results): () => number {
   if (workers !== null) return () => workers;
-  let alive = (await results.workers()).length;
-  let asked = Date.now();
+  let alive = 0;
+  let asked = 0;
   return () => {
     if (Date.now() - asked > REFRESH_MS) {
       asked = Date.now();
-      results.workers().then(
-        (list) => {
-          alive = list.length;
-        },
-        () => {},
-      );
+      const count = (fleet: unknown[]) => {
+        alive = fleet.length;
+      };
+      results.workers().then(count, () => {});
     }
     return Math.max(LEAST_WINDOW, 2 * alive);
   };
@@ -226,16 +234,13 @@ async function windowOf(job: Job, results: Results): Promise<() => number> {
 
 /**
  * The pieces of a job's PNG, as its bands become done, from the top down.
+ * @param watch of a job whose record stands; closed at the end
  * @param keep whether the bands stay in the store once they are passed on
  * @throws JobError
  */
-export async function* merge(
-  results: Results,
-  job: Job,
-  keep: boolean,
-  signal?: AbortSignal,
-): AsyncGenerator<Uint8Array> {
-  const watch = await JobWatch.open(results, job.id);
+export async function* merge(watch: JobWatch, keep: boolean, signal?: AbortSignal): AsyncGenerator<Uint8Array> {
+  const { results } = watch;
+  const job = watch.expectJob();
   const stitcher = new Stitcher(job.width, job.height);
   const load = async (band: number) => {
     await watch.until(() => watch.done.has(band), signal);

@@ -278,6 +278,10 @@ async function* compressed(file: ByteReader, first: ChunkHead): AsyncGenerator<U
   for (; head.type === "IDAT"; head = await readChunkHead(file)) {
     for await (let part of file.pass(head.length)) {
       head.crc = crc32(part, head.crc);
+      if (filled === 0 && part.length >= BLOCK_BYTES) {
+        yield part;
+        continue;
+      }
       while (part.length > 0) {
         const room = part.subarray(0, joined.length - filled);
         joined.set(room, filled);
@@ -481,7 +485,11 @@ export async function encodeBand(grey: Uint8Array, width: number, rows: number):
 export function encodeStored(grey: Uint8Array, width: number, rows: number): Uint8Array {
   const lines = new Uint8Array(rows * (1 + width));
   for (let y = 0; y < rows; y++) lines.set(grey.subarray(y * width, (y + 1) * width), y * (1 + width) + 1);
-  const stored = pngChunk("IDAT", deflateSync(lines, { level: 0 }));
+  // In one piece: it grows by five bytes for every 64 KiB.
+  const stored = pngChunk(
+    "IDAT",
+    deflateSync(lines, { level: 0, chunkSize: lines.length + (lines.length >> 12) + 64 }),
+  );
   return Buffer.concat([PNG_SIGNATURE, headerChunk(width, rows), stored, END]);
 }
 

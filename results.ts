@@ -425,8 +425,9 @@ export class RedisResults implements Results {
   }
 
   async load(chunkId: string): Promise<Uint8Array | null> {
-    const text = await this.#redis.get(resultKey(chunkId));
-    return text === null ? null : fromBase64(text, resultKey(chunkId));
+    // As bytes: base64 needs no check for UTF-8.
+    const text = await this.#redis.getBuffer(resultKey(chunkId));
+    return text === null ? null : fromBase64(text.toString("latin1"), resultKey(chunkId));
   }
 
   async drop(chunkId: string): Promise<void> {

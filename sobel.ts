@@ -85,8 +85,12 @@ async function main(args: string[]): Promise<void> {
 }
 
 if (import.meta.main) {
-  main(process.argv.slice(2)).catch((error) => {
-    console.error(`sobel.ts: ${error.message}`);
-    process.exit(error instanceof TypeError ? 2 : 1);
-  });
+  main(process.argv.slice(2)).then(
+    // Once the output is out; standard input, which may stay open behind the picture, is not waited for.
+    () => process.stdout.write("", () => process.exit()),
+    (error) => {
+      console.error(`sobel.ts: ${error.message}`);
+      process.exit(error instanceof TypeError ? 2 : 1);
+    },
+  );
 }

@@ -60,7 +60,7 @@ echo "==> Bun and the packages"
 ensure_bun
 bun install --frozen-lockfile --production --silent || die "bun install failed"
 
-if $sample; then bun run sobel.ts --sample "$image" || die "could not draw the sample picture $image"; fi
+if $sample; then bun run pipelines/sample.ts "$image" || die "could not draw the sample picture $image"; fi
 
 log="$(mktemp)"
 coordinator=""

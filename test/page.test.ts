@@ -278,13 +278,13 @@ describeWith(["chromium"], "page", () => {
 
   test("by keyboard: the file input comes first, shows that it has the focus and has a name", async () => {
     const page = await open();
+    const chooser = page.waitForEvent("filechooser"); // long before: Chromium is told of it in the background
     const ring = () => page.locator(".drop").evaluate((zone) => getComputedStyle(zone).outlineStyle);
     expect(await ring()).toBe("none");
     await page.keyboard.press("Tab");
     expect(await page.evaluate(() => document.activeElement?.id)).toBe("file");
     expect(await ring()).toBe("solid");
     expect(await page.getByLabel("Choose a file").getAttribute("id")).toBe("file");
-    const chooser = page.waitForEvent("filechooser");
     await page.keyboard.press("Enter");
     expect((await chooser).isMultiple()).toBe(true);
     await page.keyboard.press("Tab");

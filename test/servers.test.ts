@@ -1,6 +1,6 @@
 // The test servers themselves: that they are real, private, keep what they should keep, and leave nothing behind.
 import { afterAll, beforeAll, expect, test } from "bun:test";
-import { mkdtempSync, readdirSync, readFileSync, readlinkSync, rmSync, writeFileSync } from "node:fs";
+import { readdirSync, readFileSync, readlinkSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { connect as amqp } from "amqplib";
@@ -16,11 +16,11 @@ import {
   spawnProgram,
   startRabbitMQ,
   startRedis,
+  temporaryFolder,
 } from "./servers.ts";
 
 const QUEUE = "kept";
-const scratch = mkdtempSync(join(tmpdir(), "sobel-probe-"));
-afterAll(() => rmSync(scratch, { recursive: true }));
+const scratch = temporaryFolder("probe");
 
 describeWith(["rabbitmq"], "a private RabbitMQ", () => {
   let rabbitmq: RabbitMQ;

@@ -294,7 +294,7 @@ export async function stopAll(): Promise<void> {
 const children = new Set<Child>();
 const folders = new Set<string>();
 
-// For whoever uses this file outside of `bun test`, which has test/setup.ts instead.
+// On Ctrl-C, and for whoever uses this file outside of `bun test`.
 process.on("exit", () => {
   for (const child of children) child.signal("SIGKILL");
   for (const folder of folders) removeFolder(folder);
@@ -447,7 +447,8 @@ function bindable(port: number): Promise<boolean> {
   });
 }
 
-function temporaryFolder(kind: string): string {
+/** A folder that goes when the tests end. */
+export function temporaryFolder(kind: string): string {
   const folder = mkdtempSync(join(tmpdir(), `sobel-${kind}-`));
   folders.add(folder);
   return folder;
