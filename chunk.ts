@@ -17,8 +17,7 @@
  *
  * Not here: how messages travel (queue.ts), where results lie (results.ts), how pixels are compressed (png.ts).
  */
-import { Readable } from "node:stream";
-import { collectPixels, encodeStored, type GreyImage, ImageError, readPng } from "./png.ts";
+import { collectPixels, encodeStored, type GreyImage, ImageError, onePiece, readPng } from "./png.ts";
 
 /** How a picture is cut: `bands` bands of `rows` rows, of which the last may be lower. */
 export interface Plan {
@@ -214,7 +213,7 @@ function parseObject(body: Uint8Array): Record<string, unknown> {
 async function decodePicture(png: Uint8Array): Promise<{ width: number; height: number; pixels: Uint8Array }> {
   const limit = MAX_BASE64_BYTES;
   try {
-    const image = await readPng(Readable.from([png]), { streamed: limit, whole: limit });
+    const image = await readPng(onePiece(png), { streamed: limit, whole: limit });
     return { width: image.width, height: image.height, pixels: await collectPixels(image) };
   } catch (cause) {
     throw new WireError(`imagen: ${(cause as Error).message}`, { cause });

@@ -19,7 +19,7 @@ import { Busboy, type BusboyInstance } from "@fastify/busboy";
 import { Elysia, NotFoundError } from "elysia";
 import { DEFAULT_BAND_PIXELS, isJobId, planBands } from "./chunk.ts";
 import { DEFAULT_LIMITS, readImage } from "./image.ts";
-import { type Backends, feed, JobError, JobWatch, merge, stateOf } from "./job.ts";
+import { type Backends, feed, JobError, JobWatch, lookUp, merge, stateOf } from "./job.ts";
 import { ImageError, type PixelLimits } from "./png.ts";
 import { LocalQueue, QueueError, RabbitQueue } from "./queue.ts";
 import { type Done, type Job, LocalResults, RedisResults, type WorkerInfo } from "./results.ts";
@@ -31,6 +31,8 @@ export interface Dependencies extends Backends {
   limits?: PixelLimits;
   /** Uploads that are taken at a time. */
   maxJobs?: number;
+  /** Aborted when the program is to end: whoever reads events is let go, and asks another coordinator. */
+  stopping?: AbortSignal;
 }
 
 const MAX_WORKERS = 1024;
@@ -45,6 +47,8 @@ const DISCARD_MS = 60_000;
 const LEASE_MS = 10_000;
 const HEARTBEAT_MS = 10_000;
 const RETRY_SECONDS = 5;
+/** How long answers that have begun may take once the program is told to end, ms. Kubernetes waits for 30 s. */
+const DRAIN_MS = 20_000;
 
 /** An answer other than success: RFC 9457. */
 class HttpError extends Error {
@@ -65,6 +69,7 @@ export function createApp({
   maxUploadBytes = DEFAULT_UPLOAD_BYTES,
   limits = DEFAULT_LIMITS,
   maxJobs = DEFAULT_JOBS,
+  stopping = new AbortController().signal,
 }: Dependencies) {
   const page = readPage();
   let uploads = 0;
@@ -148,8 +153,8 @@ export function createApp({
         try {
           await feed({ queue, results }, watch, image, halo, signal);
         } catch (error) {
-          // Sending the same bytes again would end the same way.
-          if (error instanceof ImageError) await results.updateJob(id, { error: error.message });
+          // Sending the same bytes again would end the same way. A job that has its picture is not harmed by a bad copy.
+          if (error instanceof ImageError && !watch.job?.fed) await results.updateJob(id, { error: error.message });
           throw error;
         } finally {
           watch.close();
@@ -197,14 +202,18 @@ export function createApp({
   }
 
   async function describe(id: string) {
-    const [job, done] = await Promise.all([results.findJob(id), results.done(id)]);
-    if (!job) throw new HttpError(404, `no job ${id}: it was never sent, was cancelled, or has expired`);
+    const { job, done } = await found(id);
     return view(job, done, await results.workers());
   }
 
+  async function found(id: string) {
+    const records = await lookUp(results, id);
+    if (!records) throw new HttpError(404, `no job ${id}: it was never sent, was cancelled, or has expired`);
+    return records;
+  }
+
   async function result(id: string): Promise<Response> {
-    const [job, done] = await Promise.all([results.findJob(id), results.done(id)]);
-    if (!job) throw new HttpError(404, `no job ${id}: it was never sent, was cancelled, or has expired`);
+    const { job, done } = await found(id);
     const state = stateOf(job, done.size);
     if (state === "failed") throw new HttpError(409, `the job has failed: ${job.error}`);
     if (state !== "done") {
@@ -218,16 +227,14 @@ export function createApp({
   }
 
   async function events(id: string): Promise<Response> {
+    const fleet = await results.workers();
     const watch = await JobWatch.open(results, id);
     if (!watch.job) {
       watch.close();
       throw new HttpError(404, `no job ${id}: it was never sent, was cancelled, or has expired`);
     }
     const headers = { "content-type": "text/event-stream", "cache-control": "no-cache", "x-accel-buffering": "no" };
-    return new Response(
-      eventStream(watch, () => results.workers()),
-      { headers },
-    );
+    return new Response(eventStream(watch, fleet, stopping), { headers });
   }
 
   async function cancel(id: string): Promise<Response> {
@@ -300,6 +307,7 @@ function explained(
   if (error instanceof NotFoundError) {
     return { status: 404, detail: `nothing here: ${request.method} ${new URL(request.url).pathname}` };
   }
+  if (error === request.signal.reason) return { status: 400, detail: "the client has hung up" };
   console.error(error);
   return explained(unavailable("something this coordinator needs does not work: its log says more"), request);
 }
@@ -406,19 +414,27 @@ function imagePart(body: Readable, type: string): Promise<AsyncIterable<Uint8Arr
       return bad(error);
     }
     form.on("file", (field, part) => {
-      if (field !== "image") return part.resume();
       part.on("error", () => {}); // whoever reads it sees the error; nobody may be reading
-      const cut = (error: unknown) =>
-        part.destroy(error instanceof HttpError ? error : new HttpError(400, "the upload was cut off"));
+      if (field !== "image") return part.resume();
+      const cut = (error: Error) => part.destroy(error);
       body.once("error", cut);
       form.once("error", cut);
-      resolve(part);
+      resolve(piecesOf(part));
     });
     form.on("finish", () => bad(new Error("expected a file in the field image, got none")));
     form.on("error", bad);
     body.on("error", bad);
     body.pipe(form);
   });
+}
+
+/** @throws HttpError 400 where the form ends within the part */
+async function* piecesOf(part: Readable): AsyncGenerator<Uint8Array> {
+  try {
+    yield* part;
+  } catch (error) {
+    throw error instanceof HttpError ? error : new HttpError(400, `form: ${(error as Error).message}`);
+  }
 }
 
 function streamOf(first: IteratorResult<Uint8Array>, rest: AsyncGenerator<Uint8Array>): ReadableStream<Uint8Array> {
@@ -453,17 +469,19 @@ function view(job: Job, done: Map<number, Done>, fleet: WorkerInfo[]) {
 }
 
 /** Server-sent events of a job: `job`, a `band` for each that is done, and at last `done` or `failed`. */
-function eventStream(watch: JobWatch, fleet: () => Promise<WorkerInfo[]>): ReadableStream<Uint8Array> {
+function eventStream(watch: JobWatch, fleet: WorkerInfo[], stopping: AbortSignal): ReadableStream<Uint8Array> {
   const encoder = new TextEncoder();
   const told = new Set<number>();
   let shown = "";
+  let alive = fleet;
+  let ended = false;
   let stop = () => {};
   return new ReadableStream({
-    async start(controller) {
+    start(controller) {
       const write = (text: string) => controller.enqueue(encoder.encode(text));
       const event = (name: string, data: unknown) => write(`event: ${name}\ndata: ${JSON.stringify(data)}\n\n`);
-      let alive = await fleet();
       const tell = () => {
+        if (ended) return;
         const { job, done } = watch;
         if (!job) {
           event("failed", { id: watch.id, state: "failed", error: "the job was cancelled or has expired" });
@@ -490,15 +508,20 @@ function eventStream(watch: JobWatch, fleet: () => Promise<WorkerInfo[]>): Reada
       const unlisten = watch.onChange(tell);
       const heartbeat = setInterval(async () => {
         write(": still here\n\n");
-        alive = await fleet().catch(() => alive);
+        alive = await watch.results.workers().catch(() => alive);
         tell();
       }, HEARTBEAT_MS / 2);
+      stopping.addEventListener("abort", end);
       stop = () => {
+        if (ended) return;
+        ended = true;
+        stopping.removeEventListener("abort", end);
         clearInterval(heartbeat);
         unlisten();
         watch.close();
       };
       tell();
+      if (stopping.aborted && !ended) end();
     },
     cancel: () => stop(),
   });
@@ -613,14 +636,14 @@ async function main(): Promise<void> {
     maxJobs: setting("MAX_JOBS", DEFAULT_JOBS, 1, 100_000),
   };
   const backends = await connect((text) => console.error(text));
-  const app = createApp({ ...backends, ...options });
+  const stopping = new AbortController();
+  const app = createApp({ ...backends, ...options, stopping: stopping.signal });
   const server = serve(app.fetch, hostname, port);
   console.log(`Sobel, distributed: http://${hostname}:${server.port}`);
-  let stopping = false;
   const stop = async () => {
-    if (stopping) process.exit(1);
-    stopping = true;
-    await server.stop();
+    if (stopping.signal.aborted) process.exit(1);
+    stopping.abort();
+    await Promise.race([server.stop(), new Promise((wake) => setTimeout(wake, DRAIN_MS))]);
     await backends.stop();
     process.exit(0);
   };

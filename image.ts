@@ -86,6 +86,10 @@ async function readWhole(all: AsyncIterable<Uint8Array>, format: string, limits:
   const { data, info } = await described(
     picture.autoOrient().toColourspace("srgb").raw({ depth: "uchar" }).toBuffer({ resolveWithObject: true }),
   );
+  // A TIFF may have samples beside colour and alpha, and does not say what they mean.
+  if (info.channels > 4) {
+    throw new ImageError(415, `unknown kind of ${format}: expected at most RGBA, got ${info.channels} channels`);
+  }
   return { width: info.width, height: info.height, blocks: greyOf(data, info.width, info.height, info.channels) };
 }
 

@@ -14,11 +14,10 @@
  * Not here: HTTP (coordinator.ts), how a picture is read (image.ts) or joined (png.ts).
  */
 import { EventEmitter } from "node:events";
-import { Readable } from "node:stream";
 import { crc32 } from "node:zlib";
-import { type Band, bandRows, chunkIdOf, split } from "./chunk.ts";
+import { type Band, bandRows, chunkIdOf, split, WireError } from "./chunk.ts";
 import { readImage } from "./image.ts";
-import { collectPixels, encodeBand, type GreyImage, Stitcher } from "./png.ts";
+import { collectPixels, encodeBand, type GreyImage, ImageError, onePiece, Stitcher } from "./png.ts";
 import type { Queue } from "./queue.ts";
 import type { Done, Job, Results } from "./results.ts";
 
@@ -164,6 +163,16 @@ export class JobWatch {
   }
 }
 
+/** A job and its bands that are done, as they stand now; with the results of workers that only set the key. */
+export async function lookUp(results: Results, id: string): Promise<{ job: Job; done: Map<number, Done> } | null> {
+  const [job, sent, done] = await Promise.all([results.findJob(id), results.sent(id), results.done(id)]);
+  if (!job) return null;
+  const awaited = new Map([...sent].filter(([band]) => !done.has(band)));
+  if (awaited.size === 0) return { job, done };
+  await results.adopt(id, awaited);
+  return { job, done: await results.done(id) };
+}
+
 /**
  * Reads a picture to its end and puts its bands into the queue. Bands that are there already, or done, are only
  * compared: sending a picture again is harmless, and resumes where it stopped.
@@ -244,7 +253,9 @@ export async function* merge(watch: JobWatch, keep: boolean, signal?: AbortSigna
   const stitcher = new Stitcher(job.width, job.height);
   const load = async (band: number) => {
     await watch.until(() => watch.done.has(band), signal);
-    const picture = await results.load(chunkIdOf(job.id, band));
+    const picture = await results.load(chunkIdOf(job.id, band)).catch((error) => {
+      throw error instanceof WireError ? unusable(band, error) : error;
+    });
     if (!picture) throw new JobError(410, `the result of band ${band} has expired`);
     return picture;
   };
@@ -267,19 +278,24 @@ export async function* merge(watch: JobWatch, keep: boolean, signal?: AbortSigna
   }
 }
 
+/** The fault of whoever stored it, not of the picture that was sent. */
+function unusable(band: number, cause: Error): JobError {
+  return new JobError(500, `band ${band}: its result cannot be used: ${cause.message}`);
+}
+
 /** A band as another program may store it, any picture with or without its halo, in the form that can be stitched. */
 async function ownForm(picture: Uint8Array, job: Job, band: number): Promise<Uint8Array> {
   const { rows } = bandRows(job, band);
   const limit = job.width * (rows + 2 * MOST_HALO);
-  const image = await readImage(Readable.from([picture]), { streamed: limit, whole: limit });
+  const blamed = (error: Error): never => {
+    throw error instanceof ImageError ? unusable(band, error) : error;
+  };
+  const image = await readImage(onePiece(picture), { streamed: limit, whole: limit }).catch(blamed);
   const surplus = image.height - rows;
   if (image.width !== job.width || surplus < 0 || surplus % 2 !== 0) {
-    throw new JobError(
-      500,
-      `band ${band}: expected ${job.width} × ${rows} pixels, got ${image.width} × ${image.height}`,
-    );
+    throw unusable(band, new Error(`expected ${job.width} × ${rows} pixels, got ${image.width} × ${image.height}`));
   }
-  const pixels = await collectPixels(image);
+  const pixels = await collectPixels(image).catch(blamed);
   const above = (surplus / 2) * job.width;
   return encodeBand(pixels.subarray(above, above + rows * job.width), job.width, rows);
 }

@@ -122,6 +122,11 @@ export async function collectPixels({ width, height, blocks }: GreyImage): Promi
   return pixels;
 }
 
+/** Bytes at hand, as a source. */
+export async function* onePiece(bytes: Uint8Array): AsyncGenerator<Uint8Array> {
+  yield bytes;
+}
+
 /** @throws ImageError 413 */
 export function checkPixels(width: number, height: number, limit: number): void {
   if (width * height <= limit) return;
@@ -250,6 +255,7 @@ async function readUpToIdat(file: ByteReader, header: Header): Promise<ChunkHead
       header.palette = await readPayload(file, head, 3, 768);
       if (header.palette.length % 3 !== 0) throw corrupt(`PLTE chunk: expected triples, got ${head.length} bytes`);
     } else if (head.type === "tRNS" && header.colour <= PALETTE) {
+      if (header.transparency) throw corrupt("two tRNS chunks");
       header.transparency = await readTransparency(file, head, header);
     } else {
       await skipOther(file, head);
@@ -406,7 +412,8 @@ function expander(header: Header, width: number): (row: Uint8Array, grey: Uint8A
 function greyTable({ colour, depth, palette, transparency }: Header): Uint8Array {
   const size = colour === PALETTE ? palette!.length / 3 : 1 << depth;
   const rgba = new Uint8Array(size * 4);
-  const transparent = colour === GREY && transparency ? viewOf(transparency).getUint16(0) : -1;
+  // Of the 16 bits in tRNS those beyond the depth do not count.
+  const transparent = colour === GREY && transparency ? viewOf(transparency).getUint16(0) & (2 ** depth - 1) : -1;
   for (let i = 0; i < size; i++) {
     const grey = Math.round((i * 255) / ((1 << depth) - 1));
     const rgb = colour === PALETTE ? palette!.subarray(i * 3, i * 3 + 3) : [grey, grey, grey];

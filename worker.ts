@@ -84,12 +84,12 @@ export class Worker {
     try {
       chunk = await delivery.open();
     } catch (error) {
-      return this.#giveUp(delivery, `message cannot be read: ${(error as Error).message}`);
+      return this.#giveUp(delivery.chunkId, `message cannot be read: ${(error as Error).message}`);
     }
     const { chunkId, task } = chunk;
-    if (!TASKS.has(task)) return this.#giveUp(delivery, `unknown task ${task}: this worker has ${[...TASKS.keys()]}`);
+    if (!TASKS.has(task)) return this.#giveUp(chunkId, `unknown task ${task}: this worker has ${[...TASKS.keys()]}`);
     if (delivery.deliveries >= MOST_DELIVERIES) {
-      return this.#giveUp(delivery, `handed out ${delivery.deliveries} times, and no worker came back with it`);
+      return this.#giveUp(chunkId, `handed out ${delivery.deliveries} times, and no worker came back with it`);
     }
     const { jobId } = parseChunkId(chunkId);
     const job = await this.#insist(() => this.#options.results.findJob(jobId));
@@ -100,7 +100,7 @@ export class Worker {
     try {
       result = await this.#thread.run(chunk, this.#options.bandTimeout);
     } catch (error) {
-      return this.#failed(delivery, (error as Error).message);
+      return this.#failed(chunkId, (error as Error).message);
     }
     const ms = Math.round((performance.now() - start) * 10) / 10;
     const done = { worker: this.#info.name, ms, crc: result.crc };
@@ -111,13 +111,13 @@ export class Worker {
     return { do: "done" };
   }
 
-  async #failed(delivery: Delivery, why: string): Promise<Outcome> {
-    const failures = await this.#insist(() => this.#options.results.countFailure(delivery.chunkId));
-    this.#say(`band ${delivery.chunkId} failed, attempt ${failures} of ${ATTEMPTS}: ${why}`);
-    return failures < ATTEMPTS ? { do: "retry" } : this.#giveUp(delivery, `failed ${failures} times: ${why}`);
+  async #failed(chunkId: string, why: string): Promise<Outcome> {
+    const failures = await this.#insist(() => this.#options.results.countFailure(chunkId));
+    this.#say(`band ${chunkId} failed, attempt ${failures} of ${ATTEMPTS}: ${why}`);
+    return failures < ATTEMPTS ? { do: "retry" } : this.#giveUp(chunkId, `failed ${failures} times: ${why}`);
   }
 
-  async #giveUp({ chunkId }: Delivery, why: string): Promise<Outcome> {
+  async #giveUp(chunkId: string, why: string): Promise<Outcome> {
     this.#say(`band ${chunkId || "(no id)"} is given up: ${why}`);
     try {
       const { jobId, band } = parseChunkId(chunkId);

@@ -58,7 +58,10 @@ cd "$project"
 ensure_home
 echo "==> Bun and the packages"
 ensure_bun
-bun install --frozen-lockfile --production --silent || die "bun install failed"
+# The tools for the tests are left out, unless they are there already: bun would remove them.
+dependencies=(--production)
+[ ! -d node_modules/typescript ] || dependencies=()
+bun install --frozen-lockfile --silent "${dependencies[@]}" || die "bun install failed"
 
 if $sample; then bun run pipelines/sample.ts "$image" || die "could not draw the sample picture $image"; fi
 

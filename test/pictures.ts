@@ -1,70 +1,192 @@
-// Pictures for the tests: deterministic pixels, and PNGs put together chunk by chunk, so that any part of them can be
-// left out, doubled or damaged. Written from the specification, with nothing of png.ts in it.
+// Pictures for the tests: a PNG writer that can write every PNG there is, broken ones too, and the grey that each
+// should become. Written from the specification, pixel by pixel; nothing here is shared with png.ts or the kernel.
+import { expect } from "bun:test";
 import { crc32, deflateSync } from "node:zlib";
+import { collectPixels, type GreyImage, type PixelLimits, readPng } from "../png.ts";
 
-/** Samples that look like nothing and compress badly, the same for the same seed: xorshift32. */
-export function noise(length: number, seed = 1): Uint8Array {
-  const bytes = new Uint8Array(length);
-  let x = (seed * 2654435761) | 1;
-  for (let i = 0; i < length; i++) {
-    x ^= x << 13;
-    x ^= x >>> 17;
-    x ^= x << 5;
-    bytes[i] = x;
-  }
+export const GREY = 0;
+export const RGB = 2;
+export const PALETTE = 3;
+export const GREY_ALPHA = 4;
+export const RGBA = 6;
+export const CHANNELS: Record<number, number> = { [GREY]: 1, [RGB]: 3, [PALETTE]: 1, [GREY_ALPHA]: 2, [RGBA]: 4 };
+
+export const SIGNATURE = Buffer.from("89504e470d0a1a0a", "hex");
+
+export interface Picture {
+  width: number;
+  height: number;
+  colour: number;
+  depth: number;
+  /** `width × height × channels`, interleaved, each of `depth` bits. */
+  samples: Uint16Array;
+  interlaced?: boolean;
+  /** RGB triples. */
+  palette?: Uint8Array;
+  /** The payload of tRNS. */
+  transparency?: Uint8Array;
+  /** The filter of each scanline; all five in turn where it is not given. */
+  filter?: (line: number) => number;
+}
+
+/** Where each pass of Adam7 begins, and its steps, from the 8 × 8 pattern of the specification. */
+const PATTERN = ["16462646", "77777777", "56565656", "77777777", "36463646", "77777777", "56565656", "77777777"];
+
+export function chunk(type: string, payload: Uint8Array = Buffer.alloc(0)): Buffer {
+  const bytes = Buffer.alloc(12 + payload.length);
+  bytes.writeUInt32BE(payload.length, 0);
+  bytes.write(type, 4, "latin1");
+  bytes.set(payload, 8);
+  bytes.writeUInt32BE(crc32(bytes.subarray(4, -4)), 8 + payload.length);
   return bytes;
 }
 
-const CHANNELS: Record<number, number> = { 0: 1, 2: 3, 3: 1, 4: 2, 6: 4 };
-
-export const SIGNATURE = Buffer.from([0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a]);
-
-/** A chunk with its CRC, or with the wrong one that is given. */
-export function pngChunk(type: string, payload: Uint8Array = new Uint8Array(0), crc?: number): Buffer {
-  const body = Buffer.concat([Buffer.from(type, "latin1"), payload]);
-  const [length, sum] = [Buffer.alloc(4), Buffer.alloc(4)];
-  length.writeUInt32BE(payload.length);
-  sum.writeUInt32BE(crc ?? crc32(body));
-  return Buffer.concat([length, body, sum]);
-}
-
-/** `colour`: 0 grey, 2 RGB, 3 palette, 4 grey and alpha, 6 RGBA. */
-export function ihdr(width: number, height: number, colour = 0, depth = 8, interlace = 0): Buffer {
+export function ihdr(width: number, height: number, depth: number, colour: number, rest = [0, 0, 0]): Buffer {
   const payload = Buffer.alloc(13);
   payload.writeUInt32BE(width, 0);
   payload.writeUInt32BE(height, 4);
-  payload.set([depth, colour, 0, 0, interlace], 8);
-  return pngChunk("IHDR", payload);
+  payload.set([depth, colour, ...rest], 8);
+  return chunk("IHDR", payload);
 }
 
-export interface Made {
-  colour?: number;
-  /** The samples, 8 bits each; noise where nothing else is said. */
-  samples?: Uint8Array;
-  seed?: number;
-  /** What is compressed into IDAT in place of the scanlines. */
-  scanlines?: Uint8Array;
-  /** The payload of IDAT, in place of the compressed scanlines. */
-  idat?: Uint8Array;
-  /** Whole chunks between IHDR and IDAT. */
-  before?: Buffer[];
+export function headerOf({ width, height, depth, colour, interlaced }: Picture): Buffer {
+  return ihdr(width, height, depth, colour, [0, 0, interlaced ? 1 : 0]);
 }
 
-/** A PNG of 8-bit samples, every row without a filter. */
-export function png(width: number, height: number, made: Made = {}): Buffer {
-  const { colour = 2, seed, before = [] } = made;
-  const stride = width * CHANNELS[colour];
-  const samples = made.samples ?? noise(stride * height, seed);
-  const scanlines = made.scanlines ?? unfiltered(samples, stride);
-  const idat = made.idat ?? deflateSync(scanlines, { level: 1 });
-  return Buffer.concat([SIGNATURE, ihdr(width, height, colour), ...before, pngChunk("IDAT", idat), pngChunk("IEND")]);
-}
-
-/** Scanlines of filter type 0: a zero in front of every `stride` bytes. */
-export function unfiltered(samples: Uint8Array, stride: number): Uint8Array {
-  const lines = new Uint8Array(samples.length + samples.length / stride);
-  for (let from = 0, to = 0; from < samples.length; from += stride, to += 1 + stride) {
-    lines.set(samples.subarray(from, from + stride), to + 1);
+/** A whole file. `idat` is how the compressed data are cut into IDAT chunks, the last size repeated. */
+export function pngOf(picture: Picture, idat = [Number.POSITIVE_INFINITY]): Buffer {
+  const parts: Uint8Array[] = [SIGNATURE, headerOf(picture)];
+  if (picture.palette) parts.push(chunk("PLTE", picture.palette));
+  if (picture.transparency) parts.push(chunk("tRNS", picture.transparency));
+  const data = deflateSync(scanlines(picture));
+  for (let at = 0, i = 0; at < data.length; i++) {
+    const part = data.subarray(at, at + idat[Math.min(i, idat.length - 1)]);
+    parts.push(chunk("IDAT", part));
+    at += part.length;
   }
-  return lines;
+  return Buffer.concat([...parts, chunk("IEND")]);
+}
+
+/** What a file holds compressed: the filtered scanlines of the picture, or of its seven passes. */
+export function scanlines(picture: Picture): Buffer {
+  const { width, height, interlaced, filter = (line) => line % 5 } = picture;
+  const passes = interlaced ? [1, 2, 3, 4, 5, 6, 7] : [0];
+  const lines: Uint8Array[] = [];
+  for (const pass of passes) {
+    let above: Uint8Array | undefined;
+    for (let y = 0; y < height; y++) {
+      const columns = [...Array(width).keys()].filter((x) => !pass || PATTERN[y % 8][x % 8] === `${pass}`);
+      if (columns.length === 0) continue;
+      const row = packed(picture, y, columns);
+      lines.push(filtered(filter(lines.length), row, above ?? new Uint8Array(row.length), picture));
+      above = row;
+    }
+  }
+  return Buffer.concat(lines);
+}
+
+function packed({ width, colour, depth, samples }: Picture, y: number, columns: number[]): Uint8Array {
+  const channels = CHANNELS[colour];
+  const row = new Uint8Array(Math.ceil((columns.length * channels * depth) / 8));
+  let bit = 0;
+  for (const x of columns) {
+    for (let c = 0; c < channels; c++) {
+      const sample = samples[(y * width + x) * channels + c];
+      for (let b = depth - 1; b >= 0; b--, bit++) row[bit >> 3] |= ((sample >> b) & 1) << (7 - (bit & 7));
+    }
+  }
+  return row;
+}
+
+function filtered(type: number, row: Uint8Array, above: Uint8Array, { colour, depth }: Picture): Uint8Array {
+  const step = Math.max(1, (CHANNELS[colour] * depth) / 8);
+  const line = new Uint8Array(1 + row.length);
+  line[0] = type;
+  for (let i = 0; i < row.length; i++) {
+    const a = row[i - step] ?? 0;
+    const b = above[i];
+    const c = above[i - step] ?? 0;
+    const [pa, pb, pc] = [Math.abs(b - c), Math.abs(a - c), Math.abs(a + b - 2 * c)];
+    const paeth = pa <= pb && pa <= pc ? a : pb <= pc ? b : c;
+    line[1 + i] = row[i] - ([0, a, b, (a + b) >> 1, paeth][type] ?? 0);
+  }
+  return line;
+}
+
+/** The grey that a picture should become, `width × height`. */
+export function greyOf({ colour, depth, samples, palette, transparency }: Picture): Uint8Array {
+  const channels = CHANNELS[colour];
+  const to8 = (sample: number) => (depth === 16 ? sample >> 8 : (sample * 255) / ((1 << depth) - 1));
+  const key = Array.from({ length: (transparency?.length ?? 0) / 2 }, (_, i) => {
+    return ((transparency![2 * i] << 8) | transparency![2 * i + 1]) & ((1 << depth) - 1);
+  });
+  return Uint8Array.from({ length: samples.length / channels }, (_, pixel) => {
+    const own = [...samples.subarray(pixel * channels, (pixel + 1) * channels)];
+    if (colour === PALETTE) return over([...palette!.subarray(own[0] * 3, own[0] * 3 + 3)], transparency?.[own[0]]);
+    if (colour === GREY_ALPHA || colour === RGBA) return over(own.slice(0, -1).map(to8), to8(own.at(-1)!));
+    return over(own.map(to8), transparency && own.every((sample, i) => sample === key[i]) ? 0 : 255);
+  });
+}
+
+/** Luminance of one or three samples, over white. */
+export function over(colour: number[], alpha = 255): number {
+  const [r, g = r, b = r] = colour;
+  const y = Math.floor((9798 * r + 19235 * g + 3735 * b + 16384) / 32768);
+  return Math.floor((y * alpha + 255 * (255 - alpha) + 127) / 255);
+}
+
+/** The magnitude as the definition has it, the neighbour beyond an edge being the one before it. */
+export function sobelOf(grey: Uint8Array, width: number, height: number): Uint8Array {
+  const inside = (i: number, size: number) => (size === 1 ? 0 : i < 0 ? -i : i < size ? i : 2 * size - 2 - i);
+  return Uint8Array.from(grey, (_, i) => {
+    const at = (dx: number, dy: number) =>
+      grey[inside(Math.floor(i / width) + dy, height) * width + inside((i % width) + dx, width)];
+    const gx = at(1, -1) + 2 * at(1, 0) + at(1, 1) - at(-1, -1) - 2 * at(-1, 0) - at(-1, 1);
+    const gy = at(-1, 1) + 2 * at(0, 1) + at(1, 1) - at(-1, -1) - 2 * at(0, -1) - at(1, -1);
+    return Math.min(255, Math.round(Math.sqrt(gx * gx + gy * gy)));
+  });
+}
+
+let seed = 1;
+
+/** 0 to 1, the same sequence in every run (Numerical Recipes' congruential generator). */
+export function chance(): number {
+  seed = (Math.imul(seed, 1664525) + 1013904223) >>> 0;
+  return seed / 2 ** 32;
+}
+
+export function random(length: number, range = 256): Uint8Array {
+  return Uint8Array.from({ length }, () => chance() * range);
+}
+
+export async function* inPieces(bytes: Uint8Array, size = bytes.length): AsyncGenerator<Uint8Array> {
+  for (let at = 0; at < bytes.length; at += size) yield bytes.subarray(at, at + size);
+}
+
+export const UNLIMITED: PixelLimits = { streamed: 1e9, whole: 1e9 };
+
+export async function read(png: AsyncIterable<Uint8Array>, limits = UNLIMITED): Promise<Uint8Array> {
+  return collectPixels(await readPng(png, limits));
+}
+
+/** Pixels as a reader gives them, in blocks of `most` rows that share one buffer. */
+export function imageOf(pixels: Uint8Array, width: number, most: number, end?: Error): GreyImage {
+  const blocks = async function* () {
+    const shared = new Uint8Array(most * width);
+    for (let at = 0; at < pixels.length; at += shared.length) {
+      const rows = pixels.subarray(at, at + shared.length);
+      shared.set(rows);
+      yield shared.subarray(0, rows.length);
+      shared.fill(0xee);
+    }
+    if (end) throw end;
+  };
+  return { width, height: pixels.length / width, blocks: blocks() };
+}
+
+/** A whole array in a failure message helps nobody: the first difference does. */
+export function expectSame<T extends Uint8Array | Uint16Array>(got: T, expected: T, what = ""): void {
+  const at = got.length === expected.length ? got.findIndex((value, i) => value !== expected[i]) : got.length;
+  if (at >= 0) expect({ what, at, value: got[at] }).toEqual({ what, at, value: expected[at] });
+  expect({ what, length: got.length }).toEqual({ what, length: expected.length });
 }

@@ -1,0 +1,471 @@
+// What a band is: how pictures are cut, that a cut never shows in the edges, and the bytes on the wire. The mirroring is
+// OpenCV's: golden/reflect101.json holds, for sizes 1 to 7 and rows -9 to size + 8,
+//   /usr/bin/python3 -c 'import cv2; print([[cv2.borderInterpolate(p, n, cv2.BORDER_REFLECT_101)
+//     for p in range(-9, 9 + n + 1)] for n in range(1, 8)])'
+import { describe, expect, test } from "bun:test";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { decode } from "fast-png";
+import {
+  type Band,
+  bandRows,
+  type Chunk,
+  chunkIdOf,
+  decodeMessage,
+  encodeMessage,
+  fromBase64,
+  isJobId,
+  isTaskName,
+  type Plan,
+  parseChunkId,
+  planBands,
+  reflect101,
+  split,
+  type Task,
+  WireError,
+} from "../chunk.ts";
+import { encodeBand, ImageError, Stitcher } from "../png.ts";
+import { sobel, transform } from "../sobel.ts";
+import mirrored from "./golden/reflect101.json";
+import { chunk, expectSame, GREY, ihdr, imageOf, pngOf, RGB, random, SIGNATURE, sobelOf } from "./pictures.ts";
+
+const golden = (name: string) => readFileSync(join(import.meta.dirname, "golden", name));
+const JOB = "01234567-89ab-4cde-8f01-23456789abcd";
+const MI = 1 << 20;
+
+describe("a plan", () => {
+  const HALOS = [0, 1, 2, 5];
+  const sizes = [1, 2, 3, 7, 97, 100, 1000, 4096, 65_521, 800_000];
+
+  test("covers the picture with as few bands as their size allows, and as even ones", () => {
+    for (const width of sizes) {
+      for (const height of [...sizes, 2 ** 31 - 1]) {
+        for (const halo of HALOS) {
+          for (const bandPixels of [1, 1.5, 2, 100, 4097, MI, 1e9, Number.MAX_SAFE_INTEGER, Number.POSITIVE_INFINITY]) {
+            const plan = planBands(width, height, halo, bandPixels);
+            const { rows, bands } = plan;
+            const fits = {
+              given: plan.width === width && plan.height === height && plan.halo === halo,
+              whole: Number.isSafeInteger(rows) && Number.isSafeInteger(bands) && rows >= 1 && bands >= 1,
+              covers: rows * bands >= height,
+              lastNotEmpty: rows * (bands - 1) < height,
+              even: (rows - 1) * bands < height,
+              asAsked: rows === 1 || rows * width <= bandPixels,
+              asFew: bands === 1 || wanted(width, halo, bandPixels) * (bands - 1) < height,
+              sendable: (rows + 2 * halo) * (width + 1) <= 9 * MI,
+            };
+            const wrong = Object.entries(fits).filter(([, holds]) => !holds);
+            if (wrong.length > 0) expect({ width, height, halo, bandPixels, rows, bands, wrong }).toBeUndefined();
+          }
+        }
+      }
+    }
+  });
+
+  /** The rows of a band that is neither over what was asked nor over 9 MiB of scanlines; one at least. */
+  function wanted(width: number, halo: number, bandPixels: number): number {
+    let [low, high] = [1, 1e9];
+    while (low < high) {
+      const rows = Math.ceil((low + high) / 2);
+      if (rows * width <= bandPixels && (rows + 2 * halo) * (width + 1) <= 9 * MI) low = rows;
+      else high = rows - 1;
+    }
+    return low;
+  }
+
+  test("has bands that lie one under the other", () => {
+    for (const [width, height, bandPixels] of [
+      [1, 1, 1],
+      [3, 97, 15],
+      [1000, 2001, 50_000],
+    ]) {
+      const plan = planBands(width, height, 1, bandPixels);
+      let next = 0;
+      for (let number = 0; number < plan.bands; number++) {
+        const { y, rows } = bandRows(plan, number);
+        expect(y).toBe(next);
+        expect(rows).toBeGreaterThanOrEqual(1);
+        expect(rows).toBeLessThanOrEqual(plan.rows);
+        next = y + rows;
+      }
+      expect(next).toBe(height);
+    }
+  });
+
+  test("of one pixel is one band", () => {
+    expect(planBands(1, 1, 1, MI)).toEqual({ width: 1, height: 1, rows: 1, bands: 1, halo: 1 });
+  });
+
+  test.each(HALOS)("never makes a message that RabbitMQ would refuse, halo %i", async (halo) => {
+    for (const width of [1, 3000, widest(halo)]) {
+      const { rows } = planBands(width, 2 ** 31 - 1, halo, Number.POSITIVE_INFINITY);
+      const height = rows + 2 * halo;
+      const message = encodeMessage({ ...example, halo: [halo, halo], width, height, pixels: random(width * height) });
+      expect(message.length).toBeGreaterThan(11 * MI); // the largest there is, or nearly
+      expect(message.length).toBeLessThan(16 * MI);
+      expect((await decodeMessage(message)).height).toBe(height); // nor one that a worker would
+    }
+  });
+
+  test("is refused where a row does not fit", () => {
+    for (const halo of HALOS) {
+      const width = widest(halo);
+      expect(planBands(width, 3, halo, MI)).toMatchObject({ rows: 1, bands: 3 });
+      const refused = new ImageError(413, `image too wide: expected at most ${width} pixels a row, got ${width + 1}`);
+      expect(() => planBands(width + 1, 3, halo, MI)).toThrow(refused);
+      expect(caught(() => planBands(width + 1, 3, halo, MI))).toMatchObject({ status: 413 });
+    }
+  });
+
+  /** So wide that a row, its halo and their filter bytes are 9 MiB, 12 MiB in base64. */
+  function widest(halo: number): number {
+    return Math.floor((9 * MI) / (1 + 2 * halo)) - 1;
+  }
+});
+
+describe("split", () => {
+  test.each([0, 1, 2, 5])("gives the rows and a mirrored halo of %i", async (halo) => {
+    for (const height of [1, 2, 3, 4, 6, 17]) {
+      for (const width of [1, 2, 5]) {
+        const pixels = random(width * height);
+        for (let rows = 1; rows <= height; rows++) {
+          for (let most = 1; most <= height; most++) {
+            const plan: Plan = { width, height, rows, bands: Math.ceil(height / rows), halo };
+            const bands = await Array.fromAsync(split(imageOf(pixels, width, most), plan));
+            expect(bands.map(({ number, y }) => [number, y])).toEqual(
+              Array.from({ length: plan.bands }, (_, number) => [number, number * rows]),
+            );
+            for (const band of bands) expectBand(band, plan, pixels);
+          }
+        }
+      }
+    }
+  });
+
+  function expectBand(band: Band, { width, height, rows, halo }: Plan, pixels: Uint8Array): void {
+    const own = Math.min(rows, height - band.y);
+    expect(band).toMatchObject({ rows: own, width, halo: [halo, halo] });
+    const expected = new Uint8Array((own + 2 * halo) * width);
+    for (let row = -halo; row < own + halo; row++) {
+      let from = band.y + row;
+      while (from < 0 || from >= height) from = height === 1 ? 0 : from < 0 ? -from : 2 * (height - 1) - from;
+      expected.set(pixels.subarray(from * width, (from + 1) * width), (row + halo) * width);
+    }
+    expectSame(band.pixels, expected, `${width} × ${height}, band ${band.number} of ${rows} rows, halo ${halo}`);
+  }
+
+  test("reads no further than a band's halo before it gives the band", async () => {
+    const image = imageOf(random(5 * 40), 5, 1);
+    let read = 0;
+    const counted = async function* () {
+      for await (const block of image.blocks) {
+        read++;
+        yield block;
+      }
+    };
+    const plan: Plan = { width: 5, height: 40, rows: 7, bands: 6, halo: 2 };
+    for await (const { y, rows } of split({ ...image, blocks: counted() }, plan)) {
+      expect(read).toBe(Math.min(y + rows + 2, 40));
+    }
+  });
+
+  test("passes on an error, one behind the last row too", async () => {
+    const end = new Error("the checksum is wrong");
+    const plan: Plan = { width: 5, height: 6, rows: 2, bands: 3, halo: 1 };
+    for (const [rows, whole] of [
+      [0, 0],
+      [1, 0],
+      [4, 1],
+      [6, 3],
+    ]) {
+      const numbers: number[] = [];
+      const walk = async () => {
+        for await (const { number } of split(imageOf(random(5 * rows), 5, 2, end), plan)) numbers.push(number);
+      };
+      expect(await walk().catch((error) => error)).toBe(end);
+      expect(numbers).toEqual([0, 1, 2].slice(0, whole));
+    }
+  });
+});
+
+test("reflect101 is OpenCV's", () => {
+  for (const [size, rows] of Object.entries(mirrored)) {
+    expect(rows.map((_, i) => reflect101(i - 9, Number(size)))).toEqual(rows);
+  }
+});
+
+describe("the edges of the whole are the edges of its bands, stitched", () => {
+  const sizes = [
+    [61, 97],
+    [33, 31],
+    [1, 97],
+    [97, 1],
+    [2, 3],
+    [1, 1],
+  ];
+
+  test.each(sizes)("%i × %i, bands of 1 row to all", async (width, height) => {
+    const pixels = random(width * height);
+    const expected = sobelOf(pixels, width, height);
+    const seen = new Set<number>();
+    for (let rows = 1; rows <= height; rows++) {
+      const plan: Plan = { width, height, rows, bands: Math.ceil(height / rows), halo: sobel.halo };
+      seen.add(plan.bands);
+      expectSame(await edges(pixels, plan), expected, `${plan.bands} bands`);
+    }
+    expect([seen.has(1), seen.has(height)]).toEqual([true, true]);
+  });
+
+  test.each(sizes)("%i × %i, in one process", async (width, height) => {
+    const pixels = random(width * height);
+    for (let rows = 1; rows <= height; rows++) {
+      const pieces = await Array.fromAsync(transform(imageOf(pixels, width, 5), sobel, rows * width));
+      const { data } = decode(Buffer.concat(pieces), { checkCrc: true });
+      expectSame(data as Uint8Array, sobelOf(pixels, width, height), `bands of ${rows} rows`);
+    }
+  });
+
+  test("a halo higher than the task's own changes nothing", async () => {
+    const pixels = random(61 * 31);
+    for (const halo of [2, 5, 40]) {
+      const plan: Plan = { width: 61, height: 31, rows: 4, bands: 8, halo };
+      expectSame(await edges(pixels, plan), sobelOf(pixels, 61, 31), `halo ${halo}`);
+    }
+  });
+
+  test("a task that looks farther, the mean of 11 rows", async () => {
+    const mean: Task = {
+      name: "mean",
+      halo: 5,
+      run: ({ pixels, width, height, halo }) =>
+        Uint8Array.from({ length: (height - halo[0] - halo[1]) * width }, (_, at) => {
+          let sum = 0;
+          for (let row = -5; row <= 5; row++) sum += pixels[at + (halo[0] + row) * width];
+          return Math.round(sum / 11);
+        }),
+    };
+    const pixels = random(7 * 23);
+    const outputs = new Set<string>();
+    for (let rows = 1; rows <= 23; rows++) {
+      const pieces = await Array.fromAsync(transform(imageOf(pixels, 7, 3), mean, rows * 7));
+      outputs.add(Buffer.from(decode(Buffer.concat(pieces)).data as Uint8Array).toString("hex"));
+    }
+    expect(outputs.size).toBe(1);
+  });
+
+  /** The long way: split, each band over the wire and back, edges, compressed, stitched, read by another's decoder. */
+  async function edges(pixels: Uint8Array, plan: Plan): Promise<Uint8Array> {
+    const stitcher = new Stitcher(plan.width, plan.height);
+    const parts = [stitcher.head()];
+    for await (const band of split(imageOf(pixels, plan.width, 3), plan)) {
+      const { rows, width, halo } = band;
+      const height = rows + halo[0] + halo[1];
+      const message = encodeMessage({ ...example, halo, width, height, pixels: band.pixels });
+      const png = await encodeBand(sobel.run(await decodeMessage(message)), width, rows);
+      parts.push(stitcher.band(png, rows)!);
+    }
+    const { data } = decode(Buffer.concat([...parts, stitcher.tail()]), { checkCrc: true });
+    return data as Uint8Array;
+  }
+});
+
+const example: Chunk = {
+  chunkId: `{${JOB}}:42`,
+  task: "sobel",
+  params: { threshold: 7 },
+  halo: [1, 1],
+  width: 3,
+  height: 4,
+  pixels: Uint8Array.of(0, 1, 2, 3, 4, 5, 253, 254, 255, 9, 8, 7),
+};
+
+describe("a message", () => {
+  test("is these bytes", () => {
+    expect(encodeMessage(example).toString()).toBe(golden("message.txt").toString());
+  });
+
+  test("of these bytes is this chunk", async () => {
+    expect(await decodeMessage(golden("message.txt"))).toEqual(example);
+  });
+
+  test("comes back as it went, without params too", async () => {
+    const chunks: Chunk[] = [
+      { ...example, params: undefined },
+      { ...example, params: [1, "ñ", null], task: "a-2", halo: [0, 3] },
+      { ...example, width: 1, height: 12, halo: [11, 0] },
+      { ...example, chunkId: `{${JOB}}:0`, width: 300, height: 400, pixels: random(120_000) },
+    ];
+    for (const chunk of chunks) expect(await decodeMessage(encodeMessage(chunk))).toEqual(chunk);
+    expect(encodeMessage(chunks[0]).toString()).not.toContain("params");
+  });
+
+  test("may come from others: fields in another order, spaces, a picture of another kind", async () => {
+    const samples = Uint16Array.of(255, 0, 0, 0, 255, 0);
+    const imagen = pngOf({ width: 1, height: 2, colour: RGB, depth: 8, samples }).toString("base64");
+    const fields = { imagen, extra: 1, halo: [0, 1], task: "sobel", chunk_id: example.chunkId };
+    expect(await decodeMessage(Buffer.from(JSON.stringify(fields, null, 4)))).toEqual({
+      ...example,
+      ...{ params: undefined, halo: [0, 1], width: 1, height: 2, pixels: Uint8Array.of(76, 150) },
+    });
+  });
+
+  const good = JSON.parse(golden("message.txt").toString());
+  const bytes = (png: Uint8Array) => Buffer.from(png).toString("base64");
+  const huge = Buffer.concat([SIGNATURE, ihdr(5000, 5000, 8, GREY), chunk("IEND")]);
+  const cut = Buffer.from(good.imagen, "base64").subarray(0, -1);
+  const cases: [what: string, body: unknown, message: string | RegExp][] = [
+    ["nothing", Buffer.alloc(0), "message: expected JSON, got 0 bytes that are not"],
+    ["not JSON", Buffer.from("{imagen}"), "message: expected JSON, got 8 bytes that are not"],
+    ["not UTF-8", Buffer.from('{"task":"\xff"}', "latin1"), "message: expected JSON, got 12 bytes that are not"],
+    ["cut off", golden("message.txt").subarray(0, -1), /^message: expected JSON, got \d+ bytes that are not$/],
+    ["a number", 5, "message: expected a JSON object"],
+    ["a string", "sobel", "message: expected a JSON object"],
+    ["null", null, "message: expected a JSON object"],
+    ["an array", [good], 'chunk_id: expected "{<job id>}:<band>", got undefined'],
+    ["no chunk_id", { ...good, chunk_id: undefined }, 'chunk_id: expected "{<job id>}:<band>", got undefined'],
+    ["another chunk_id", { ...good, chunk_id: "tile-1" }, 'chunk_id: expected "{<job id>}:<band>", got "tile-1"'],
+    [
+      "a long one",
+      { ...good, chunk_id: "x".repeat(1000) },
+      `chunk_id: expected "{<job id>}:<band>", got "${"x".repeat(79)}…`,
+    ],
+    ["no task", { ...good, task: undefined }, "task: expected a task's name, got undefined"],
+    ["a task that is no name", { ...good, task: "Sobel" }, 'task: expected a task\'s name, got "Sobel"'],
+    ["no halo", { ...good, halo: undefined }, "halo: expected [rows above, rows below], got undefined"],
+    ["a halo of one", { ...good, halo: [1] }, "halo: expected [rows above, rows below], got [1]"],
+    ["a halo of three", { ...good, halo: [1, 1, 1] }, "halo: expected [rows above, rows below], got [1,1,1]"],
+    ["a number for a halo", { ...good, halo: 1 }, "halo: expected [rows above, rows below], got 1"],
+    ["a negative halo", { ...good, halo: [-1, 1] }, "halo: expected [rows above, rows below], got [-1,1]"],
+    ["a broken halo", { ...good, halo: [0.5, 1] }, "halo: expected [rows above, rows below], got [0.5,1]"],
+    ["a halo in words", { ...good, halo: ["1", 1] }, 'halo: expected [rows above, rows below], got ["1",1]'],
+    ["a halo and no row", { ...good, halo: [2, 2] }, "halo: expected fewer than 4 rows, got [2,2]"],
+    ["a halo past the picture", { ...good, halo: [0, 9] }, "halo: expected fewer than 4 rows, got [0,9]"],
+    [
+      "a halo past all numbers",
+      { ...good, halo: [1e308, 1e308] },
+      "halo: expected fewer than 4 rows, got [1e+308,1e+308]",
+    ],
+    ["no imagen", { ...good, imagen: undefined }, "imagen: expected base64, got undefined"],
+    ["a number for an imagen", { ...good, imagen: 7 }, "imagen: expected base64, got 7"],
+    [
+      "base64 that is cut off",
+      { ...good, imagen: good.imagen.slice(0, -1) },
+      /^imagen: expected base64, got "iVBOR.{74}…$/,
+    ],
+    [
+      "base64 with other characters",
+      { ...good, imagen: `****${good.imagen}` },
+      "imagen: expected base64, got other characters",
+    ],
+    ["an empty imagen", { ...good, imagen: "" }, "imagen: corrupt PNG: the file ends before its IEND chunk"],
+    ["a JPEG", { ...good, imagen: "/9j/4AAQSkZJRgABAQAA" }, "imagen: corrupt PNG: no PNG signature"],
+    [
+      "a PNG that is cut off",
+      { ...good, imagen: bytes(cut) },
+      "imagen: corrupt PNG: the file ends before its IEND chunk",
+    ],
+    [
+      "a huge PNG",
+      { ...good, imagen: bytes(huge) },
+      "imagen: image too large: expected at most 12582912 pixels, got 5000 × 5000",
+    ],
+  ];
+  test.each(cases)("is refused: %s", async (_what, body, message) => {
+    const sent = Buffer.isBuffer(body) ? body : Buffer.from(JSON.stringify(body));
+    const error = await decodeMessage(sent).catch((thrown) => thrown);
+    expect(error).toBeInstanceOf(WireError);
+    expect(error.name).toBe("WireError");
+    if (typeof message === "string") expect(error.message).toBe(message);
+    else expect(error.message).toMatch(message);
+  });
+
+  test("that is refused keeps the cause", async () => {
+    const error = await decodeMessage(Buffer.from(JSON.stringify({ ...good, imagen: "" }))).catch((thrown) => thrown);
+    expect(error.cause).toBeInstanceOf(ImageError);
+  });
+});
+
+test("fromBase64 takes base64 and nothing else", () => {
+  for (let length = 0; length < 50; length++) {
+    const data = Buffer.from(random(length));
+    expect(fromBase64(data.toString("base64"), "x")).toEqual(data);
+  }
+  for (const text of [
+    "A",
+    "AA",
+    "AAA",
+    "A===",
+    "====",
+    "AA==AAAA",
+    "AA A",
+    "AAA\n",
+    "AAAé",
+    "AA.=",
+    "AAAA====",
+    "=AAA",
+  ]) {
+    expect(() => fromBase64(text, "imagen")).toThrow(/^imagen: expected base64, got /);
+    expect(() => fromBase64(text, "imagen")).toThrow(WireError);
+  }
+});
+
+describe("a chunk id", () => {
+  test("is the job's in braces, and the band's number", () => {
+    expect(chunkIdOf(JOB, 42)).toBe("{01234567-89ab-4cde-8f01-23456789abcd}:42");
+    for (const band of [0, 1, 10, 1_000_000, 2 ** 31 - 1]) {
+      expect(parseChunkId(chunkIdOf(JOB, band))).toEqual({ jobId: JOB, band });
+    }
+  });
+
+  test("of another form is refused", () => {
+    const forms = [
+      ...["", JOB, `{${JOB}}`, `{${JOB}}:`, `${JOB}:1`, `{${JOB}}1`, `{${JOB}}:-1`, `{${JOB}}:01`, `{${JOB}}:1.5`],
+      ...[`{${JOB}}:1 `, ` {${JOB}}:1`, `{${JOB}}:1\n`, `{${JOB}}:1e3`, `{${JOB}}:12345678901`, `{${JOB}}:١`],
+      ...[`{${JOB.toUpperCase()}}:1`, `{${JOB.slice(1)}}:1`, `{${JOB}0}:1`, `{${JOB.replaceAll("-", "")}}:1`, "{*}:1"],
+      ...[undefined, null, 5, [], {}, [chunkIdOf(JOB, 1)]],
+    ];
+    for (const form of forms) {
+      const error = caught(() => parseChunkId(form));
+      expect({ form, error: String(error) }).toEqual({
+        form,
+        error: `WireError: chunk_id: expected "{<job id>}:<band>", got ${JSON.stringify(form) ?? "undefined"}`,
+      });
+    }
+  });
+
+  test("has a UUID in lower case for a job, and a task a name fit for a queue", () => {
+    expect([JOB, JOB.toUpperCase(), `${JOB} `, "", `{${JOB}}`].map(isJobId)).toEqual([
+      true,
+      false,
+      false,
+      false,
+      false,
+    ]);
+    for (const name of ["sobel", "a", "a-1", "x".repeat(64)]) expect([name, isTaskName(name)]).toEqual([name, true]);
+    for (const name of [
+      "",
+      "Sobel",
+      "1a",
+      "-a",
+      "a.b",
+      "a b",
+      "a\n",
+      "ñ",
+      "x".repeat(65),
+      5,
+      null,
+      undefined,
+      ["sobel"],
+    ]) {
+      expect([name, isTaskName(name)]).toEqual([name, false]);
+    }
+  });
+});
+
+function caught(run: () => unknown): unknown {
+  try {
+    return run();
+  } catch (error) {
+    return error;
+  }
+}

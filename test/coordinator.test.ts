@@ -1,0 +1,1119 @@
+// The embedded program as its users meet it: through real sockets, with the clients that people have. Where a test must
+// see inside (what was queued, what is left in the store), the same app runs in this process, with `createApp`.
+//
+// The expected bytes are those of the one-machine program.
+import { afterAll, afterEach, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { execFile } from "node:child_process";
+import { mkdtempSync, rmSync } from "node:fs";
+import { connect, type Socket } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { promisify } from "node:util";
+import { deflateSync } from "node:zlib";
+import { encode } from "fast-png";
+import { chromium } from "playwright-core";
+import sharp from "sharp";
+import type { Chunk } from "../chunk.ts";
+import { createApp, type Dependencies } from "../coordinator.ts";
+import { readImage } from "../image.ts";
+import { LocalQueue } from "../queue.ts";
+import { type Done, type Job, LocalResults, type WorkerInfo } from "../results.ts";
+import { sobel, transform } from "../sobel.ts";
+import { Worker } from "../worker.ts";
+import { chunk, expectSame, ihdr, PALETTE, pngOf, random, SIGNATURE } from "./pictures.ts";
+import { binaries, describeWith, type Program, spawnProgram } from "./servers.ts";
+
+type Bytes = Buffer<ArrayBuffer>;
+type Part = Uint8Array<ArrayBuffer>;
+
+const BAND_PIXELS = 4000;
+const MAX_UPLOAD_BYTES = 16 << 20;
+/** No wait in this file is longer, ms. */
+const DEADLINE = 15_000;
+const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/;
+
+/** More than the tests' 15 s, for those that start programs one after the other. */
+setDefaultTimeout(60_000);
+
+/** Eight bands: seven of 19 rows and one of 17. */
+const photo = png(200, 150, 1);
+const sameSize = png(200, 150, 2);
+/** 67 bands of 6 rows but the last, of 4. More than is read before the first rows are inflated, 256 KiB. */
+const wide = png(600, 400, 3);
+const small = png(20, 10, 4);
+/** 13 MB: more than all buffers between client and server hold. */
+const huge = png(2200, 2000, 5);
+
+let origin: string;
+let coordinator: Program;
+let edgesOfPhoto: Bytes;
+const scratch = mkdtempSync(join(tmpdir(), "sobel-coordinator-"));
+
+beforeAll(async () => {
+  edgesOfPhoto = await edgesOf(photo);
+  coordinator = spawnProgram("coordinator.ts", { ...SETTINGS, PORT: "0" });
+  origin = await originOf(coordinator);
+});
+afterAll(async () => {
+  coordinator.kill();
+  rmSync(scratch, { recursive: true });
+  expect(await coordinator.exited).toBe(0);
+});
+
+const SETTINGS = { WORKERS: "2", BAND_PIXELS: String(BAND_PIXELS), MAX_UPLOAD_BYTES: String(MAX_UPLOAD_BYTES) };
+
+describe("POST /tasks/sobel", () => {
+  test("a body in, its edges out, and nothing is kept", async () => {
+    const answer = await ask("/tasks/sobel", { method: "POST", body: photo });
+    expect(answer.status).toBe(200);
+    expect(answer.headers.get("content-type")).toBe("image/png");
+    const id = answer.headers.get("x-job-id") ?? "";
+    expect(id).toMatch(UUID);
+    expectSame(await bytesOf(answer), edgesOfPhoto);
+    await until(async () => (await ask(`/jobs/${id}`)).status === 404);
+  });
+
+  test("any number of workers gives the same bytes", async () => {
+    for (const workers of ["1", "2", "3", "1024", ""]) {
+      const answer = await ask(`/tasks/sobel?workers=${workers}`, { method: "POST", body: photo });
+      expectSame(await bytesOf(answer), edgesOfPhoto);
+    }
+  });
+
+  test("a form: the field image, whatever stands before and behind it", async () => {
+    const form = new FormData();
+    form.append("note", "before");
+    form.append("other", new File([sameSize], "other.png"));
+    form.append("image", new File([photo], "photo.png"));
+    form.append("late", "behind");
+    form.append("another", new File([sameSize], "another.png"));
+    const answer = await ask("/tasks/sobel", { method: "POST", body: form });
+    expect(answer.status).toBe(200);
+    expectSame(await bytesOf(answer), edgesOfPhoto);
+  });
+
+  test("forms without a picture to be found", async () => {
+    const form = new FormData();
+    form.append("picture", new File([photo], "photo.png"));
+    await expectProblem(await ask("/tasks/sobel", { method: "POST", body: form }), 400, /field image, got none/);
+    const text = new FormData();
+    text.append("image", "a text, not a file");
+    await expectProblem(await ask("/tasks/sobel", { method: "POST", body: text }), 400, /field image, got none/);
+
+    const part = `--here\r\ncontent-disposition: form-data; name="image"; filename="a.png"\r\n\r\n`;
+    const whole = Buffer.concat([Buffer.from(part), photo, Buffer.from("\r\n--here--\r\n")]);
+    const send = (type: string, body: Part) =>
+      ask("/tasks/sobel", { method: "POST", body, headers: { "content-type": type } });
+    const good = await send("multipart/form-data; boundary=here", whole);
+    expectSame(await bytesOf(good), edgesOfPhoto);
+    await expectProblem(await send("multipart/form-data; boundary=there", whole), 400, /form/);
+    await expectProblem(await send("multipart/form-data", whole), 400, /form: .*boundary/i);
+    await expectProblem(await send("multipart/form-data; boundary=here", new Uint8Array(0)), 400, /form/);
+    const cut = whole.subarray(0, part.length + 30_000);
+    await expectProblem(await send("multipart/form-data; boundary=here", cut), 400, /^form: .*early/);
+    const other = Buffer.from(cut.toString("latin1").replace('name="image"', 'name="other"'), "latin1");
+    await expectProblem(await send("multipart/form-data; boundary=here", other), 400, /^form: /);
+    await expectWell();
+  });
+});
+
+describe("PUT /jobs/:id", () => {
+  test("a job's life: sent, looked at, downloaded twice, removed", async () => {
+    const id = crypto.randomUUID();
+    const sent = await ask(`/jobs/${id}?workers=2`, { method: "PUT", body: photo });
+    expect(sent.status).toBe(202);
+    expect(sent.headers.get("location")).toBe(`/jobs/${id}`);
+    const asked = { id, task: "sobel", width: 200, height: 150, rows: 19, bands: 8, workers: 2, error: null };
+    expect(await sent.json()).toMatchObject(asked);
+
+    // Opened while it runs or after it: the same story.
+    for (let round = 0; round < 2; round++) {
+      const answer = await ask(`/jobs/${id}/events`);
+      expect(answer.headers.get("content-type")).toStartWith("text/event-stream");
+      const events = parsedEvents(await answer.text());
+      expectStory(events, id, { bands: 8, rows: 19, height: 150 });
+    }
+
+    const job = await (await ask(`/jobs/${id}`)).json();
+    expect(job).toMatchObject({ ...asked, state: "done", done: 8, waiting: false });
+    const shares = Object.entries(job.byWorker as Record<string, { bands: number; ms: number }>);
+    expect(shares.map(([name]) => name).filter((name) => !/^thread-[12]$/.test(name))).toEqual([]);
+    expect(shares.reduce((sum, [, { bands }]) => sum + bands, 0)).toBe(8);
+
+    for (let round = 0; round < 2; round++) {
+      const result = await ask(`/jobs/${id}/result`);
+      expect(result.status).toBe(200);
+      expect(result.headers.get("content-type")).toBe("image/png");
+      expect(result.headers.get("content-disposition")).toBe(`attachment; filename="${id}.sobel.png"`);
+      expectSame(await bytesOf(result), edgesOfPhoto);
+    }
+
+    expect((await ask(`/jobs/${id}`, { method: "DELETE" })).status).toBe(204);
+    for (const [method, path] of [
+      ["GET", ""],
+      ["GET", "/result"],
+      ["GET", "/events"],
+      ["DELETE", ""],
+    ]) {
+      await expectProblem(await ask(`/jobs/${id}${path}`, { method }), 404, new RegExp(id));
+    }
+  });
+
+  test("while the picture is on its way: its state, its events, and no result yet", async () => {
+    const id = crypto.randomUUID();
+    const upload = await rawUpload(`PUT /jobs/${id}`, wide.length);
+    upload.write(wide.subarray(0, wide.length / 2));
+    await until(async () => (await ask(`/jobs/${id}`)).status === 200);
+    expect((await (await ask(`/jobs/${id}`)).json()).state).toBe("uploading");
+    const early = await ask(`/jobs/${id}/result`);
+    expect(early.headers.get("retry-after")).toBe("1");
+    await expectProblem(early, 409, /not ready: \d+ of 67 bands/);
+
+    const events = await ask(`/jobs/${id}/events`);
+    // Bands are done before the last byte has come.
+    await until(async () => (await (await ask(`/jobs/${id}`)).json()).done > 1);
+    upload.write(wide.subarray(wide.length / 2));
+    const story = parsedEvents(await events.text());
+    expectStory(story, id, { bands: 67, rows: 6, height: 400 });
+    expect(story.find(({ event }) => event === "job")?.data.state).toBe("uploading");
+    expect((await upload.answer()).slice(0, 12)).toBe("HTTP/1.1 202");
+    expectSame(await bytesOf(await ask(`/jobs/${id}/result`)), await edgesOf(wide));
+  });
+
+  test("as a form too", async () => {
+    const id = crypto.randomUUID();
+    const form = new FormData();
+    form.append("image", new File([photo], "photo.png"));
+    expect((await ask(`/jobs/${id}`, { method: "PUT", body: form })).status).toBe(202);
+    await finished(id);
+    expectSame(await bytesOf(await ask(`/jobs/${id}/result`)), edgesOfPhoto);
+  });
+
+  test("the same id again is the same job; with another picture it is a conflict", async () => {
+    const id = crypto.randomUUID();
+    const put = (body: Part) => ask(`/jobs/${id}`, { method: "PUT", body });
+    for (let round = 0; round < 2; round++) expect((await put(photo)).status).toBe(202);
+    await finished(id);
+    const before = await (await ask(`/jobs/${id}`)).json();
+    // Ids are not case-sensitive.
+    expect((await ask(`/jobs/${id.toUpperCase()}`, { method: "PUT", body: photo })).status).toBe(202);
+    expect(await (await ask(`/jobs/${id}`)).json()).toEqual(before);
+
+    await expectProblem(await put(sameSize), 409, /another picture: band 0 differs/);
+    await expectProblem(await put(small), 409, /another picture: 200 × 150, sobel/);
+    await expectProblem(await put(photo.subarray(0, 20_000)), 422, /ends before its IEND/);
+    await expectProblem(await put(Buffer.from("a text")), 400, /not an image/);
+    // Nothing of that harms the job.
+    expect(await (await ask(`/jobs/${id}`)).json()).toEqual(before);
+    expectSame(await bytesOf(await ask(`/jobs/${id}/result`)), edgesOfPhoto);
+  });
+
+  test("an id whose picture was corrupt can be used again", async () => {
+    const id = crypto.randomUUID();
+    const cut = photo.subarray(0, photo.length - 20);
+    await expectProblem(await ask(`/jobs/${id}`, { method: "PUT", body: cut }), 422, /ends before its IEND/);
+    expect(await (await ask(`/jobs/${id}`)).json()).toMatchObject({
+      state: "failed",
+      error: expect.stringMatching(/IEND/),
+    });
+    const events = parsedEvents(await (await ask(`/jobs/${id}/events`)).text());
+    expect(events.at(-1)).toMatchObject({ event: "failed", data: { state: "failed" } });
+    await expectProblem(await ask(`/jobs/${id}/result`), 409, /has failed: .*IEND/);
+
+    expect((await ask(`/jobs/${id}`, { method: "PUT", body: photo })).status).toBe(202);
+    await finished(id);
+    expectSame(await bytesOf(await ask(`/jobs/${id}/result`)), edgesOfPhoto);
+  });
+
+  test("what is wrong from the first bytes on leaves no job", async () => {
+    const id = crypto.randomUUID();
+    await expectProblem(await ask(`/jobs/${id}`, { method: "PUT", body: "a text" }), 400, /not an image/);
+    await expectProblem(await ask(`/jobs/${id}`), 404, /no job/);
+  });
+});
+
+describe("what is asked wrongly", () => {
+  test.each(["0", "-1", "abc", "1e9", "1025", "2.5", " 1", "99999999999999999999"])("workers=%s", async (workers) => {
+    const path = `?workers=${encodeURIComponent(workers)}`;
+    const wrong = /workers: expected a whole number from 1 to 1024, got/;
+    await expectProblem(await ask(`/tasks/sobel${path}`, { method: "POST", body: small }), 400, wrong);
+    await expectProblem(await ask(`/jobs/${crypto.randomUUID()}${path}`, { method: "PUT", body: small }), 400, wrong);
+    await expectWell();
+  });
+
+  test("a task that nobody has", async () => {
+    const unknown = /unknown task "canny": expected sobel/;
+    await expectProblem(await ask("/tasks/canny", { method: "POST", body: small }), 404, unknown);
+    await expectProblem(await ask("/tasks/canny", { method: "POST" }), 404, unknown);
+    const path = `/jobs/${crypto.randomUUID()}?task=canny`;
+    await expectProblem(await ask(path, { method: "PUT", body: small }), 404, unknown);
+    await expectWell();
+  });
+
+  test("ids that are no UUIDs", async () => {
+    for (const id of ["7", "not-a-uuid", `${crypto.randomUUID()}0`, "..%2f..%2fetc", "%7B%7D", "%00", "%E0%A4%A"]) {
+      for (const [method, path] of [
+        ["PUT", ""],
+        ["GET", ""],
+        ["GET", "/events"],
+        ["GET", "/result"],
+        ["DELETE", ""],
+      ]) {
+        const init = { method, body: method === "PUT" ? small : undefined };
+        await expectProblem(await ask(`/jobs/${id}${path}`, init), 400, /job id: expected a UUID, got/);
+      }
+    }
+    await expectWell();
+  });
+
+  test("paths and methods that do not exist", async () => {
+    for (const [method, path] of [
+      ["GET", "/nothing"],
+      ["GET", "/tasks/sobel"],
+      ["PUT", "/tasks/sobel"],
+      ["PATCH", `/jobs/${crypto.randomUUID()}`],
+      ["OPTIONS", "/"],
+      ["OPTIONS", "/tasks/sobel"],
+      ["POST", "/"],
+    ]) {
+      await expectProblem(await ask(path, { method }), 404, new RegExp(`nothing here: ${method} /`));
+    }
+    const head = await ask("/nothing", { method: "HEAD" });
+    expect([head.status, head.headers.get("content-type")]).toEqual([404, "application/problem+json"]);
+    expect((await ask("/", { method: "HEAD" })).status).toBe(200);
+    await expectWell();
+  });
+});
+
+/** A PNG that says it is `width × height`, with `idat` in it. */
+const claiming = (width: number, height: number, idat: Uint8Array) =>
+  Buffer.concat([SIGNATURE, ihdr(width, height, 8, 0), chunk("IDAT", idat), chunk("IEND")]);
+const onePixelRow = Uint8Array.of(0, 2, 0, 0, 0, 1, 0, 0);
+
+describe("bytes that are no good picture", () => {
+  const cases: [string, () => Part | Promise<Part>, number, RegExp][] = [
+    ["nothing", () => new Uint8Array(0), 400, /got no bytes/],
+    ["one byte", () => Buffer.from([0]), 415, /unknown format/],
+    ["text", () => Buffer.from("To do: buy film."), 400, /got text that begins with "To do: buy film."/],
+    ["an SVG", () => Buffer.from('<svg xmlns="http://www.w3.org/2000/svg"/>'), 415, /unknown format: expected PNG/],
+    ["a BMP", () => Buffer.concat([Buffer.from("BM"), random(500)]), 415, /unknown format/],
+    ["a PNG's signature alone", () => SIGNATURE, 422, /ends before its IEND/],
+    ["a PNG cut in its header", () => photo.subarray(0, 20), 422, /ends before its IEND/],
+    ["a PNG cut in its pixels", () => photo.subarray(0, photo.length / 2), 422, /ends before its IEND/],
+    ["a PNG without IEND", () => photo.subarray(0, photo.length - 12), 422, /ends before its IEND/],
+    ["a bit flipped in its pixels", () => flipped(photo, 5000), 422, /IDAT chunk: expected CRC [0-9a-f]{8}, got/],
+    ["a bit flipped in its header's CRC", () => flipped(photo, 29), 422, /IHDR chunk: expected CRC/],
+    ["too few pixels", () => claiming(20, 10, deflateSync(new Uint8Array(209))), 422, /too little image data/],
+    ["too many pixels", () => claiming(20, 10, deflateSync(new Uint8Array(211))), 422, /too much image data/],
+    ["a bomb", () => claiming(20, 10, deflateSync(new Uint8Array(50 << 20))), 422, /too much image data/],
+    ["bytes behind the zlib stream", () => trailing(4), 422, /expected to end with IDAT, 4 bytes follow/],
+    ["many bytes behind it", () => trailing(600_000), 422, /expected to end with IDAT, \d+ bytes follow/],
+    ["deflate that is none", () => claiming(20, 10, random(50)), 422, /corrupt PNG: compressed data/],
+    ["a zlib stream with a wrong Adler", () => wrongAdler(), 422, /compressed data: incorrect data check/],
+    ["a row filter that does not exist", () => filtered(5), 422, /row filter: expected 0 to 4, got 5/],
+    ["2³¹ × 2³¹ pixels", () => claiming(2 ** 31, 2 ** 31, onePixelRow), 413, /2147483648 × 2147483648/],
+    ["no width", () => claiming(0, 5, onePixelRow), 422, /expected at least 1 × 1, got 0 × 5/],
+    ["no height", () => claiming(5, 0, onePixelRow), 422, /expected at least 1 × 1, got 5 × 0/],
+    ["50,000 × 50,000 pixels of one colour", () => oneColour(), 413, /at most 1000000000 pixels, got 50000 × 50000/],
+    ["a row too wide for a message", () => claiming(9_500_000, 1, onePixelRow), 413, /image too wide/],
+    ["a palette index too high", () => paletted(4), 422, /palette index: expected less than 4, got 4/],
+    ["half a JPEG", () => halfOf("jpeg"), 422, /corrupt JPEG/],
+    ["half a WebP", () => halfOf("webp"), 422, /corrupt WebP/],
+    ["a JPEG of 2 bytes more than its magic", () => Buffer.from("ffd8ffe000", "hex"), 422, /corrupt JPEG/],
+  ];
+
+  test.each(cases)("%s", async (_, make, status, sentence) => {
+    const body = await make();
+    await expectProblem(await ask("/tasks/sobel", { method: "POST", body }), status, sentence);
+    const form = new FormData();
+    form.append("image", new File([body], "picture"));
+    // A client's form with an empty file is a file of no bytes.
+    await expectProblem(await ask("/tasks/sobel", { method: "POST", body: form }), status, sentence);
+    await expectProblem(await ask(`/jobs/${crypto.randomUUID()}`, { method: "PUT", body }), status, sentence);
+    await expectWell();
+  });
+
+  test("no body at all", async () => {
+    await expectProblem(await ask("/tasks/sobel", { method: "POST" }), 400, /got no bytes/);
+    await expectProblem(await ask(`/jobs/${crypto.randomUUID()}`, { method: "PUT" }), 400, /got no bytes/);
+    await expectWell();
+  });
+
+  test("the highest index of a palette is still good", async () => {
+    expectSame(
+      await bytesOf(await ask("/tasks/sobel", { method: "POST", body: paletted(3) })),
+      await edgesOf(paletted(3)),
+    );
+  });
+
+  test("what comes behind IEND is nobody's business", async () => {
+    for (const rest of [Buffer.from("x"), photo, random(3_000_000)]) {
+      const answer = await ask("/tasks/sobel", { method: "POST", body: Buffer.concat([photo, rest]) });
+      expectSame(await bytesOf(answer), edgesOfPhoto);
+    }
+    await expectWell();
+  });
+
+  test("the log is as quiet as before: no stack trace", () => {
+    expect(coordinator.out).toMatch(/^Sobel, distributed: \S+\n$/);
+  });
+});
+
+describe("uploads larger than allowed", () => {
+  const tooLarge = /upload too large: expected at most 16777216 bytes, got \d+ or more/;
+
+  test("announced", async () => {
+    const body = new Uint8Array(MAX_UPLOAD_BYTES + 1);
+    await expectProblem(await ask("/tasks/sobel", { method: "POST", body }), 413, tooLarge);
+    await expectProblem(await ask(`/jobs/${crypto.randomUUID()}`, { method: "PUT", body }), 413, tooLarge);
+    await expectWell();
+  });
+
+  test("not announced: the count alone stops it", async () => {
+    const body = () => chunked(Buffer.concat([photo.subarray(0, 33), chunk("juNk", new Uint8Array(MAX_UPLOAD_BYTES))]));
+    await expectProblem(await ask("/tasks/sobel", { method: "POST", body: body() }), 413, tooLarge);
+    await expectProblem(await ask(`/jobs/${crypto.randomUUID()}`, { method: "PUT", body: body() }), 413, tooLarge);
+    await expectWell();
+  });
+
+  test("exactly as large as allowed", async () => {
+    const body = Buffer.concat([photo, new Uint8Array(MAX_UPLOAD_BYTES - photo.length)]);
+    expectSame(await bytesOf(await ask("/tasks/sobel", { method: "POST", body })), edgesOfPhoto);
+  });
+});
+
+describe("clients", () => {
+  const file = join(scratch, "photo.png");
+  const edges = join(scratch, "edges.png");
+  beforeAll(async () => {
+    await Bun.write(file, photo);
+    await Bun.write(join(scratch, "huge.png"), huge);
+    await Bun.write(join(scratch, "corrupt.png"), flipped(huge, 60)); // in IDAT: the CRC tells at its end
+    await Bun.write(join(scratch, "text.txt"), Buffer.alloc(12 << 20, "text "));
+    const [junk, ...rest] = [chunk("juNk", new Uint8Array(3 * MAX_UPLOAD_BYTES)), photo.subarray(33)];
+    await Bun.write(join(scratch, "large"), Buffer.concat([photo.subarray(0, 33), junk, ...rest]));
+  });
+
+  /** Runs a program to its end; gives what it printed. */
+  async function run(command: string, args: string[], input?: string): Promise<string> {
+    const running = promisify(execFile)(command, args, { timeout: DEADLINE, maxBuffer: 1 << 26 });
+    if (input !== undefined) running.child.stdin?.end(input);
+    return (await running).stdout;
+  }
+  const curl = (...args: string[]) => run("curl", ["-sS", "--max-time", "12", "-w", "%{http_code}", ...args]);
+
+  test("curl --data-binary, as the README has it, and -F", async () => {
+    expect(await curl("--data-binary", `@${file}`, `${origin}/tasks/sobel`, "-o", edges)).toBe("200");
+    expectSame(await Bun.file(edges).bytes(), edgesOfPhoto);
+    expect(await curl("-F", `image=@${file}`, `${origin}/tasks/sobel`, "-o", edges)).toBe("200");
+    expectSame(await Bun.file(edges).bytes(), edgesOfPhoto);
+  });
+
+  test("curl -T -: chunked, of no announced length", async () => {
+    const command = `cat '${file}' | curl -sS --max-time 12 -w '%{http_code}' -X POST -T - '${origin}/tasks/sobel' -o '${edges}'`;
+    expect(await run("sh", ["-c", command])).toBe("200");
+    expectSame(await Bun.file(edges).bytes(), edgesOfPhoto);
+  });
+
+  test("curl with Expect: 100-continue: told to go on, or refused", async () => {
+    const expecting = ["-v", "-H", "Expect: 100-continue", "--expect100-timeout", "10"];
+    const good = await promisify(execFile)("curl", [
+      "-sS",
+      "--max-time",
+      "12",
+      ...expecting,
+      "--data-binary",
+      `@${file}`,
+      `${origin}/tasks/sobel`,
+      "-o",
+      edges,
+    ]);
+    expect(good.stderr).toMatch(/< HTTP\/1.1 100 Continue[\s\S]*< HTTP\/1.1 200 OK/);
+    expectSame(await Bun.file(edges).bytes(), edgesOfPhoto);
+    const large = ["--data-binary", `@${join(scratch, "large")}`, `${origin}/tasks/sobel`, "-o", edges];
+    expect(await curl(...expecting.slice(1), ...large)).toBe("413");
+  });
+
+  test.each([
+    ["large", "413"],
+    ["text.txt", "400"],
+    ["corrupt.png", "422"],
+  ])("curl, of %s, reads the answer", async (name, status) => {
+    for (const how of [
+      ["--data-binary", `@${join(scratch, name)}`],
+      ["-X", "POST", "-T", join(scratch, name)],
+      ["-F", `image=@${join(scratch, name)}`],
+    ]) {
+      expect(await curl(...how, `${origin}/tasks/sobel`, "-o", edges)).toBe(status);
+      expect(await Bun.file(edges).json()).toMatchObject({ status: Number(status) });
+    }
+    await expectWell();
+  });
+
+  const python = `
+import http.client, sys
+host, path, name = sys.argv[1:4]
+connection = http.client.HTTPConnection(host, timeout=12)
+for _ in range(2): # the second time over the same connection
+    body = open(name, "rb") if sys.argv[4] == "whole" else iter(lambda f=open(name, "rb"): f.read(65536), b"")
+    headers = {} if sys.argv[4] == "whole" else {"Transfer-Encoding": "chunked"}
+    connection.request("POST", path, body=body, headers=headers, encode_chunked=sys.argv[4] != "whole")
+    answer = connection.getresponse()
+    data = answer.read()
+    print(answer.status, len(data), data[:4] == b"\\x89PNG", b"problem" in answer.headers["content-type"].encode())
+`;
+  const http = (name: string, how: string) =>
+    run("/usr/bin/python3", ["-c", python, new URL(origin).host, "/tasks/sobel", join(scratch, name), how]);
+
+  test.each(["whole", "chunked"])("Python's http.client, %s", async (how) => {
+    const good = `200 ${edgesOfPhoto.length} True False\n`;
+    expect(await http("photo.png", how)).toBe(good.repeat(2));
+  });
+
+  test.each([
+    ["large", 413],
+    ["text.txt", 400],
+    ["corrupt.png", 422],
+  ])("Python's http.client, of %s, reads the answer: no broken pipe", async (name, status) => {
+    for (const how of ["whole", "chunked"]) {
+      expect(await http(name, how)).toMatch(new RegExp(`^(${status} \\d+ False True\n){2}$`));
+    }
+    await expectWell();
+  });
+
+  test("fetch with a stream", async () => {
+    const answer = await ask("/tasks/sobel", { method: "POST", body: chunked(photo) });
+    expectSame(await bytesOf(answer), edgesOfPhoto);
+  });
+
+  test("a client that sends byte after byte", async () => {
+    const upload = await rawUpload("POST /tasks/sobel", small.length);
+    for (let at = 0; at < small.length; at++) {
+      upload.write(small.subarray(at, at + 1));
+      if (at % 50 === 0) await new Promise((wake) => setTimeout(wake, 1));
+    }
+    const answer = await upload.answer();
+    expect(answer).toStartWith("HTTP/1.1 200");
+    expect(answer).toInclude((await edgesOf(small)).toString("latin1").slice(0, 30));
+  });
+
+  test("a client that reads nothing until it has sent everything, of a picture with hundreds of bands", async () => {
+    const upload = await rawUpload("POST /tasks/sobel", huge.length);
+    upload.socket.pause();
+    await upload.written(huge);
+    upload.socket.resume();
+    expect(await upload.answer()).toStartWith("HTTP/1.1 200");
+  });
+
+  describeWith(["chromium"], "Chromium", () => {
+    const flags = [
+      "--no-sandbox",
+      "--disable-gpu",
+      "--disable-quic",
+      "--no-first-run",
+      "--disable-background-networking",
+    ];
+    flags.push("--disable-component-update", "--disable-sync");
+
+    test("sends a blob, a form and too much, and reads each answer", async () => {
+      const browser = await chromium.launch({ executablePath: binaries.chromium, args: flags, timeout: DEADLINE });
+      try {
+        const page = await browser.newPage();
+        page.setDefaultTimeout(DEADLINE);
+        await page.goto(origin);
+        const answers = await page.evaluate(
+          async ({ picture, allowed }) => {
+            const bytes = Uint8Array.from(atob(picture), (letter) => letter.charCodeAt(0));
+            const form = new FormData();
+            form.append("note", "before");
+            form.append("image", new File([bytes], "photo.png"));
+            const corrupt = new Uint8Array(allowed);
+            corrupt.set(bytes.subarray(0, 1000));
+            const found: { status: number; text: string }[] = [];
+            for (const body of [
+              new Blob([bytes]),
+              form,
+              new Blob([new Uint8Array(3 * allowed)]),
+              new Blob([corrupt]),
+            ]) {
+              const answer = await fetch("/tasks/sobel", { method: "POST", body, signal: AbortSignal.timeout(10_000) });
+              const read = new Uint8Array(await answer.arrayBuffer());
+              const text = Array.from(read, (byte) => String.fromCharCode(byte)).join("");
+              found.push({ status: answer.status, text: answer.ok ? btoa(text) : text });
+            }
+            return found;
+          },
+          { picture: photo.toString("base64"), allowed: MAX_UPLOAD_BYTES },
+        );
+        const good = { status: 200, text: edgesOfPhoto.toString("base64") };
+        expect(answers.slice(0, 2)).toEqual([good, good]);
+        expect(answers.slice(2).map(({ status, text }) => [status, JSON.parse(text).status])).toEqual([
+          [413, 413],
+          [422, 422],
+        ]);
+      } finally {
+        await browser.close();
+      }
+    });
+  });
+});
+
+describe("clients that hang up", () => {
+  let kit: Kit;
+  afterEach(() => kit.stop());
+
+  test("in the middle of the picture: nothing is left, and the place is free again", async () => {
+    kit = await startKit({ maxJobs: 1, workers: 2 });
+    for (const body of [wide, formOf(wide)]) {
+      const type = body === wide ? "image/png" : "multipart/form-data; boundary=here";
+      const upload = await rawUpload("POST /tasks/sobel", body.length, kit.origin, type);
+      upload.write(body.subarray(0, body.length / 2));
+      await until(() => kit.results.jobs.size === 1);
+      await until(() => kit.results.stored > 0);
+      upload.socket.destroy();
+      await until(() => kit.idle());
+      expectSame(await bytesOf(await kit.ask("/tasks/sobel", { method: "POST", body: photo })), edgesOfPhoto);
+      await until(() => kit.idle());
+      kit.results.stored = 0;
+    }
+  });
+
+  test("in the middle of the header, of a chunk, before the first byte", async () => {
+    kit = await startKit({ maxJobs: 1, workers: 1 });
+    for (const bytes of [0, 4, 30]) {
+      const upload = await rawUpload("POST /tasks/sobel", photo.length, kit.origin);
+      upload.write(photo.subarray(0, bytes));
+      await until(() => kit.uploads > 0);
+      upload.socket.destroy();
+      await until(() => kit.idle());
+    }
+    expectSame(await bytesOf(await kit.ask("/tasks/sobel", { method: "POST", body: photo })), edgesOfPhoto);
+  });
+
+  test("while they wait for the answer, and while they read it", async () => {
+    kit = await startKit({ maxJobs: 1, workers: 0 });
+    const waiting = await rawUpload("POST /tasks/sobel", small.length, kit.origin);
+    waiting.write(small);
+    await until(() => kit.queue.published.length === 1);
+    waiting.socket.destroy();
+    await until(() => kit.idle());
+
+    await kit.startWorkers(2);
+    const reading = await kit.ask("/tasks/sobel", { method: "POST", body: huge });
+    await reading.body?.cancel();
+    await until(() => kit.idle());
+  });
+
+  test("of events, after they have begun and before", async () => {
+    kit = await startKit({ workers: 0 });
+    const id = crypto.randomUUID();
+    expect((await kit.ask(`/jobs/${id}`, { method: "PUT", body: small })).status).toBe(202);
+    for (const begun of [true, false]) {
+      if (!begun) kit.results.slow = 50;
+      const reader = await rawUpload(`GET /jobs/${id}/events`, 0, kit.origin);
+      if (begun) await new Promise((resolve) => reader.socket.once("data", resolve));
+      else await until(() => kit.results.asked > 0);
+      expect(kit.results.watched).toBe(begun ? 1 : 0);
+      reader.socket.destroy();
+      await new Promise((wake) => setTimeout(wake, 200)); // time to open what should be closed
+      await until(() => kit.results.watched === 0);
+      kit.results.asked = 0;
+    }
+  });
+
+  test("of a kept job: it stays, and is taken up again", async () => {
+    kit = await startKit({ maxJobs: 1, workers: 2 });
+    const id = crypto.randomUUID();
+    const upload = await rawUpload(`PUT /jobs/${id}`, wide.length, kit.origin);
+    upload.write(wide.subarray(0, wide.length / 2));
+    await until(() => kit.results.stored > 1);
+    upload.socket.destroy();
+    await until(() => kit.uploads === 0 && kit.results.watched === 0);
+    expect(await (await kit.ask(`/jobs/${id}`)).json()).toMatchObject({ state: "uploading", error: null });
+
+    expect((await kit.ask(`/jobs/${id}`, { method: "PUT", body: wide })).status).toBe(202);
+    await until(async () => (await (await kit.ask(`/jobs/${id}`)).json()).state === "done");
+    expectSame(await bytesOf(await kit.ask(`/jobs/${id}/result`)), await edgesOf(wide));
+    expectEachOnce(kit.queue.published, id, 67);
+  });
+});
+
+describe("several at once", () => {
+  let kit: Kit;
+  afterEach(() => kit.stop());
+
+  test("two of the same id: both are accepted, and every band is queued once", async () => {
+    kit = await startKit({ workers: 2 });
+    const id = crypto.randomUUID();
+    const put = () => kit.ask(`/jobs/${id}`, { method: "PUT", body: photo });
+    const answers = await Promise.all([put(), put(), put()]);
+    expect(answers.map(({ status }) => status)).toEqual([202, 202, 202]);
+    await until(async () => (await (await kit.ask(`/jobs/${id}`)).json()).state === "done");
+    expectSame(await bytesOf(await kit.ask(`/jobs/${id}/result`)), edgesOfPhoto);
+    expectEachOnce(kit.queue.published, id, 8);
+  });
+
+  test("more uploads than MAX_JOBS: 503, until one has ended", async () => {
+    kit = await startKit({ maxJobs: 2, workers: 1 });
+    const uploads = [await rawUpload("POST /tasks/sobel", small.length, kit.origin)];
+    uploads.push(await rawUpload(`PUT /jobs/${crypto.randomUUID()}`, small.length, kit.origin));
+    for (const upload of uploads) upload.write(small.subarray(0, 100));
+    await until(() => kit.uploads === 2);
+    for (const [method, path] of [
+      ["POST", "/tasks/sobel"],
+      ["PUT", `/jobs/${crypto.randomUUID()}`],
+    ]) {
+      const full = await kit.ask(path, { method, body: huge });
+      expect(full.headers.get("retry-after")).toBe("5");
+      await expectProblem(full, 503, /2 uploads are being taken/);
+    }
+    uploads[0].write(small.subarray(100));
+    expect(await uploads[0].answer()).toStartWith("HTTP/1.1 200");
+    expect((await kit.ask("/tasks/sobel", { method: "POST", body: small })).status).toBe(200);
+    uploads[1].socket.destroy();
+  });
+
+  test("at most workers=N bands are in the queue or at work", async () => {
+    for (const workers of [1, 2, 3]) {
+      kit = await startKit({ workers: 4 });
+      const answer = await kit.ask(`/tasks/sobel?workers=${workers}`, { method: "POST", body: photo });
+      expectSame(await bytesOf(answer), edgesOfPhoto);
+      expect(kit.mostInFlight).toBe(workers);
+      await kit.stop();
+    }
+  });
+
+  test("a cancelled job stops its upload, and leaves nothing", async () => {
+    kit = await startKit({ workers: 0 });
+    const id = crypto.randomUUID();
+    const upload = await rawUpload(`PUT /jobs/${id}?workers=1`, photo.length, kit.origin);
+    upload.write(photo);
+    await until(() => kit.queue.published.length === 1);
+    expect((await kit.ask(`/jobs/${id}`, { method: "DELETE" })).status).toBe(204);
+    const answer = await upload.answer();
+    expect(answer).toStartWith("HTTP/1.1 410");
+    expect(answer).toInclude("the job was cancelled or has expired");
+    await until(() => kit.idle());
+    await kit.startWorkers(1);
+    expectSame(await bytesOf(await kit.ask("/tasks/sobel", { method: "POST", body: photo })), edgesOfPhoto);
+    await until(() => kit.idle());
+  });
+
+  test("a kept job is gone after its time", async () => {
+    kit = await startKit({ workers: 1, ttlSeconds: 1 });
+    const id = crypto.randomUUID();
+    expect((await kit.ask(`/jobs/${id}`, { method: "PUT", body: small })).status).toBe(202);
+    await until(async () => (await kit.ask(`/jobs/${id}`)).status === 404);
+    expect(kit.idle()).toBe(true);
+  });
+});
+
+describe("the rest of the API", () => {
+  test("probes, fleet and page", async () => {
+    expect(await (await ask("/healthz")).json()).toEqual({ status: "ok" });
+    expect(await (await ask("/readyz")).json()).toEqual({ status: "ready" });
+    const { workers } = await (await ask("/workers")).json();
+    expect(workers).toMatchObject([
+      { name: "thread-1", runtime: "bun", tasks: ["sobel"], pid: coordinator.pid },
+      { name: "thread-2", runtime: "bun", tasks: ["sobel"], pid: coordinator.pid },
+    ]);
+    const page = await ask("/");
+    expect(page.headers.get("content-type")).toBe("text/html; charset=utf-8");
+    expect(page.headers.get("content-security-policy")).toMatch(/^default-src 'none'; script-src 'sha256-/);
+    expect(await page.text()).toStartWith("<!doctype html>");
+  });
+
+  test("the program is still as it was started: nothing on its log", () => {
+    expect(coordinator.out).toMatch(/^Sobel, distributed: \S+\n$/);
+  });
+});
+
+describe("settings", () => {
+  test.each([
+    [{ PORT: "abc" }, 'PORT: expected a whole number from 0 to 65535, got "abc"'],
+    [{ PORT: "65536" }, "PORT: expected"],
+    [{ WORKERS: "0" }, "WORKERS: expected a whole number from 1"],
+    [{ BAND_PIXELS: "-5" }, "BAND_PIXELS: expected"],
+    [{ MAX_UPLOAD_BYTES: "1MB" }, "MAX_UPLOAD_BYTES: expected"],
+    [{ MAX_PIXELS: "0" }, "MAX_PIXELS: expected"],
+    [{ MAX_JOBS: "many" }, "MAX_JOBS: expected"],
+    [{ RESULT_TTL_SECONDS: "0" }, "RESULT_TTL_SECONDS: expected"],
+    [{ BAND_TIMEOUT_SECONDS: "1.5" }, "BAND_TIMEOUT_SECONDS: expected"],
+    [{ RABBITMQ_URL: "amqp://127.0.0.1:1" }, "REDIS_URL: expected both RABBITMQ_URL and REDIS_URL, or neither"],
+    [{ REDIS_URL: "redis://127.0.0.1:1" }, "RABBITMQ_URL: expected both RABBITMQ_URL and REDIS_URL, or neither"],
+  ] as [Record<string, string>, string][])("%p ends the program with a sentence", async (env, sentence) => {
+    const program = spawnProgram("coordinator.ts", { PORT: "0", ...env });
+    expect(await within(program.exited)).toBe(1);
+    expect(program.out).toStartWith(`coordinator.ts: ${sentence}`);
+    expect(program.out.trim().split("\n")).toHaveLength(1);
+  });
+
+  test("a port that is taken, too", async () => {
+    const program = spawnProgram("coordinator.ts", { PORT: new URL(origin).port });
+    expect(await within(program.exited)).toBe(1);
+    expect(program.out).toMatch(/^coordinator.ts: .*\n$/);
+  });
+});
+
+describe("SIGTERM", () => {
+  test("ends the program with 0, though a connection is kept open and events are being read", async () => {
+    const program = spawnProgram("coordinator.ts", { ...SETTINGS, PORT: "0" });
+    const at = await originOf(program);
+    const idle = connect(Number(new URL(at).port), "127.0.0.1");
+    const used = connect(Number(new URL(at).port), "127.0.0.1");
+    used.write("GET /healthz HTTP/1.1\r\nhost: test\r\n\r\n");
+    await new Promise((resolve) => used.once("data", resolve));
+    const id = crypto.randomUUID();
+    const upload = await rawUpload(`PUT /jobs/${id}`, wide.length, at);
+    upload.write(wide.subarray(0, wide.length / 2));
+    await until(async () => (await fetch(`${at}/jobs/${id}`)).status === 200);
+    const events = (await fetch(`${at}/jobs/${id}/events`)).body?.getReader();
+    expect((await events?.read())?.done).toBe(false);
+    upload.socket.destroy();
+
+    program.kill("SIGTERM");
+    expect(await within(program.exited)).toBe(0);
+    // An orderly end, not a broken connection.
+    while ((await events?.read())?.done === false);
+    idle.destroy();
+    used.destroy();
+  });
+
+  test("an answer that has begun is finished first", async () => {
+    const program = spawnProgram("coordinator.ts", { ...SETTINGS, PORT: "0" });
+    const at = await originOf(program);
+    const answer = await fetch(`${at}/tasks/sobel`, {
+      method: "POST",
+      body: huge,
+      signal: AbortSignal.timeout(DEADLINE),
+    });
+    program.kill("SIGTERM");
+    expectSame(await bytesOf(answer), await edgesOf(huge));
+    expect(await within(program.exited)).toBe(0);
+  });
+});
+
+// What the tests above are made of.
+
+/** Noise: it compresses to nearly its own size, so that bytes are on their way for a while. The same for the same seed. */
+function png(width: number, height: number, seed: number): Bytes {
+  const data = new Uint8Array(width * height * 3);
+  let x = seed;
+  for (let i = 0; i < data.length; i++) {
+    x = (Math.imul(x, 1664525) + 1013904223) >>> 0;
+    data[i] = x >>> 24;
+  }
+  return Buffer.from(encode({ width, height, data, channels: 3 }, { zlib: { level: 1 } }));
+}
+
+async function edgesOf(picture: Uint8Array): Promise<Bytes> {
+  const image = await readImage(one(picture));
+  return Buffer.concat(await Array.fromAsync(transform(image, sobel, BAND_PIXELS)));
+}
+
+async function* one(bytes: Uint8Array): AsyncGenerator<Uint8Array> {
+  yield bytes;
+}
+
+async function originOf(program: Program): Promise<string> {
+  const [, origin] = await program.waitFor(/Sobel, distributed: (http:\S+)/);
+  return origin;
+}
+
+function ask(path: string, init: RequestInit = {}): Promise<Response> {
+  return fetch(`${origin}${path}`, { signal: AbortSignal.timeout(DEADLINE), ...init });
+}
+
+async function bytesOf(answer: Response): Promise<Bytes> {
+  const bytes = Buffer.from(await answer.arrayBuffer());
+  if (!answer.ok) throw new Error(`expected success, got ${answer.status}: ${bytes}`);
+  return bytes;
+}
+
+/** RFC 9457, with one sentence for the reader in `detail`. */
+async function expectProblem(answer: Response, status: number, sentence: RegExp): Promise<void> {
+  const text = await answer.text();
+  expect([answer.status, answer.headers.get("content-type")], text).toEqual([status, "application/problem+json"]);
+  const { detail, ...rest } = JSON.parse(text);
+  expect(detail).toMatch(sentence);
+  expect(rest).toEqual({ type: "about:blank", title: expect.stringMatching(/^[A-Z][a-z ]+$/), status });
+}
+
+/** That what came before has not harmed the server. */
+async function expectWell(): Promise<void> {
+  const answer = await ask("/tasks/sobel", { method: "POST", body: photo });
+  expectSame(await bytesOf(answer), edgesOfPhoto);
+}
+
+/** That every band was queued, and none twice. */
+function expectEachOnce(published: string[], id: string, bands: number): void {
+  expect(published.toSorted()).toEqual(Array.from({ length: bands }, (_, band) => `{${id}}:${band}`).toSorted());
+}
+
+async function finished(id: string): Promise<void> {
+  await until(async () => (await (await ask(`/jobs/${id}`)).json()).state === "done");
+}
+
+async function until(condition: () => boolean | Promise<boolean>): Promise<void> {
+  for (const deadline = Date.now() + DEADLINE; !(await condition()); ) {
+    if (Date.now() > deadline) throw new Error(`not true after ${DEADLINE} ms: ${condition}`);
+    await new Promise((resolve) => setTimeout(resolve, 10));
+  }
+}
+
+async function within<T>(promise: Promise<T>): Promise<T | "too late"> {
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  const late = new Promise<"too late">((resolve) => {
+    timer = setTimeout(() => resolve("too late"), DEADLINE);
+  });
+  return await Promise.race([promise, late]).finally(() => clearTimeout(timer));
+}
+
+interface Event {
+  event: string;
+  data: { id?: string; state?: string; band?: number; y?: number; rows?: number; worker?: string; done?: number };
+}
+
+/** Server-sent events, as the HTML standard has them; comments left out. */
+function parsedEvents(text: string): Event[] {
+  expect(text).toEndWith("\n\n");
+  const blocks = text.split("\n\n").filter((block) => block && !block.startsWith(":"));
+  return blocks.map((block) => {
+    const [, event, data] = block.match(/^event: (\w+)\ndata: (.*)$/) ?? [];
+    return { event, data: JSON.parse(data) };
+  });
+}
+
+/** The state, every band once and in its place, and at last the end. */
+function expectStory(events: Event[], id: string, plan: { bands: number; rows: number; height: number }): void {
+  expect(events.find(({ event }) => event === "job")?.data.id).toBe(id);
+  const bands = events.filter(({ event }) => event === "band").map(({ data }) => data);
+  bands.sort((a, b) => (a.band ?? 0) - (b.band ?? 0));
+  const places = Array.from({ length: plan.bands }, (_, band) => {
+    const y = plan.rows * band;
+    return { band, y, rows: Math.min(plan.rows, plan.height - y) };
+  });
+  expect(bands.map(({ band, y, rows }) => ({ band, y, rows }))).toEqual(places);
+  for (const { worker } of bands) expect(worker).toMatch(/^thread-\d$/);
+  expect(events.at(-1)).toMatchObject({ event: "done", data: { id, state: "done", done: plan.bands } });
+  expect(events.filter(({ event }) => event === "done")).toHaveLength(1);
+}
+
+interface Upload {
+  socket: Socket;
+  write(bytes: Uint8Array): void;
+  /** Resolves when all of `bytes` is out of this process. */
+  written(bytes: Uint8Array): Promise<void>;
+  /** All that the server has sent, once it has closed the connection. */
+  answer(): Promise<string>;
+}
+
+/** A request whose body is written by hand. */
+async function rawUpload(head: string, length: number, at = origin, type = "image/png"): Promise<Upload> {
+  const { hostname, port } = new URL(at);
+  const socket = connect(Number(port), hostname);
+  let text = "";
+  socket.setEncoding("latin1").on("data", (piece) => {
+    text += piece;
+  });
+  socket.on("error", () => {});
+  await new Promise((resolve) => socket.once("connect", resolve));
+  socket.write(
+    `${head} HTTP/1.1\r\nhost: test\r\ncontent-type: ${type}\r\ncontent-length: ${length}\r\nconnection: close\r\n\r\n`,
+  );
+  return {
+    socket,
+    write: (bytes) => void socket.write(bytes),
+    async written(bytes) {
+      const sent = new Promise<void>((resolve, reject) =>
+        socket.write(bytes, (error) => (error ? reject(error) : resolve())),
+      );
+      expect(await within(sent)).toBeUndefined();
+    },
+    async answer() {
+      await until(() => socket.destroyed || socket.readableEnded);
+      return text;
+    },
+  };
+}
+
+/** Sent in pieces, its length unknown to the receiver. */
+function chunked(bytes: Uint8Array): ReadableStream<Uint8Array> {
+  let at = 0;
+  return new ReadableStream({
+    pull(controller) {
+      if (at >= bytes.length) return controller.close();
+      controller.enqueue(bytes.subarray(at, at + 65_536));
+      at += 65_536;
+    },
+  });
+}
+
+function flipped(bytes: Uint8Array, at: number): Part {
+  const copy = Uint8Array.from(bytes);
+  copy[at] ^= 1;
+  return copy;
+}
+
+function trailing(bytes: number): Part {
+  return claiming(20, 10, Buffer.concat([deflateSync(new Uint8Array(210)), new Uint8Array(bytes)]));
+}
+
+function wrongAdler(): Part {
+  const stream = deflateSync(new Uint8Array(210));
+  return claiming(20, 10, flipped(stream, stream.length - 1));
+}
+
+function filtered(filter: number): Part {
+  const lines = new Uint8Array(210);
+  lines[21 * 9] = filter;
+  return claiming(20, 10, deflateSync(lines));
+}
+
+/** Some 300 bytes a Mpx: compresses itself to next to nothing. */
+function oneColour(): Part {
+  return claiming(50_000, 50_000, deflateSync(new Uint8Array(50_001 * 500)));
+}
+
+/** 20 × 10 pixels of a palette of four colours; the last pixel is `index`. */
+function paletted(index: number): Part {
+  const samples = new Uint16Array(200).map((_, i) => (i === 199 ? index : i % 4));
+  return Uint8Array.from(
+    pngOf({ width: 20, height: 10, colour: PALETTE, depth: 8, samples, palette: Buffer.from("no colours!!") }),
+  );
+}
+
+async function halfOf(format: "jpeg" | "webp"): Promise<Part> {
+  const whole = await sharp(photo)[format]().toBuffer();
+  return whole.subarray(0, whole.length / 2);
+}
+
+function formOf(picture: Uint8Array): Bytes {
+  const head = `--here\r\ncontent-disposition: form-data; name="image"; filename="a.png"\r\n\r\n`;
+  return Buffer.concat([Buffer.from(head), picture, Buffer.from("\r\n--here--\r\n")]);
+}
+
+class CountedQueue extends LocalQueue {
+  readonly published: string[] = [];
+  onPublish = () => {};
+
+  override async publish(chunk: Chunk): Promise<void> {
+    this.published.push(chunk.chunkId);
+    this.onPublish();
+    await super.publish(chunk);
+  }
+}
+
+class CountedResults extends LocalResults {
+  readonly jobs = new Set<string>();
+  stored = 0;
+  watched = 0;
+  /** How long the fleet takes to be counted, ms, and how often it was. */
+  slow = 0;
+  asked = 0;
+
+  override async putJob(job: Job): Promise<void> {
+    this.jobs.add(job.id);
+    await super.putJob(job);
+  }
+
+  override async removeJob(id: string): Promise<void> {
+    this.jobs.delete(id);
+    await super.removeJob(id);
+  }
+
+  override async store(chunkId: string, picture: Uint8Array, done: Done): Promise<boolean> {
+    this.stored++;
+    return super.store(chunkId, picture, done);
+  }
+
+  override async workers(): Promise<WorkerInfo[]> {
+    this.asked++;
+    await new Promise((wake) => setTimeout(wake, this.slow));
+    return super.workers();
+  }
+
+  override async watch(id: string, listener: (band?: number, done?: Done) => void): Promise<() => void> {
+    this.watched++;
+    const unwatch = await super.watch(id, listener);
+    return () => {
+      this.watched--;
+      unwatch();
+    };
+  }
+}
+
+interface Kit {
+  app: ReturnType<typeof createApp>;
+  origin: string;
+  queue: CountedQueue;
+  results: CountedResults;
+  /** Requests with a body that are being answered. */
+  readonly uploads: number;
+  readonly mostInFlight: number;
+  ask(path: string, init?: RequestInit): Promise<Response>;
+  /** Nothing of any job is left, and nobody waits for one. */
+  idle(): boolean;
+  startWorkers(count: number): Promise<void>;
+  stop(): Promise<void>;
+}
+
+/** The program in this process, on a port of its own, with its insides in view. */
+async function startKit({
+  workers,
+  ttlSeconds = 60,
+  ...options
+}: Partial<Dependencies> & { workers: number; ttlSeconds?: number }): Promise<Kit> {
+  const queue = new CountedQueue();
+  const results = new CountedResults(ttlSeconds);
+  const app = createApp({ queue, results, bandPixels: BAND_PIXELS, ...options });
+  const running: Worker[] = [];
+  let uploads = 0;
+  let mostInFlight = 0;
+  queue.onPublish = () => {
+    mostInFlight = Math.max(mostInFlight, queue.published.length - results.stored);
+  };
+  const server = Bun.serve({
+    port: 0,
+    hostname: "127.0.0.1",
+    async fetch(request, self) {
+      self.timeout(request, 0);
+      if (!["PUT", "POST"].includes(request.method)) return app.fetch(request);
+      uploads++;
+      try {
+        return await app.fetch(request);
+      } finally {
+        uploads--;
+      }
+    },
+  });
+  const kit: Kit = {
+    app,
+    origin: server.url.origin,
+    queue,
+    results,
+    get uploads() {
+      return uploads;
+    },
+    get mostInFlight() {
+      return mostInFlight;
+    },
+    ask: (path, init) => fetch(`${kit.origin}${path}`, { signal: AbortSignal.timeout(DEADLINE), ...init }),
+    idle: () => uploads === 0 && results.jobs.size === 0 && results.watched === 0,
+    async startWorkers(count) {
+      for (let i = 0; i < count; i++) {
+        const name = `worker-${running.length + 1}`;
+        const worker = new Worker({ queue, results, name, bandTimeout: 10_000, say: (text) => console.error(text) });
+        running.push(worker);
+        await worker.start();
+      }
+    },
+    async stop() {
+      await server.stop(true);
+      await Promise.all(running.splice(0).map((worker) => worker.stop()));
+      await results.close();
+    },
+  };
+  await kit.startWorkers(workers);
+  return kit;
+}
