@@ -169,6 +169,10 @@ export function parseChunkId(chunkId: unknown): { jobId: string; band: number } 
   return { jobId: match[1], band: Number(match[2]) };
 }
 
+export function isChunkId(chunkId: string): boolean {
+  return CHUNK_ID.test(chunkId);
+}
+
 export function isJobId(id: string): boolean {
   return JOB_ID.test(id);
 }

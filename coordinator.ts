@@ -19,10 +19,11 @@ import { Busboy, type BusboyInstance } from "@fastify/busboy";
 import { Elysia, NotFoundError } from "elysia";
 import { DEFAULT_BAND_PIXELS, isJobId, planBands } from "./chunk.ts";
 import { DEFAULT_LIMITS, readImage } from "./image.ts";
-import { type Backends, feed, JobError, JobWatch, lookUp, merge, stateOf } from "./job.ts";
+import { feed, merge } from "./job.ts";
 import { ImageError, type PixelLimits } from "./png.ts";
 import { LocalQueue, QueueError, RabbitQueue } from "./queue.ts";
 import { type Done, type Job, LocalResults, RedisResults, type WorkerInfo } from "./results.ts";
+import { type Backends, JobError, JobWatch, lookUp, stateOf } from "./watch.ts";
 import { setting, TASKS, Worker } from "./worker.ts";
 
 export interface Dependencies extends Backends {
@@ -118,9 +119,9 @@ export function createApp({
     const pieces = await withUpload(request, async (upload) => {
       const { job, image, halo } = await newJob(id, request, taskName, upload);
       await results.putJob(job);
-      const watch = await JobWatch.open(results, id);
+      const watch = await JobWatch.open({ queue, results }, id);
       try {
-        await feed({ queue, results }, watch, image, halo, request.signal);
+        await feed(watch, image, halo, request.signal);
       } catch (error) {
         watch.close();
         await results.removeJob(id);
@@ -149,9 +150,9 @@ export function createApp({
       leased(id, request.signal, async (signal) => {
         const { job: asked, image, halo } = await newJob(id, request, parameter(request, "task") ?? "sobel", upload);
         await startOrResume(asked);
-        const watch = await JobWatch.open(results, id);
+        const watch = await JobWatch.open({ queue, results }, id);
         try {
-          await feed({ queue, results }, watch, image, halo, signal);
+          await feed(watch, image, halo, signal);
         } catch (error) {
           // Sending the same bytes again would end the same way. A job that has its picture is not harmed by a bad copy.
           if (error instanceof ImageError && !watch.job?.fed) await results.updateJob(id, { error: error.message });
@@ -207,7 +208,7 @@ export function createApp({
   }
 
   async function found(id: string) {
-    const records = await lookUp(results, id);
+    const records = await lookUp({ queue, results }, id);
     if (!records) throw new HttpError(404, `no job ${id}: it was never sent, was cancelled, or has expired`);
     return records;
   }
@@ -219,7 +220,7 @@ export function createApp({
     if (state !== "done") {
       throw new HttpError(409, `not ready: ${done.size} of ${job.bands} bands are done`, { "retry-after": "1" });
     }
-    const pieces = merge(await JobWatch.open(results, id), true);
+    const pieces = merge(await JobWatch.open({ queue, results }, id), true);
     const first = await pieces.next();
     return new Response(streamOf(first, pieces), {
       headers: { "content-type": "image/png", "content-disposition": `attachment; filename="${id}.${job.task}.png"` },
@@ -228,7 +229,7 @@ export function createApp({
 
   async function events(id: string): Promise<Response> {
     const fleet = await results.workers();
-    const watch = await JobWatch.open(results, id);
+    const watch = await JobWatch.open({ queue, results }, id);
     if (!watch.job) {
       watch.close();
       throw new HttpError(404, `no job ${id}: it was never sent, was cancelled, or has expired`);
@@ -508,7 +509,7 @@ function eventStream(watch: JobWatch, fleet: WorkerInfo[], stopping: AbortSignal
       const unlisten = watch.onChange(tell);
       const heartbeat = setInterval(async () => {
         write(": still here\n\n");
-        alive = await watch.results.workers().catch(() => alive);
+        alive = await watch.backends.results.workers().catch(() => alive);
         tell();
       }, HEARTBEAT_MS / 2);
       stopping.addEventListener("abort", end);

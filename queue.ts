@@ -45,6 +45,8 @@ export interface Queue {
    * @returns a function that stops it, and resolves when the chunk in hand, if any, is settled
    */
   consume(tasks: string[], handle: Handler): Promise<() => Promise<void>>;
+  /** Chunks of a task that wait for a worker, and those who wait for chunks, busy ones included. */
+  depth(task: string): Promise<{ waiting: number; consumers: number }>;
   /** Whether it could be used now. */
   ready(): boolean;
   close(): Promise<void>;
@@ -63,6 +65,8 @@ export const DELIVERY_LIMIT = 20;
 const PUBLISH_MS = 30_000;
 /** How long the broker may take to confirm one, ms. */
 const CONFIRM_MS = 5_000;
+/** After two of these without a sign of life the broker takes a worker for dead, and hands its chunk out again. */
+const HEARTBEAT_SECONDS = 10;
 
 export function queueOf(task: string): string {
   return task === "sobel" ? QUEUE : `${QUEUE}.${task}`;
@@ -72,6 +76,7 @@ export function queueOf(task: string): string {
 export class LocalQueue implements Queue {
   readonly #waiting: { chunk: Chunk; deliveries: number }[] = [];
   readonly #arrivals = new EventEmitter().setMaxListeners(0);
+  readonly #consumers: string[][] = [];
   /** What was buried, newest last. */
   readonly buried: { chunkId: string; reason: string }[] = [];
 
@@ -82,11 +87,18 @@ export class LocalQueue implements Queue {
 
   async consume(tasks: string[], handle: Handler): Promise<() => Promise<void>> {
     const stop = new AbortController();
+    this.#consumers.push(tasks);
     const running = this.#serve(tasks, handle, stop.signal);
     return () => {
       stop.abort();
+      this.#consumers.splice(this.#consumers.indexOf(tasks), 1);
       return running;
     };
+  }
+
+  async depth(task: string): Promise<{ waiting: number; consumers: number }> {
+    const waiting = this.#waiting.filter(({ chunk }) => chunk.task === task).length;
+    return { waiting, consumers: this.#consumers.filter((tasks) => tasks.includes(task)).length };
   }
 
   async #serve(tasks: string[], handle: Handler, stop: AbortSignal): Promise<void> {
@@ -127,13 +139,16 @@ export class RabbitQueue implements Queue {
   readonly #changes = new EventEmitter().setMaxListeners(0);
 
   /**
+   * Returns at once; until the broker answers, `ready()` is false, and everything waits.
    * @param url `amqp://` or `amqps://`
-   * @param say is told of every loss and return of the connection
+   * @param say is told of every loss of the connection
    */
   static async connect(url: string, say: (text: string) => void): Promise<RabbitQueue> {
     const queue = new RabbitQueue();
     const setup = (model: ChannelModel) => queue.#setUp(model);
-    queue.#connection = await connect(url, {
+    const address = new URL(url);
+    if (!address.searchParams.has("heartbeat")) address.searchParams.set("heartbeat", String(HEARTBEAT_SECONDS));
+    queue.#connection = await connect(address.href, {
       recovery: { initialDelay: 100, maxDelay: 2_000, waitForConnect: false, setup },
       timeout: 5_000,
     });
@@ -143,7 +158,6 @@ export class RabbitQueue implements Queue {
       queue.#channel = undefined;
       say(`RabbitMQ is away: ${error.message}`);
     });
-    await queue.#connection.waitForConnect();
     return queue;
   }
 
@@ -156,6 +170,8 @@ export class RabbitQueue implements Queue {
     channel.on("return", (message) => this.#returned.add(message.properties.messageId));
     this.#declared = new Set();
     await channel.assertQueue(DEAD_LETTERS, { durable: true, arguments: { "x-queue-type": "quorum" } });
+    // Before the first chunk: a worker in another language may come first, and only look whether it is there.
+    await this.#declare(channel, QUEUE);
     await channel.prefetch(1);
     this.#channel = channel;
     for (const consumer of this.#consumers) await this.#subscribe(channel, consumer, restart);
@@ -164,7 +180,12 @@ export class RabbitQueue implements Queue {
 
   async #declare(channel: ConfirmChannel, queue: string): Promise<void> {
     if (this.#declared.has(queue)) return;
-    await channel.assertQueue(queue, {
+    await this.#assert(channel, queue);
+    this.#declared.add(queue);
+  }
+
+  #assert(channel: ConfirmChannel, queue: string) {
+    return channel.assertQueue(queue, {
       durable: true,
       deadLetterExchange: "",
       deadLetterRoutingKey: DEAD_LETTERS,
@@ -176,7 +197,13 @@ export class RabbitQueue implements Queue {
         "x-overflow": "reject-publish",
       },
     });
-    this.#declared.add(queue);
+  }
+
+  async depth(task: string): Promise<{ waiting: number; consumers: number }> {
+    if (!this.#channel) throw new QueueError("RabbitMQ is away");
+    // Asserted, not checked: a check of a queue that is not there closes the channel.
+    const { messageCount, consumerCount } = await this.#assert(this.#channel, queueOf(task));
+    return { waiting: messageCount, consumers: consumerCount };
   }
 
   async publish(chunk: Chunk): Promise<void> {

@@ -1,7 +1,7 @@
 /**
  * Where results, job records, the fleet and events are kept: Redis, or this process.
  *
- *     job:{<id>}           hash: what was asked, the size, the plan, `fed`, `error`; TTL renewed with every band
+ *     job:{<id>}           hash: what was asked, the size, the plan, `fed`, `error`, `suspect`; TTL renewed with every band
  *     job:{<id>}:sent      hash: band → CRC-32 of its rows, once the queue has confirmed it
  *     job:{<id>}:done      hash: band → JSON { worker, ms, crc }
  *     job:{<id>}:failures  hash: band → how often its task threw
@@ -58,6 +58,8 @@ export interface WorkerInfo {
   bands: number;
   pixels: number;
   ms: number;
+  /** The job whose band it has in hand; empty when it has none. */
+  busy: string;
 }
 
 export interface Results {
@@ -83,6 +85,11 @@ export interface Results {
   store(chunkId: string, picture: Uint8Array, done: Done): Promise<boolean>;
   /** Marks as done the bands of `awaited` (band → CRC) whose result was set by a worker that does no more than that. */
   adopt(id: string, awaited: Map<number, number>): Promise<void>;
+  /**
+   * Notes whether a job's bands are nowhere to be found.
+   * @returns for how long that has been so, ms; 0 while it is not. A band that is stored ends it.
+   */
+  suspect(id: string, nowhere: boolean): Promise<number>;
   load(chunkId: string): Promise<Uint8Array | null>;
   drop(chunkId: string): Promise<void>;
 
@@ -196,6 +203,11 @@ export class LocalResults implements Results {
   /** Nobody but our own workers can reach this process. */
   async adopt(): Promise<void> {}
 
+  /** The queue is in this process too: what is in it cannot vanish without the job. */
+  async suspect(): Promise<number> {
+    return 0;
+  }
+
   async load(chunkId: string): Promise<Uint8Array | null> {
     const { jobId, band } = parseChunkId(chunkId);
     return this.#jobs.get(jobId)?.bands.get(band) ?? null;
@@ -259,6 +271,7 @@ local ttl, failed = unpack(redis.call('HMGET', KEYS[1], 'ttl', 'error'))
 if not ttl or failed ~= '' then return 0 end
 redis.call('SET', KEYS[3], ARGV[3], 'EX', ttl)
 redis.call('EXPIRE', KEYS[1], ttl)
+redis.call('HDEL', KEYS[1], 'suspect')
 if redis.call('HSETNX', KEYS[2], ARGV[1], ARGV[2]) == 1 then redis.call('PUBLISH', KEYS[1], ARGV[1] .. ' ' .. ARGV[2]) end
 redis.call('EXPIRE', KEYS[2], ttl)
 return 1`;
@@ -284,6 +297,18 @@ if not ttl then return 0 end
 local value = redis.call(ARGV[1], KEYS[2], ARGV[2], ARGV[3])
 redis.call('EXPIRE', KEYS[2], ttl)
 return value`;
+
+/** KEYS job; ARGV 1 or 0. */
+const SUSPECT = `
+if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+if ARGV[1] == '0' then
+  redis.call('HDEL', KEYS[1], 'suspect')
+  return 0
+end
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+redis.call('HSETNX', KEYS[1], 'suspect', now)
+return now - redis.call('HGET', KEYS[1], 'suspect')`;
 
 /** KEYS lease; ARGV owner, ms. */
 const LEASE = `
@@ -424,6 +449,10 @@ export class RedisResults implements Results {
     await this.#redis.eval(ADOPT, keys.length + 2, key, `${key}:done`, ...keys, ...records);
   }
 
+  async suspect(id: string, nowhere: boolean): Promise<number> {
+    return Number(await this.#redis.eval(SUSPECT, 1, jobKey(id), nowhere ? 1 : 0));
+  }
+
   async load(chunkId: string): Promise<Uint8Array | null> {
     // As bytes: base64 needs no check for UTF-8.
     const text = await this.#redis.getBuffer(resultKey(chunkId));
@@ -481,9 +510,9 @@ export class RedisResults implements Results {
   }
 }
 
-function workerOf({ name, host, runtime, tasks, ...numbers }: Record<string, string>): WorkerInfo {
+function workerOf({ name, host, runtime, tasks, busy, ...numbers }: Record<string, string>): WorkerInfo {
   const [pid, since, bands, pixels, ms] = ["pid", "since", "bands", "pixels", "ms"].map((field) =>
     Number(numbers[field]),
   );
-  return { name, host, runtime, tasks: JSON.parse(tasks), pid, since, bands, pixels, ms };
+  return { name, host, runtime, tasks: JSON.parse(tasks), pid, since, bands, pixels, ms, busy };
 }

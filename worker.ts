@@ -24,7 +24,7 @@ import { hostname } from "node:os";
 import process from "node:process";
 import { isMainThread, parentPort, Worker as Thread } from "node:worker_threads";
 import { crc32 } from "node:zlib";
-import { type Chunk, parseChunkId, type Task } from "./chunk.ts";
+import { type Chunk, isChunkId, parseChunkId, type Task } from "./chunk.ts";
 import { encodeBand } from "./png.ts";
 import type { Delivery, Outcome, Queue } from "./queue.ts";
 import { BEAT_MS, type Results, type WorkerInfo } from "./results.ts";
@@ -34,6 +34,8 @@ export const TASKS = new Map<string, Task>([sobel].map((task) => [task.name, tas
 
 /** How often a band may fail before its job does. */
 const ATTEMPTS = 3;
+/** How long the band in hand may take once the program is told to end, ms. Kubernetes waits for 30 s. */
+const STOP_MS = 25_000;
 /** Before this many deliveries the queue itself would bury the band, and nobody would tell the job. */
 const MOST_DELIVERIES = 18;
 
@@ -53,13 +55,14 @@ export class Worker {
   readonly #info: WorkerInfo;
   #beating: ReturnType<typeof setInterval> | undefined;
   #stopConsuming: () => Promise<void> = async () => {};
+  #stopping = false;
 
   constructor(options: WorkerOptions) {
     this.#options = options;
     const runtime = "Deno" in globalThis ? "deno" : "bun";
     const { name } = options;
     const tasks = [...TASKS.keys()];
-    const counts = { since: Date.now(), bands: 0, pixels: 0, ms: 0 };
+    const counts = { since: Date.now(), bands: 0, pixels: 0, ms: 0, busy: "" };
     this.#info = { name, host: hostname(), pid: process.pid, runtime, tasks, ...counts };
   }
 
@@ -72,14 +75,32 @@ export class Worker {
 
   /** Finishes the band in hand and takes no other. */
   async stop(): Promise<void> {
+    this.#stopping = true;
     await this.#stopConsuming();
     clearInterval(this.#beating);
     await this.#options.results.leave(this.#info.name).catch(() => {});
     await this.#thread.end();
   }
 
-  /** Every outcome of a band, in the order of the table above. Never throws. */
+  /** Never throws. */
   async #handle(delivery: Delivery): Promise<Outcome> {
+    try {
+      return await this.#outcomeOf(delivery);
+    } catch (error) {
+      // The store is away, and this worker is to end: another will do the band.
+      this.#say(`band ${delivery.chunkId} is handed back: ${(error as Error).message}`);
+      return { do: "retry" };
+    } finally {
+      this.#info.busy = "";
+    }
+  }
+
+  /** Every outcome of a band, in the order of the table above. */
+  async #outcomeOf(delivery: Delivery): Promise<Outcome> {
+    if (delivery.deliveries >= MOST_DELIVERIES) {
+      const times = `handed out ${delivery.deliveries} times`;
+      return this.#giveUp(delivery.chunkId, `${times}, and no worker came back with it`);
+    }
     let chunk: Chunk;
     try {
       chunk = await delivery.open();
@@ -88,13 +109,10 @@ export class Worker {
     }
     const { chunkId, task } = chunk;
     if (!TASKS.has(task)) return this.#giveUp(chunkId, `unknown task ${task}: this worker has ${[...TASKS.keys()]}`);
-    if (delivery.deliveries >= MOST_DELIVERIES) {
-      return this.#giveUp(chunkId, `handed out ${delivery.deliveries} times, and no worker came back with it`);
-    }
     const { jobId } = parseChunkId(chunkId);
+    this.#info.busy = jobId;
     const job = await this.#insist(() => this.#options.results.findJob(jobId));
     if (!job || job.error !== null) return { do: "done" };
-    const pixels = chunk.width * (chunk.height - chunk.halo[0] - chunk.halo[1]);
     const start = performance.now();
     let result: BandResult;
     try {
@@ -106,7 +124,7 @@ export class Worker {
     const done = { worker: this.#info.name, ms, crc: result.crc };
     await this.#insist(() => this.#options.results.store(chunkId, result.png, done));
     this.#info.bands++;
-    this.#info.pixels += pixels;
+    this.#info.pixels += chunk.width * (chunk.height - chunk.halo[0] - chunk.halo[1]);
     this.#info.ms += ms;
     return { do: "done" };
   }
@@ -119,21 +137,21 @@ export class Worker {
 
   async #giveUp(chunkId: string, why: string): Promise<Outcome> {
     this.#say(`band ${chunkId || "(no id)"} is given up: ${why}`);
-    try {
+    // A message without a readable id belongs to no job.
+    if (isChunkId(chunkId)) {
       const { jobId, band } = parseChunkId(chunkId);
       await this.#insist(() => this.#options.results.updateJob(jobId, { error: `band ${band}: ${why}` }));
-    } catch {
-      // A message without a readable id belongs to no job.
     }
     return { do: "bury", reason: why };
   }
 
-  /** Tries again until the store has taken it: the band in hand is worth waiting for. */
+  /** Tries again until the store has taken it: the band in hand is worth waiting for. Throws only when told to stop. */
   async #insist<T>(step: () => Promise<T>): Promise<T> {
     for (let pause = 100; ; pause = Math.min(2 * pause, 2_000)) {
       try {
         return await step();
       } catch (error) {
+        if (this.#stopping) throw error;
         this.#say(`results are not taken, trying again: ${(error as Error).message}`);
         await new Promise((wake) => setTimeout(wake, pause));
       }
@@ -239,6 +257,8 @@ async function main(): Promise<void> {
     if (stopping) process.exit(1);
     stopping = true;
     console.log(`${name}: finishing the band in hand`);
+    // If the store is away, that may not end: the queue will hand the band to another worker.
+    setTimeout(() => process.exit(1), STOP_MS);
     await worker.stop();
     await queue.close();
     await results.close();

@@ -2,7 +2,7 @@
 // OpenCV's: golden/reflect101.json holds, for sizes 1 to 7 and rows -9 to size + 8,
 //   /usr/bin/python3 -c 'import cv2; print([[cv2.borderInterpolate(p, n, cv2.BORDER_REFLECT_101)
 //     for p in range(-9, 9 + n + 1)] for n in range(1, 8)])'
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { decode } from "fast-png";
@@ -28,6 +28,8 @@ import { encodeBand, ImageError, Stitcher } from "../png.ts";
 import { sobel, transform } from "../sobel.ts";
 import mirrored from "./golden/reflect101.json";
 import { chunk, expectSame, GREY, ihdr, imageOf, pngOf, RGB, random, SIGNATURE, sobelOf } from "./pictures.ts";
+
+setDefaultTimeout(30_000);
 
 const golden = (name: string) => readFileSync(join(import.meta.dirname, "golden", name));
 const JOB = "01234567-89ab-4cde-8f01-23456789abcd";
@@ -97,10 +99,16 @@ describe("a plan", () => {
   });
 
   test.each(HALOS)("never makes a message that RabbitMQ would refuse, halo %i", async (halo) => {
-    for (const width of [1, 3000, widest(halo)]) {
+    for (const width of [1, widest(halo)]) {
       const { rows } = planBands(width, 2 ** 31 - 1, halo, Number.POSITIVE_INFINITY);
       const height = rows + 2 * halo;
-      const message = encodeMessage({ ...example, halo: [halo, halo], width, height, pixels: random(width * height) });
+      const message = encodeMessage({
+        ...example,
+        halo: [halo, halo],
+        width,
+        height,
+        pixels: new Uint8Array(width * height),
+      });
       expect(message.length).toBeGreaterThan(11 * MI); // the largest there is, or nearly
       expect(message.length).toBeLessThan(16 * MI);
       expect((await decodeMessage(message)).height).toBe(height); // nor one that a worker would

@@ -1,11 +1,13 @@
 // Any picture: each format that is read becomes the grey that its own pixels make, turned the right way up; anything
 // else is refused, with the status that tells the sender what to do. The files are made by sharp here and now.
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { deflateSync } from "node:zlib";
 import sharp, { type Sharp } from "sharp";
 import { DEFAULT_LIMITS, readImage } from "../image.ts";
 import { collectPixels, ImageError, type PixelLimits } from "../png.ts";
 import { chunk, expectSame, GREY, ihdr, inPieces, over, pngOf, RGB, random, SIGNATURE } from "./pictures.ts";
+
+setDefaultTimeout(30_000);
 
 const WIDTH = 37;
 const HEIGHT = 23;

@@ -1,7 +1,7 @@
 // PNG in: every kind there is, in pieces of every size, and whatever can be wrong with a file. PNG out: the bytes of a
 // band, and that bands joined are the picture. Oracles that are not ours: the writer and the grey of pictures.ts (written
 // from the specification), fast-png, zlib, pngcheck.
-import { afterAll, describe, expect, test } from "bun:test";
+import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { spawnSync } from "node:child_process";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -33,6 +33,8 @@ import {
   scanlines,
   UNLIMITED,
 } from "./pictures.ts";
+
+setDefaultTimeout(30_000);
 
 const WIDTHS = [1, 2, 7, 8, 9, 33];
 const HEIGHTS = [1, 2, 5, 13];
@@ -598,6 +600,7 @@ describe("a band that is not ours is known by", () => {
       unmarked: file(header, first, middle, last, end),
       "marked otherwise": file(header, chunk("soBD", Uint8Array.of(2)), first, middle, last, end),
       "one IDAT": file(header, mark, joined, end),
+      "no middle": file(header, mark, first, last, end),
       "a chunk more": file(header, mark, first, middle, chunk("tEXt"), last, end),
       "a chunk of another name": file(header, mark, first, chunk("IDAX", middle.subarray(8, -4)), last, end),
       RGB: file(ihdr(7, 3, 8, RGB), mark, first, middle, last, end),
@@ -665,6 +668,21 @@ describe("combineAdler", () => {
     }
   });
 
+  test("holds where a sum is a multiple of 65521", () => {
+    const full = new Uint8Array(257).fill(255, 0, 256).fill(240, 256); // 1 + 256 · 255 + 240 = 65521
+    expect(adlerOf(full) & 0xffff).toBe(0);
+    for (const parts of [
+      [full, new Uint8Array(0)],
+      [full, Uint8Array.of(255, 255, 255)],
+      [full, full],
+      [Uint8Array.of(7), full],
+      [full, new Uint8Array(65_520)],
+    ]) {
+      const combined = combineAdler(adlerOf(parts[0]), adlerOf(parts[1]), parts[1].length);
+      expect(combined).toBe(adlerOf(Buffer.concat(parts)));
+    }
+  });
+
   test("holds for lengths past 32 bits", () => {
     // Of n zero bytes the sums are 1 and n.
     const zeros = (n: number) => (((n % 65_521) << 16) | 1) >>> 0;
@@ -675,6 +693,12 @@ describe("combineAdler", () => {
       [2 ** 45, 2 ** 32 + 1],
     ]) {
       expect(combineAdler(zeros(a), zeros(b), b)).toBe(zeros(a + b));
+    }
+    // Behind other bytes each zero adds the first sum to the second once more.
+    const [low, high] = [0xfff0, 0x1234];
+    for (const length of [70_000, 2 ** 31 + 5, 2 ** 32 + 9, 2 ** 45 + 3]) {
+      const sum = (BigInt(high) + BigInt(length) * BigInt(low)) % 65_521n;
+      expect(combineAdler(high * 65_536 + low, zeros(length), length)).toBe(Number(sum) * 65_536 + low);
     }
   });
 });
@@ -691,7 +715,7 @@ function randomPicture(width: number, height: number, colour: number, depth: num
   const key = samples.slice(0, channels);
   for (let i = 0; i < samples.length; i += channels) {
     if (chance() < 0.5) samples.set(key, i);
-    if (chance() < 0.2) samples[i] ^= 1;
+    if (chance() < 0.3) samples[i + Math.floor(chance() * channels)] ^= 1;
   }
   samples.set(key, 0);
   return { ...picture, transparency: bigEndian(key) };

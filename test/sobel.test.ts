@@ -5,7 +5,7 @@
 //   grey = cv2.cvtColor(cv2.imread("scene.png"), cv2.COLOR_BGR2GRAY)
 //   gx, gy = (cv2.Sobel(grey, cv2.CV_64F, *d, ksize=3) for d in ((1, 0), (0, 1)))
 //   cv2.imwrite("scene-edges.png", cv2.convertScaleAbs(cv2.magnitude(gx, gy)))'
-import { afterAll, beforeEach, describe, expect, test } from "bun:test";
+import { afterAll, beforeEach, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { spawn, spawnSync } from "node:child_process";
 import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -14,6 +14,8 @@ import { decode } from "fast-png";
 import sharp from "sharp";
 import { sobel } from "../sobel.ts";
 import { chunk, expectSame, GREY, greyOf, ihdr, pngOf, RGB, RGBA, random, SIGNATURE, sobelOf } from "./pictures.ts";
+
+setDefaultTimeout(30_000);
 
 const root = join(import.meta.dirname, "..");
 const golden = (name: string) => join(import.meta.dirname, "golden", name);
@@ -218,6 +220,7 @@ describe.each(Object.keys(RUNTIMES))("under %s", (runtime) => {
 test("the task leaves out the halo, however high it is", () => {
   const pixels = random(9 * 30);
   const whole = sobelOf(pixels, 9, 30);
+  expect(sobel.halo).toBe(1);
   for (const [above, below] of [
     [1, 1],
     [4, 1],
