@@ -31,7 +31,7 @@ const COUNT_MS = 2_000;
 export async function feed(watch: JobWatch, image: GreyImage, halo: number, signal: AbortSignal): Promise<void> {
   const { queue, results } = watch.backends;
   const job = watch.expectJob();
-  const window = windowOf(job, results);
+  const hasRoom = windowOf(job, results);
   const sending = new Set<Promise<void>>();
   const failed = new AbortController();
   const stop = AbortSignal.any([signal, failed.signal]);
@@ -48,7 +48,7 @@ export async function feed(watch: JobWatch, image: GreyImage, halo: number, sign
       throw new JobError(409, `this job was started with another picture: band ${band.number} differs`);
     }
     if (before !== undefined) continue;
-    await watch.until(() => watch.inFlight < window(), stop);
+    await watch.until(() => hasRoom(watch.inFlight), stop);
     watch.sent.set(band.number, crc);
     const sent = send(band, crc).catch((error) => failed.abort(error));
     sending.add(sent);
@@ -64,12 +64,14 @@ function crcOf({ pixels, width, rows, halo }: Band): number {
   return crc32(pixels.subarray(halo[0] * width, (halo[0] + rows) * width));
 }
 
-/** How many bands may be in flight, now. The fleet is counted in the background: a small job does not wait for that. */
-function windowOf({ workers }: Job, results: Results): () => number {
-  if (workers !== null) return () => workers;
+/** Whether one more band may be sent, with so many in flight. */
+function windowOf({ workers }: Job, results: Results): (inFlight: number) => boolean {
+  if (workers !== null) return (inFlight) => inFlight < workers;
   let alive = 0;
   let asked = 0;
-  return () => {
+  return (inFlight) => {
+    if (inFlight < LEAST_WINDOW) return true;
+    // Counted in the background, and only for jobs that are large enough to ask.
     if (Date.now() - asked > COUNT_MS) {
       asked = Date.now();
       const count = (fleet: unknown[]) => {
@@ -77,7 +79,7 @@ function windowOf({ workers }: Job, results: Results): () => number {
       };
       results.workers().then(count, () => {});
     }
-    return Math.max(LEAST_WINDOW, 2 * alive);
+    return inFlight < 2 * alive;
   };
 }
 
@@ -110,7 +112,8 @@ export async function* merge(watch: JobWatch, keep: boolean, signal?: AbortSigna
       const { rows } = bandRows(job, band);
       const part = stitcher.band(picture, rows) ?? stitcher.band(await ownForm(picture, job, band), rows)!;
       yield band === 0 ? Buffer.concat([stitcher.head(), part]) : part;
-      if (!keep) await results.drop(chunkIdOf(job.id, band));
+      // The last is left to whoever removes the job.
+      if (!keep && band + 1 < job.bands) await results.drop(chunkIdOf(job.id, band));
     }
     yield stitcher.tail();
   } finally {

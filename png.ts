@@ -178,6 +178,11 @@ class ByteReader {
     return bytes;
   }
 
+  /** Lets go of the source. */
+  async close(): Promise<void> {
+    await this.#pieces.return?.();
+  }
+
   /** Passes `length` bytes on as they come. */
   async *pass(length: number): AsyncGenerator<Uint8Array> {
     for (let left = length; left > 0; ) {
@@ -333,8 +338,12 @@ async function* inflated(source: AsyncIterable<Uint8Array>): AsyncGenerator<Uint
 
 async function* greyBlocks(header: Header, scanlines: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
   const lines = new ByteReader(scanlines, "too little image data");
-  yield* greyRows(header, lines, header.width, header.height);
-  await expectEnd(lines);
+  try {
+    yield* greyRows(header, lines, header.width, header.height);
+    await expectEnd(lines);
+  } finally {
+    await lines.close();
+  }
 }
 
 async function expectEnd(lines: ByteReader): Promise<void> {
@@ -361,18 +370,22 @@ async function* deinterlaced(header: Header, scanlines: AsyncIterable<Uint8Array
   const { width, height } = header;
   const lines = new ByteReader(scanlines, "too little image data");
   const whole = new Uint8Array(width * height);
-  for (const [x0, y0, dx, dy] of ADAM7) {
-    const passWidth = Math.ceil((width - x0) / dx);
-    const passHeight = Math.ceil((height - y0) / dy);
-    if (passWidth <= 0 || passHeight <= 0) continue;
-    let y = y0;
-    for await (const block of greyRows(header, lines, passWidth, passHeight)) {
-      for (let at = 0; at < block.length; y += dy) {
-        for (let x = x0; x < width; x += dx) whole[y * width + x] = block[at++];
+  try {
+    for (const [x0, y0, dx, dy] of ADAM7) {
+      const passWidth = Math.ceil((width - x0) / dx);
+      const passHeight = Math.ceil((height - y0) / dy);
+      if (passWidth <= 0 || passHeight <= 0) continue;
+      let y = y0;
+      for await (const block of greyRows(header, lines, passWidth, passHeight)) {
+        for (let at = 0; at < block.length; y += dy) {
+          for (let x = x0; x < width; x += dx) whole[y * width + x] = block[at++];
+        }
       }
     }
+    await expectEnd(lines);
+  } finally {
+    await lines.close();
   }
-  await expectEnd(lines);
   yield whole;
 }
 

@@ -52,7 +52,6 @@ describeWith(["rabbitmq", "redis"], "a cluster", () => {
     ({ rabbitmq, redis } = await sharedServers());
     store = new Redis(redis.url);
     connection = await amqp(rabbitmq.url);
-    channel = await connection.createChannel();
     const monitor = await store.duplicate().monitor();
     monitor.on("monitor", (_time: string, [command, key]: string[]) => {
       if (command.toLowerCase() === "set" && key.startsWith("resultado:")) stores.set(key, (stores.get(key) ?? 0) + 1);
@@ -66,13 +65,21 @@ describeWith(["rabbitmq", "redis"], "a cluster", () => {
   afterAll(async () => {
     for (const close of closers.reverse()) await close();
   });
-  beforeEach(() => stores.clear());
+  beforeEach(async () => {
+    stores.clear();
+    channel = await connection.createChannel();
+    channel.on("error", () => {}); // whoever uses it is told
+  });
   /** Nothing of a test is left for the next, and whatever was started ends in order. */
   afterEach(async () => {
     for (const stop of foreigners.splice(0)) await stop();
     for (const program of programs) program.kill("SIGTERM");
     for (const program of programs.splice(0)) expect(await within(program.exited), program.out).toBe(0);
-    await channel.purgeQueue(QUEUE).catch(() => {});
+    await Promise.all(apps.splice(0).map((close) => close()));
+    await channel.close().catch(() => {}); // a test may have lost it; what was taken and not settled goes back
+    const broom = await connection.createChannel();
+    for (const queue of [QUEUE, DEAD_LETTERS]) await broom.deleteQueue(queue);
+    await broom.close();
     await store.flushall();
   });
 
@@ -208,7 +215,6 @@ describeWith(["rabbitmq", "redis"], "a cluster", () => {
   });
 
   test("the message on the wire, and the queues, which are there before the first message", async () => {
-    for (const queue of [QUEUE, DEAD_LETTERS]) await channel.deleteQueue(queue);
     const app = await startApp(seven);
     expect((await channel.checkQueue(QUEUE)).messageCount).toBe(0);
     const id = crypto.randomUUID();
@@ -239,7 +245,6 @@ describeWith(["rabbitmq", "redis"], "a cluster", () => {
       "x-overflow": "reject-publish",
     });
     await expectDeclared(DEAD_LETTERS, { "x-queue-type": "quorum" });
-    channel.nack(message);
   });
 
   /** The broker itself compares: it takes a declaration of these very arguments, and none that lacks one of them. */
@@ -488,6 +493,7 @@ const apps: (() => Promise<void>)[] = [];
 async function startApp({ bandPixels, ttlSeconds = 60 }: { bandPixels: number; ttlSeconds?: number }): Promise<App> {
   const queue = await RabbitQueue.connect(rabbitmq.url, (text) => console.error(text));
   const results = new RedisResults(redis.url, ttlSeconds, false);
+  await until(() => queue.ready());
   const counted = new CountedQueue(queue);
   const watched = new Proxy(queue, {
     get: (target, name) => {
@@ -513,10 +519,6 @@ async function startApp({ bandPixels, ttlSeconds = 60 }: { bandPixels: number; t
   };
 }
 
-afterEach(async () => {
-  await Promise.all(apps.splice(0).map((close) => close()));
-});
-
 function servers(): Record<string, string> {
   return { RABBITMQ_URL: rabbitmq.url, REDIS_URL: redis.url };
 }
@@ -526,6 +528,7 @@ async function startCoordinator(bandPixels: number, runtime: "bun" | "deno" = "b
   const program = spawnProgram("coordinator.ts", env, runtime);
   programs.push(program);
   const [, origin] = await program.waitFor(/Sobel, distributed: (http:\S+)/, DEADLINE);
+  await until(async () => (await ask(`${origin}/readyz`)).ok);
   return origin;
 }
 

@@ -2,7 +2,18 @@
 // see inside (what was queued, what is left in the store), the same app runs in this process, with `createApp`.
 //
 // The expected bytes are those of the one-machine program.
-import { afterAll, afterEach, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
+import {
+  afterAll,
+  afterEach,
+  beforeAll,
+  beforeEach,
+  describe,
+  expect,
+  type Mock,
+  setDefaultTimeout,
+  spyOn,
+  test,
+} from "bun:test";
 import { execFile } from "node:child_process";
 import { mkdtempSync, rmSync } from "node:fs";
 import { connect, type Socket } from "node:net";
@@ -16,7 +27,7 @@ import sharp from "sharp";
 import type { Chunk } from "../chunk.ts";
 import { createApp, type Dependencies } from "../coordinator.ts";
 import { readImage } from "../image.ts";
-import { LocalQueue } from "../queue.ts";
+import { type Handler, LocalQueue } from "../queue.ts";
 import { type Done, type Job, LocalResults, type WorkerInfo } from "../results.ts";
 import { sobel, transform } from "../sobel.ts";
 import { Worker } from "../worker.ts";
@@ -366,6 +377,9 @@ describe("uploads larger than allowed", () => {
     const body = new Uint8Array(MAX_UPLOAD_BYTES + 1);
     await expectProblem(await ask("/tasks/sobel", { method: "POST", body }), 413, tooLarge);
     await expectProblem(await ask(`/jobs/${crypto.randomUUID()}`, { method: "PUT", body }), 413, tooLarge);
+    // More than Bun itself takes where it is not told otherwise.
+    const huger = new Uint8Array(129 << 20);
+    await expectProblem(await ask("/tasks/sobel", { method: "POST", body: huger }), 413, tooLarge);
     await expectWell();
   });
 
@@ -560,7 +574,16 @@ for _ in range(2): # the second time over the same connection
 
 describe("clients that hang up", () => {
   let kit: Kit;
-  afterEach(() => kit.stop());
+  let log: Mock<typeof console.error>;
+  beforeEach(() => {
+    log = spyOn(console, "error");
+  });
+  afterEach(async () => {
+    await kit.stop();
+    const complaints = [...log.mock.calls];
+    log.mockRestore();
+    expect(complaints).toEqual([]); // it is no fault of ours
+  });
 
   test("in the middle of the picture: nothing is left, and the place is free again", async () => {
     kit = await startKit({ maxJobs: 1, workers: 2 });
@@ -699,6 +722,24 @@ describe("several at once", () => {
     await until(() => kit.idle());
   });
 
+  test.todo("bands of a corrupt picture, still queued, have no part in the good one that is sent under its id", async () => {
+    kit = await startKit({ workers: 0 });
+    const id = crypto.randomUUID();
+    const corrupt = Uint8Array.from(wide).fill(0, 50_000, 51_000);
+    expect((await kit.ask(`/jobs/${id}?workers=100`, { method: "PUT", body: corrupt })).status).toBe(422);
+    const stale = kit.queue.published.length;
+    expect(stale).toBeGreaterThan(0);
+    const good = await rawUpload(`PUT /jobs/${id}`, wide.length, kit.origin);
+    good.write(wide.subarray(0, 100));
+    await until(async () => (await (await kit.ask(`/jobs/${id}`)).json()).state === "uploading");
+    await kit.startWorkers(1);
+    await until(() => kit.queue.handled >= stale);
+    good.write(wide.subarray(100));
+    expect(await good.answer()).toStartWith("HTTP/1.1 202");
+    await until(async () => (await (await kit.ask(`/jobs/${id}`)).json()).state === "done");
+    expectSame(await bytesOf(await kit.ask(`/jobs/${id}/result`)), await edgesOf(wide));
+  });
+
   test("a kept job is gone after its time", async () => {
     kit = await startKit({ workers: 1, ttlSeconds: 1 });
     const id = crypto.randomUUID();
@@ -731,22 +772,22 @@ describe("the rest of the API", () => {
 describe("settings", () => {
   const both = "expected both RABBITMQ_URL and REDIS_URL, or neither";
   test.each([
-    ["PORT", "abc", 'expected a whole number from 0 to 65535, got "abc"'],
-    ["PORT", "65536", "expected a whole number from 0 to 65535"],
-    ["WORKERS", "0", "expected a whole number from 1"],
-    ["BAND_PIXELS", "-5", "expected a whole number from 1"],
-    ["MAX_UPLOAD_BYTES", "1MB", "expected a whole number from 1"],
-    ["MAX_PIXELS", "0", "expected a whole number from 1"],
-    ["MAX_JOBS", "many", "expected a whole number from 1"],
-    ["RESULT_TTL_SECONDS", "0", "expected a whole number from 1"],
-    ["BAND_TIMEOUT_SECONDS", "1.5", "expected a whole number from 1"],
-    ["RABBITMQ_URL", "amqp://127.0.0.1:1", both, "REDIS_URL"],
-    ["REDIS_URL", "redis://127.0.0.1:1", both, "RABBITMQ_URL"],
-  ])("%s=%s ends the program with a sentence", async (name, value, sentence, named = name) => {
+    ["PORT=abc", 'PORT: expected a whole number from 0 to 65535, got "abc"'],
+    ["PORT=65536", "PORT: expected a whole number from 0 to 65535"],
+    ["WORKERS=0", "WORKERS: expected a whole number from 1"],
+    ["BAND_PIXELS=-5", "BAND_PIXELS: expected a whole number from 1"],
+    ["MAX_UPLOAD_BYTES=1MB", "MAX_UPLOAD_BYTES: expected a whole number from 1"],
+    ["MAX_PIXELS=0", "MAX_PIXELS: expected a whole number from 1"],
+    ["MAX_JOBS=many", "MAX_JOBS: expected a whole number from 1"],
+    ["RESULT_TTL_SECONDS=0", "RESULT_TTL_SECONDS: expected a whole number from 1"],
+    ["BAND_TIMEOUT_SECONDS=1.5", "BAND_TIMEOUT_SECONDS: expected a whole number from 1"],
+    ["RABBITMQ_URL=amqp://127.0.0.1:1", `REDIS_URL: ${both}`],
+    ["REDIS_URL=redis://127.0.0.1:1", `RABBITMQ_URL: ${both}`],
+  ])("%s ends the program with a sentence", async (setting, sentence) => {
+    const [name, value] = setting.split("=");
     const program = spawnProgram("coordinator.ts", { PORT: "0", [name]: value });
     expect(await within(program.exited)).toBe(1);
-    // Some versions of Bun pass a callback where the table has no value.
-    expect(program.out).toStartWith(`coordinator.ts: ${typeof named === "string" ? named : name}: ${sentence}`);
+    expect(program.out).toStartWith(`coordinator.ts: ${sentence}`);
     expect(program.out.trim().split("\n")).toHaveLength(1);
   });
 
@@ -1045,6 +1086,16 @@ function formOf(picture: Uint8Array): Bytes {
 class CountedQueue extends LocalQueue {
   readonly published: string[] = [];
   onPublish = () => {};
+  /** Chunks that a worker is done with, whatever became of them. */
+  handled = 0;
+
+  override async consume(tasks: string[], handle: Handler): Promise<() => Promise<void>> {
+    return super.consume(tasks, async (delivery) => {
+      const outcome = await handle(delivery);
+      this.handled++;
+      return outcome;
+    });
+  }
 
   override async publish(chunk: Chunk): Promise<void> {
     this.published.push(chunk.chunkId);

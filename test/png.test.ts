@@ -677,6 +677,7 @@ describe("combineAdler", () => {
       [full, full],
       [Uint8Array.of(7), full],
       [full, new Uint8Array(65_520)],
+      ...Array.from({ length: 20 }, (_, i) => [full, random(65_500 - i)]),
     ]) {
       const combined = combineAdler(adlerOf(parts[0]), adlerOf(parts[1]), parts[1].length);
       expect(combined).toBe(adlerOf(Buffer.concat(parts)));
