@@ -38,6 +38,7 @@ export async function feed(watch: JobWatch, image: GreyImage, halo: number, sign
   const send = async (band: Band, crc: number) => {
     const { width, pixels, number } = band;
     const height = pixels.length / width;
+    await results.expectRows(job.id, number, crc);
     await queue.publish({ chunkId: chunkIdOf(job.id, number), task: job.task, halo: band.halo, width, height, pixels });
     await results.markSent(job.id, number, crc);
   };

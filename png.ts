@@ -480,6 +480,7 @@ const ZLIB_HEADER = Uint8Array.of(0x78, 0x01);
 const LAST_BLOCK = Uint8Array.of(0x03, 0x00);
 const MARK = pngChunk("soBD", Uint8Array.of(1));
 const END = pngChunk("IEND");
+const EMPTY_TAIL = pngChunk("IDAT", LAST_BLOCK, uint32(1));
 
 /**
  * Compresses a band so that it can be stitched: every row filtered with Sub, which needs no row above.
@@ -490,15 +491,13 @@ export async function encodeBand(grey: Uint8Array, width: number, rows: number):
   const lines = new Uint8Array(rows * (1 + width));
   const adler = kernel.filterSub(grey, width, rows, lines);
   const deflated = await deflateRows(lines, DEFLATE);
-  return Buffer.concat([
-    PNG_SIGNATURE,
-    headerChunk(width, rows),
-    MARK,
-    pngChunk("IDAT", ZLIB_HEADER),
-    pngChunk("IDAT", deflated),
-    pngChunk("IDAT", LAST_BLOCK, uint32(adler)),
-    END,
-  ]);
+  const tail = pngChunk("IDAT", LAST_BLOCK, uint32(adler));
+  return Buffer.concat([frontOf(width, rows), pngChunk("IDAT", deflated), tail, END]);
+}
+
+/** What stands before a band's data. */
+function frontOf(width: number, rows: number): Buffer {
+  return Buffer.concat([PNG_SIGNATURE, headerChunk(width, rows), MARK, pngChunk("IDAT", ZLIB_HEADER)]);
 }
 
 /** A PNG that is stored, not compressed: for a band on its way to a worker. `grey` is `rows × width` pixels. */
@@ -522,6 +521,13 @@ export class Stitcher {
     readonly width: number,
     readonly height: number,
   ) {}
+
+  /** Length in bytes of the whole, of the lengths of bands as `encodeBand` makes them. */
+  length(bands: number[]): number {
+    const around = this.head().length + EMPTY_TAIL.length + END.length;
+    const spent = frontOf(this.width, 0).length + EMPTY_TAIL.length + END.length;
+    return bands.reduce((sum, bytes) => sum + bytes - spent, around);
+  }
 
   head(): Uint8Array {
     return Buffer.concat([PNG_SIGNATURE, headerChunk(this.width, this.height), pngChunk("IDAT", ZLIB_HEADER)]);
@@ -547,9 +553,8 @@ export class Stitcher {
 
 /** Finds the middle IDAT by its place: everything around it has a fixed length and, but for the checksum, fixed bytes. */
 function bandData(png: Uint8Array, width: number, rows: number): { chunk: Uint8Array; adler: number } | undefined {
-  const before = Buffer.concat([PNG_SIGNATURE, headerChunk(width, rows), MARK, pngChunk("IDAT", ZLIB_HEADER)]);
-  const tailLength = 12 + 6 + END.length;
-  const end = png.length - tailLength;
+  const before = frontOf(width, rows);
+  const end = png.length - EMPTY_TAIL.length - END.length;
   if (end < before.length + 12 || !before.equals(png.subarray(0, before.length))) return undefined;
   const chunk = png.subarray(before.length, end);
   const adler = viewOf(png).getUint32(end + 10);

@@ -2,8 +2,9 @@
  * Where results, job records, the fleet and events are kept: Redis, or this process.
  *
  *     job:{<id>}           hash: what was asked, the size, the plan, `fed`, `error`, `suspect`; TTL renewed with every band
+ *     job:{<id>}:rows      hash: band → CRC-32 of its rows, before it is sent: a result made of other rows is not taken
  *     job:{<id>}:sent      hash: band → CRC-32 of its rows, once the queue has confirmed it
- *     job:{<id>}:done      hash: band → JSON { worker, ms, crc }
+ *     job:{<id>}:done      hash: band → JSON { worker, ms, crc, bytes }
  *     job:{<id>}:failures  hash: band → how often its task threw
  *     job:{<id>}:feeder    the coordinator that feeds the job: a lease
  *     resultado:<chunk id> base64 of the band as a picture
@@ -44,6 +45,8 @@ export interface Done {
   ms: number;
   /** CRC-32 of the grey rows it was made from, without the halo. */
   crc: number;
+  /** Length of the result, as `encodeBand` makes it; 0 where it is of another form. */
+  bytes: number;
 }
 
 export interface WorkerInfo {
@@ -75,13 +78,18 @@ export interface Results {
   lease(id: string, owner: string, ms: number): Promise<boolean>;
   release(id: string, owner: string): Promise<void>;
 
+  /** Says what a band's rows are, before it is sent. */
+  expectRows(id: string, band: number, crc: number): Promise<void>;
   markSent(id: string, band: number, crc: number): Promise<void>;
   sent(id: string): Promise<Map<number, number>>;
   done(id: string): Promise<Map<number, Done>>;
   /** Counts a failure of a band's task; how many there were so far. */
   countFailure(chunkId: string): Promise<number>;
 
-  /** Stores a band, marks it done and tells so, all or nothing. False: the job is gone or has failed. */
+  /**
+   * Stores a band, marks it done and tells so, all or nothing. False: the job is gone or has failed, or `done.crc` is not
+   * what `expectRows` said, so the band is left over from a job that had the same id.
+   */
   store(chunkId: string, picture: Uint8Array, done: Done): Promise<boolean>;
   /** Marks as done the bands of `awaited` (band → CRC) whose result was set by a worker that does no more than that. */
   adopt(id: string, awaited: Map<number, number>): Promise<void>;
@@ -127,6 +135,7 @@ export class LocalResults implements Results {
   async putJob(job: Job): Promise<void> {
     const entry = this.#jobs.get(job.id) ?? {
       job,
+      rows: new Map(),
       sent: new Map(),
       done: new Map(),
       failures: new Map(),
@@ -168,6 +177,10 @@ export class LocalResults implements Results {
     if (this.#leases.get(id)?.owner === owner) this.#leases.delete(id);
   }
 
+  async expectRows(id: string, band: number, crc: number): Promise<void> {
+    this.#jobs.get(id)?.rows.set(band, crc);
+  }
+
   async markSent(id: string, band: number, crc: number): Promise<void> {
     this.#jobs.get(id)?.sent.set(band, crc);
   }
@@ -191,7 +204,7 @@ export class LocalResults implements Results {
   async store(chunkId: string, picture: Uint8Array, done: Done): Promise<boolean> {
     const { jobId, band } = parseChunkId(chunkId);
     const entry = this.#jobs.get(jobId);
-    if (!entry || entry.job.error !== null) return false;
+    if (!entry || entry.job.error !== null || entry.rows.get(band) !== done.crc) return false;
     entry.bands.set(band, picture);
     this.#renew(entry);
     if (entry.done.has(band)) return true;
@@ -251,6 +264,7 @@ export class LocalResults implements Results {
 
 interface LocalJob {
   job: Job;
+  rows: Map<number, number>;
   sent: Map<number, number>;
   done: Map<number, Done>;
   failures: Map<number, number>;
@@ -265,15 +279,16 @@ redis.call('HSET', KEYS[1], unpack(ARGV))
 redis.call('PUBLISH', KEYS[1], 'job')
 return 1`;
 
-/** KEYS job, done, result; ARGV band, record, picture. */
+/** KEYS job, done, result, rows; ARGV band, record, picture, CRC. */
 const STORE = `
 local ttl, failed = unpack(redis.call('HMGET', KEYS[1], 'ttl', 'error'))
-if not ttl or failed ~= '' then return 0 end
+if not ttl or failed ~= '' or redis.call('HGET', KEYS[4], ARGV[1]) ~= ARGV[4] then return 0 end
 redis.call('SET', KEYS[3], ARGV[3], 'EX', ttl)
 redis.call('EXPIRE', KEYS[1], ttl)
 redis.call('HDEL', KEYS[1], 'suspect')
 if redis.call('HSETNX', KEYS[2], ARGV[1], ARGV[2]) == 1 then redis.call('PUBLISH', KEYS[1], ARGV[1] .. ' ' .. ARGV[2]) end
 redis.call('EXPIRE', KEYS[2], ttl)
+redis.call('EXPIRE', KEYS[4], ttl)
 return 1`;
 
 /** KEYS job, done, then results; ARGV for each result its band and record. */
@@ -398,7 +413,7 @@ export class RedisResults implements Results {
     const key = jobKey(id);
     const bands = Number(await this.#redis.hget(key, "bands"));
     // The record first: from then on nobody writes about this job.
-    await this.#redis.del(key, `${key}:sent`, `${key}:done`, `${key}:failures`);
+    await this.#redis.del(key, `${key}:rows`, `${key}:sent`, `${key}:done`, `${key}:failures`);
     await this.#redis.publish(key, "job");
     const results = Array.from({ length: bands }, (_, band) => resultKey(chunkIdOf(id, band)));
     for (let i = 0; i < results.length; i += 500) await this.#redis.unlink(...results.slice(i, i + 500));
@@ -410,6 +425,10 @@ export class RedisResults implements Results {
 
   async release(id: string, owner: string): Promise<void> {
     await this.#redis.eval(RELEASE, 1, `${jobKey(id)}:feeder`, owner);
+  }
+
+  async expectRows(id: string, band: number, crc: number): Promise<void> {
+    await this.#redis.eval(MARK, 2, jobKey(id), `${jobKey(id)}:rows`, "HSET", band, crc);
   }
 
   async markSent(id: string, band: number, crc: number): Promise<void> {
@@ -436,15 +455,16 @@ export class RedisResults implements Results {
     const { jobId, band } = parseChunkId(chunkId);
     const key = jobKey(jobId);
     const text = Buffer.from(picture.buffer, picture.byteOffset, picture.length).toString("base64");
-    const keys = [key, `${key}:done`, resultKey(chunkId)];
-    return (await this.#redis.eval(STORE, keys.length, ...keys, band, JSON.stringify(done), text)) === 1;
+    const keys = [key, `${key}:done`, resultKey(chunkId), `${key}:rows`];
+    const record = JSON.stringify(done);
+    return (await this.#redis.eval(STORE, keys.length, ...keys, band, record, text, done.crc)) === 1;
   }
 
   async adopt(id: string, awaited: Map<number, number>): Promise<void> {
     const key = jobKey(id);
     const keys = [...awaited.keys()].map((band) => resultKey(chunkIdOf(id, band)));
     const records = [...awaited].flatMap(([band, crc]) => {
-      return [band, JSON.stringify({ worker: FOREIGN_WORKER, ms: 0, crc } satisfies Done)];
+      return [band, JSON.stringify({ worker: FOREIGN_WORKER, ms: 0, crc, bytes: 0 } satisfies Done)];
     });
     await this.#redis.eval(ADOPT, keys.length + 2, key, `${key}:done`, ...keys, ...records);
   }

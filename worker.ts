@@ -121,7 +121,7 @@ export class Worker {
       return this.#failed(chunkId, (error as Error).message);
     }
     const ms = Math.round((performance.now() - start) * 10) / 10;
-    const done = { worker: this.#info.name, ms, crc: result.crc };
+    const done = { worker: this.#info.name, ms, crc: result.crc, bytes: result.png.length };
     await this.#insist(() => this.#options.results.store(chunkId, result.png, done));
     this.#info.bands++;
     this.#info.pixels += chunk.width * (chunk.height - chunk.halo[0] - chunk.halo[1]);

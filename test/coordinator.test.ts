@@ -391,7 +391,9 @@ describe("uploads larger than allowed", () => {
   });
 
   test("exactly as large as allowed", async () => {
-    const body = Buffer.concat([photo, new Uint8Array(MAX_UPLOAD_BYTES - photo.length)]);
+    const junk = chunk("juNk", new Uint8Array(MAX_UPLOAD_BYTES - photo.length - 12));
+    const body = Buffer.concat([photo.subarray(0, 33), junk, photo.subarray(33)]);
+    expect(body.length).toBe(MAX_UPLOAD_BYTES);
     expectSame(await bytesOf(await ask("/tasks/sobel", { method: "POST", body })), edgesOfPhoto);
   });
 });
@@ -722,7 +724,7 @@ describe("several at once", () => {
     await until(() => kit.idle());
   });
 
-  test.todo("bands of a corrupt picture, still queued, have no part in the good one that is sent under its id", async () => {
+  test("bands of a corrupt picture, still queued, have no part in the good one that is sent under its id", async () => {
     kit = await startKit({ workers: 0 });
     const id = crypto.randomUUID();
     const corrupt = Uint8Array.from(wide).fill(0, 50_000, 51_000);
