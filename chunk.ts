@@ -17,7 +17,7 @@
  *
  * Not here: how messages travel (queue.ts), where results lie (results.ts), how pixels are compressed (png.ts).
  */
-import { collectPixels, encodeStored, type GreyImage, ImageError, onePiece, readPng } from "./png.ts";
+import { collectPixels, decodeStored, encodeStored, type GreyImage, ImageError, onePiece, readPng } from "./png.ts";
 
 /** How a picture is cut: `bands` bands of `rows` rows, of which the last may be lower. */
 export interface Plan {
@@ -215,6 +215,8 @@ function parseObject(body: Uint8Array): Record<string, unknown> {
 }
 
 async function decodePicture(png: Uint8Array): Promise<{ width: number; height: number; pixels: Uint8Array }> {
+  const stored = decodeStored(png);
+  if (stored) return stored;
   const limit = MAX_BASE64_BYTES;
   try {
     const image = await readPng(onePiece(png), { streamed: limit, whole: limit });
@@ -242,6 +244,11 @@ export function fromBase64(text: unknown, field: string): Buffer {
 }
 
 function shown(value: unknown): string {
-  const text = JSON.stringify(value) ?? String(value);
+  let text: string;
+  try {
+    text = JSON.stringify(value) ?? String(value);
+  } catch {
+    text = "something nested too deep to show"; // JSON.parse goes deeper than JSON.stringify
+  }
   return text.length > 80 ? `${text.slice(0, 80)}…` : text;
 }

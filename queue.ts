@@ -68,6 +68,26 @@ const CONFIRM_MS = 5_000;
 /** After two of these without a sign of life the broker takes a worker for dead, and hands its chunk out again. */
 const HEARTBEAT_SECONDS = 10;
 
+/**
+ * A server's address from the environment, checked. It may hold a password, so the error has the variable's name and
+ * not its value.
+ */
+export function serverUrl(name: string, text: string, scheme: "amqp" | "redis"): URL {
+  const url = URL.parse(text);
+  if (url && [`${scheme}:`, `${scheme}s:`].includes(url.protocol) && url.hostname !== "" && isEncoded(url.href)) {
+    return url;
+  }
+  throw new Error(`${name}: expected ${scheme}://user:password@host:port, or ${scheme}s:// for TLS, percent-encoded`);
+}
+
+function isEncoded(text: string): boolean {
+  try {
+    return decodeURIComponent(text) !== "";
+  } catch {
+    return false;
+  }
+}
+
 export function queueOf(task: string): string {
   return task === "sobel" ? QUEUE : `${QUEUE}.${task}`;
 }
@@ -146,7 +166,7 @@ export class RabbitQueue implements Queue {
   static async connect(url: string, say: (text: string) => void): Promise<RabbitQueue> {
     const queue = new RabbitQueue();
     const setup = (model: ChannelModel) => queue.#setUp(model);
-    const address = new URL(url);
+    const address = serverUrl("RABBITMQ_URL", url, "amqp");
     if (!address.searchParams.has("heartbeat")) address.searchParams.set("heartbeat", String(HEARTBEAT_SECONDS));
     queue.#connection = await connect(address.href, {
       recovery: { initialDelay: 100, maxDelay: 2_000, waitForConnect: false, setup },

@@ -20,6 +20,7 @@
 import { EventEmitter } from "node:events";
 import { Redis } from "ioredis";
 import { chunkIdOf, fromBase64, parseChunkId } from "./chunk.ts";
+import { serverUrl } from "./queue.ts";
 
 export interface Job {
   id: string;
@@ -351,12 +352,13 @@ export class RedisResults implements Results {
     readonly ttlSeconds: number,
     patient: boolean,
   ) {
+    const address = serverUrl("REDIS_URL", url, "redis").href;
     const options = {
       maxRetriesPerRequest: patient ? null : 20,
       retryStrategy: (times: number) => Math.min(50 * times, 1000),
     };
-    this.#redis = new Redis(url, options);
-    this.#subscriber = new Redis(url, { ...options, maxRetriesPerRequest: null });
+    this.#redis = new Redis(address, options);
+    this.#subscriber = new Redis(address, { ...options, maxRetriesPerRequest: null });
     // Without a listener an `error` event would end the process; the commands themselves report what fails.
     this.#redis.on("error", () => {});
     this.#subscriber.on("error", () => {});

@@ -19,7 +19,7 @@ import { parseArgs } from "node:util";
 import { bandRows, DEFAULT_BAND_PIXELS, planBands, split, type Task } from "./chunk.ts";
 import { readImage } from "./image.ts";
 import { kernel } from "./kernel.ts";
-import { encodeBand, type GreyImage, Stitcher } from "./png.ts";
+import { encodeBandAside, type GreyImage, Stitcher } from "./png.ts";
 
 export const sobel: Task = {
   name: "sobel",
@@ -50,7 +50,7 @@ export async function* transform(image: GreyImage, task: Task, bandPixels: numbe
   yield stitcher.head();
   for await (const { pixels, width, rows, halo } of split(image, plan)) {
     const height = rows + halo[0] + halo[1];
-    compressing.push(encodeBand(task.run({ pixels, width, height, halo }), width, rows));
+    compressing.push(encodeBandAside(task.run({ pixels, width, height, halo }), width, rows));
     if (compressing.length > availableParallelism()) yield await stitchNext();
   }
   while (compressing.length > 0) yield await stitchNext();

@@ -211,12 +211,12 @@ class TaskThread {
 
 /** The other side of `TaskThread`. */
 function serveTasks(): void {
-  parentPort!.on("message", async (chunk: Chunk) => {
+  parentPort!.on("message", (chunk: Chunk) => {
     try {
       const { width, height, halo, pixels } = chunk;
       const rows = height - halo[0] - halo[1];
       const crc = crc32(pixels.subarray(halo[0] * width, (halo[0] + rows) * width));
-      const png = await encodeBand(TASKS.get(chunk.task)!.run(chunk), width, rows);
+      const png = encodeBand(TASKS.get(chunk.task)!.run(chunk), width, rows);
       const moved = png.byteOffset === 0 && png.length === png.buffer.byteLength ? [png.buffer as ArrayBuffer] : [];
       parentPort!.postMessage({ png, crc } satisfies BandResult, moved);
     } catch (error) {

@@ -6,10 +6,19 @@ import { spawnSync } from "node:child_process";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { constants, deflateRawSync, deflateSync, inflateSync } from "node:zlib";
+import { constants, crc32, deflateRawSync, deflateSync, inflateSync } from "node:zlib";
 import { decode, encode } from "fast-png";
 import sharp from "sharp";
-import { combineAdler, encodeBand, encodeStored, ImageError, readPng, Stitcher } from "../png.ts";
+import {
+  combineAdler,
+  decodeStored,
+  encodeBand,
+  encodeBandAside,
+  encodeStored,
+  ImageError,
+  readPng,
+  Stitcher,
+} from "../png.ts";
 import {
   CHANNELS,
   chance,
@@ -825,3 +834,48 @@ async function greyBySharp(png: Uint8Array): Promise<Uint8Array> {
     return over([...data.subarray(i * info.channels, (i + 1) * info.channels)]);
   });
 }
+
+describe("decodeStored", () => {
+  const pixels = Uint8Array.from({ length: 21 }, (_, i) => i * 11);
+  const stored = Buffer.from(encodeStored(pixels, 7, 3));
+  /** The same file with other zlib data, its CRC mended. */
+  const withData = (data: Uint8Array) => {
+    const idat = Buffer.concat([Buffer.from("IDAT"), data]);
+    const [length, crc] = [Buffer.alloc(4), Buffer.alloc(4)];
+    length.writeUInt32BE(data.length);
+    crc.writeUInt32BE(crc32(idat));
+    return Buffer.concat([stored.subarray(0, 33), length, idat, crc, stored.subarray(-12)]);
+  };
+
+  test("gives back what encodeStored took, small and larger than a stored block", () => {
+    expect(decodeStored(stored)).toEqual({ width: 7, height: 3, pixels });
+    const large = Uint8Array.from({ length: 500 * 300 }, (_, i) => (i * 7919) >> 5);
+    expect(Buffer.compare(decodeStored(encodeStored(large, 500, 300))!.pixels, large)).toBe(0);
+  });
+
+  test("leaves alone whatever is harmed: every bit flipped, every length cut", () => {
+    for (let bit = 0; bit < stored.length * 8; bit++) {
+      const harmed = Uint8Array.from(stored);
+      harmed[bit >> 3] ^= 1 << (bit & 7);
+      expect(decodeStored(harmed)).toBeUndefined();
+    }
+    for (let length = 0; length < stored.length; length++)
+      expect(decodeStored(stored.subarray(0, length))).toBeUndefined();
+  });
+
+  test("leaves alone what is not as encodeStored makes it: compressed, filtered, too long, bytes behind", () => {
+    const lines = Buffer.from(Array.from({ length: 3 }, (_, y) => [0, ...pixels.subarray(y * 7, y * 7 + 7)]).flat());
+    const data = deflateSync(lines, { level: 0 });
+    expect(decodeStored(withData(data))).toEqual({ width: 7, height: 3, pixels });
+    expect(decodeStored(withData(deflateSync(Buffer.alloc(24))))).toBeUndefined();
+    expect(decodeStored(withData(Buffer.concat([data, Buffer.from("behind")])))).toBeUndefined();
+    expect(decodeStored(withData(deflateSync(Buffer.concat([lines, lines]), { level: 0 })))).toBeUndefined();
+    lines[8] = 1;
+    expect(decodeStored(withData(deflateSync(lines, { level: 0 })))).toBeUndefined();
+  });
+});
+
+test("a band is the same bytes, deflated here or aside", async () => {
+  const grey = Uint8Array.from({ length: 640 * 480 }, (_, i) => (i * i) >> 7);
+  expect(Buffer.compare(encodeBand(grey, 640, 480), await encodeBandAside(grey, 640, 480))).toBe(0);
+});
