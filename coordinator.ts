@@ -38,11 +38,14 @@ export interface Dependencies extends Backends {
   stopping?: AbortSignal;
 }
 
+/** A result is a picture, whatever stands in it: no browser is to take it for a page. */
+const PNG_HEADERS = { "content-type": "image/png", "x-content-type-options": "nosniff" };
 const MAX_WORKERS = 1024;
 const DEFAULT_UPLOAD_BYTES = 4 * 2 ** 30;
 const DEFAULT_JOBS = 64;
 /** The right to feed a job lapses after this, unless it is renewed, ms. */
 const LEASE_MS = 10_000;
+const SWEEP_MS = 60_000;
 /** How long answers that have begun may take once the program is told to end, ms. Kubernetes waits for 30 s. */
 const DRAIN_MS = 20_000;
 
@@ -115,7 +118,7 @@ export function createApp({
       }
       return removedBehind(watch, request.signal);
     });
-    const headers = { "content-type": "image/png", "x-job-id": id };
+    const headers = { ...PNG_HEADERS, "x-job-id": id };
     const name = { "content-disposition": `inline; filename="${taskName}.png"` };
     return streamed(pieces, { headers: { ...headers, ...name } });
   }
@@ -206,7 +209,7 @@ export function createApp({
     }
     const etag = `"${id}"`;
     const headers = {
-      "content-type": "image/png",
+      ...PNG_HEADERS,
       "content-disposition": `attachment; filename="${id}.${job.task}.png"`,
       etag,
     };
@@ -359,6 +362,13 @@ async function connect(say: (text: string) => void): Promise<Backends & { stop()
   };
 }
 
+/** A header cannot carry every character: a token that ends with a line break, as files do, would never be met. */
+function tokenSetting(): string | undefined {
+  const token = process.env.AUTH_TOKEN || undefined;
+  if (token === undefined || /^[!-~]+$/.test(token)) return token;
+  throw new Error("AUTH_TOKEN: expected letters, digits and punctuation of ASCII, got a space or another character");
+}
+
 async function main(): Promise<void> {
   const hostname = process.env.HOST || "127.0.0.1";
   const port = setting("PORT", 8080, 0, 65_535);
@@ -370,8 +380,9 @@ async function main(): Promise<void> {
     limits: { streamed, whole: Math.min(streamed, DEFAULT_LIMITS.whole) },
     maxJobs: setting("MAX_JOBS", DEFAULT_JOBS, 1, 100_000),
   };
-  const authToken = process.env.AUTH_TOKEN || undefined;
+  const authToken = tokenSetting();
   const backends = await connect((text) => console.error(text));
+  setInterval(() => backends.results.sweep().catch(() => {}), SWEEP_MS); // if the store is away: the next time
   const stopping = new AbortController();
   const app = createApp({ ...backends, ...options, authToken, stopping: stopping.signal });
   const server = serve(app.fetch, hostname, port);

@@ -49,7 +49,8 @@ export function problem(error: unknown, request: Request): Response {
   const { status, detail, headers } = explained(error, request);
   const title = TITLES[status] ?? "Error";
   const body = JSON.stringify({ type: "about:blank", title, status, detail });
-  return new Response(body, { status, headers: { ...headers, "content-type": "application/problem+json" } });
+  const kind = { "content-type": "application/problem+json", "x-content-type-options": "nosniff" };
+  return new Response(body, { status, headers: { ...headers, ...kind } });
 }
 
 function explained(

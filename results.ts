@@ -102,6 +102,9 @@ export interface Results {
   load(chunkId: string): Promise<Uint8Array | null>;
   drop(chunkId: string): Promise<void>;
 
+  /** Sees to it that a result set by a worker that does no more than that expires, even if its job is gone. */
+  sweep(): Promise<void>;
+
   /** Calls `listener` with a band that is done, or with nothing when anything may have changed. */
   watch(id: string, listener: (band?: number, done?: Done) => void): Promise<() => void>;
 
@@ -231,6 +234,8 @@ export class LocalResults implements Results {
     const { jobId, band } = parseChunkId(chunkId);
     this.#jobs.get(jobId)?.bands.delete(band);
   }
+
+  async sweep(): Promise<void> {}
 
   async watch(id: string, listener: (band?: number, done?: Done) => void): Promise<() => void> {
     this.#events.on(id, listener);
@@ -411,6 +416,12 @@ export class RedisResults implements Results {
     return (await this.#redis.eval(UPDATE, 1, jobKey(id), ...fields)) === 1;
   }
 
+  /** Lets a failed job go on: what is done stays, the rest is to be sent again. */
+  async reviveJob(id: string): Promise<void> {
+    if (!(await this.updateJob(id, { error: null, fed: false }))) return;
+    await this.#redis.del(`${jobKey(id)}:sent`, `${jobKey(id)}:failures`);
+  }
+
   async removeJob(id: string): Promise<void> {
     const key = jobKey(id);
     const bands = Number(await this.#redis.hget(key, "bands"));
@@ -483,6 +494,15 @@ export class RedisResults implements Results {
 
   async drop(chunkId: string): Promise<void> {
     await this.#redis.unlink(resultKey(chunkId));
+  }
+
+  async sweep(): Promise<void> {
+    let cursor = "0";
+    do {
+      const [next, keys] = await this.#redis.scan(cursor, "MATCH", resultKey("*"), "COUNT", 500);
+      for (const key of keys) await this.#redis.expire(key, this.ttlSeconds, "NX");
+      cursor = next;
+    } while (cursor !== "0");
   }
 
   async watch(id: string, listener: (band?: number, done?: Done) => void): Promise<() => void> {

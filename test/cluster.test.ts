@@ -345,6 +345,15 @@ describeWith(["rabbitmq", "redis"], "a cluster", () => {
     await expectNothingLeft();
   });
 
+  test("a result that another program sets when its job is gone is given a time to live", async () => {
+    const results = new RedisResults(redis.url, 60, false);
+    await store.set("resultado:{gone}:0", "left behind");
+    await results.sweep();
+    expect(await store.ttl("resultado:{gone}:0")).toBeGreaterThan(0);
+    await store.del("resultado:{gone}:0");
+    await results.close();
+  });
+
   test("nothing outlives its time", async () => {
     const app = await startApp({ ...seven, ttlSeconds: 1 });
     const waiting = crypto.randomUUID();

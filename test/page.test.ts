@@ -338,6 +338,142 @@ describeWith(["chromium"], "page", () => {
   });
 });
 
+describeWith(["chromium"], "page, a server that asks for a token", () => {
+  const TOKEN = "!right~token";
+  let port: number;
+  let coordinator: Program;
+  let browser: Browser;
+
+  beforeAll(async () => {
+    port = await freePort();
+    coordinator = await startCoordinator(port, { AUTH_TOKEN: TOKEN });
+    browser = await launch();
+  });
+  afterAll(async () => {
+    await browser?.close();
+    coordinator?.kill("SIGKILL");
+    await coordinator?.exited;
+  });
+  afterEach(() => Promise.all(browser.contexts().map((context) => context.close())));
+
+  async function open(locale = "en-GB"): Promise<Page> {
+    const page = await (await browser.newContext({ locale })).newPage();
+    page.on("dialog", () => {
+      throw new Error("a dialog");
+    });
+    await page.goto(`http://127.0.0.1:${port}`);
+    return page;
+  }
+
+  /** What was sent with each request that is guarded: `PUT Bearer …`. */
+  function credentials(page: Page): string[] {
+    const sent: string[] = [];
+    page.on("request", (request) => {
+      const { authorization } = request.headers();
+      const guarded = ["PUT", "DELETE"].includes(request.method()) || request.url().endsWith("/workers");
+      if (guarded) sent.push(`${request.method()} ${authorization}`);
+      expect(request.url()).not.toContain(TOKEN);
+    });
+    return sent;
+  }
+
+  async function unlock(page: Page, token = TOKEN): Promise<void> {
+    await page.getByLabel("Access token").fill(token);
+    await page.getByRole("button", { name: "Unlock" }).click();
+  }
+
+  test("it is asked for in the page; what was given before goes as soon as the right one is there", async () => {
+    const page = await open();
+    const sent = credentials(page);
+    const field = page.getByLabel("Access token");
+    await field.waitFor();
+    expect(await field.getAttribute("type")).toBe("password");
+    expect(await page.locator("#alive").textContent()).toBe("The server asks for its access token.");
+    expect(await page.locator("#refused").textContent()).toBe("");
+
+    await page.setInputFiles("#file", [png("a.png", 30, 20), png("b.png", 30, 20)]);
+    await page.waitForFunction(() => document.querySelectorAll('[data-phase="queued"]').length === 2);
+    expect(await page.locator(".lead").first().textContent()).toBe("Waiting for the access token");
+
+    await unlock(page, "wrong");
+    await page.waitForFunction(() => document.querySelector("#refused")?.textContent !== "");
+    expect(await page.locator("#refused").textContent()).toBe("The server refused this token.");
+    expect(sent.some((line) => line.startsWith("PUT"))).toBe(false);
+    for (const impossible of ["", "two words", "señal"]) {
+      const before = sent.length;
+      await unlock(page, impossible); // no header can carry it
+      expect(sent.slice(before).filter((line) => !line.endsWith(" Bearer wrong"))).toEqual([]);
+      expect(await field.evaluate((input: HTMLInputElement) => input.validity.valid)).toBe(false);
+    }
+
+    await unlock(page);
+    await page.waitForFunction(() => document.querySelectorAll('[data-phase="done"]').length === 2);
+    expect(await field.isVisible()).toBe(false);
+    expect(await field.inputValue()).toBe("");
+    expect(await page.locator("#alive").textContent()).toBe("2 workers ready");
+    expect(sent.filter((line) => line.startsWith("PUT"))).toEqual(Array(2).fill(`PUT Bearer ${TOKEN}`));
+    expect(sent.filter((line) => line.startsWith("GET")).at(-1)).toBe(`GET Bearer ${TOKEN}`);
+
+    // This tab keeps it, and no other place does.
+    expect(await page.evaluate(() => [localStorage.length, document.cookie])).toEqual([0, ""]);
+    await page.reload();
+    await page.waitForFunction(() => document.querySelector("#alive")?.textContent === "2 workers ready");
+    expect(await field.isVisible()).toBe(false);
+    const other = await page.context().newPage();
+    await other.goto(page.url());
+    await other.getByLabel("Access token").waitFor();
+  });
+
+  test("a job is cancelled with it", async () => {
+    const page = await open();
+    const sent = credentials(page);
+    await unlock(page);
+    await page.waitForFunction(() => document.querySelector("#alive")?.textContent === "2 workers ready");
+    await slow(page, 1e6);
+    await page.setInputFiles("#file", photo);
+    await page.waitForFunction(() => (document.querySelector<HTMLProgressElement>("progress.bands")?.value ?? 0) > 0);
+    const deleted = page.waitForResponse((answer) => answer.request().method() === "DELETE");
+    await page.locator(".cancel").click();
+    expect((await deleted).status()).toBe(204);
+    expect(sent).toContain(`DELETE Bearer ${TOKEN}`);
+  });
+
+  test("a token that no longer holds: it is asked for again, and the job that met it first goes on", async () => {
+    const page = await open();
+    await unlock(page);
+    await page.waitForFunction(() => document.querySelector("#alive")?.textContent === "2 workers ready");
+    coordinator.kill("SIGKILL");
+    await coordinator.exited;
+    await page.route("**/workers", (route) => route.abort()); // the upload is to meet it, not the list of workers
+    coordinator = await startCoordinator(port, { AUTH_TOKEN: "another" });
+    await page.setInputFiles("#file", [photo, png("next.png", 30, 20)]);
+    await page.getByLabel("Access token").waitFor();
+    expect(await page.locator("#refused").textContent()).toBe("The server refused this token.");
+    await page.waitForFunction(() => document.querySelectorAll('[data-phase="queued"]').length === 2);
+    await page.unroute("**/workers");
+    const names: string[] = [];
+    page.on("download", (download) => names.push(download.suggestedFilename()));
+    await unlock(page, "another");
+    await until(() => names.length === 2);
+    expect(names).toEqual(["photo.sobel.png", "next.sobel.png"]);
+    coordinator.kill("SIGKILL");
+    await coordinator.exited;
+    coordinator = await startCoordinator(port, { AUTH_TOKEN: TOKEN });
+  });
+
+  test("in Spanish", async () => {
+    const page = await open("es-ES");
+    await page.getByLabel("Token de acceso").waitFor();
+    expect(await page.locator("#alive").textContent()).toBe("El servidor pide su token de acceso.");
+    await page.setInputFiles("#file", png("a.png", 30, 20));
+    await page.waitForFunction(() => document.querySelector(".lead")?.textContent === "Esperando el token de acceso");
+    await page.getByLabel("Token de acceso").fill("otro");
+    await page.getByRole("button", { name: "Desbloquear" }).click();
+    await page.waitForFunction(() => document.querySelector("#refused")?.textContent !== "");
+    expect(await page.locator("#refused").textContent()).toBe("El servidor rechazó este token.");
+  });
+});
+
 describeWith(["chromium", "rabbitmq", "redis"], "page, workers elsewhere", () => {
   test("without a worker it waits and says how to start one; the job goes on as soon as there is one", async () => {
     const { rabbitmq, redis } = await sharedServers();
