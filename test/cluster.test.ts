@@ -4,7 +4,7 @@
 // The expected bytes are those of the one-machine program.
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "bun:test";
 import { connect as tcp } from "node:net";
-import { connect as amqp, type Channel, type ChannelModel, type ConsumeMessage } from "amqplib";
+import { connect as amqp, type Channel, type ChannelModel, type ConsumeMessage, type GetMessage } from "amqplib";
 import { decode, encode } from "fast-png";
 import { Redis } from "ioredis";
 import sharp from "sharp";
@@ -343,6 +343,40 @@ describeWith(["rabbitmq", "redis"], "a cluster", () => {
     await results.adopt(id, new Map([[0, 1]]));
     await results.close();
     await expectNothingLeft();
+  });
+
+  test("a band that was given up is shown, put back, and its job completed", async () => {
+    const id = crypto.randomUUID();
+    const app = await startApp({ bandPixels: seven.bandPixels });
+    const put = () => app.ask(`/jobs/${id}?workers=${seven.bands}`, { method: "PUT", body: photo });
+    expect((await put()).status).toBe(202);
+    // What a worker does that gives up on the first band.
+    const message = (await channel.get(QUEUE)) as GetMessage;
+    const chunkId = message.properties.messageId;
+    const headers = { "x-reason": "the task was ill", "x-queue": QUEUE };
+    channel.sendToQueue(DEAD_LETTERS, message.content, { ...message.properties, headers, persistent: true });
+    channel.ack(message);
+    const results = new RedisResults(redis.url, 60, false);
+    await results.updateJob(id, { error: "band 0: the task was ill" });
+    await results.close();
+    await until(async () => (await channel.checkQueue(DEAD_LETTERS)).messageCount === 1);
+
+    const command = async (...args: string[]) => {
+      const env = { ...process.env, RABBITMQ_URL: rabbitmq.url, REDIS_URL: redis.url };
+      const program = Bun.spawn(["bun", "run", "pipelines/dead-letters.ts", ...args], { env, stdout: "pipe" });
+      expect(await within(program.exited)).toBe(0);
+      return new Response(program.stdout).text();
+    };
+    const line = `${chunkId}  tareas  the task was ill\n`;
+    expect(await command()).toBe(line);
+    expect(await command()).toBe(line); // showing takes nothing away
+    expect(await command("--back")).toBe(line);
+    expect(await command()).toBe("");
+    expect(await (await app.ask(`/jobs/${id}`)).json()).toMatchObject({ state: "uploading", error: null });
+    await startWorker("mended");
+    expect((await put()).status).toBe(202);
+    await until(async () => (await (await app.ask(`/jobs/${id}`)).json()).state === "done");
+    expectSame(await bytesOf(await app.ask(`/jobs/${id}/result`)), await edgesOf(photo, seven.bandPixels));
   });
 
   test("a result that another program sets when its job is gone is given a time to live", async () => {
