@@ -185,7 +185,7 @@ export function isTaskName(name: unknown): name is string {
 export function encodeMessage(chunk: Chunk): Buffer {
   const { chunkId, task, halo, params, width, height, pixels } = chunk;
   const head = `${JSON.stringify({ chunk_id: chunkId, task, halo, params }).slice(0, -1)},"imagen":"`;
-  const imagen = Buffer.from(encodeStored(pixels, width, height)).toString("base64");
+  const imagen = encodeStored(pixels, width, height).toString("base64");
   const message = Buffer.allocUnsafe(Buffer.byteLength(head) + imagen.length + 2);
   const at = message.write(head);
   message.write(`${imagen}"}`, at, "latin1");

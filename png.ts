@@ -514,7 +514,7 @@ function filtered(grey: Uint8Array, width: number, rows: number): { lines: Uint8
 
 function bandOf(deflated: Uint8Array, adler: number, width: number, rows: number): Uint8Array {
   const tail = pngChunk("IDAT", LAST_BLOCK, uint32(adler));
-  return Buffer.concat([frontOf(width, rows), pngChunk("IDAT", deflated), tail, END]);
+  return Buffer.concat([frontOf(width, rows), ...chunkParts("IDAT", deflated), tail, END]);
 }
 
 /** What stands before a band's data. */
@@ -523,15 +523,12 @@ function frontOf(width: number, rows: number): Buffer {
 }
 
 /** A PNG that is stored, not compressed: for a band on its way to a worker. `grey` is `rows × width` pixels. */
-export function encodeStored(grey: Uint8Array, width: number, rows: number): Uint8Array {
+export function encodeStored(grey: Uint8Array, width: number, rows: number): Buffer {
   const lines = new Uint8Array(rows * (1 + width));
   for (let y = 0; y < rows; y++) lines.set(grey.subarray(y * width, (y + 1) * width), y * (1 + width) + 1);
   // In one piece: it grows by five bytes for every 64 KiB.
-  const stored = pngChunk(
-    "IDAT",
-    deflateSync(lines, { level: 0, chunkSize: lines.length + (lines.length >> 12) + 64 }),
-  );
-  return Buffer.concat([PNG_SIGNATURE, headerChunk(width, rows), stored, END]);
+  const stored = deflateSync(lines, { level: 0, chunkSize: lines.length + (lines.length >> 12) + 64 });
+  return Buffer.concat([PNG_SIGNATURE, headerChunk(width, rows), ...chunkParts("IDAT", stored), END]);
 }
 
 /**
@@ -653,10 +650,15 @@ function headerChunk(width: number, height: number): Uint8Array {
 }
 
 function pngChunk(type: string, ...payload: Uint8Array[]): Uint8Array {
+  return Buffer.concat(chunkParts(type, ...payload));
+}
+
+/** What a chunk is made of, the payload not copied. */
+function chunkParts(type: string, ...payload: Uint8Array[]): Uint8Array[] {
   const body = [Buffer.from(type, "latin1"), ...payload];
   const length = payload.reduce((sum, part) => sum + part.length, 0);
   const crc = body.reduce((sum, part) => crc32(part, sum), 0);
-  return Buffer.concat([uint32(length), ...body, uint32(crc)]);
+  return [uint32(length), ...body, uint32(crc)];
 }
 
 function uint32(value: number): Uint8Array {
