@@ -264,7 +264,8 @@ export function createApp({
     return Response.json({ status: "ready" });
   }
 
-  return new Elysia()
+  // The default finds no path behind a host name of less than four letters.
+  return new Elysia({ handler: { standardHostname: false } })
     .onError(({ error, request }) => problem(error, request))
     .get("/", () => new Response(page.html, { headers: page.headers }))
     .get("/healthz", () => Response.json({ status: "ok" }))

@@ -51,7 +51,10 @@ export async function feed(watch: JobWatch, image: GreyImage, halo: number, sign
     if (before !== undefined) continue;
     await watch.until(() => hasRoom(watch.inFlight), stop);
     watch.sent.set(band.number, crc);
-    const sent = send(band, crc).catch((error) => failed.abort(error));
+    const sent = send(band, crc).catch((error) => {
+      watch.sent.delete(band.number); // whoever else watches this job must not take it for sent
+      failed.abort(error);
+    });
     sending.add(sent);
     sent.finally(() => sending.delete(sent));
   }

@@ -65,6 +65,8 @@ export const DELIVERY_LIMIT = 20;
 const PUBLISH_MS = 30_000;
 /** How long the broker may take to confirm one, ms. */
 const CONFIRM_MS = 5_000;
+/** How long it may take to say how much is in a queue, ms. */
+const ANSWER_MS = 2_000;
 /** After two of these without a sign of life the broker takes a worker for dead, and hands its chunk out again. */
 const HEARTBEAT_SECONDS = 10;
 
@@ -151,6 +153,7 @@ export class LocalQueue implements Queue {
 export class RabbitQueue implements Queue {
   #connection!: RecoveringChannelModel;
   #channel: ConfirmChannel | undefined;
+  #blocked = false;
   /** Queues known to exist, as of this connection. */
   #declared = new Set<string>();
   /** Chunks that came back because no queue took them. */
@@ -173,6 +176,12 @@ export class RabbitQueue implements Queue {
       timeout: 5_000,
     });
     queue.#connection.on("error", () => {});
+    queue.#connection.on("blocked", () => {
+      queue.#blocked = true;
+    });
+    queue.#connection.on("unblocked", () => {
+      queue.#blocked = false;
+    });
     queue.#connection.on("connect-failed", (error) => say(`RabbitMQ cannot be reached: ${error.message}`));
     queue.#connection.on("disconnect", (error) => {
       queue.#channel = undefined;
@@ -183,12 +192,15 @@ export class RabbitQueue implements Queue {
 
   /** Runs after every connect. Any trouble with a channel closes the connection, so that this runs again. */
   async #setUp(model: ChannelModel): Promise<void> {
+    // Until this is through, nobody else listens, and an `error` that nobody listens to would end the program.
+    model.on("error", () => {});
     const channel = await model.createConfirmChannel();
     const restart = () => void model.close().catch(() => {});
     channel.on("error", () => {});
     channel.on("close", restart);
     channel.on("return", (message) => this.#returned.add(message.properties.messageId));
     this.#declared = new Set();
+    this.#blocked = false;
     await channel.assertQueue(DEAD_LETTERS, { durable: true, arguments: { "x-queue-type": "quorum" } });
     // Before the first chunk: a worker in another language may come first, and only look whether it is there.
     await this.#declare(channel, QUEUE);
@@ -221,8 +233,16 @@ export class RabbitQueue implements Queue {
 
   async depth(task: string): Promise<{ waiting: number; consumers: number }> {
     if (!this.#channel) throw new QueueError("RabbitMQ is away");
+    // While the broker is short of memory it reads nothing from those who publish, questions neither.
+    if (this.#blocked) throw new QueueError("RabbitMQ takes nothing");
+    let timer: ReturnType<typeof setTimeout> | undefined;
+    const late = new Promise<never>((_, reject) => {
+      timer = setTimeout(() => reject(new QueueError("RabbitMQ does not answer")), ANSWER_MS);
+    });
     // Asserted, not checked: a check of a queue that is not there closes the channel.
-    const { messageCount, consumerCount } = await this.#assert(this.#channel, queueOf(task));
+    const asserted = this.#assert(this.#channel, queueOf(task));
+    asserted.catch(() => {}); // it may come after nobody waits any more
+    const { messageCount, consumerCount } = await Promise.race([asserted, late]).finally(() => clearTimeout(timer));
     return { waiting: messageCount, consumers: consumerCount };
   }
 

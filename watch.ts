@@ -89,8 +89,11 @@ function awaitedOf({ sent, done }: Known): Map<number, number> {
 async function failIfVanished({ queue, results }: Backends, known: Known): Promise<boolean> {
   const { job } = known;
   const [awaited] = awaitedOf(known).keys();
-  if (awaited === undefined || job.error !== null || !queue.ready()) return false;
-  const [{ waiting, consumers }, workers] = await Promise.all([queue.depth(job.task), results.workers()]);
+  if (awaited === undefined || job.error !== null) return false;
+  // A broker that does not answer may have it: the time begins anew when it is back.
+  const unknown = { waiting: Number.POSITIVE_INFINITY, consumers: 0 };
+  const [depth, workers] = await Promise.all([queue.depth(job.task).catch(() => unknown), results.workers()]);
+  const { waiting, consumers } = depth;
   const fleet = workers.filter(({ tasks }) => tasks.includes(job.task));
   const nowhere = waiting === 0 && !fleet.some(({ busy }) => busy === job.id);
   const held = await results.suspect(job.id, nowhere);

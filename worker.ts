@@ -69,7 +69,7 @@ export class Worker {
   async start(): Promise<void> {
     const beat = () => this.#options.results.beat(this.#info);
     this.#beating = setInterval(() => beat().catch((error) => this.#say(`no heartbeat: ${error.message}`)), BEAT_MS);
-    await beat();
+    await this.#insist(beat);
     this.#stopConsuming = await this.#options.queue.consume(this.#info.tasks, (delivery) => this.#handle(delivery));
   }
 

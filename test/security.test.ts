@@ -1,0 +1,472 @@
+// What a stranger can do to the coordinator, and what the programs give away: the token, headers that are made of what
+// others sent, names that are shown, passwords in settings, TLS. The programs are the real ones, as processes.
+import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { execFile } from "node:child_process";
+import { createHash } from "node:crypto";
+import { writeFileSync } from "node:fs";
+import { connect } from "node:net";
+import { join } from "node:path";
+import { promisify } from "node:util";
+import { encode } from "fast-png";
+import { Redis } from "ioredis";
+import { chromium } from "playwright-core";
+import {
+  binaries,
+  describeWith,
+  freePort,
+  type Program,
+  type RabbitMQ,
+  type RedisServer,
+  sharedServers,
+  spawnProgram,
+  startRabbitMQ,
+  startRedis,
+  temporaryFolder,
+} from "./servers.ts";
+
+setDefaultTimeout(60_000);
+
+const TOKEN = "correct-horse~battery+staple/0";
+const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/;
+const run = promisify(execFile);
+
+const photo = Buffer.from(
+  encode({ width: 90, height: 60, channels: 1, data: Uint8Array.from({ length: 5400 }, (_, i) => (i * 7919) >> 3) }),
+);
+
+describe("with AUTH_TOKEN", () => {
+  let coordinator: Program;
+  let origin: string;
+
+  beforeAll(async () => {
+    coordinator = spawnProgram("coordinator.ts", { PORT: "0", WORKERS: "1", AUTH_TOKEN: TOKEN });
+    origin = await originOf(coordinator);
+  });
+  afterAll(async () => {
+    coordinator.kill();
+    expect(await coordinator.exited).toBe(0);
+    expect(coordinator.out).toBe(`Sobel, distributed: ${origin}\n`);
+  });
+
+  const ask = (path: string, init: RequestInit & { token?: string } = {}) => {
+    const headers = new Headers(init.headers);
+    if (init.token !== undefined) headers.set("authorization", `Bearer ${init.token}`);
+    return fetch(origin + path, { ...init, headers });
+  };
+
+  /** A job that is done. */
+  async function sent(): Promise<string> {
+    const id = crypto.randomUUID();
+    expect((await ask(`/jobs/${id}`, { method: "PUT", body: photo, token: TOKEN })).status).toBe(202);
+    await until(async () => (await (await ask(`/jobs/${id}`)).json()).state === "done");
+    return id;
+  }
+
+  const guarded: [method: string, path: string][] = [
+    ["POST", "/tasks/sobel"],
+    ["PUT", `/jobs/${crypto.randomUUID()}`],
+    ["DELETE", `/jobs/${crypto.randomUUID()}`],
+    ["GET", "/workers"],
+  ];
+
+  test.each(guarded)("%s %s: not without it", async (method, path) => {
+    const wrong = ["", `Bearer`, `Bearer ${TOKEN}x`, `Bearer ${TOKEN.slice(0, -1)}`, `bearer ${TOKEN}`, TOKEN];
+    wrong.push(`Basic ${btoa(`:${TOKEN}`)}`, `Bearer ${TOKEN.toUpperCase()}`, `Bearer ${TOKEN}, Bearer x`);
+    for (const authorization of [undefined, ...wrong]) {
+      const headers = authorization === undefined ? undefined : { authorization };
+      const body = ["POST", "PUT"].includes(method) ? photo : undefined;
+      const answer = await ask(path, { method, headers, body });
+      expect([authorization, answer.status]).toEqual([authorization, 401]);
+      expect(answer.headers.get("www-authenticate")).toBe("Bearer");
+      expect(answer.headers.get("content-type")).toBe("application/problem+json");
+      const text = await answer.text();
+      expect(JSON.parse(text).status).toBe(401);
+      expect(text).not.toContain(TOKEN);
+    }
+    // Not in the address either: addresses are logged.
+    expect((await ask(`${path}?token=${TOKEN}&access_token=${TOKEN}`, { method })).status).toBe(401);
+    const right = await ask(path, { method, body: method === "GET" ? undefined : photo, token: TOKEN });
+    expect(right.status).toBe({ POST: 200, PUT: 202, DELETE: 404, GET: 200 }[method]!);
+    await right.arrayBuffer();
+  });
+
+  test("what was refused was not begun", async () => {
+    const id = crypto.randomUUID();
+    await ask(`/jobs/${id}`, { method: "PUT", body: photo, token: "wrong" });
+    expect((await ask(`/jobs/${id}`)).status).toBe(404);
+    const done = await sent();
+    await ask(`/jobs/${done}`, { method: "DELETE", token: "wrong" });
+    expect((await ask(`/jobs/${done}`)).status).toBe(200);
+    expect((await ask(`/jobs/${done}`, { method: "DELETE", token: TOKEN })).status).toBe(204);
+    expect((await ask(`/jobs/${done}`)).status).toBe(404);
+  });
+
+  test("probes, the page, and a job whose id is known need none", async () => {
+    const id = await sent();
+    for (const path of ["/", "/healthz", "/readyz", `/jobs/${id}`, `/jobs/${id}/events`, `/jobs/${id}/result`]) {
+      const answer = await ask(path);
+      expect([path, answer.status]).toEqual([path, 200]);
+      await answer.arrayBuffer();
+    }
+  });
+
+  test("ids cannot be guessed, nor listed", async () => {
+    const answer = await ask("/tasks/sobel", { method: "POST", body: photo, token: TOKEN });
+    expect(answer.headers.get("x-job-id")).toMatch(UUID);
+    await answer.arrayBuffer();
+    const guess = crypto.randomUUID();
+    for (const path of ["", "/events", "/result"]) expect((await ask(`/jobs/${guess}${path}`)).status).toBe(404);
+    for (const path of ["/jobs", "/jobs/", "/jobs/*", "/jobs/%2a", "/jobs/..%2fworkers"]) {
+      expect([400, 404]).toContain((await ask(path)).status);
+    }
+  });
+
+  test("the page: a policy that runs what is in it and nothing else", async () => {
+    const answer = await ask("/");
+    const html = await answer.text();
+    const policy = Object.fromEntries(
+      (answer.headers.get("content-security-policy") ?? "").split("; ").map((directive) => {
+        const [name, ...values] = directive.split(" ");
+        return [name, values];
+      }),
+    );
+    const hashes = (tag: string) => {
+      const [, text] = html.match(new RegExp(`<${tag}[^>]*>([^]*?)</${tag}>`)) ?? [];
+      return [
+        `'sha256-${createHash("sha256")
+          .update(text ?? "")
+          .digest("base64")}'`,
+      ];
+    };
+    expect(policy).toEqual({
+      "default-src": ["'none'"],
+      "script-src": hashes("script"),
+      "style-src": hashes("style"),
+      "img-src": ["'self'", "blob:", "data:"],
+      "connect-src": ["'self'"],
+      "base-uri": ["'none'"],
+      "form-action": ["'self'"],
+      "frame-ancestors": ["'none'"],
+    });
+    expect(answer.headers.get("x-content-type-options")).toBe("nosniff");
+    expect(answer.headers.get("referrer-policy")).toBe("no-referrer");
+    expect(answer.headers.get("content-type")).toBe("text/html; charset=utf-8");
+    expect(html).not.toContain(TOKEN);
+  });
+
+  test("results and errors are what they say, whatever a browser thinks", async () => {
+    const id = await sent();
+    const body = photo;
+    const answers = [
+      await ask(`/jobs/${id}/result`),
+      await ask(`/jobs/${id}/result`, { headers: { range: "bytes=3-9" } }),
+      await ask("/tasks/sobel", { method: "POST", body, token: TOKEN }),
+      await ask("/tasks/sobel", { method: "POST", body: "<script>alert(1)</script>", token: TOKEN }),
+      await ask("/%3Cscript%3Ealert(1)%3C/script%3E"),
+    ];
+    expect(answers.map(({ status }) => status)).toEqual([200, 206, 200, 415, 404]);
+    for (const answer of answers) {
+      const type = answer.status < 300 ? "image/png" : "application/problem+json";
+      expect(answer.headers.get("content-type")).toBe(type);
+      expect(answer.headers.get("x-content-type-options")).toBe("nosniff");
+      await answer.arrayBuffer();
+    }
+  });
+
+  test("nothing from the address or the form gets into the headers", async () => {
+    const evil = ["%0d%0aset-cookie:%20a=b", "%0aset-cookie:a=b", '";%20filename="x.html', "%22%3b%20x", "%00", "%ff"];
+    const id = await sent();
+    for (const text of evil) {
+      const form = new FormData();
+      form.append("image", new File([photo], `${decodeURI(text.replace("%ff", ""))}.html`));
+      for (const [method, path, body] of [
+        ["POST", `/tasks/sobel${text}`, photo],
+        ["POST", `/tasks/sobel?name=${text}&workers=`, form],
+        ["PUT", `/jobs/${id}${text}`, photo],
+        ["PUT", `/jobs/${crypto.randomUUID()}?task=sobel${text}`, photo],
+        ["GET", `/jobs/${id}${text}/result`],
+        ["GET", `/jobs/${id}/result?${text}`],
+        ["GET", `/${text}`],
+      ] as const) {
+        const answer = await ask(path, { method, body, token: TOKEN });
+        expect([200, 400, 404]).toContain(answer.status);
+        const names = [...answer.headers.keys()];
+        expect(names).not.toContain("set-cookie");
+        const name = answer.headers.get("content-disposition") ?? 'inline; filename="sobel.png"';
+        expect(name).toMatch(/^(inline; filename="sobel\.png"|attachment; filename="[0-9a-f-]{36}\.sobel\.png")$/);
+        await answer.arrayBuffer();
+      }
+    }
+  });
+});
+
+// A server that hangs up on whoever is still sending takes the answer away with it.
+describe.each(["bun", "deno"] as const)("a large upload without the token, %s", (runtime) => {
+  test.skipIf(runtime === "deno" && !binaries.deno)("gets its 401, however the client goes about it", async () => {
+    const program = spawnProgram("coordinator.ts", { PORT: "0", WORKERS: "1", AUTH_TOKEN: TOKEN }, runtime);
+    const origin = await originOf(program);
+    const file = join(temporaryFolder("upload"), "large.bin");
+    const body = Buffer.alloc(64 << 20, 7); // more than the buffers between the two hold
+    writeFileSync(file, body);
+    const path = `/jobs/${crypto.randomUUID()}`;
+    const { stdout } = await run("curl", ["-sS", "-m", "20", "-T", file, "-w", "\n%{http_code}", origin + path]);
+    expect(stdout).toMatch(/a token is needed[^\n]*\n401$/);
+    // The shortest host name, too: a router that counts on long ones answers 404.
+    for (const request of [`PUT ${path}`, "POST /tasks/sobel"]) {
+      const head = `${request} HTTP/1.1\r\nhost: x\r\ncontent-length: ${body.length}\r\n\r\n`;
+      const { answer, error } = await sendThenRead(Number(new URL(origin).port), [Buffer.from(head), body]);
+      expect(error).toBe("");
+      expect(answer).toStartWith("HTTP/1.1 401 ");
+      expect(answer).toContain("a token is needed");
+    }
+    program.kill("SIGKILL");
+    await program.exited;
+  });
+});
+
+describe("settings are told by their names, never by their values", () => {
+  test.each(["two words", "line\n", "señal", "tab\t"])("AUTH_TOKEN=%j, which no header can carry", async (token) => {
+    const program = spawnProgram("coordinator.ts", { PORT: "0", AUTH_TOKEN: token });
+    expect(await within(program.exited)).toBe(1);
+    expect(program.out).toMatch(/^coordinator\.ts: AUTH_TOKEN: expected [^\n]*\n$/);
+    expect(program.out).not.toContain(token.trim());
+  });
+
+  const malformed = [
+    "amqp://user:s3cret@",
+    "redis://user:s3cret@",
+    "not a url s3cret",
+    "s3cret",
+    "http://user:s3cret@127.0.0.1:1",
+    "amqp:user:s3cret@127.0.0.1",
+    "redis:user:s3cret@127.0.0.1",
+    "amqp://user:s3cret@127.0.0.1:port",
+    "amqp://user:s3cret/x@127.0.0.1:1",
+    "amqp://user:s3cret%@127.0.0.1:1",
+    "redis://:s3cret%zz@127.0.0.1:1",
+    "127.0.0.1:1?password=s3cret",
+    "/tmp/s3cret.sock",
+  ];
+  const programs = ["coordinator.ts", "worker.ts"];
+  const variables = { RABBITMQ_URL: "amqp://127.0.0.1:1", REDIS_URL: "redis://127.0.0.1:1" };
+
+  for (const file of programs) {
+    test.each(Object.keys(variables))(`${file}: %s malformed`, async (variable) => {
+      await Promise.all(
+        malformed.map(async (url) => {
+          const program = spawnProgram(file, { PORT: "0", ...variables, [variable]: url });
+          const code = await within(program.exited).finally(() => program.kill("SIGKILL"));
+          expect([url, code]).toEqual([url, 1]);
+          expect(program.out).not.toContain("s3cret");
+          // One sentence: no stack either.
+          expect(program.out).toMatch(new RegExp(`^${file}: ${variable}: expected [^\\n]*\\n$`));
+        }),
+      );
+    });
+
+    test(`${file}: servers that cannot be reached`, async () => {
+      const program = spawnProgram(file, {
+        PORT: "0",
+        RABBITMQ_URL: "amqp://user:s3cret@127.0.0.1:1",
+        REDIS_URL: "redis://user:s3cret@127.0.0.1:1",
+      });
+      await program.waitFor(/RabbitMQ cannot be reached/);
+      await seconds(2);
+      program.kill("SIGKILL");
+      await program.exited;
+      expect(program.out).not.toContain("s3cret");
+    });
+  }
+});
+
+describeWith(["rabbitmq", "redis"], "a password that is wrong", () => {
+  test.each(["coordinator.ts", "worker.ts"])("%s does not print it", async (file) => {
+    const { rabbitmq } = await sharedServers();
+    const redis = await startRedis();
+    const client = new Redis(redis.url);
+    await client.config("SET", "requirepass", "right");
+    client.disconnect();
+    const program = spawnProgram(file, {
+      PORT: "0",
+      RABBITMQ_URL: `amqp://guest:s3cret@127.0.0.1:${rabbitmq.port}`,
+      REDIS_URL: `redis://:s3cret@127.0.0.1:${redis.port}`,
+    });
+    let said = "";
+    if (file === "coordinator.ts") {
+      const origin = await originOf(program);
+      await program.waitFor(/RabbitMQ cannot be reached: .*ACCESS/);
+      for (const [method, path] of [
+        ["GET", "/readyz"],
+        ["GET", "/workers"],
+        ["GET", `/jobs/${crypto.randomUUID()}`],
+        ["PUT", `/jobs/${crypto.randomUUID()}`],
+      ]) {
+        const answer = await fetch(origin + path, { method, body: method === "PUT" ? photo : undefined });
+        expect([path, answer.status]).toEqual([path, 503]);
+        said += await answer.text();
+      }
+    } else {
+      await seconds(3);
+    }
+    program.kill("SIGKILL");
+    await program.exited;
+    await redis.stop();
+    expect(program.out).not.toBe("");
+    expect(program.out).not.toContain("s3cret");
+    expect(said).not.toContain("s3cret");
+  });
+});
+
+describeWith(["rabbitmq", "redis", "chromium"], "a worker with an evil name", () => {
+  test("is shown by it, and nothing more", async () => {
+    const { rabbitmq, redis } = await sharedServers();
+    const servers = { RABBITMQ_URL: rabbitmq.url, REDIS_URL: redis.url };
+    const name = `<img src=x onerror="document.title='owned'">"'&amp;\r\nset-cookie: a=b`;
+    const worker = spawnProgram("worker.ts", { ...servers, WORKER_NAME: name });
+    const coordinator = spawnProgram("coordinator.ts", { PORT: "0", BAND_PIXELS: "1000", ...servers });
+    const origin = await originOf(coordinator);
+    const browser = await chromium.launch({
+      executablePath: binaries.chromium,
+      headless: true,
+      args: ["--no-sandbox"],
+    });
+    try {
+      const page = await (await browser.newContext({ locale: "en-GB" })).newPage();
+      await page.goto(origin);
+      const elements = await page.locator("img").count();
+      await page.setInputFiles("#file", { name: "photo.png", mimeType: "image/png", buffer: photo });
+      await page.waitForSelector('[data-phase="done"]');
+      expect(await page.locator(".legend span").allTextContents()).toEqual([name]);
+      expect(await page.locator(".legend img, #alive img, select img").count()).toBe(0);
+      expect(await page.locator("img").count()).toBe(elements + 2); // the picture and its edges
+      expect(await page.title()).toBe("Sobel, distributed");
+      const answer = await fetch(`${origin}/workers`);
+      expect(answer.headers.get("set-cookie")).toBeNull();
+      expect(((await answer.json()) as { workers: { name: string }[] }).workers[0].name).toBe(name);
+    } finally {
+      await browser.close();
+      for (const program of [worker, coordinator]) program.kill();
+      await Promise.all([worker.exited, coordinator.exited]);
+    }
+  });
+});
+
+describeWith(["rabbitmq", "redis"], "TLS", () => {
+  let folder: string;
+  let rabbitmq: RabbitMQ;
+  let redis: RedisServer;
+  let servers: Record<string, string>;
+
+  beforeAll(async () => {
+    folder = await certificates();
+    const tlsPort = await freePort();
+    const file = (name: string) => join(folder, name);
+    const args = ["--tls-port", String(tlsPort), "--tls-auth-clients", "no", "--tls-ca-cert-file", file("ca.pem")];
+    args.push("--tls-cert-file", file("server.pem"), "--tls-key-file", file("server.key"));
+    [rabbitmq, redis] = await Promise.all([startRabbitMQ(), startRedis({ args })]);
+    const amqpsPort = await freePort();
+    const options = `[{cacertfile, "${file("ca.pem")}"}, {certfile, "${file("server.pem")}"}, {keyfile, "${file("server.key")}"}]`;
+    const listen = `{"127.0.0.1", ${amqpsPort}}`;
+    await rabbitmq.ctl(
+      "eval",
+      `rabbit_networking:ensure_ssl(), rabbit_networking:start_ssl_listener(${listen}, ${options}, 2).`,
+    );
+    servers = {
+      RABBITMQ_URL: `amqps://guest:guest@127.0.0.1:${amqpsPort}`,
+      REDIS_URL: `rediss://127.0.0.1:${tlsPort}`,
+    };
+  }, 90_000);
+  afterAll(async () => {
+    await Promise.all([rabbitmq?.stop(), redis?.stop()]);
+  });
+
+  test.each(["bun", "deno"] as const)(
+    "amqps:// and rediss:// to servers of an authority that is trusted, %s",
+    async (runtime) => {
+      if (runtime === "deno" && !binaries.deno) return;
+      const trust = { [runtime === "deno" ? "DENO_CERT" : "NODE_EXTRA_CA_CERTS"]: join(folder, "ca.pem") };
+      const worker = spawnProgram("worker.ts", { ...servers, ...trust, WORKER_NAME: "tls" }, runtime);
+      const coordinator = spawnProgram("coordinator.ts", { ...servers, ...trust, PORT: "0" }, runtime);
+      const origin = await originOf(coordinator);
+      const answer = await fetch(`${origin}/tasks/sobel`, { method: "POST", body: photo });
+      expect(answer.status).toBe(200);
+      expect(Buffer.from(await answer.arrayBuffer()).toString("latin1", 1, 4)).toBe("PNG");
+      for (const program of [worker, coordinator]) program.kill();
+      expect(await Promise.all([worker.exited, coordinator.exited])).toEqual([0, 0]);
+      expect(coordinator.out).not.toContain("reached");
+    },
+  );
+
+  test("and not to servers that nobody vouches for", async () => {
+    const start = (own: Record<string, string>) => spawnProgram("coordinator.ts", { ...servers, ...own, PORT: "0" });
+    const problem = async (at: string) => ((await (await fetch(`${at}/readyz`)).json()) as { detail?: string }).detail;
+    const noQueue = start({ REDIS_URL: redis.url });
+    const noStore = start({ RABBITMQ_URL: rabbitmq.url });
+    await noQueue.waitFor(/RabbitMQ cannot be reached: .*certificate/);
+    const origin = await originOf(noStore);
+    await until(async () => (await problem(origin)) !== "RabbitMQ is away");
+    await seconds(2);
+    expect(await problem(origin)).toStartWith("Redis is away");
+    expect(await problem(await originOf(noQueue))).toBe("RabbitMQ is away");
+    for (const program of [noQueue, noStore]) program.kill("SIGKILL");
+    await Promise.all([noQueue.exited, noStore.exited]);
+  });
+});
+
+/** A folder with an authority of its own (`ca.pem`) and a certificate for 127.0.0.1 (`server.pem`, `server.key`). */
+async function certificates(): Promise<string> {
+  const cwd = temporaryFolder("tls");
+  writeFileSync(join(cwd, "extensions"), "subjectAltName = IP:127.0.0.1, DNS:localhost\n");
+  const openssl = (command: string) => run("openssl", command.split(" "), { cwd });
+  const key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
+  await openssl(`req -x509 ${key} -keyout ca.key -out ca.pem -days 2 -subj /CN=test-authority`);
+  await openssl(`req ${key} -keyout server.key -out server.csr -subj /CN=localhost`);
+  await openssl(
+    "x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out server.pem -days 2 -extfile extensions",
+  );
+  return cwd;
+}
+
+/** Writes everything before it looks for an answer, as simple clients do. */
+function sendThenRead(port: number, pieces: Uint8Array[]): Promise<{ answer: string; error: string }> {
+  return new Promise((resolve) => {
+    const socket = connect(port, "127.0.0.1");
+    const read: Buffer[] = [];
+    let error = "";
+    socket.pause();
+    socket.on("data", (bytes) => {
+      read.push(bytes as Buffer);
+      if (read.at(-1)?.at(-1) === 125) socket.end(); // the problem's closing brace
+    });
+    socket.on("error", (cause) => {
+      error = cause.message;
+    });
+    socket.on("close", () => resolve({ answer: Buffer.concat(read).toString(), error }));
+    const send = ([first, ...rest]: Uint8Array[]) => {
+      if (first) socket.write(first, () => send(rest));
+      else socket.resume();
+    };
+    send(pieces);
+    setTimeout(() => socket.destroy(new Error("no answer")), 20_000).unref();
+  });
+}
+
+async function originOf(program: Program): Promise<string> {
+  return (await program.waitFor(/http:\/\/127\.0\.0\.1:\d+/))[0];
+}
+
+async function within<T>(promise: Promise<T>, ms = 15_000): Promise<T> {
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(new Error(`nothing in ${ms} ms`)), ms);
+  });
+  return Promise.race([promise, late]).finally(() => clearTimeout(timer));
+}
+
+async function until(condition: () => Promise<boolean>, ms = 15_000): Promise<void> {
+  for (const deadline = Date.now() + ms; !(await condition()); await seconds(0.02)) {
+    if (Date.now() > deadline) throw new Error(`not true after ${ms} ms: ${condition}`);
+  }
+}
+
+const seconds = (n: number) => new Promise((wake) => setTimeout(wake, n * 1000));
