@@ -13,7 +13,8 @@ const HEARTBEAT_MS = 10_000;
 export function view(job: Job, done: Map<number, Done>, fleet: WorkerInfo[]) {
   const { id, task, width, height, rows, bands, workers, created, error } = job;
   const state = stateOf(job, done.size);
-  const byWorker: Record<string, { bands: number; ms: number }> = {};
+  // A worker may call itself `__proto__`.
+  const byWorker: Record<string, { bands: number; ms: number }> = Object.create(null);
   for (const { worker, ms } of done.values()) {
     byWorker[worker] ??= { bands: 0, ms: 0 };
     byWorker[worker].bands++;

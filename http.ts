@@ -64,7 +64,8 @@ function explained(
     return { status: 404, detail: `nothing here: ${request.method} ${new URL(request.url).pathname}` };
   }
   if (error === request.signal.reason) return { status: 400, detail: "the client has hung up" };
-  console.error(error);
+  // Not the whole object: that of a Redis command has its arguments, of the first command the password.
+  console.error(error instanceof Error ? error.stack : error);
   return explained(unavailable("something this coordinator needs does not work: its log says more"), request);
 }
 

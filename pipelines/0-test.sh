@@ -4,7 +4,7 @@
 #
 #   bash pipelines/0-test.sh
 #
-# Expect about two minutes, and a few more where packages have to be installed. The last line is `N passed, N failed`,
+# Expect about five minutes, and a few more where packages have to be installed. The last line is `N passed, N failed`,
 # where a check that failed counts as one. Exit code 0 when all is well. It may be run again at any time.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

@@ -51,6 +51,7 @@ describeWith(["rabbitmq", "redis"], "a cluster", () => {
   beforeAll(async () => {
     ({ rabbitmq, redis } = await sharedServers());
     store = new Redis(redis.url);
+    await store.flushall(); // other files have been here
     connection = await amqp(rabbitmq.url);
     const monitor = await store.duplicate().monitor();
     monitor.on("monitor", (_time: string, [command, key]: string[]) => {
