@@ -1,0 +1,876 @@
+// Whatever dies, a job that was accepted ends right, or fails with a reason. The programs are real processes, the
+// servers private: they are killed, paused, cut off and emptied here.
+//
+// The expected bytes are those of the one-machine program.
+import { afterAll, afterEach, beforeAll, beforeEach, expect, setDefaultTimeout, test } from "bun:test";
+import { connect as tcp } from "node:net";
+import { connect as amqp, type Channel } from "amqplib";
+import { encode } from "fast-png";
+import { Redis } from "ioredis";
+import { planBands } from "../chunk.ts";
+import { readImage } from "../image.ts";
+import { DEAD_LETTERS, QUEUE } from "../queue.ts";
+import { sobel, transform } from "../sobel.ts";
+import { Client, generator, startProxy, type TcpProxy } from "./faults.ts";
+import { expectSame, inPieces } from "./pictures.ts";
+import {
+  binaries,
+  describeWith,
+  freePort,
+  type Program,
+  type RabbitMQ,
+  type RedisServer,
+  spawnProgram,
+  startRabbitMQ,
+  startRedis,
+} from "./servers.ts";
+
+type Bytes = Buffer<ArrayBuffer>;
+
+/** No wait in this file is longer, ms; a test may wait several times. */
+const DEADLINE = 25_000;
+/** The broker takes a silent worker for dead after two or three of these, s. */
+const HEARTBEAT = 2;
+/** 720 kB, 100 bands of 4 rows. */
+const BAND_PIXELS = 2_400;
+const BANDS = 100;
+const picture = noise(600, 400, 1);
+/** The result is larger than the buffers between a coordinator and a client that does not read: 12 MB, 12 bands. */
+const hugeWidth = 4_000;
+const huge = noise(hugeWidth, 3_000, 2, 1);
+
+let rabbitmq: RabbitMQ;
+let redis: RedisServer;
+let proxy: TcpProxy;
+let store: Redis;
+let edges: Bytes;
+/** When the queues were declared, ms since 1970. */
+let born: number;
+/** How often each result was written. */
+const stores = new Map<string, number>();
+const programs: Program[] = [];
+let alarmed = false;
+
+describeWith(["rabbitmq", "redis"], "faults", () => {
+  const closers: (() => unknown)[] = [];
+  // Longer than the waits within: when a test times out, `bun test` kills what was started in it, the servers too.
+  setDefaultTimeout(90_000);
+
+  beforeAll(async () => {
+    [rabbitmq, redis] = await Promise.all([
+      startRabbitMQ(),
+      startRedis({ args: ["--appendonly", "yes", "--appendfsync", "always"] }),
+    ]);
+    proxy = await startProxy(await freePort(), rabbitmq.port);
+    store = new Redis(redis.url, { maxRetriesPerRequest: null });
+    store.on("error", () => {}); // it is to be away
+    const watcher = store.duplicate();
+    watcher.on("error", () => {});
+    const monitor = await watcher.monitor();
+    monitor.on("error", () => {});
+    monitor.on("monitor", (_time: string, [command, key]: string[]) => {
+      if (command.toLowerCase() === "set" && key.startsWith("resultado:")) stores.set(key, (stores.get(key) ?? 0) + 1);
+    });
+    edges = await edgesOf(picture, BAND_PIXELS);
+    await startCoordinators(1); // it declares the queues
+    born = Date.now();
+    closers.push(
+      () => proxy.refuse(),
+      () => monitor.disconnect(),
+      () => watcher.disconnect(),
+      () => store.disconnect(),
+      () => rabbitmq.stop(),
+      () => redis.stop(),
+    );
+  });
+  afterAll(async () => {
+    for (const close of closers) await close();
+  });
+  beforeEach(() => stores.clear());
+  /** Nothing of a test is left for the next, and whatever still runs ends in order. */
+  afterEach(async () => {
+    await proxy.refuse();
+    await proxy.accept();
+    for (const program of programs) program.kill("SIGTERM");
+    for (const program of programs.splice(0)) expect(await within(program.exited), program.out).toBe(0);
+    if (alarmed) await alarm(false);
+    await store.config("SET", "maxmemory", "0");
+    await withChannel(async (channel) => {
+      for (const queue of [QUEUE, DEAD_LETTERS]) await channel.purgeQueue(queue);
+    });
+    await store.flushall();
+  });
+
+  test("a worker killed in the middle of a band: another does that band", async () => {
+    const [origin] = await startCoordinators(1);
+    const crew = [await startWorker("one"), await startWorker("two"), await startWorker("three")];
+    const { id, worker } = await stopInBand(origin, crew);
+    await sleep(300);
+    expect(await count(id, "done")).toBe(BANDS - 1); // nobody else has it
+    await killed(worker);
+    await expectEdges(origin, id);
+  });
+
+  test("all workers killed, new ones later: the job goes on where it stood", async () => {
+    const [origin] = await startCoordinators(1);
+    const crew = [await startWorker("one"), await startWorker("two")];
+    const { id, put } = send(origin, "?workers=4");
+    await until(async () => (await count(id, "done")) > 10);
+    await Promise.all(crew.map(killed));
+    const before = await store.hgetall(`job:{${id}}:done`);
+    expect(Object.keys(before).length).toBeLessThan(BANDS);
+    await sleep(300);
+    expect(await jobOf(origin, id)).toMatchObject({ state: "uploading", done: Object.keys(before).length });
+    await startWorker("three");
+    await expectAccepted(put);
+    await expectEdges(origin, id);
+    expect(await store.hgetall(`job:{${id}}:done`)).toMatchObject(before);
+  });
+
+  test("workers told to end (SIGTERM): they exit with 0, and no band is done twice", async () => {
+    const [origin] = await startCoordinators(1);
+    const crew = [await startWorker("one"), await startWorker("two"), await startWorker("three")];
+    const { id, put } = send(origin, "?workers=8");
+    await until(async () => (await count(id, "done")) > 10);
+    for (const worker of crew.slice(0, 2)) worker.kill("SIGTERM");
+    for (const worker of crew.slice(0, 2)) {
+      expect([await within(worker.exited), worker.out]).toEqual([
+        0,
+        expect.stringMatching(/finishing the band in hand\n$/),
+      ]);
+    }
+    expect(await count(id, "done")).toBeLessThan(BANDS);
+    expect(await fleet(origin)).toEqual(["three"]);
+    await expectAccepted(put);
+    await expectEdges(origin, id);
+    expectStoredOnce(id);
+  });
+
+  test("a worker that hangs (SIGSTOP) is taken for dead; when it comes back, its late result does no harm", async () => {
+    const [origin] = await startCoordinators(1);
+    const crew = [await startWorker("one"), await startWorker("two"), await startWorker("three")];
+    const { id, worker, others } = await stopInBand(origin, crew);
+    await expectEdges(origin, id); // the broker hands its band to another
+    const before = await store.hgetall(`job:{${id}}:done`);
+    for (const other of others) await ended(other);
+    worker.kill("SIGCONT");
+    // Alone now, it has to come back for the next job to be done.
+    const next = send(origin, "");
+    await expectAccepted(next.put);
+    await expectEdges(origin, next.id);
+    expect(await store.hgetall(`job:{${id}}:done`)).toEqual(before);
+    await expectEdges(origin, id);
+  });
+
+  const away: [string, () => Promise<void>][] = [
+    ["restarted", () => rabbitmq.restart()],
+    [
+      "killed and started again",
+      async () => {
+        await rabbitmq.kill();
+        await rabbitmq.restart();
+      },
+    ],
+  ];
+
+  test.each(away)("RabbitMQ %s: accepted jobs and those on their way end right", async (_, fault) => {
+    const [origin] = await startCoordinators(1);
+    // RabbitMQ 3.10 writes down that there is a queue some seconds after it has said so: a younger one is lost.
+    await sleep(Math.max(0, born + 5_000 - Date.now()));
+    const waiting = send(origin, `?workers=${BANDS}`);
+    await expectAccepted(waiting.put);
+    const { id, put } = send(origin, "?workers=2");
+    await until(async () => (await count(id, "sent")) === 2);
+    for (const name of ["one", "two"]) await startWorker(name);
+    await until(async () => (await count(waiting.id, "done")) > 10);
+    await fault();
+    expect(await count(waiting.id, "done")).toBeLessThan(BANDS);
+    await expectAccepted(put);
+    await expectEdges(origin, waiting.id);
+    await expectEdges(origin, id);
+    await until(async () => (await ask(`${origin}/readyz`)).ok);
+  });
+
+  test("the way to RabbitMQ cut, again and again, and closed for a while", async () => {
+    const [origin] = await startCoordinators(1, { RABBITMQ_URL: throughProxy() });
+    for (const name of ["one", "two"]) await startWorker(name, { RABBITMQ_URL: throughProxy() });
+    const { id, put } = send(origin, "?workers=2");
+    for (const done of [5, 25, 45]) {
+      await until(async () => (await count(id, "done")) > done);
+      proxy.cut();
+    }
+    // So often that it is cut while they are still setting up what they use.
+    for (let i = 0; i < 100; i++) {
+      proxy.cut();
+      await sleep(10);
+    }
+    await until(async () => (await count(id, "done")) > 60);
+    await proxy.refuse();
+    await until(async () => (await ask(`${origin}/readyz`)).status === 503);
+    await sleep(500); // for the bands in hand
+    const before = await count(id, "done");
+    await sleep(1_500);
+    expect(await count(id, "done")).toBe(before);
+    expect(before).toBeLessThan(BANDS);
+    await proxy.accept();
+    await expectAccepted(put);
+    await expectEdges(origin, id);
+    expect((await ask(`${origin}/readyz`)).status).toBe(200);
+  });
+
+  test("while RabbitMQ cannot be asked, no band is taken for vanished, nor as soon as it can", async () => {
+    const [origin] = await startCoordinators(1, { RABBITMQ_URL: throughProxy() });
+    const { id, put } = send(origin, `?workers=${BANDS}`);
+    await expectAccepted(put);
+    await withChannel(async (channel) => {
+      // All the bands in the hands of somebody who is silent: that looks as if they had vanished.
+      await channel.consume(QUEUE, () => {});
+      await until(async () => {
+        await jobOf(origin, id); // whoever asks has it looked for
+        return (await store.hexists(`job:{${id}}`, "suspect")) === 1;
+      });
+      await proxy.refuse();
+      await until(async () => (await ask(`${origin}/readyz`)).status === 503);
+      await store.hset(`job:{${id}}`, "suspect", 1); // for very long
+      expect((await jobOf(origin, id)).state).toBe("running");
+      await proxy.accept();
+      await until(async () => (await ask(`${origin}/readyz`)).ok);
+      expect((await jobOf(origin, id)).state).toBe("running");
+    });
+    await startWorker("one");
+    await expectEdges(origin, id);
+  });
+
+  test("a queue deleted while a job waits in it: the job fails with a reason, and may be sent again", async () => {
+    const [origin] = await startCoordinators(1);
+    const { id, put } = send(origin, `?workers=${BANDS}`);
+    await expectAccepted(put);
+    const start = Date.now();
+    await withChannel((channel) => channel.deleteQueue(QUEUE));
+    await until(async () => (await jobOf(origin, id)).state === "failed");
+    expect(Date.now() - start).toBeLessThan(30_000);
+    expect((await jobOf(origin, id)).error).toBe("band 0 has vanished: the queue is empty, and no worker has it");
+    await startWorker("one");
+    await expectAccepted(ask(`${origin}/jobs/${id}`, { method: "PUT", body: picture }));
+    await expectEdges(origin, id);
+  });
+
+  test("RabbitMQ short of memory takes nothing: uploads wait, accepted jobs go on, and all is answered", async () => {
+    const [origin] = await startCoordinators(1);
+    const accepted = send(origin, `?workers=${BANDS}`);
+    await expectAccepted(accepted.put);
+    await alarm(true);
+    let answered = false;
+    const { id, put } = send(origin, "");
+    put.then(() => {
+      answered = true;
+    });
+    await startWorker("one");
+    await expectEdges(origin, accepted.id);
+    // What it waits for is RabbitMQ; that must not be passed on to those who only ask.
+    for (let i = 0; i < 15; i++) {
+      const asked = Date.now();
+      expect((await jobOf(origin, id)).state).toBe("uploading");
+      expect(Date.now() - asked).toBeLessThan(4_000);
+      await sleep(100);
+    }
+    expect([answered, await count(id, "done")]).toEqual([false, 0]);
+    await alarm(false);
+    await expectAccepted(put);
+    await expectEdges(origin, id);
+  });
+
+  test("Redis restarted with its data: nothing is lost", async () => {
+    const [origin] = await startCoordinators(1);
+    for (const name of ["one", "two"]) await startWorker(name);
+    const { id, put } = send(origin, "?workers=2");
+    await until(async () => (await count(id, "done")) > 10);
+    await redis.kill();
+    await redis.restart();
+    const before = await store.hgetall(`job:{${id}}:done`);
+    expect(Object.keys(before).length).toBeWithin(11, BANDS);
+    await expectAccepted(put);
+    await expectEdges(origin, id);
+    expect(await store.hgetall(`job:{${id}}:done`)).toMatchObject(before);
+  });
+
+  test("Redis restarted empty: its jobs are gone at once and for all to see, the next is fine", async () => {
+    const [origin] = await startCoordinators(1);
+    const accepted = send(origin, `?workers=${BANDS}`);
+    await expectAccepted(accepted.put);
+    const events = await ask(`${origin}/jobs/${accepted.id}/events`);
+    const waiting = send(origin, "?workers=2");
+    const posted = ask(`${origin}/tasks/sobel?workers=2`, { method: "POST", body: picture });
+    await until(async () => (await count(waiting.id, "sent")) === 2);
+    await until(async () => (await store.keys("job:*:sent")).length === 3);
+    await redis.restart({ empty: true });
+    const start = Date.now();
+    for (const answer of [await waiting.put, await posted]) {
+      expect([answer.status, (await answer.json()).detail]).toEqual([410, "the job was cancelled or has expired"]);
+    }
+    expect(await events.text()).toMatch(/event: failed\ndata: .*\n\n$/);
+    expect((await ask(`${origin}/jobs/${accepted.id}`)).status).toBe(404);
+    expect(Date.now() - start).toBeLessThan(8_000);
+    await startWorker("one");
+    const next = send(origin, "");
+    await expectAccepted(next.put);
+    await expectEdges(origin, next.id);
+    await until(async () => (await messages(QUEUE)) === 0); // of the jobs that are gone
+  });
+
+  test("Redis paused for 5 s: nothing is lost", async () => {
+    const [origin] = await startCoordinators(1);
+    for (const name of ["one", "two"]) await startWorker(name);
+    const { id, put } = send(origin, "?workers=2");
+    await until(async () => (await count(id, "done")) > 10);
+    redis.pause();
+    const ready = ask(`${origin}/readyz`);
+    await sleep(5_000);
+    expect((await ready).status).toBe(503);
+    redis.resume();
+    expect(await count(id, "done")).toBeLessThan(BANDS);
+    await expectAccepted(put);
+    await expectEdges(origin, id);
+  });
+
+  test("Redis out of memory: an upload is refused and sent again, an accepted job waits; nothing is lost", async () => {
+    const [origin] = await startCoordinators(1);
+    const accepted = send(origin, `?workers=${BANDS}`);
+    await expectAccepted(accepted.put);
+    const { id, put } = send(origin, "?workers=2");
+    await until(async () => (await count(id, "sent")) === 2);
+    const events = await ask(`${origin}/jobs/${id}/events`); // as the page does, all the while
+    await store.config("SET", "maxmemory", "1mb");
+    for (const name of ["one", "two"]) void startWorker(name).catch(() => {});
+    const refused = await ask(`${origin}/tasks/sobel`, { method: "POST", body: picture });
+    expect([refused.status, refused.headers.get("retry-after")]).toEqual([503, "5"]);
+    await sleep(2_000);
+    expect(await count(accepted.id, "done")).toBe(0);
+    await store.config("SET", "maxmemory", "0");
+    // In its window there was no room: it may have waited, or been refused.
+    let { status } = await put;
+    while (status === 503) ({ status } = await ask(`${origin}/jobs/${id}?workers=2`, { method: "PUT", body: picture }));
+    expect(status).toBe(202);
+    await expectEdges(origin, accepted.id);
+    await expectEdges(origin, id);
+    expect((await events.text()).match(/^event: band$/gm)).toHaveLength(BANDS);
+  });
+
+  test("an upload that was refused in its middle is taken up by the same coordinator, while its page looks on", async () => {
+    const [origin] = await startCoordinators(1);
+    await startWorker("one");
+    const id = crypto.randomUUID();
+    let goOn = () => {};
+    const rest = new Promise<void>((resolve) => {
+      goOn = resolve;
+    });
+    const body = new ReadableStream<Uint8Array>({
+      async start(controller) {
+        controller.enqueue(picture.subarray(0, picture.length / 2));
+        await rest;
+        controller.enqueue(picture.subarray(picture.length / 2));
+        controller.close();
+      },
+    });
+    const path = `${origin}/jobs/${id}?workers=${BANDS}`;
+    const put = ask(path, { method: "PUT", body });
+    await until(async () => (await count(id, "done")) > 3);
+    const events = await ask(`${origin}/jobs/${id}/events`);
+    await until(async () => (await count(id, "done")) === (await count(id, "sent")));
+    await store.config("SET", "maxmemory", "1mb");
+    goOn();
+    const { status, headers } = await put;
+    expect([status, headers.get("retry-after")]).toEqual([503, "5"]);
+    const before = await store.hgetall(`job:{${id}}:done`);
+    expect(Object.keys(before).length).toBeLessThan(BANDS);
+    await store.config("SET", "maxmemory", "0");
+    await expectAccepted(ask(path, { method: "PUT", body: picture }));
+    await expectEdges(origin, id);
+    expect(await store.hgetall(`job:{${id}}:done`)).toMatchObject(before);
+    expect((await events.text()).match(/^event: band$/gm)).toHaveLength(BANDS);
+  });
+
+  test("a coordinator killed while the picture arrives: another takes it up, and nothing is done twice", async () => {
+    const [first, second] = await startCoordinators(2);
+    for (const name of ["one", "two"]) await startWorker(name);
+    const id = crypto.randomUUID();
+    const client = tcp(Number(new URL(first).port), "127.0.0.1");
+    client.on("error", () => {});
+    client.write(`PUT /jobs/${id} HTTP/1.1\r\nhost: test\r\ncontent-length: ${picture.length}\r\n\r\n`);
+    client.write(picture.subarray(0, picture.length / 2));
+    await until(async () => (await count(id, "done")) > 3);
+    await until(async () => (await count(id, "done")) === (await count(id, "sent")));
+    const before = await store.hgetall(`job:{${id}}:done`);
+    await killed(programs[0]);
+    expect(await jobOf(second, id)).toMatchObject({ state: "uploading", error: null });
+
+    await expectAccepted(ask(`${second}/jobs/${id}`, { method: "PUT", body: picture }));
+    await expectEdges(second, id);
+    expect(await store.hgetall(`job:{${id}}:done`)).toMatchObject(before);
+    expectStoredOnce(id);
+  });
+
+  test("a coordinator killed after 202: another serves the result", async () => {
+    const [first, second] = await startCoordinators(2);
+    const { id, put } = send(first, `?workers=${BANDS}`);
+    await expectAccepted(put);
+    await killed(programs[0]);
+    expect(await jobOf(second, id)).toMatchObject({ state: "running", done: 0 });
+    await startWorker("one");
+    await expectEdges(second, id);
+  });
+
+  test("a coordinator killed while the result is fetched: another serves the rest", async () => {
+    const [first, second] = await startCoordinators(2, { BAND_PIXELS: "1048576" });
+    for (const name of ["one", "two"]) await startWorker(name);
+    const id = crypto.randomUUID();
+    await expectAccepted(ask(`${first}/jobs/${id}`, { method: "PUT", body: huge }));
+    await until(async () => (await jobOf(second, id)).state === "done");
+    const expected = await edgesOf(huge, 1_048_576);
+
+    const client = tcp(Number(new URL(first).port), "127.0.0.1");
+    const parts: Buffer[] = [];
+    const cut = new Promise<void>((resolve) => client.on("error", () => {}).on("close", () => resolve()));
+    const begun = new Promise<void>((resolve) =>
+      client.on("data", (part: Buffer) => {
+        parts.push(part);
+        client.pause();
+        resolve();
+      }),
+    );
+    client.write(`GET /jobs/${id}/result HTTP/1.1\r\nhost: test\r\n\r\n`);
+    await within(begun);
+    await killed(programs[0]);
+    client.removeAllListeners("data").on("data", (part: Buffer) => parts.push(part));
+    client.resume();
+    await within(cut);
+    const answer = Buffer.concat(parts);
+    const body = answer.indexOf("\r\n\r\n") + 4;
+    const [, etag] = answer
+      .subarray(0, body)
+      .toString()
+      .match(/^etag: (.*)\r$/im)!;
+    expect(answer.subarray(0, body).toString()).toMatch(/^transfer-encoding: chunked\r$/im);
+    const start = unchunked(answer.subarray(body));
+    expect(start.length).toBeWithin(1, expected.length);
+
+    const headers = { range: `bytes=${start.length}-`, "if-range": etag };
+    const rest = await ask(`${second}/jobs/${id}/result`, { headers });
+    expect(rest.status).toBe(206);
+    expectSame(Buffer.concat([start, await bytesOf(rest)]), expected);
+  });
+
+  test("a band that kills whoever takes it: given up before the queue would, with a reason; other jobs go on", async () => {
+    const [origin] = await startCoordinators(1);
+    const { id, put } = send(origin, `?workers=${BANDS}`);
+    await expectAccepted(put);
+    const victims = new Set<string>();
+    for (let deaths = 0; deaths < 18; deaths++) {
+      await withChannel(async (channel) => {
+        const message = await channel.get(QUEUE);
+        if (message) victims.add(message.properties.messageId);
+      }); // closed with the message unsettled
+    }
+    expect([...victims]).toEqual([`{${id}}:0`]); // the same one comes first again
+    const other = send(origin, "");
+    await startWorker("one");
+    await expectAccepted(other.put);
+    await expectEdges(origin, other.id);
+    const why = "handed out 18 times, and no worker came back with it";
+    expect(await jobOf(origin, id)).toMatchObject({ state: "failed", error: `band 0: ${why}` });
+    await withChannel(async (channel) => {
+      const buried = await channel.get(DEAD_LETTERS);
+      if (!buried) throw new Error("no dead letter");
+      const { messageId, headers } = buried.properties;
+      expect([messageId, headers?.["x-reason"], headers?.["x-queue"]]).toEqual([`{${id}}:0`, why, QUEUE]);
+      expect(buried.fields.messageCount).toBe(0);
+    });
+    expect(await messages(QUEUE)).toBe(0);
+  });
+
+  test("a band acknowledged by a worker that then died: its job fails with a reason; other jobs go on", async () => {
+    const [origin] = await startCoordinators(1);
+    const { id, put } = send(origin, `?workers=${BANDS}`);
+    await expectAccepted(put);
+    await withChannel(async (channel) => {
+      await channel.get(QUEUE, { noAck: true });
+    });
+    await startWorker("one");
+    await until(async () => (await count(id, "done")) === BANDS - 1);
+    const start = Date.now();
+    const other = send(origin, "");
+    await expectAccepted(other.put);
+    await expectEdges(origin, other.id);
+    expect(await jobOf(origin, id)).toMatchObject({ state: "running", error: null });
+    await until(async () => (await jobOf(origin, id)).state === "failed");
+    expect(Date.now() - start).toBeLessThan(30_000);
+    expect((await jobOf(origin, id)).error).toBe("band 0 has vanished: the queue is empty, and no worker has it");
+  });
+
+  test("the drill: 200 jobs, a fault every second, nothing wrong, lost or left over", async () => {
+    const seed = Number(process.env.FAULT_SEED || Math.floor(Math.random() * 1e9));
+    console.log(`FAULT_SEED=${seed}`);
+    const drill = new Drill(generator(seed));
+    await drill.start();
+    const jobs = await drill.run(200, 7);
+    const recovery = drill.longestRecovery(jobs);
+    const counts = { faults: drill.faults.length, jobs: jobs.length, ...drill.failures };
+    const left = await drill.leftOver();
+    console.log(drill.faults.map(({ name, at }) => `${(at / 1000).toFixed(1)} s ${name}`).join("\n"));
+    console.log({ seed, ...counts, leftOver: left.length, retries: drill.retries, longestRecoveryMs: recovery });
+    expect(drill.troubles).toEqual([]);
+    expect(left).toEqual([]);
+    expect(jobs.length).toBe(200);
+    expect(drill.faults.length).toBeGreaterThan(20);
+  }, 150_000);
+});
+
+interface Ended {
+  start: number;
+  end: number;
+}
+
+interface Hand {
+  name: string;
+  runtime: "bun" | "deno";
+  program: Program;
+}
+
+/** Two coordinators, three workers, a mixed load, and chance. Every picture is another, so a mixed-up result shows. */
+class Drill {
+  readonly faults: { name: string; at: number }[] = [];
+  readonly failures = { wrong: 0, lost: 0 };
+  readonly troubles: string[] = [];
+  retries = 0;
+  readonly #random: () => number;
+  readonly #began = Date.now();
+  readonly #env = { RABBITMQ_URL: throughProxy(), BAND_PIXELS: "4000", RESULT_TTL_SECONDS: "20" };
+  readonly #pictures: { bytes: Bytes; edges: Bytes }[] = [];
+  readonly #origins: string[] = [];
+  readonly #coordinators: { port: number; program: Program }[] = [];
+  readonly #workers: Hand[] = [];
+  /** What a fault leaves to be set right. */
+  readonly #mending = new Set<Promise<unknown>>();
+
+  constructor(random: () => number) {
+    this.#random = random;
+  }
+
+  async start(): Promise<void> {
+    for (let bands = 1; bands <= 12; bands++) {
+      for (const colour of [1, 3] as const) {
+        const [width, height] = [80 + Math.floor(this.#random() * 20), 40 * bands];
+        const bytes = noise(width, height, Math.floor(this.#random() * 1e9), colour);
+        expect(planBands(width, height, 1, 4_000).bands).toBeWithin(bands === 1 ? 1 : 2, 13);
+        this.#pictures.push({ bytes, edges: await edgesOf(bytes, 4_000) });
+      }
+    }
+    for (let i = 0; i < 2; i++) {
+      const port = await freePort();
+      const { origin, program } = await startCoordinator(port, this.#env);
+      this.#origins.push(origin);
+      this.#coordinators.push({ port, program });
+    }
+    for (const name of ["one", "two", "three"]) {
+      const runtime = name === "three" && binaries.deno ? "deno" : "bun";
+      this.#workers.push({ name, runtime, program: await startWorker(name, this.#env, runtime) });
+    }
+  }
+
+  /** Starts so many jobs at once every second, and a fault while they are under way. */
+  async run(number: number, perSecond: number): Promise<Ended[]> {
+    const jobs: Promise<Ended | undefined>[] = [];
+    while (jobs.length < number) {
+      for (let i = 0; i < perSecond && jobs.length < number; i++) jobs.push(this.#job(jobs.length));
+      const delay = Math.floor(this.#random() * 200);
+      await sleep(delay);
+      this.#fault();
+      await sleep(1_000 - delay);
+    }
+    const ended = await Promise.all(jobs);
+    while (this.#mending.size > 0) await Promise.all(this.#mending);
+    return ended.filter((job) => job !== undefined);
+  }
+
+  /** The longest time from a fault to the end of all jobs that were under way then, ms. */
+  longestRecovery(jobs: Ended[]): number {
+    const recoveries = this.faults.map(({ at }) => {
+      const hit = jobs.filter(({ start, end }) => start <= at && end >= at);
+      return Math.max(0, ...hit.map(({ end }) => end - at));
+    });
+    return Math.max(...recoveries);
+  }
+
+  /** Keys and messages that are still there when all that was left to expire has had the time to. */
+  async leftOver(): Promise<string[]> {
+    const rest = async () => [
+      ...(await keys()),
+      ...(await Promise.all([QUEUE, DEAD_LETTERS].map(messages))).flatMap((count, i) =>
+        count ? [`${count} in ${i}`] : [],
+      ),
+    ];
+    for (const deadline = Date.now() + 25_000; Date.now() < deadline; await sleep(200)) {
+      if ((await rest()).length === 0) return [];
+    }
+    return rest();
+  }
+
+  async #job(number: number): Promise<Ended | undefined> {
+    const { bytes, edges } = this.#pictures[number % this.#pictures.length];
+    const query = ["", "?workers=1", "?workers=2", "?workers=3"][Math.floor(this.#random() * 4)];
+    const post = this.#random() < 0.5;
+    const client = new Client(this.#random() < 0.5 ? this.#origins : this.#origins.toReversed());
+    const start = Date.now() - this.#began;
+    try {
+      const id = crypto.randomUUID();
+      const got = post ? await client.post(bytes, query) : await client.put(id, bytes, query);
+      if (!got.equals(edges)) {
+        this.failures.wrong++;
+        this.troubles.push(`job ${number}: wrong bytes`);
+      }
+      return { start, end: Date.now() - this.#began };
+    } catch (error) {
+      this.failures.lost++;
+      this.troubles.push(`job ${number}, ${post ? "POST" : "PUT"}${query}: ${(error as Error).message}`);
+      return undefined;
+    } finally {
+      this.retries += client.retries;
+    }
+  }
+
+  #fault(): void {
+    const any = <T>(list: T[]) => list[Math.floor(this.#random() * list.length)];
+    const worker = any(this.#workers);
+    const coordinator = any(this.#coordinators);
+    const faults: [string, () => unknown][] = [
+      [`worker ${worker.name} SIGKILL`, () => this.#respawn(worker, "SIGKILL")],
+      [`worker ${worker.name} SIGTERM`, () => this.#respawn(worker, "SIGTERM")],
+      [
+        `worker ${worker.name} SIGSTOP`,
+        async () => {
+          const { program } = worker;
+          program.kill("SIGSTOP");
+          await sleep(3_000);
+          program.kill("SIGCONT");
+        },
+      ],
+      [
+        `coordinator ${coordinator.port} SIGKILL`,
+        async () => {
+          const { port, program } = coordinator;
+          if (!programs.includes(program)) return; // it is on its way back already
+          await killed(program);
+          coordinator.program = (await startCoordinator(port, this.#env)).program;
+        },
+      ],
+      ["RabbitMQ's connections cut", () => proxy.cut()],
+      [
+        "Redis paused for 1 s",
+        async () => {
+          redis.pause();
+          await sleep(1_000);
+          redis.resume();
+        },
+      ],
+      ["Redis's connections cut", () => store.call("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")],
+      ["Redis's subscribers cut", () => store.call("CLIENT", "KILL", "TYPE", "pubsub")],
+    ];
+    const [name, fault] = any(faults);
+    this.faults.push({ name, at: Date.now() - this.#began });
+    const mended = Promise.resolve(fault()).catch((error) => this.troubles.push(`${name}: ${error.message}`));
+    this.#mending.add(mended);
+    mended.finally(() => this.#mending.delete(mended));
+  }
+
+  async #respawn(worker: Hand, signal: "SIGKILL" | "SIGTERM"): Promise<void> {
+    const { program, name, runtime } = worker;
+    if (!programs.includes(program)) return; // it is on its way back already
+    if (signal === "SIGKILL") await killed(program);
+    else await ended(program);
+    worker.program = await startWorker(name, this.#env, runtime);
+  }
+}
+
+/** RabbitMQ's memory alarm. */
+async function alarm(on: boolean): Promise<void> {
+  alarmed = on;
+  await rabbitmq.ctl("set_vm_memory_high_watermark", ...(on ? ["0.0001"] : ["absolute", "1GiB"]));
+}
+
+/** @param env besides where the servers are */
+async function startCoordinators(number: number, env: Record<string, string> = {}): Promise<string[]> {
+  return Promise.all(
+    Array.from({ length: number }, async () => (await startCoordinator(await freePort(), env)).origin),
+  );
+}
+
+async function startCoordinator(port: number, env: Record<string, string>) {
+  const all = { ...servers(), PORT: String(port), BAND_PIXELS: String(BAND_PIXELS), ...env };
+  const program = spawnProgram("coordinator.ts", all);
+  programs.push(program);
+  const [, origin] = await program.waitFor(/Sobel, distributed: (http:\S+)/, DEADLINE);
+  await until(async () => (await ask(`${origin}/readyz`)).ok);
+  return { origin, program };
+}
+
+async function startWorker(name: string, env: Record<string, string> = {}, runtime: "bun" | "deno" = "bun") {
+  const program = spawnProgram("worker.ts", { ...servers(), WORKER_NAME: name, ...env }, runtime);
+  programs.push(program);
+  await program.waitFor(/: at work\n/, DEADLINE);
+  return program;
+}
+
+function servers(): Record<string, string> {
+  return { RABBITMQ_URL: `${rabbitmq.url}?heartbeat=${HEARTBEAT}`, REDIS_URL: redis.url, RESULT_TTL_SECONDS: "300" };
+}
+
+function throughProxy(): string {
+  return `amqp://guest:guest@127.0.0.1:${proxy.port}?heartbeat=${HEARTBEAT}`;
+}
+
+/** Sends the picture; `put` is its answer. */
+function send(origin: string, query: string): { id: string; put: Promise<Response> } {
+  const id = crypto.randomUUID();
+  const put = ask(`${origin}/jobs/${id}${query}`, { method: "PUT", body: picture });
+  put.catch(() => {}); // it is awaited later
+  return { id, put };
+}
+
+/**
+ * Sends a job and stops one of the workers while it has a band of it in its hands: the others then do all but one.
+ * Where it was stopped between two bands, it is tried again with the next job.
+ */
+async function stopInBand(origin: string, crew: Program[]) {
+  const [worker, ...others] = crew;
+  for (let tries = 0; tries < 10; tries++) {
+    const { id, put } = send(origin, "?workers=8");
+    await until(async () => (await count(id, "done")) > 10);
+    worker.kill("SIGSTOP");
+    await expectAccepted(put);
+    await until(async () => (await count(id, "done")) >= BANDS - 1);
+    await sleep(200);
+    if ((await count(id, "done")) === BANDS - 1) return { id, worker, others };
+    worker.kill("SIGCONT");
+  }
+  throw new Error("the worker had no band in its hands, in ten tries");
+}
+
+/** SIGKILL, and it is gone. */
+async function killed(program: Program): Promise<void> {
+  programs.splice(programs.indexOf(program), 1);
+  program.kill("SIGKILL");
+  expect(await within(program.exited), program.out).toBe(128 + 9);
+}
+
+async function ended(program: Program): Promise<void> {
+  programs.splice(programs.indexOf(program), 1);
+  program.kill("SIGTERM");
+  expect(await within(program.exited), program.out).toBe(0);
+}
+
+async function expectAccepted(put: Promise<Response>): Promise<void> {
+  const answer = await put;
+  if (answer.status !== 202) throw new Error(`expected 202, got ${answer.status}: ${await answer.text()}`);
+}
+
+async function expectEdges(origin: string, id: string): Promise<void> {
+  await until(async () => (await jobOf(origin, id)).state !== "running");
+  expect(await jobOf(origin, id)).toMatchObject({ state: "done", error: null, done: BANDS });
+  expectSame(await bytesOf(await ask(`${origin}/jobs/${id}/result`)), edges);
+}
+
+async function jobOf(origin: string, id: string) {
+  const answer = await ask(`${origin}/jobs/${id}`);
+  const job = await answer.json();
+  if (!answer.ok) throw new Error(`expected success, got ${answer.status}: ${job.detail}`);
+  return job;
+}
+
+async function fleet(origin: string): Promise<string[]> {
+  const { workers } = await (await ask(`${origin}/workers`)).json();
+  return workers.map(({ name }: { name: string }) => name).toSorted();
+}
+
+/** How many bands of a job were sent, or are done. */
+function count(id: string, what: "sent" | "done"): Promise<number> {
+  return store.hlen(`job:{${id}}:${what}`);
+}
+
+function expectStoredOnce(id: string): void {
+  const expected = Array.from({ length: BANDS }, (_, band) => [`resultado:{${id}}:${band}`, 1]);
+  const got = [...stores].filter(([key]) => key.startsWith(`resultado:{${id}}`));
+  expect(Object.fromEntries(got)).toEqual(Object.fromEntries(expected));
+}
+
+/** All keys but the fleet's. */
+async function keys(): Promise<string[]> {
+  return (await store.keys("*")).filter((key) => key !== "workers" && !key.startsWith("worker:"));
+}
+
+async function messages(queue: string): Promise<number> {
+  return withChannel(async (channel) => (await channel.checkQueue(queue)).messageCount);
+}
+
+/** A connection for one step: those of before may have died with the server. What the step leaves unsettled goes back. */
+async function withChannel<T>(step: (channel: Channel) => Promise<T>): Promise<T> {
+  const connection = await amqp(rabbitmq.url);
+  connection.on("error", () => {});
+  const channel = await connection.createChannel();
+  channel.on("error", () => {}); // whoever uses it is told
+  try {
+    return await step(channel);
+  } finally {
+    await connection.close().catch(() => {});
+  }
+}
+
+function ask(url: string, init: RequestInit = {}): Promise<Response> {
+  return fetch(url, { signal: AbortSignal.timeout(DEADLINE + 10_000), ...init });
+}
+
+async function bytesOf(answer: Response): Promise<Bytes> {
+  const bytes = Buffer.from(await answer.arrayBuffer());
+  if (!answer.ok) throw new Error(`expected success, got ${answer.status}: ${bytes}`);
+  return bytes;
+}
+
+async function edgesOf(bytes: Uint8Array, bandPixels: number): Promise<Bytes> {
+  return Buffer.concat(await Array.fromAsync(transform(await readImage(inPieces(bytes)), sobel, bandPixels)));
+}
+
+/** What has arrived of a chunked body (RFC 9112, 7.1), the last chunk cut. */
+function unchunked(body: Buffer): Bytes {
+  const parts: Buffer[] = [];
+  for (let at = 0; ; ) {
+    const end = body.indexOf("\r\n", at);
+    if (end < 0) return Buffer.concat(parts);
+    const length = Number.parseInt(body.subarray(at, end).toString(), 16);
+    parts.push(body.subarray(end + 2, end + 2 + length));
+    at = end + 2 + length + 2;
+  }
+}
+
+function noise(width: number, height: number, seed: number, channels: 1 | 3 = 3): Bytes {
+  const random = generator(seed);
+  const data = new Uint8Array(width * height * channels).map(() => random() * 256);
+  return Buffer.from(encode({ width, height, data, channels }, { zlib: { level: 1 } }));
+}
+
+async function until(condition: () => boolean | Promise<boolean>): Promise<void> {
+  for (const deadline = Date.now() + DEADLINE; !(await condition()); ) {
+    if (Date.now() > deadline) throw new Error(`not true after ${DEADLINE} ms: ${condition}`);
+    await sleep(10);
+  }
+}
+
+async function within<T>(promise: Promise<T>): Promise<T | "too late"> {
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  const late = new Promise<"too late">((resolve) => {
+    timer = setTimeout(() => resolve("too late"), DEADLINE);
+  });
+  return await Promise.race([promise, late]).finally(() => clearTimeout(timer));
+}
+
+function sleep(ms: number): Promise<void> {
+  return new Promise((wake) => setTimeout(wake, ms));
+}
