@@ -21,16 +21,24 @@
  * `Worker`s in its own process; they cannot tell.
  */
 import { hostname } from "node:os";
+import { resolve } from "node:path";
 import process from "node:process";
+import { pathToFileURL } from "node:url";
 import { isMainThread, parentPort, Worker as Thread } from "node:worker_threads";
 import { crc32 } from "node:zlib";
-import { type Chunk, isChunkId, parseChunkId, type Task } from "./chunk.ts";
+import { type Chunk, isChunkId, isTaskName, parseChunkId, type Task } from "./chunk.ts";
 import { encodeBand } from "./png.ts";
 import type { Delivery, Outcome, Queue } from "./queue.ts";
 import { BEAT_MS, type Results, type WorkerInfo } from "./results.ts";
 import { sobel } from "./sobel.ts";
 
-export const TASKS = new Map<string, Task>([sobel].map((task) => [task.name, task]));
+/** The tasks by name: Sobel, and the `task` that each module in the setting `TASKS` exports. */
+export const TASKS = new Map<string, Task>([[sobel.name, sobel]]);
+for (const path of (process.env.TASKS ?? "").split(",").filter(Boolean)) {
+  const { task } = (await import(pathToFileURL(resolve(path)).href)) as { task?: Task };
+  if (!isTaskName(task?.name)) throw new Error(`TASKS: expected ${path} to export a task with a name`);
+  TASKS.set(task.name, task);
+}
 
 /** How often a band may fail before its job does. */
 const ATTEMPTS = 3;

@@ -346,6 +346,36 @@ describeWith(["rabbitmq", "redis"], "a cluster", () => {
     await expectNothingLeft();
   });
 
+  test("tasks of one's own: one that works; one that throws and one that does not end fail their jobs, not the worker", async () => {
+    const TASKS = ["negative", "throws", "endless"].map((name) => `test/tasks/${name}.ts`).join(",");
+    const settings = { ...servers(), TASKS, BAND_TIMEOUT_SECONDS: "1" };
+    const worker = spawnProgram("worker.ts", { ...settings, WORKER_NAME: "many-sided" });
+    const coordinator = spawnProgram("coordinator.ts", { ...settings, PORT: "0", BAND_PIXELS: "2800" });
+    programs.push(worker, coordinator);
+    const [, origin] = await coordinator.waitFor(/(http:\S+)/);
+    await worker.waitFor(/at work/);
+    const send = (task: string) => ask(`${origin}/tasks/${task}`, { method: "POST", body: photo });
+
+    const negative = await raw(await bytesOf(await send("negative")));
+    expectSame(
+      negative,
+      greyOfPhoto().map((grey) => 255 - grey),
+    );
+    for (const [task, reason] of [
+      ["throws", "failed 3 times: this task is ill"],
+      ["endless", "failed 3 times: the task took longer than 1000 ms"],
+    ]) {
+      const answer = await send(task);
+      const { detail } = await answer.json();
+      expect([answer.status, detail]).toEqual([500, expect.stringContaining(reason)]);
+      const buried = await taken(DEAD_LETTERS);
+      expect(buried.properties.headers).toMatchObject({ "x-queue": `${QUEUE}.${task}` });
+      expect(String(buried.properties.headers?.["x-reason"])).toContain(reason);
+    }
+    expectSame(await bytesOf(await send("sobel")), await edgesOf(photo, 2800));
+    for (const task of ["negative", "throws", "endless"]) await channel.deleteQueue(`${QUEUE}.${task}`);
+  });
+
   test("a band that was given up is shown, put back, and its job completed", async () => {
     const id = crypto.randomUUID();
     const app = await startApp({ bandPixels: seven.bandPixels });

@@ -1,0 +1,10 @@
+// A task that never ends.
+import type { Task } from "../../chunk.ts";
+
+export const task: Task = {
+  name: "endless",
+  halo: 0,
+  run() {
+    for (;;);
+  },
+};

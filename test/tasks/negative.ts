@@ -1,0 +1,8 @@
+// The least task there is: no halo, another picture.
+import type { Task } from "../../chunk.ts";
+
+export const task: Task = {
+  name: "negative",
+  halo: 0,
+  run: ({ pixels }) => pixels.map((grey) => 255 - grey),
+};
