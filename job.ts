@@ -42,23 +42,27 @@ export async function feed(watch: JobWatch, image: GreyImage, halo: number, sign
     await queue.publish({ chunkId: chunkIdOf(job.id, number), task: job.task, halo: band.halo, width, height, pixels });
     await results.markSent(job.id, number, crc);
   };
-  for await (const band of split(image, { ...job, halo })) {
-    const crc = crcOf(band);
-    const before = watch.done.get(band.number)?.crc ?? watch.sent.get(band.number);
-    if (before !== undefined && before !== crc) {
-      throw new JobError(409, `this job was started with another picture: band ${band.number} differs`);
+  try {
+    for await (const band of split(image, { ...job, halo })) {
+      const crc = crcOf(band);
+      const before = watch.done.get(band.number)?.crc ?? watch.sent.get(band.number);
+      if (before !== undefined && before !== crc) {
+        throw new JobError(409, `this job was started with another picture: band ${band.number} differs`);
+      }
+      if (before !== undefined) continue;
+      await watch.until(() => hasRoom(watch.inFlight), stop);
+      watch.sent.set(band.number, crc);
+      const sent = send(band, crc).catch((error) => {
+        watch.sent.delete(band.number); // whoever else watches this job must not take it for sent
+        failed.abort(error);
+      });
+      sending.add(sent);
+      sent.finally(() => sending.delete(sent));
     }
-    if (before !== undefined) continue;
-    await watch.until(() => hasRoom(watch.inFlight), stop);
-    watch.sent.set(band.number, crc);
-    const sent = send(band, crc).catch((error) => {
-      watch.sent.delete(band.number); // whoever else watches this job must not take it for sent
-      failed.abort(error);
-    });
-    sending.add(sent);
-    sent.finally(() => sending.delete(sent));
+  } finally {
+    // Whoever sends the picture again must not meet sends that are still under way.
+    await Promise.all(sending);
   }
-  await Promise.all(sending);
   stop.throwIfAborted();
   if (!(await results.updateJob(job.id, { fed: true }))) throw gone();
 }

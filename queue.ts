@@ -65,7 +65,7 @@ export const DELIVERY_LIMIT = 20;
 const PUBLISH_MS = 30_000;
 /** How long the broker may take to confirm one, ms. */
 const CONFIRM_MS = 5_000;
-/** How long it may take to say how much is in a queue, ms. */
+/** How long the broker may take to say how much is in a queue, or goodbye, ms. */
 const ANSWER_MS = 2_000;
 /** After two of these without a sign of life the broker takes a worker for dead, and hands its chunk out again. */
 const HEARTBEAT_SECONDS = 10;
@@ -305,7 +305,7 @@ export class RabbitQueue implements Queue {
     return async () => {
       consumer.stopped = true;
       this.#consumers.delete(consumer);
-      for (const tag of consumer.tags) await this.#channel?.cancel(tag).catch(() => {});
+      for (const tag of consumer.tags) await withinAnswer(this.#channel?.cancel(tag));
       await consumer.busy;
     };
   }
@@ -359,8 +359,17 @@ export class RabbitQueue implements Queue {
 
   async close(): Promise<void> {
     this.#channel = undefined;
-    await this.#connection.close();
+    await withinAnswer(this.#connection.close());
   }
+}
+
+/** Waits for a goodbye, but not for ever: a broker that is going away itself may never say it. */
+async function withinAnswer(goodbye: Promise<unknown> | undefined): Promise<void> {
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  const late = new Promise<void>((wake) => {
+    timer = setTimeout(wake, ANSWER_MS);
+  });
+  await Promise.race([goodbye?.catch(() => {}), late]).finally(() => clearTimeout(timer));
 }
 
 interface Consumer {
