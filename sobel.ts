@@ -11,15 +11,14 @@
  */
 import { createReadStream, createWriteStream } from "node:fs";
 import { rename, rm } from "node:fs/promises";
-import { availableParallelism } from "node:os";
 import process from "node:process";
 import { Readable } from "node:stream";
 import { pipeline } from "node:stream/promises";
 import { parseArgs } from "node:util";
-import { bandRows, DEFAULT_BAND_PIXELS, planBands, split, type Task } from "./chunk.ts";
+import { DEFAULT_BAND_PIXELS, planBands, split, type Task } from "./chunk.ts";
 import { readImage } from "./image.ts";
 import { kernel } from "./kernel.ts";
-import { encodeBandAside, type GreyImage, Stitcher } from "./png.ts";
+import { encodeBand, type GreyImage, Stitcher } from "./png.ts";
 
 export const sobel: Task = {
   name: "sobel",
@@ -36,24 +35,16 @@ export const sobel: Task = {
 
 /**
  * Runs a task over a whole picture in this process.
- * @returns the pieces of a PNG. While a band is compressed, off this thread, the next are read.
+ * @returns the pieces of a PNG. While a band is computed, the next are inflated, off this thread.
  */
 export async function* transform(image: GreyImage, task: Task, bandPixels: number): AsyncGenerator<Uint8Array> {
   const plan = planBands(image.width, image.height, task.halo, bandPixels);
   const stitcher = new Stitcher(plan.width, plan.height);
-  const compressing: Promise<Uint8Array>[] = [];
-  let next = 0;
-  const stitchNext = async () => {
-    const png = await compressing.shift()!;
-    return stitcher.band(png, bandRows(plan, next++).rows)!;
-  };
   yield stitcher.head();
   for await (const { pixels, width, rows, halo } of split(image, plan)) {
     const height = rows + halo[0] + halo[1];
-    compressing.push(encodeBandAside(task.run({ pixels, width, height, halo }), width, rows));
-    if (compressing.length > availableParallelism()) yield await stitchNext();
+    yield stitcher.band(encodeBand(task.run({ pixels, width, height, halo }), width, rows), rows)!;
   }
-  while (compressing.length > 0) yield await stitchNext();
   yield stitcher.tail();
 }
 
