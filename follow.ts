@@ -31,6 +31,7 @@ export function reasonOf(error: string): string {
   if (/ has vanished|no worker came back/.test(error)) return "lost";
   if (/ failed \d+ times/.test(error)) return "task_failed";
   if (/message cannot be read|unknown task/.test(error)) return "bad_message";
+  if (/ its result cannot be used/.test(error)) return "bad_result";
   return "other";
 }
 
@@ -48,7 +49,9 @@ export class Follower {
     const reason = refusalOf(error, request);
     this.metrics.refused.inc({ reason });
     const { method, url } = request;
-    const level = ["busy", "queue", "job_failed"].includes(reason) ? "warn" : "info";
+    // Of a band, before the picture was there to its end.
+    if (reason === "job_failed") this.metrics.failed.inc({ reason: reasonOf((error as Error).message) });
+    const level = reason === "job_failed" ? "error" : ["busy", "queue"].includes(reason) ? "warn" : "info";
     this.log[level]("upload refused", { method, path: new URL(url).pathname, reason, error });
   }
 

@@ -173,7 +173,7 @@ export class CoordinatorMetrics {
     });
     this.failed = new Counter({
       name: "sobel_jobs_failed_total",
-      help: "Accepted jobs that have failed, by reason",
+      help: "Jobs that have failed of a band, by reason, also while their picture was still arriving",
       labelNames: ["reason"],
       registers,
     });
