@@ -28,7 +28,15 @@ import { ImageError, type PixelLimits, Stitcher } from "./png.ts";
 import { standing } from "./probes.ts";
 import { LocalQueue, RabbitQueue } from "./queue.ts";
 import { type Job, LocalResults, RedisResults } from "./results.ts";
-import { answerHelp, levelSetting, setting, tokenSetting } from "./settings.ts";
+import {
+  answerHelp,
+  DEFAULT_JOBS,
+  DEFAULT_UPLOAD_BYTES,
+  levelSetting,
+  MAX_WORKERS,
+  setting,
+  tokenSetting,
+} from "./settings.ts";
 import { type Backends, JobError, JobWatch, lookUp, stateOf } from "./watch.ts";
 import { TASKS, Worker } from "./worker.ts";
 
@@ -49,9 +57,6 @@ export interface Dependencies extends Backends {
 
 /** A result is a picture, whatever stands in it: no browser is to take it for a page. */
 const PNG_HEADERS = { "content-type": "image/png", "x-content-type-options": "nosniff" };
-const MAX_WORKERS = 1024;
-const DEFAULT_UPLOAD_BYTES = 4 * 2 ** 30;
-const DEFAULT_JOBS = 64;
 /** The right to feed a job lapses after this, unless it is renewed, ms. */
 const LEASE_MS = 10_000;
 const SWEEP_MS = 60_000;
