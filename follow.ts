@@ -28,10 +28,11 @@ function refusalOf(error: unknown, request: Request): string {
 
 /** Why a job has failed, in few words for a label: its own sentence names a band, and may quote a task. */
 export function reasonOf(error: string): string {
-  if (/ has vanished|no worker came back/.test(error)) return "lost";
-  if (/ failed \d+ times/.test(error)) return "task_failed";
-  if (/message cannot be read|unknown task/.test(error)) return "bad_message";
-  if (/ its result cannot be used/.test(error)) return "bad_result";
+  // From the start: what comes behind may be a task's own words.
+  if (/^band \d+( has vanished|: handed out \d+ times)/.test(error)) return "lost";
+  if (/^band \d+: failed \d+ times/.test(error)) return "task_failed";
+  if (/^band \d+: (message cannot be read|unknown task)/.test(error)) return "bad_message";
+  if (/^band \d+: its result cannot be used/.test(error)) return "bad_result";
   return "other";
 }
 
