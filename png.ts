@@ -172,6 +172,13 @@ class ByteReader {
     }
   }
 
+  /** At least one and at most `most` times `unit` bytes: not copied, but for those that lie in two pieces. */
+  async units(unit: number, most: number): Promise<Uint8Array> {
+    if (this.#piece.length === 0) this.#piece = (await this.#pieces.next()).value ?? this.#piece;
+    const whole = Math.min(most, Math.floor(this.#piece.length / unit));
+    return whole > 0 ? this.some(whole * unit) : this.read(unit);
+  }
+
   /** A copy of exactly `length` bytes. */
   async read(length: number): Promise<Uint8Array> {
     const bytes = new Uint8Array(length);
@@ -354,15 +361,15 @@ async function expectEnd(lines: ByteReader): Promise<void> {
 /** Reads `height` scanlines of `width` pixels; yields them as grey, in blocks that share one buffer. */
 async function* greyRows(header: Header, lines: ByteReader, width: number, height: number): AsyncGenerator<Uint8Array> {
   const stride = 1 + rowBytes(header, width);
-  const most = Math.min(height, Math.max(1, Math.floor(BLOCK_BYTES / stride)));
-  const block = new Uint8Array(most * stride);
-  const grey = new Uint8Array(most * width);
+  const most = Math.max(1, Math.floor(BLOCK_BYTES / stride));
+  const grey = new Uint8Array(Math.min(most, height) * width);
   const convert = converter(header, width);
-  for (let y = 0; y < height; y += most) {
-    const rows = Math.min(most, height - y);
-    await lines.fill(block.subarray(0, rows * stride));
-    convert(block.subarray(0, rows * stride), grey.subarray(0, rows * width));
+  for (let y = 0; y < height; ) {
+    const block = await lines.units(stride, Math.min(most, height - y));
+    const rows = block.length / stride;
+    convert(block, grey.subarray(0, rows * width));
     yield grey.subarray(0, rows * width);
+    y += rows;
   }
 }
 
