@@ -23,7 +23,7 @@ interface Picture {
   buffer: Buffer;
 }
 
-const photo = png("photo.png", 1500, 1200); // 19 bands of 100,000 pixels
+const photo = png("photo.png", 1500, 1200, 1); // 19 bands of 100,000 pixels, 1.8 MB
 const text: Picture = { name: "notes.txt", mimeType: "text/plain", buffer: Buffer.from("To do: buy film, develop.") };
 
 describeWith(["chromium"], "page", () => {
@@ -67,7 +67,7 @@ describeWith(["chromium"], "page", () => {
     const page = await open();
     const asked = jobIds(page);
     const download = page.waitForEvent("download");
-    await slow(page, 2e6);
+    await slow(page, 1e6);
     await page.setInputFiles("#file", photo);
 
     // The picture is there at once, and bands are done while the file is still on its way.
@@ -167,7 +167,7 @@ describeWith(["chromium"], "page", () => {
   test("a picture that the browser cannot show goes through, with its kind in its place", async () => {
     const page = await open();
     const buffer = await sharp(photo.buffer).tiff().toBuffer();
-    await slow(page, 1.5e6);
+    await slow(page, 6e5);
     const download = page.waitForEvent("download");
     await page.setInputFiles("#file", { name: "scan.tiff", mimeType: "image/tiff", buffer });
     // It is read as a whole: there is no job to follow before its last byte, and that is no error.
@@ -233,7 +233,7 @@ describeWith(["chromium"], "page", () => {
   test("cancel ends the upload, deletes the job and lets the next one run", async () => {
     const page = await open();
     const asked = jobIds(page);
-    await slow(page, 2e6);
+    await slow(page, 1e6);
     await page.setInputFiles("#file", [photo, png("next.png", 30, 20)]);
     await page.waitForFunction(() => (document.querySelector<HTMLProgressElement>("#bands")?.value ?? 0) > 0);
     const deleted = page.waitForResponse((answer) => answer.request().method() === "DELETE");
@@ -259,7 +259,7 @@ describeWith(["chromium"], "page", () => {
   test("an upload that the server's death cut short goes on by itself, under the same id", async () => {
     const page = await open();
     const asked = jobIds(page);
-    await slow(page, 2e6);
+    await slow(page, 1e6);
     await page.setInputFiles("#file", photo);
     await page.waitForFunction(() => (document.querySelector<HTMLProgressElement>("#bands")?.value ?? 0) > 0);
     coordinator.kill("SIGKILL");
@@ -519,7 +519,7 @@ describeWith(["chromium"], "page", () => {
       const workers = Number(searchParams.get("workers"));
       outside.push(ended(origin, pathname.split("/")[2]).then((end) => ({ workers, ms: end - start })));
     });
-    await slow(page, 8e6); // each run takes most of a second
+    await slow(page, 3e6); // each run takes most of a second
     await page.click("#measure");
     await page.locator("#stop").waitFor();
     await page.locator("#stop").waitFor({ state: "hidden" });
@@ -609,7 +609,7 @@ describeWith(["chromium"], "page", () => {
       const page = await open({ colorScheme });
       await page.waitForFunction(() => document.querySelector("#alive")?.hasAttribute("data-ready"));
       expect(await violations(page)).toEqual([]);
-      await slow(page, 1.5e6);
+      await slow(page, 5e5);
       await page.setInputFiles("#file", photo);
       await page.waitForFunction(() => (document.querySelector<HTMLProgressElement>("#bands")?.value ?? 0) > 1);
       expect(await violations(page)).toEqual([]);
@@ -844,7 +844,7 @@ describeWith(["chromium", "rabbitmq", "redis"], "page, workers elsewhere", () =>
 
     const others = ["second", "third"].map((name) => spawnProgram("worker.ts", { ...servers, WORKER_NAME: name }));
     await page.waitForFunction(() => document.querySelector("#alive")?.textContent === "3 workers ready");
-    await slow(page, 2e6); // bands come one by one, and the broker hands them round
+    await slow(page, 6e5); // bands come one by one, and the broker hands them round
     await page.setInputFiles("#file", { ...photo, name: "shared.png" });
     await page.waitForFunction(() => {
       const counts = [...document.querySelectorAll("#legend b")].map((count) => Number(count.textContent));
@@ -932,14 +932,18 @@ async function startCoordinator(port: number, servers: Record<string, string> = 
 }
 
 /** A PNG of noise, which does not compress: its bytes take their time on a slow line. */
-function png(name: string, width: number, height: number): Picture {
-  const data = new Uint8Array(width * height * 3);
+function png(name: string, width: number, height: number, channels: 1 | 3 = 3): Picture {
+  const data = new Uint8Array(width * height * channels);
   let seed = 1;
   for (let i = 0; i < data.length; i++) {
     seed = (Math.imul(seed, 1664525) + 1013904223) >>> 0;
     data[i] = seed >>> 24;
   }
-  return { name, mimeType: "image/png", buffer: Buffer.from(encode({ width, height, channels: 3, data })) };
+  return {
+    name,
+    mimeType: "image/png",
+    buffer: Buffer.from(encode({ width, height, channels, data }, { zlib: { level: 1 } })),
+  };
 }
 
 /** From now on the page sends this many bytes a second. */
