@@ -10,8 +10,7 @@
  *
  * Not here: what a job does (job.ts), how pictures are read (image.ts).
  */
-import { createHash, randomUUID } from "node:crypto";
-import { readFileSync } from "node:fs";
+import { randomUUID } from "node:crypto";
 import process from "node:process";
 import { Elysia } from "elysia";
 import type { Registry } from "prom-client";
@@ -24,7 +23,9 @@ import { feed, merge } from "./job.ts";
 import { type Log, openLog } from "./log.ts";
 import { CoordinatorMetrics, FleetMetrics, openRegistry, Standing, WorkerMetrics } from "./metrics.ts";
 import { apiDocument } from "./openapi.ts";
+import { readPage, servePage } from "./page.ts";
 import { ImageError, type PixelLimits, Stitcher } from "./png.ts";
+import { Previews, WIDTHS } from "./preview.ts";
 import { standing } from "./probes.ts";
 import { LocalQueue, RabbitQueue } from "./queue.ts";
 import { type Job, LocalResults, RedisResults } from "./results.ts";
@@ -57,6 +58,9 @@ export interface Dependencies extends Backends {
 
 /** A result is a picture, whatever stands in it: no browser is to take it for a page. */
 const PNG_HEADERS = { "content-type": "image/png", "x-content-type-options": "nosniff" };
+const EVENT_HEADERS = { "content-type": "text/event-stream", "cache-control": "no-cache", "x-accel-buffering": "no" };
+/** Jobs that one stream of events follows. */
+const MAX_FOLLOWED = 100;
 /** The right to feed a job lapses after this, unless it is renewed, ms. */
 const LEASE_MS = 10_000;
 const SWEEP_MS = 60_000;
@@ -77,6 +81,7 @@ export function createApp({
   registry = openRegistry(false),
 }: Dependencies) {
   const page = readPage();
+  const previews = new Previews(results);
   const metrics = new CoordinatorMetrics(registry, maxJobs);
   const observed = [
     new Standing(registry, { queue, results }),
@@ -247,7 +252,7 @@ export function createApp({
     const etag = `"${id}"`;
     const headers = {
       ...PNG_HEADERS,
-      "content-disposition": `attachment; filename="${id}.${job.task}.png"`,
+      "content-disposition": disposition(parameter(request, "name") || `${id}.${job.task}.png`),
       etag,
     };
     const pieces = async () => metrics.sending(merge(await JobWatch.open({ queue, results }, id), true));
@@ -275,8 +280,40 @@ export function createApp({
       watch.close();
       throw new HttpError(404, `no job ${id}: it was never sent, was cancelled, or has expired`);
     }
-    const headers = { "content-type": "text/event-stream", "cache-control": "no-cache", "x-accel-buffering": "no" };
-    return new Response(eventStream(watch, fleet, stopping), { headers });
+    return new Response(eventStream([watch], fleet, stopping), { headers: EVENT_HEADERS });
+  }
+
+  /** Of several jobs at once: a browser has six connections to a host. */
+  async function eventsOf(request: Request): Promise<Response> {
+    const ids = [...new Set((parameter(request, "jobs") ?? "").split(",").map(jobId))];
+    if (ids.length > MAX_FOLLOWED) {
+      throw new HttpError(400, `jobs: expected at most ${MAX_FOLLOWED} ids, got ${ids.length}`);
+    }
+    const fleet = await results.workers();
+    const opened = await Promise.allSettled(ids.map((id) => JobWatch.open({ queue, results }, id)));
+    const watches = opened.flatMap((one) => (one.status === "fulfilled" ? [one.value] : []));
+    const refused = opened.find((one) => one.status === "rejected");
+    if (refused) {
+      for (const watch of watches) watch.close();
+      throw refused.reason;
+    }
+    return new Response(eventStream(watches, fleet, stopping), { headers: EVENT_HEADERS });
+  }
+
+  async function bandPicture(request: Request, id: string, number: string): Promise<Response> {
+    const [job, done] = await Promise.all([results.findJob(id), results.done(id)]);
+    const band = /^\d{1,10}$/.test(number) ? Number(number) : Number.NaN;
+    if (!job) throw new HttpError(404, `no job ${id}: it was never sent, was cancelled, or has expired`);
+    if (!(band < job.bands)) throw new HttpError(404, `no band ${number}: the job has bands 0 to ${job.bands - 1}`);
+    const record = done.get(band);
+    if (!record) throw new HttpError(409, `not ready: band ${band} is not done`, { "retry-after": "1" });
+    const width = widthOf(request);
+    // Asked again each time, not kept for good: the same id may be sent again with another picture.
+    const etag = `"${job.task}-${record.crc}-${width}"`;
+    const headers = { ...PNG_HEADERS, etag, "cache-control": "private, no-cache" };
+    if (request.headers.get("if-none-match") === etag) return new Response(null, { status: 304, headers });
+    if (!previews.hasRoom) throw unavailable("many pictures of bands are being made: ask again later");
+    return new Response(await previews.png(job, band, record, width), { headers });
   }
 
   async function fleet(request: Request): Promise<Response> {
@@ -322,7 +359,8 @@ export function createApp({
     .onAfterHandle(({ request, route, responseValue }) => {
       metrics.answered(request, route, responseValue as Response);
     })
-    .get("/", () => new Response(page.html, { headers: page.headers }))
+    .get("/", ({ request }) => servePage(request, page, "page.html"))
+    .get("/page/:file", ({ request, params }) => servePage(request, page, `page/${params.file}`))
     .get("/healthz", () => Response.json({ status: "ok" }))
     .get("/readyz", ready)
     .get("/openapi.json", (): Response => api())
@@ -331,7 +369,9 @@ export function createApp({
     .post("/tasks/:task", ({ request, params }) => send(request, params.task), { parse: "none" })
     .put("/jobs/:id", ({ request, params }) => put(request, jobId(params.id)), { parse: "none" })
     .get("/jobs/:id", async ({ params }) => Response.json(await describe(jobId(params.id))))
+    .get("/events", ({ request }) => eventsOf(request))
     .get("/jobs/:id/events", ({ params }) => events(jobId(params.id)))
+    .get("/jobs/:id/bands/:band", ({ request, params }) => bandPicture(request, jobId(params.id), params.band))
     .get("/jobs/:id/result", ({ request, params }) => result(request, jobId(params.id)))
     .delete("/jobs/:id", ({ request, params }) => cancel(request, jobId(params.id)));
   return app;
@@ -356,33 +396,23 @@ function workersOf(request: Request): number | null {
   throw new HttpError(400, `workers: expected a whole number from 1 to ${MAX_WORKERS}, got ${JSON.stringify(text)}`);
 }
 
-/** The page, under a policy that lets run what is in the file and nothing else. */
-function readPage(): { html: string; headers: Record<string, string> } {
-  const html = readFileSync(new URL("page.html", import.meta.url), "utf8");
-  const hashes = (tag: string) => {
-    const parts = [...html.matchAll(new RegExp(`<${tag}[^>]*>([\\s\\S]*?)</${tag}>`, "g"))];
-    return parts.map(([, text]) => `'sha256-${createHash("sha256").update(text).digest("base64")}'`).join(" ");
-  };
-  const policy = [
-    "default-src 'none'",
-    `script-src ${hashes("script")}`,
-    `style-src ${hashes("style")}`,
-    "img-src 'self' blob: data:",
-    "connect-src 'self'",
-    "base-uri 'none'",
-    "form-action 'self'",
-    "frame-ancestors 'none'",
-  ];
-  return {
-    html,
-    headers: {
-      "content-type": "text/html; charset=utf-8",
-      "content-security-policy": policy.join("; "),
-      "x-content-type-options": "nosniff",
-      "referrer-policy": "no-referrer",
-      "cache-control": "no-cache",
-    },
-  };
+/** How wide a band's picture is to be. @throws HttpError 400 */
+function widthOf(request: Request): number {
+  const text = parameter(request, "width");
+  if (text === null || text === "") return WIDTHS.usual;
+  const width = /^\d{1,9}$/.test(text) ? Number(text) : Number.NaN;
+  if (width >= WIDTHS.least && width <= WIDTHS.most) return width;
+  const expected = `expected a whole number from ${WIDTHS.least} to ${WIDTHS.most}`;
+  throw new HttpError(400, `width: ${expected}, got ${JSON.stringify(text)}`);
+}
+
+/** A name for the file that a browser saves; in full where ASCII has no letters for it (RFC 6266). */
+function disposition(name: string): string {
+  const bare = name.toWellFormed().replace(/[\p{Cc}"\\/:*?<>|%]/gu, "_");
+  const plain = bare.replace(/[^\x20-\x7e]/g, "_").slice(-150);
+  if (plain === bare) return `attachment; filename="${plain}"`;
+  const full = encodeURIComponent(Array.from(bare).slice(-150).join("")).replace(/['()]/g, escape);
+  return `attachment; filename="${plain}"; filename*=UTF-8''${full}`;
 }
 
 /** Both URLs: RabbitMQ and Redis. Neither: this process, with `WORKERS` threads. */

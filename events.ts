@@ -25,61 +25,104 @@ export function view(job: Job, done: Map<number, Done>, fleet: WorkerInfo[]) {
   return { id, state, task, width, height, rows, bands, done: done.size, workers, created, error, waiting, byWorker };
 }
 
-/** Server-sent events of a job: `job`, a `band` for each that is done, and at last `done` or `failed`. */
-export function eventStream(watch: JobWatch, fleet: WorkerInfo[], stopping: AbortSignal): ReadableStream<Uint8Array> {
+/**
+ * Server-sent events of one job or several: of each a `job`, a `band` for each that is done, and at last `done` or
+ * `failed`. A job that is not there is told as `unknown`, and its story as soon as it is: whoever sends a picture may
+ * listen before. All carry the job's id. The stream ends when every job has.
+ * @param watches are closed at the end
+ */
+export function eventStream(
+  watches: JobWatch[],
+  fleet: WorkerInfo[],
+  stopping: AbortSignal,
+): ReadableStream<Uint8Array> {
   const encoder = new TextEncoder();
-  const told = new Set<number>();
-  let shown = "";
-  let alive = fleet;
-  let ended = false;
   let stop = () => {};
   return new ReadableStream({
     start(controller) {
       const write = (text: string) => controller.enqueue(encoder.encode(text));
       const event = (name: string, data: unknown) => write(`event: ${name}\ndata: ${JSON.stringify(data)}\n\n`);
-      const tell = () => {
-        if (ended) return;
-        const { job, done } = watch;
-        if (!job) {
-          event("failed", { id: watch.id, state: "failed", error: "the job was cancelled or has expired" });
-          return end();
-        }
-        for (const [band, { worker, ms }] of done) {
-          if (told.has(band)) continue;
-          told.add(band);
-          const y = band * job.rows;
-          event("band", { band, y, rows: Math.min(job.rows, job.height - y), worker, ms });
-        }
-        const now = view(job, done, alive);
-        const summary = `${now.state} ${now.waiting}`;
-        if (summary !== shown) event("job", now);
-        shown = summary;
-        if (now.state !== "done" && now.state !== "failed") return;
-        event(now.state, now);
-        end();
-      };
       const end = () => {
         stop();
         controller.close();
       };
-      const unlisten = watch.onChange(tell);
+      const open = new Set<Story>();
+      const go = (story: Story) => {
+        if (!open.has(story) || !story.tell()) return;
+        open.delete(story);
+        if (open.size === 0) end();
+      };
       const heartbeat = setInterval(async () => {
         write(": still here\n\n");
-        alive = await watch.backends.results.workers().catch(() => alive);
-        tell();
+        const alive = await watches[0].backends.results.workers().catch(() => fleet);
+        for (const story of [...open]) {
+          story.fleet = alive;
+          go(story);
+        }
       }, HEARTBEAT_MS / 2);
-      stopping.addEventListener("abort", end);
+      const unlisten: (() => void)[] = [];
+      let ended = false;
       stop = () => {
         if (ended) return;
         ended = true;
+        open.clear();
         stopping.removeEventListener("abort", end);
         clearInterval(heartbeat);
-        unlisten();
-        watch.close();
+        for (const off of unlisten) off();
+        for (const watch of watches) watch.close();
       };
-      tell();
+      stopping.addEventListener("abort", end);
+      for (const watch of watches) open.add(new Story(watch, event, fleet));
+      for (const story of [...open]) {
+        unlisten.push(story.watch.onChange(() => go(story)));
+        go(story);
+      }
       if (stopping.aborted && !ended) end();
     },
     cancel: () => stop(),
   });
+}
+
+/** What one listener has been told of one job. */
+class Story {
+  readonly #told = new Set<number>();
+  #shown = "";
+  #created: number | undefined;
+
+  constructor(
+    readonly watch: JobWatch,
+    readonly event: (name: string, data: unknown) => void,
+    public fleet: WorkerInfo[],
+  ) {}
+
+  /** Tells what is new. True: there will be no more. */
+  tell(): boolean {
+    const { job, done, id } = this.watch;
+    if (!job) return this.#absent(id);
+    if (job.created !== this.#created) this.#told.clear(); // the same id, sent anew
+    this.#created = job.created;
+    for (const [band, { worker, ms, deliveries = 0 }] of done) {
+      if (this.#told.has(band)) continue;
+      this.#told.add(band);
+      const y = band * job.rows;
+      this.event("band", { id, band, y, rows: Math.min(job.rows, job.height - y), worker, ms, deliveries });
+    }
+    const now = view(job, done, this.fleet);
+    const summary = `${now.state} ${now.waiting}`;
+    if (summary !== this.#shown) this.event("job", now);
+    this.#shown = summary;
+    if (now.state !== "done" && now.state !== "failed") return false;
+    this.event(now.state, now);
+    return true;
+  }
+
+  #absent(id: string): boolean {
+    if (this.#created !== undefined) {
+      this.event("failed", { id, state: "failed", error: "the job was cancelled or has expired" });
+      return true;
+    }
+    if (this.#shown === "") this.event("unknown", { id });
+    this.#shown = "unknown";
+    return false;
+  }
 }

@@ -130,12 +130,20 @@ export async function* merge(watch: JobWatch, keep: boolean, signal?: AbortSigna
 }
 
 /** The fault of whoever stored it, not of the picture that was sent. */
-function unusable(band: number, cause: Error): JobError {
+export function unusable(band: number, cause: Error): JobError {
   return new JobError(500, `band ${band}: its result cannot be used: ${cause.message}`);
 }
 
-/** A band as another program may store it, any picture with or without its halo, in the form that can be stitched. */
+/** A band as another program may store it in the form that can be stitched. */
 async function ownForm(picture: Uint8Array, job: Job, band: number): Promise<Uint8Array> {
+  return encodeBand(await pixelsOf(picture, job, band), job.width, bandRows(job, band).rows);
+}
+
+/**
+ * The pixels of a band that another program has stored as any picture, with or without its halo.
+ * @throws JobError where it is none, or not of the band's size
+ */
+export async function pixelsOf(picture: Uint8Array, job: Job, band: number): Promise<Uint8Array> {
   const { rows } = bandRows(job, band);
   const limit = job.width * (rows + 2 * MOST_HALO);
   const blamed = (error: Error): never => {
@@ -148,5 +156,5 @@ async function ownForm(picture: Uint8Array, job: Job, band: number): Promise<Uin
   }
   const pixels = await collectPixels(image).catch(blamed);
   const above = (surplus / 2) * job.width;
-  return encodeBand(pixels.subarray(above, above + rows * job.width), job.width, rows);
+  return pixels.subarray(above, above + rows * job.width);
 }

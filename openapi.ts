@@ -10,6 +10,7 @@
  */
 import { t } from "elysia";
 import { RETRY_SECONDS, TITLES } from "./http.ts";
+import { WIDTHS } from "./preview.ts";
 
 /** What the document has to know of the program. */
 export interface Facts {
@@ -68,6 +69,7 @@ const SCHEMAS = {
     host: t.String(),
     pid: t.Integer(),
     runtime: t.String(),
+    cores: t.Integer({ minimum: 1, description: "cores of its host" }),
     tasks: t.Array(t.String()),
     since: time("when it joined"),
     bands: count("bands it has done"),
@@ -112,6 +114,11 @@ const PROGRAM: Record<string, Json> = {
   "GET /": {
     summary: "The page",
     responses: { 200: { description: "HTML", content: { "text/html": text(t.String()) } } },
+  },
+  "GET /page/:file": {
+    summary: "What the page is made of",
+    parameters: [parameter("path", "file", t.String(), "a module, a style or a picture")],
+    responses: { 200: { description: "the file", content: { "*/*": text(t.String()) } }, ...problems(404) },
   },
   "GET /healthz": {
     summary: "The process runs",
@@ -161,9 +168,38 @@ const JOB: Record<string, Json> = {
     parameters: [ID],
     responses: { 200: { description: "the events", content: EVENTS }, ...problems(400, 404, 503) },
   },
+  "GET /events": {
+    summary: "Several jobs as server-sent events, in one stream",
+    description:
+      "As of one job; before them `unknown` for a job that is not there, whose events come as soon as it is.",
+    parameters: [{ ...parameter("query", "jobs", t.String(), "their ids, with commas between"), required: true }],
+    responses: { 200: { description: "the events", content: EVENTS }, ...problems(400, 503) },
+  },
+  "GET /jobs/:id/bands/:band": {
+    summary: "A finished band as a picture, scaled down",
+    parameters: [
+      ID,
+      parameter("path", "band", count("counted from the top"), "which band"),
+      parameter(
+        "query",
+        "width",
+        t.Integer({ minimum: WIDTHS.least, maximum: WIDTHS.most, default: WIDTHS.usual }),
+        "pixels at most; it is never wider than the job's picture",
+      ),
+    ],
+    responses: {
+      200: { description: "the band", headers: { etag: { schema: t.String() } }, content: PNG },
+      304: { description: "it is still the one of `if-none-match`" },
+      ...problems(400, 404, 409, 410, 500, 503),
+    },
+  },
   "GET /jobs/:id/result": {
     summary: "The result",
-    parameters: [ID, parameter("header", "range", t.String(), "one range of bytes")],
+    parameters: [
+      ID,
+      parameter("query", "name", t.String(), "how the file is to be called"),
+      parameter("header", "range", t.String(), "one range of bytes"),
+    ],
     responses: {
       200: { description: "the whole", headers: { etag: { schema: t.String() } }, content: PNG },
       206: { description: "the range", headers: { "content-range": { schema: t.String() } }, content: PNG },

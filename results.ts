@@ -4,7 +4,7 @@
  *     job:{<id>}           hash: what was asked, the size, the plan, `fed`, `error`, `suspect`; TTL renewed with every band
  *     job:{<id>}:rows      hash: band → CRC-32 of its rows, before it is sent: a result made of other rows is not taken
  *     job:{<id>}:sent      hash: band → CRC-32 of its rows, once the queue has confirmed it
- *     job:{<id>}:done      hash: band → JSON { worker, ms, crc, bytes }
+ *     job:{<id>}:done      hash: band → JSON { worker, ms, crc, bytes, deliveries }
  *     job:{<id>}:failures  hash: band → how often its task threw
  *     job:{<id>}:feeder    the coordinator that feeds the job: a lease
  *     resultado:<chunk id> base64 of the band as a picture
@@ -48,6 +48,8 @@ export interface Done {
   crc: number;
   /** Length of the result, as `encodeBand` makes it; 0 where it is of another form. */
   bytes: number;
+  /** How often it had been handed out before to a worker that did not come back with it. */
+  deliveries: number;
 }
 
 export interface WorkerInfo {
@@ -55,6 +57,8 @@ export interface WorkerInfo {
   host: string;
   pid: number;
   runtime: string;
+  /** Cores of its host, shared with whatever else runs there. */
+  cores: number;
   tasks: string[];
   /** When it joined, ms since 1970. */
   since: number;
@@ -477,7 +481,7 @@ export class RedisResults implements Results {
     const key = jobKey(id);
     const keys = [...awaited.keys()].map((band) => resultKey(chunkIdOf(id, band)));
     const records = [...awaited].flatMap(([band, crc]) => {
-      return [band, JSON.stringify({ worker: FOREIGN_WORKER, ms: 0, crc, bytes: 0 } satisfies Done)];
+      return [band, JSON.stringify({ worker: FOREIGN_WORKER, ms: 0, crc, bytes: 0, deliveries: 0 } satisfies Done)];
     });
     await this.#redis.eval(ADOPT, keys.length + 2, key, `${key}:done`, ...keys, ...records);
   }
@@ -553,8 +557,8 @@ export class RedisResults implements Results {
 }
 
 function workerOf({ name, host, runtime, tasks, busy, ...numbers }: Record<string, string>): WorkerInfo {
-  const [pid, since, bands, pixels, ms] = ["pid", "since", "bands", "pixels", "ms"].map((field) =>
+  const [pid, cores, since, bands, pixels, ms] = ["pid", "cores", "since", "bands", "pixels", "ms"].map((field) =>
     Number(numbers[field]),
   );
-  return { name, host, runtime, tasks: JSON.parse(tasks), pid, since, bands, pixels, ms, busy };
+  return { name, host, pid, runtime, cores, tasks: JSON.parse(tasks), since, bands, pixels, ms, busy };
 }

@@ -20,7 +20,7 @@
  * task that does not end can be ended. The thread is this same file. The embedded coordinator starts several
  * `Worker`s in its own process; they cannot tell.
  */
-import { hostname } from "node:os";
+import { availableParallelism, hostname } from "node:os";
 import { resolve } from "node:path";
 import process from "node:process";
 import { pathToFileURL } from "node:url";
@@ -82,7 +82,8 @@ export class Worker {
     this.#log = options.log.with({ worker: name });
     const tasks = [...TASKS.keys()];
     const counts = { since: Date.now(), bands: 0, pixels: 0, ms: 0, busy: "" };
-    this.#info = { name, host: hostname(), pid: process.pid, runtime, tasks, ...counts };
+    const machine = { host: hostname(), pid: process.pid, runtime, cores: availableParallelism() };
+    this.#info = { name, ...machine, tasks, ...counts };
   }
 
   async start(): Promise<void> {
@@ -155,7 +156,8 @@ export class Worker {
       this.#begun = null;
     }
     const ms = Math.round((performance.now() - start) * 10) / 10;
-    const done = { worker: this.#info.name, ms, crc: result.crc, bytes: result.png.length };
+    const { deliveries } = delivery;
+    const done = { worker: this.#info.name, ms, crc: result.crc, bytes: result.png.length, deliveries };
     await this.#insist(() => this.#options.results.store(chunkId, result.png, done));
     const pixels = chunk.width * (chunk.height - chunk.halo[0] - chunk.halo[1]);
     this.#info.bands++;

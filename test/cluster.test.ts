@@ -336,9 +336,9 @@ describeWith(["rabbitmq", "redis"], "a cluster", () => {
     await expectNothingLeft();
     // A worker or a coordinator that comes late brings nothing back.
     const results = new RedisResults(redis.url, 60, false);
-    expect(await results.store(`{${id}}:0`, new Uint8Array(9), { worker: "late", ms: 1, crc: 1, bytes: 9 })).toBe(
-      false,
-    );
+    expect(
+      await results.store(`{${id}}:0`, new Uint8Array(9), { worker: "late", ms: 1, crc: 1, bytes: 9, deliveries: 0 }),
+    ).toBe(false);
     await results.markSent(id, 0, 1);
     expect(await results.updateJob(id, { error: "late" })).toBe(false);
     await results.countFailure(`{${id}}:0`);

@@ -17,7 +17,7 @@ import {
 import { execFile } from "node:child_process";
 import { mkdtempSync, rmSync } from "node:fs";
 import { connect, type Socket } from "node:net";
-import { tmpdir } from "node:os";
+import { availableParallelism, tmpdir } from "node:os";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { deflateSync } from "node:zlib";
@@ -759,18 +759,210 @@ describe("several at once", () => {
   });
 });
 
+describe("what the page asks for", () => {
+  test("the events of several jobs in one stream: of those that are there, and of those that come later", async () => {
+    const [done, later, bad] = [crypto.randomUUID(), crypto.randomUUID(), crypto.randomUUID()];
+    const put = (id: string, body: Part) => ask(`/jobs/${id}`, { method: "PUT", body });
+    expect((await put(done, photo)).status).toBe(202);
+    const answer = await ask(`/events?jobs=${done},${later.toUpperCase()},${done},${bad}`);
+    expect(answer.headers.get("content-type")).toStartWith("text/event-stream");
+    const story = answer.text();
+    expect((await put(bad, photo.subarray(0, photo.length - 20))).status).toBe(422);
+    expect((await put(later, wide)).status).toBe(202);
+    const events = parsedEvents(await story); // ends when all have
+    const of = (id: string) => events.filter(({ data }) => data.id === id);
+    expectStory(of(done), done, { bands: 8, rows: 19, height: 150 });
+    expect(of(later)[0]).toEqual({ event: "unknown", data: { id: later } });
+    expectStory(of(later), later, { bands: 67, rows: 6, height: 400 });
+    expect(of(later).filter(({ event }) => event === "unknown")).toHaveLength(1);
+    expect(of(bad)[0].event).toBe("unknown");
+    expect(of(bad).at(-1)).toMatchObject({ event: "failed", data: { error: expect.stringMatching(/IEND/) } });
+
+    for (const jobs of ["", "none", `${done},`, `${done},..`]) {
+      await expectProblem(await ask(`/events?jobs=${jobs}`), 400, /expected a UUID/);
+    }
+    await expectProblem(await ask("/events"), 400, /expected a UUID/);
+    const many = Array.from({ length: 101 }, () => crypto.randomUUID());
+    await expectProblem(await ask(`/events?jobs=${many}`), 400, /at most 100 ids, got 101/);
+  });
+
+  test("a job that has failed and is sent again under its id is told from the start", async () => {
+    const kit = await startKit({ workers: 1 });
+    try {
+      const id = crypto.randomUUID();
+      const put = (body: Part) => kit.ask(`/jobs/${id}`, { method: "PUT", body });
+      expect((await put(photo.subarray(0, photo.length - 20))).status).toBe(422);
+      const [first, second] = [kit.ask(`/events?jobs=${id}`), kit.ask(`/jobs/${id}/events`)];
+      for (const answer of await Promise.all([first, second])) {
+        expect(parsedEvents(await answer.text()).at(-1)?.event).toBe("failed");
+      }
+      expect((await put(photo)).status).toBe(202);
+      const again = parsedEvents(await (await kit.ask(`/events?jobs=${id}`)).text());
+      expectStory(
+        again.map((event) => ({ ...event, data: { ...event.data, worker: "thread-1" } })),
+        id,
+        { bands: 8, rows: 19, height: 150 },
+      );
+      expect((await kit.ask(`/jobs/${id}`, { method: "DELETE" })).status).toBe(204);
+      await until(kit.idle);
+    } finally {
+      await kit.stop();
+    }
+  });
+
+  test("bands that were handed out before are told as such", async () => {
+    const kit = await startKit({ workers: 0 });
+    try {
+      const id = crypto.randomUUID();
+      expect((await kit.ask(`/jobs/${id}`, { method: "PUT", body: small })).status).toBe(202);
+      let handed = 0;
+      let stopped: Promise<void> | undefined;
+      const stop = await kit.queue.consume(["sobel"], async () => {
+        await new Promise((wake) => setTimeout(wake, 1));
+        if (++handed === 2) stopped = stop();
+        return { do: "retry" };
+      });
+      await until(() => stopped !== undefined);
+      await kit.startWorkers(1);
+      const events = parsedEvents(await (await kit.ask(`/jobs/${id}/events`)).text());
+      expect(events.find(({ event }) => event === "band")?.data).toMatchObject({ id, band: 0, deliveries: 2 });
+    } finally {
+      await kit.stop();
+    }
+  });
+
+  test("a finished band as a small picture", async () => {
+    const id = crypto.randomUUID();
+    expect((await ask(`/jobs/${id}`, { method: "PUT", body: photo })).status).toBe(202);
+    await finished(id);
+    const whole = await sharp(edgesOfPhoto).toColourspace("b-w").raw().toBuffer();
+    const get = (band: number | string, query = "", headers = {}) =>
+      ask(`/jobs/${id}/bands/${band}${query}`, { headers });
+
+    // Never larger than it is: then it is the band itself, pixel for pixel.
+    for (const [band, y, rows] of [
+      [0, 0, 19],
+      [7, 133, 17],
+    ]) {
+      const answer = await get(band);
+      expect(answer.headers.get("content-type")).toBe("image/png");
+      const { data, info } = await sharp(await bytesOf(answer))
+        .toColourspace("b-w")
+        .raw()
+        .toBuffer({ resolveWithObject: true });
+      expect([info.width, info.height, info.channels]).toEqual([200, rows, 1]);
+      expectSame(data, whole.subarray(y * 200, (y + rows) * 200));
+    }
+    const small = await get(3, "?width=50");
+    const { width, height, channels } = await sharp(await bytesOf(small)).metadata();
+    expect([width, height, channels]).toEqual([50, 5, 1]);
+
+    // A browser that has it is told so; what is sent anew under the same id has another tag.
+    const etag = small.headers.get("etag") ?? "";
+    expect((await get(3, "?width=50", { "if-none-match": etag })).status).toBe(304);
+    expect((await get(3, "?width=51", { "if-none-match": etag })).status).toBe(200);
+    await ask(`/jobs/${id}`, { method: "DELETE" });
+    await ask(`/jobs/${id}`, { method: "PUT", body: sameSize });
+    await finished(id);
+    expect((await get(3, "?width=50", { "if-none-match": etag })).status).toBe(200);
+
+    for (const query of ["?width=15", "?width=2049", "?width=1e3", "?width=-1"]) {
+      await expectProblem(await get(0, query), 400, /width: expected a whole number from 16 to 2048/);
+    }
+    for (const band of [8, "x", "-1", "00000000000"]) await expectProblem(await get(band), 404, /no band/);
+    await ask(`/jobs/${id}`, { method: "DELETE" });
+    await expectProblem(await get(0), 404, new RegExp(id));
+  });
+
+  test("of a band that is not done yet, or that another program made, or whose result is gone", async () => {
+    const kit = await startKit({ workers: 0 });
+    try {
+      const id = crypto.randomUUID();
+      const get = (band: number, width = 2048) => kit.ask(`/jobs/${id}/bands/${band}?width=${width}`);
+      expect((await kit.ask(`/jobs/${id}?workers=1000`, { method: "PUT", body: photo })).status).toBe(202);
+      await expectProblem(await get(1), 409, /band 1 is not done/);
+      const crc = (await kit.results.sent(id)).get(1)!;
+      const halo = Buffer.from(random(200 * 21));
+      const foreign = { raw: { width: 200, height: 21, channels: 1 as const } };
+      const done = { worker: "foreign", ms: 0, crc, bytes: 0, deliveries: 0 };
+      expect(await kit.results.store(`{${id}}:1`, await sharp(halo, foreign).png().toBuffer(), done)).toBe(true);
+      const { data, info } = await sharp(await bytesOf(await get(1)))
+        .toColourspace("b-w")
+        .raw()
+        .toBuffer({ resolveWithObject: true });
+      expect([info.width, info.height]).toEqual([200, 19]);
+      expectSame(data, halo.subarray(200, 200 * 20));
+
+      await kit.results.store(`{${id}}:1`, Buffer.from("no picture"), done);
+      await expectProblem(await get(1, 100), 500, /band 1: its result cannot be used/);
+      await kit.results.drop(`{${id}}:1`);
+      await expectProblem(await get(1, 101), 410, /expired/);
+    } finally {
+      await kit.stop();
+    }
+  });
+
+  test("many at once: two are made at a time, and who asks for too many is told to come back", async () => {
+    const kit = await startKit({ workers: 2 });
+    try {
+      const id = crypto.randomUUID();
+      await kit.ask(`/jobs/${id}`, { method: "PUT", body: photo });
+      await until(async () => (await (await kit.ask(`/jobs/${id}`)).json()).state === "done");
+      const { promise: go, resolve } = Promise.withResolvers<void>();
+      let loading = 0;
+      let most = 0;
+      const load = kit.results.load.bind(kit.results);
+      kit.results.load = async (chunkId) => {
+        most = Math.max(most, ++loading);
+        await go;
+        loading--;
+        return load(chunkId);
+      };
+      let refused = 0;
+      const asked = Array.from({ length: 80 }, async (_, i) => {
+        const { status } = await kit.ask(`/jobs/${id}/bands/0?width=${16 + i}`);
+        if (status === 503) refused++;
+        return status;
+      });
+      await until(() => refused === 80 - 2 - 64);
+      resolve();
+      const statuses = await Promise.all(asked);
+      expect(statuses.filter((status) => status === 200)).toHaveLength(66);
+      expect(most).toBe(2);
+      expect((await kit.ask(`/jobs/${id}/bands/0`)).status).toBe(200);
+    } finally {
+      await kit.stop();
+    }
+  });
+
+  test("a result under the name that its reader chooses, whatever stands in it", async () => {
+    const id = crypto.randomUUID();
+    await ask(`/jobs/${id}`, { method: "PUT", body: photo });
+    await finished(id);
+    for (const [name, header] of [
+      ["a b.sobel.png", 'attachment; filename="a b.sobel.png"'],
+      ["ñandú.png", `attachment; filename="_and_.png"; filename*=UTF-8''%C3%B1and%C3%BA.png`],
+      ['../"\r\nx: y', 'attachment; filename="..____x_ y"'],
+    ]) {
+      const answer = await ask(`/jobs/${id}/result?name=${encodeURIComponent(name)}`);
+      expect(answer.headers.get("content-disposition")).toBe(header);
+      expect(answer.headers.get("x")).toBeNull();
+    }
+  });
+});
+
 describe("the rest of the API", () => {
   test("probes, fleet and page", async () => {
     expect(await (await ask("/healthz")).json()).toEqual({ status: "ok" });
     expect(await (await ask("/readyz")).json()).toEqual({ status: "ready" });
     const { workers } = await (await ask("/workers")).json();
     expect(workers).toMatchObject([
-      { name: "thread-1", runtime: "bun", tasks: ["sobel"], pid: coordinator.pid },
+      { name: "thread-1", runtime: "bun", cores: availableParallelism(), tasks: ["sobel"], pid: coordinator.pid },
       { name: "thread-2", runtime: "bun", tasks: ["sobel"], pid: coordinator.pid },
     ]);
     const page = await ask("/");
     expect(page.headers.get("content-type")).toBe("text/html; charset=utf-8");
-    expect(page.headers.get("content-security-policy")).toMatch(/^default-src 'none'; script-src 'sha256-/);
+    expect(page.headers.get("content-security-policy")).toMatch(/^default-src 'none'; script-src 'self';/);
     expect(await page.text()).toStartWith("<!doctype html>");
   });
 

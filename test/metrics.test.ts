@@ -251,7 +251,18 @@ describeWith(["rabbitmq", "redis"], "coordinator and workers", () => {
 
 test("workers that are said to live by the thousand do not fill the answer", async () => {
   const results = new LocalResults(60);
-  const info = { host: "h", pid: 1, runtime: "bun", tasks: ["sobel"], since: 0, bands: 1, pixels: 1, ms: 1, busy: "" };
+  const info = {
+    host: "h",
+    pid: 1,
+    runtime: "bun",
+    cores: 2,
+    tasks: ["sobel"],
+    since: 0,
+    bands: 1,
+    pixels: 1,
+    ms: 1,
+    busy: "",
+  };
   for (let i = 0; i < 5000; i++) await results.beat({ name: `worker-${i}`, ...info });
   const registry = new Registry();
   await new FleetMetrics(registry, { queue: new LocalQueue(), results }, ["sobel"]).observe();

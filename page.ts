@@ -1,0 +1,64 @@
+/**
+ * The page as it is served: page.html and its modules and style in page/, under a policy that lets run what this server
+ * has and nothing else.
+ *
+ * Not here: what the page does (page/page.js).
+ */
+import { createHash } from "node:crypto";
+import { readdirSync, readFileSync } from "node:fs";
+import { NotFoundError } from "elysia";
+
+/** Nothing runs or loads but what this coordinator serves. */
+const PAGE_POLICY = [
+  "default-src 'none'",
+  "script-src 'self'",
+  "style-src 'self'",
+  "img-src 'self' blob:",
+  "connect-src 'self'",
+  "base-uri 'none'",
+  "form-action 'self'",
+  "frame-ancestors 'none'",
+].join("; ");
+
+const TYPES: Record<string, string> = {
+  html: "text/html",
+  css: "text/css",
+  js: "text/javascript",
+  svg: "image/svg+xml",
+};
+
+interface Asset {
+  body: Uint8Array<ArrayBuffer>;
+  etag: string;
+  headers: Record<string, string>;
+}
+
+/** page.html and what stands in page/, by path, read once. */
+export function readPage(): Map<string, Asset> {
+  const folder = new URL("page/", import.meta.url);
+  const files = readdirSync(folder).map((name) => `page/${name}`);
+  return new Map(
+    ["page.html", ...files].map((name) => {
+      const body = Uint8Array.from(readFileSync(new URL(name, import.meta.url)));
+      const etag = `"${createHash("sha256").update(body).digest("base64url").slice(0, 16)}"`;
+      const headers = {
+        "content-type": `${TYPES[name.split(".").at(-1)!]}; charset=utf-8`,
+        "content-security-policy": PAGE_POLICY,
+        "x-content-type-options": "nosniff",
+        "referrer-policy": "no-referrer",
+        "cache-control": "no-cache",
+        etag,
+      };
+      return [name, { body, etag, headers }];
+    }),
+  );
+}
+
+/** Answers with a file of the page, or that the browser has it still. */
+export function servePage(request: Request, page: Map<string, Asset>, name: string): Response {
+  const file = page.get(name);
+  if (!file) throw new NotFoundError();
+  const { body, etag, headers } = file;
+  if (request.headers.get("if-none-match") === etag) return new Response(null, { status: 304, headers });
+  return new Response(body, { headers });
+}

@@ -1,0 +1,182 @@
+/**
+ * The experiment: the picture that is shown, with 1, 2, … N workers, three times each; and its figure.
+ *
+ * What is timed: from the moment the PUT is sent to the event that tells of the last band. The picture's bytes are held
+ * in the page, runs go round by round so that a slow moment does not meet one number of workers only, nothing else is
+ * sent meanwhile, and no picture of a band is asked for.
+ */
+import { hold, isOpen, jobs, onJob } from "./jobs.js";
+import { ask, fleet, follow, onFleet, Problem, upload } from "./server.js";
+import { csvOf, panels, summarize, svgOf } from "./speedup.js";
+import { newId } from "./store.js";
+import { number, t } from "./words.js";
+
+const RUNS = 3;
+
+const $ = (/** @type {string} */ id) => /** @type {any} */ (document.getElementById(id));
+
+/** @type {import("./jobs.js").Job | null} */
+let picture = null;
+/** @type {{ name: string, measured: import("./speedup.js").Measured[], complete: boolean } | null} */
+let result = null;
+/** @type {AbortController | null} */
+let running = null;
+/** What is being done, or why it ended: a function, since the language may change. @type {() => string} */
+let status = () => "";
+
+export function setUpExperiment() {
+  $("measure").addEventListener("click", run);
+  $("stop").addEventListener("click", () => running?.abort());
+  $("csv").addEventListener("click", () => save(csvOf(summary()), "text/csv", "csv"));
+  $("svg").addEventListener("click", () =>
+    save(svgOf(summary(), t, write, result?.name ?? ""), "image/svg+xml", "svg"),
+  );
+  onFleet.add(renderExperiment);
+  onJob.add((_, what) => what !== "progress" && renderExperiment());
+}
+
+/** Which picture is measured. @param {import("./jobs.js").Job | null} job */
+export function choosePicture(job) {
+  picture = job;
+  renderExperiment();
+}
+
+const summary = () => summarize(result?.measured ?? []);
+const write = (/** @type {number} */ value, digits = 0) =>
+  number(value, { minimumFractionDigits: digits, maximumFractionDigits: digits });
+
+/** @param {string} text @param {string} type @param {string} extension */
+function save(text, type, extension) {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([text], { type }));
+  link.download = `${result?.name.replace(/\.[^.]*$/, "") || "picture"}.speedup.${extension}`;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+}
+
+async function run() {
+  const most = fleet.workers?.length ?? 0;
+  if (!picture?.file || most < 2) return;
+  const { name, file } = picture;
+  const measured = Array.from({ length: most }, (_, i) => ({ workers: i + 1, times: /** @type {number[]} */ ([]) }));
+  const stop = new AbortController();
+  running = stop;
+  hold(true);
+  result = { name, measured, complete: false };
+  try {
+    const bytes = new Blob([await file.arrayBuffer()]); // from here on no disk is read
+    status = () => t.warmUp;
+    renderExperiment();
+    await timed(bytes, most, stop.signal);
+    for (let round = 0; round < RUNS; round++) {
+      for (const row of measured) {
+        const at = round * most + row.workers;
+        status = () => t.runOf(at, RUNS * most, row.workers);
+        renderExperiment();
+        row.times.push(await timed(bytes, row.workers, stop.signal));
+      }
+    }
+    result.complete = true;
+    status = () => "";
+  } catch (error) {
+    const problem = error instanceof Problem ? error : new Problem(0);
+    status = () => (stop.signal.aborted ? t.stopped : `${problem.title}. ${problem.detail ?? ""}`);
+  }
+  running = null;
+  hold(false);
+  renderExperiment();
+}
+
+/**
+ * Sends the picture as a job of its own, waits for its end, and removes it.
+ * @param {Blob} bytes @param {number} workers @param {AbortSignal} signal
+ * @returns {Promise<number>} ms
+ */
+async function timed(bytes, workers, signal) {
+  signal.throwIfAborted();
+  const id = newId();
+  const { promise: listening, resolve: listens } = Promise.withResolvers();
+  const { promise: done, resolve, reject } = Promise.withResolvers();
+  done.catch(() => {}); // it may fail before anybody waits for it
+  const unfollow = follow([id], (name, data) => {
+    if (name === "unknown") listens(undefined);
+    if (name === "done") resolve(performance.now());
+    if (name === "failed") reject(new Problem("job", data.error));
+  });
+  const abort = () => reject(new Problem(0));
+  signal.addEventListener("abort", abort);
+  try {
+    await Promise.race([listening, done]);
+    const start = performance.now();
+    await Promise.race([upload(`/jobs/${id}?task=sobel&workers=${workers}`, bytes, signal, () => {}), done]);
+    return (await done) - start;
+  } finally {
+    signal.removeEventListener("abort", abort);
+    unfollow();
+    await ask(`/jobs/${id}`, { method: "DELETE" }).catch(() => {}); // it expires by itself
+  }
+}
+
+/** Cores of the machines that the workers run on. */
+function cores() {
+  const hosts = new Map(fleet.workers?.map(({ host, cores: own }) => [host, own]));
+  return [...hosts.values()].reduce((sum, own) => sum + (own || 0), 0);
+}
+
+/** What it waits for; empty when it can start. @param {number} most @param {boolean} others */
+function whyNot(most, others) {
+  if (!picture || picture.phase === "failed") return t.needsPicture;
+  if (!picture.file) return t.needsFile;
+  if (most < 2) return t.needsTwo;
+  return others ? t.needsQuiet : "";
+}
+
+export function renderExperiment() {
+  const most = fleet.workers?.length ?? 0;
+  const others = !running && jobs.some(isOpen);
+  const why = whyNot(most, others);
+  $("measure").textContent = t.measure(Math.max(2, most));
+  $("measure").disabled = running !== null || why !== "";
+  $("stop").hidden = !running;
+  const text = running ? status() : why || status();
+  if ($("measuring").textContent !== text) $("measuring").textContent = text;
+  const few = cores() > 0 && cores() < most && most >= 2;
+  $("cores").hidden = !few;
+  $("cores").textContent = few ? t.fewCores(cores(), most) : "";
+  renderResult();
+}
+
+function renderResult() {
+  const { rows, serial } = summary();
+  const some = rows.length > 1;
+  $("figures").hidden = !some;
+  if (!some) return;
+  for (const name of ["csv", "svg"]) $(name).disabled = running !== null;
+  const box = (/** @type {string} */ inside) => `<svg viewBox="0 0 320 250" aria-hidden="true">${inside}</svg>`;
+  $("charts").innerHTML = panels({ rows, serial }, t, write).map(box).join("");
+  $("charts").setAttribute("aria-label", t.chart);
+  $("serial").textContent = t.serial(number(serial, { style: "percent", maximumFractionDigits: 1 }));
+  $("key-measured").textContent = t.measured;
+  $("key-ideal").textContent = t.ideal;
+  $("key-law").textContent = t.amdahl;
+  const cells = rows.map(({ workers, times, median, speedup, efficiency }) => [
+    write(workers),
+    times.map((ms) => write(ms / 1000, 3)).join(" · "),
+    write(median / 1000, 3),
+    write(speedup, 2),
+    number(efficiency, { style: "percent" }),
+  ]);
+  const line = (/** @type {string[]} */ row) => {
+    const tr = document.createElement("tr");
+    tr.append(
+      ...row.map((text, i) => {
+        const cell = document.createElement(i === 0 ? "th" : "td");
+        if (i === 0) cell.setAttribute("scope", "row");
+        cell.textContent = text;
+        return cell;
+      }),
+    );
+    return tr;
+  };
+  $("rows").replaceChildren(...cells.map(line));
+}

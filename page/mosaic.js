@@ -1,0 +1,320 @@
+/**
+ * The mosaic: over the dimmed original each band that is done, with its real edges, in the colour of its worker.
+ *
+ * It is drawn at the size at which it is shown, whatever the picture's: bands are asked for at that width, two at a time,
+ * so that uploads and events keep their connections.
+ *
+ * Not here: who has done what (jobs.js), the names beside it (stage.js).
+ */
+import { ask } from "./server.js";
+
+/** The canvas is never wider or higher, px. */
+const MOST = 2048;
+const FETCHES = 2;
+/** Pictures of bands are shown this much larger than they are, and no more. */
+const BLURRED = 1.4;
+const LEAST_WIDTH = 16; // the coordinator scales to no less
+/** How long a band glows when it comes, ms. */
+const GLOW_MS = 350;
+
+/** Light enough for the dark plate, and apart from each other for most who do not see all colours. */
+export const COLOURS = [
+  "#4fd6be",
+  "#ffb347",
+  "#a99bff",
+  "#ff7a70",
+  "#62b6ff",
+  "#c9e265",
+  "#ff9bd0",
+  "#d9b38c",
+  "#8de8f0",
+  "#e0e6e8",
+];
+
+/** A worker keeps its colour from job to job, unless another in this one has it. @type {Map<string, number>} */
+const given = new Map();
+/** @type {WeakMap<import("./jobs.js").Job, Map<string, number>>} */
+const within = new WeakMap();
+
+/** @param {import("./jobs.js").Job} job @param {string} worker */
+export function colourOf(job, worker) {
+  const used = within.get(job) ?? new Map();
+  within.set(job, used);
+  let index = used.get(worker);
+  if (index === undefined) {
+    const taken = new Set(used.values());
+    const own = given.get(worker) ?? given.size % COLOURS.length;
+    const free = COLOURS.findIndex((_, i) => !taken.has(i));
+    index = taken.has(own) && free >= 0 ? free : own;
+    given.set(worker, index);
+    used.set(worker, index);
+  }
+  return COLOURS[/** @type {number} */ (index)];
+}
+
+export class Mosaic {
+  /** @type {import("./jobs.js").Job | null} */ #job = null;
+  #id = "";
+  /** The edges alone, grey, as far as they have come. */
+  #edges = document.createElement("canvas");
+  /** @type {ImageBitmap | null} */ #original = null;
+  #originalOf = /** @type {Blob | null} */ (null);
+  /** Bands whose edges are drawn. */ #drawn = new Set(/** @type {number[]} */ ([]));
+  /** Bands that are shown in any way. */ #shown = new Set(/** @type {number[]} */ ([]));
+  /** @type {number[]} */ #wanted = [];
+  #fetching = 0;
+  /** @type {Map<number, number>} */ #glowing = new Map();
+  #generation = 0;
+  #fetches = new AbortController();
+  /** Width for which bands were asked for. */ #asked = 0;
+  /** @type {string | null} */ #only = null;
+  /** @type {CanvasPattern | null} */ #hatch = null;
+
+  /** @param {HTMLCanvasElement} canvas @param {HTMLElement} frame in which it is centred */
+  constructor(canvas, frame) {
+    this.canvas = canvas;
+    this.frame = frame;
+    this.context = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
+    new ResizeObserver(() => this.#fit()).observe(frame);
+  }
+
+  /** The edges of all bands, or null while some are missing. */
+  get edges() {
+    return this.#job && this.#drawn.size === this.#job.status.bands ? this.#edges : null;
+  }
+
+  /** Only this worker's bands, or all. @param {string | null} worker */
+  highlight(worker) {
+    this.#only = worker;
+    this.#paint();
+  }
+
+  /** Shows what is known of a job, now and whenever it is called. @param {import("./jobs.js").Job} job */
+  show(job) {
+    if (job !== this.#job || job.id !== this.#id) {
+      this.#job = job;
+      this.#id = job.id;
+      this.#only = null;
+      this.#restart();
+      this.#paint();
+    }
+    if ((job.preview?.small ?? null) !== this.#originalOf) this.#loadOriginal(job);
+    this.#fit();
+    for (const band of job.told.keys()) if (!this.#shown.has(band)) this.#add(band);
+    // What the server no longer has is not asked for.
+    if (["failed", "cancelled", "expired"].includes(job.phase)) this.#stop();
+  }
+
+  /** Size of the picture, as far as anybody knows it. */
+  get #size() {
+    const { status, preview } = this.#job ?? {};
+    const { width, height } = status?.width ? status : (preview ?? {});
+    return width && height ? { width, height } : null;
+  }
+
+  #stop() {
+    this.#wanted = [];
+    this.#fetches.abort();
+    this.#fetches = new AbortController();
+  }
+
+  #restart() {
+    this.#stop();
+    this.#generation++;
+    this.#drawn.clear();
+    this.#shown.clear();
+    this.#glowing.clear();
+  }
+
+  /** @param {import("./jobs.js").Job} job */
+  async #loadOriginal({ preview }) {
+    this.#originalOf = preview?.small ?? null;
+    this.#original?.close();
+    this.#original = null;
+    const small = this.#originalOf;
+    const bitmap = small && (await createImageBitmap(small).catch(() => null));
+    if (this.#originalOf !== small) return bitmap?.close();
+    this.#original = bitmap;
+    this.#paint();
+  }
+
+  /** As large as the frame lets it be, in the screen's own pixels. */
+  #fit() {
+    const size = this.#size;
+    this.canvas.hidden = !size;
+    if (!size) return;
+    const { clientWidth, clientHeight } = this.frame;
+    if (clientWidth === 0) return;
+    const scale = Math.min(clientWidth / size.width, clientHeight / size.height);
+    const [cssWidth, cssHeight] = [size.width, size.height].map((side) => Math.max(1, Math.floor(side * scale)));
+    const dense = Math.min(devicePixelRatio, MOST / cssWidth, MOST / cssHeight);
+    const width = Math.max(1, Math.round(cssWidth * dense));
+    const height = Math.max(1, Math.round(cssHeight * dense));
+    this.canvas.style.width = `${cssWidth}px`;
+    this.canvas.style.height = `${cssHeight}px`;
+    if (this.canvas.width === width && this.canvas.height === height) return;
+    const before = this.#edges;
+    this.#edges = document.createElement("canvas");
+    Object.assign(this.canvas, { width, height });
+    Object.assign(this.#edges, { width, height });
+    this.#hatch = hatching(this.context);
+    // A window whose size changes does so many times; what has come is scaled until it would be blurred.
+    if (this.#drawn.size > 0 && width <= BLURRED * this.#asked) {
+      /** @type {CanvasRenderingContext2D} */ (this.#edges.getContext("2d")).drawImage(before, 0, 0, width, height);
+    } else {
+      this.#restart();
+      this.#asked = width;
+      for (const band of this.#job?.told.keys() ?? []) this.#add(band);
+    }
+    this.#paint();
+  }
+
+  /** @param {number} band */
+  #add(band) {
+    if (!this.#size || this.canvas.width === 0) return;
+    this.#shown.add(band);
+    this.#wanted.push(band);
+    if (!matchMedia("(prefers-reduced-motion: reduce)").matches) this.#glow(band);
+    this.#paintBand(band);
+    this.#fetchNext();
+  }
+
+  async #fetchNext() {
+    if (this.#fetching === FETCHES || !this.#job) return;
+    const band = this.#wanted.shift();
+    if (band === undefined) return;
+    const generation = this.#generation;
+    this.#fetching++;
+    try {
+      const width = Math.min(MOST, Math.max(LEAST_WIDTH, this.canvas.width));
+      const answer = await ask(`/jobs/${this.#id}/bands/${band}?width=${width}`, {
+        signal: this.#fetches.signal,
+      });
+      const picture = await createImageBitmap(await answer.blob());
+      if (generation === this.#generation) this.#take(band, picture);
+      picture.close();
+    } catch {
+      // Its colour stays without its edges: the job is gone, or many are being shown at once.
+    } finally {
+      this.#fetching--;
+      this.#fetchNext();
+    }
+  }
+
+  /** @param {number} band @param {ImageBitmap} picture */
+  #take(band, picture) {
+    const { y, height } = this.#place(band);
+    const context = /** @type {CanvasRenderingContext2D} */ (this.#edges.getContext("2d"));
+    context.drawImage(picture, 0, y, this.#edges.width, height);
+    this.#drawn.add(band);
+    this.#paintBand(band);
+    if (this.edges) this.canvas.dispatchEvent(new Event("complete"));
+  }
+
+  /** The rows of the canvas that a band takes. No row is left out between two. @param {number} band */
+  #place(band) {
+    const { y, rows } = /** @type {{ y: number, rows: number }} */ (
+      /** @type {import("./jobs.js").Job} */ (this.#job).told.get(band)
+    );
+    const scale = this.canvas.height / (this.#size?.height ?? 1);
+    const top = Math.floor(y * scale);
+    return { y: top, height: Math.max(1, Math.floor((y + rows) * scale) - top) };
+  }
+
+  #paint() {
+    const { context, canvas } = this;
+    context.globalCompositeOperation = "source-over";
+    context.fillStyle = "#0d1112";
+    context.fillRect(0, 0, canvas.width, canvas.height);
+    this.#paintOriginal(0, canvas.height);
+    for (const band of this.#shown) this.#paintBand(band);
+  }
+
+  /** @param {number} y @param {number} height */
+  #paintOriginal(y, height) {
+    const { context, canvas } = this;
+    if (!this.#original) return;
+    const scale = this.#original.height / canvas.height;
+    context.globalAlpha = 0.34;
+    context.drawImage(this.#original, 0, y * scale, this.#original.width, height * scale, 0, y, canvas.width, height);
+    context.globalAlpha = 1;
+  }
+
+  /** @param {number} band */
+  #paintBand(band) {
+    const record = this.#job?.told.get(band);
+    if (!record || !this.#job) return;
+    const { context } = this;
+    const { width } = this.canvas;
+    const { y, height } = this.#place(band);
+    const fill = (
+      /** @type {GlobalCompositeOperation} */ how,
+      /** @type {string | CanvasPattern} */ style,
+      alpha = 1,
+    ) => {
+      context.globalCompositeOperation = how;
+      context.globalAlpha = alpha;
+      context.fillStyle = style;
+      context.fillRect(0, y, width, height);
+      context.globalAlpha = 1;
+      context.globalCompositeOperation = "source-over";
+    };
+    const colour = colourOf(this.#job, record.worker);
+    const faint = this.#only !== null && this.#only !== record.worker;
+    fill("source-over", "#0b0f10");
+    if (this.#drawn.has(band)) {
+      context.drawImage(this.#edges, 0, y, width, height, 0, y, width, height);
+      // Twice: thin lines are faint once they are scaled down.
+      context.globalCompositeOperation = "lighter";
+      context.drawImage(this.#edges, 0, y, width, height, 0, y, width, height);
+      fill("multiply", colour);
+    } else this.#paintOriginal(y, height);
+    fill("lighter", colour, 0.22);
+    if (faint) fill("source-over", "#0b0f10", 0.75);
+    if (record.deliveries > 0 && this.#hatch) fill("source-over", this.#hatch, faint ? 0.2 : 0.6);
+    context.fillStyle = colour;
+    context.globalAlpha = faint ? 0.3 : 1;
+    context.fillRect(0, y, spine(width), height);
+    context.globalAlpha = 1;
+    context.fillStyle = "#0b0f10";
+    if (height > 5 && y > 0) context.fillRect(0, y, width, 1);
+    const since = this.#glowing.get(band);
+    if (since !== undefined) fill("lighter", colour, 0.45 * Math.max(0, 1 - (performance.now() - since) / GLOW_MS));
+  }
+
+  /** @param {number} band */
+  #glow(band) {
+    const first = this.#glowing.size === 0;
+    this.#glowing.set(band, performance.now());
+    if (!first) return;
+    const step = () => {
+      const now = performance.now();
+      for (const [glowing, since] of [...this.#glowing]) {
+        if (now - since > GLOW_MS) this.#glowing.delete(glowing);
+        this.#paintBand(glowing);
+      }
+      if (this.#glowing.size > 0) requestAnimationFrame(step);
+    };
+    requestAnimationFrame(step);
+  }
+}
+
+/** Width of the strip of plain colour at the left edge, px. @param {number} width */
+const spine = (width) => Math.max(3, Math.round(width / 120));
+
+/** Slanting lines: a band that was handed out again is to be told without colour too. @param {CanvasRenderingContext2D} context */
+function hatching(context) {
+  const size = 8 * Math.ceil(devicePixelRatio);
+  const tile = document.createElement("canvas");
+  Object.assign(tile, { width: size, height: size });
+  const pen = /** @type {CanvasRenderingContext2D} */ (tile.getContext("2d"));
+  pen.strokeStyle = "#fff";
+  pen.lineWidth = size / 8;
+  pen.beginPath();
+  for (const from of [-size, 0, size]) {
+    pen.moveTo(from, size);
+    pen.lineTo(from + size, 0);
+  }
+  pen.stroke();
+  return context.createPattern(tile, "repeat");
+}

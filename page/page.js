@@ -1,0 +1,141 @@
+/**
+ * The page: pictures come in, by drop, paste, choice or camera; how many workers; the token; the language.
+ *
+ * Not here: what becomes of a picture (jobs.js), how it looks (stage.js, list.js), the experiment (experiment.js).
+ */
+import { renderExperiment, setUpExperiment } from "./experiment.js";
+import { add, isOpen, jobs, onJob, restore, wouldLose } from "./jobs.js";
+import { refreshList, renderList, setUpList } from "./list.js";
+import { fleet, giveToken, onFleet, watchFleet } from "./server.js";
+import { choose, chosen, detailOf, leadOf, refresh, setUpStage, stateOf } from "./stage.js";
+import { lang, speak, t, translate } from "./words.js";
+
+const $ = (/** @type {string} */ id) => /** @type {any} */ (document.getElementById(id));
+
+/** How many workers the next job may use; null for all. @type {number | null} */
+let wanted = null;
+/** What was last said of each job. @type {WeakMap<import("./jobs.js").Job, string>} */
+const said = new WeakMap();
+
+/** @param {Iterable<File> | null | undefined} files */
+function take(files) {
+  const batch = add([...(files ?? [])], wanted);
+  if (batch.length === 0) return;
+  const now = chosen();
+  if (!now || !isOpen(now)) choose(batch[0]);
+  renderList();
+}
+
+/** @param {boolean} yes */
+function over(yes) {
+  document.body.toggleAttribute("data-over", yes);
+}
+
+/** Touches the select only when its options change: a list that is open stays open. */
+function renderWorkers() {
+  const alive = fleet.workers?.length ?? 0;
+  const options = [new Option(t.all(alive), "")];
+  for (let n = 1; n <= Math.max(alive, wanted ?? 0); n++) options.push(new Option(String(n), String(n)));
+  const select = $("workers");
+  const texts = (/** @type {Iterable<HTMLOptionElement>} */ list) => [...list].map((option) => option.text).join();
+  if (texts(options) !== texts(select.options)) {
+    select.replaceChildren(...options);
+    select.value = wanted ?? "";
+  }
+  const text = fleet.trouble ? fleet.trouble() : alive ? t.alive(alive) : fleet.workers ? t.none : "";
+  if ($("alive").dataset.text === text) return;
+  $("alive").dataset.text = text;
+  $("alive").toggleAttribute("data-ready", !fleet.trouble && alive > 0);
+  const command = document.createElement("code");
+  command.textContent = "bun run worker.ts";
+  $("alive").replaceChildren(text, ...(text === t.none ? [" ", command] : []));
+}
+
+/** Shows the field for the token, or hides it. Jobs wait in line meanwhile. */
+function renderLock() {
+  const text = fleet.refused ? t.refused : "";
+  if ($("refused").textContent !== text) $("refused").textContent = text;
+  if ($("access").hidden === !fleet.locked) return;
+  const focused = $("access").contains(document.activeElement);
+  $("access").hidden = !fleet.locked;
+  $("token").value = "";
+  if (!fleet.locked && focused) $("file").focus();
+}
+
+/** Says how a job goes on, once for each state that lasts. @param {import("./jobs.js").Job} job */
+function announce(job) {
+  const state = stateOf(job);
+  if (said.get(job) === state || ["queued", "sending", "running"].includes(state)) return;
+  if (said.get(job) === undefined && !isOpen(job) && job.end < performance.timeOrigin) return; // from before the reload
+  said.set(job, state);
+  $("announce").textContent = [`${job.name}: ${leadOf(job)}`, job.phase === "failed" && detailOf(job)]
+    .filter(Boolean)
+    .join(". ");
+}
+
+function renderLanguage() {
+  document.documentElement.lang = lang;
+  translate(document);
+  document.title = $("title").textContent;
+  for (const code of /** @type {const} */ (["en", "es"])) $(code).setAttribute("aria-pressed", String(code === lang));
+  $("alive").dataset.text = "";
+  renderWorkers();
+  renderLock();
+  renderExperiment();
+  for (const row of $("list").children) translate(row);
+  refreshList();
+  refresh();
+}
+
+function listen() {
+  for (const id of ["file", "photo"]) {
+    $(id).addEventListener("change", () => {
+      take($(id).files);
+      $(id).value = "";
+    });
+  }
+  $("workers").addEventListener("change", () => {
+    wanted = Number($("workers").value) || null;
+  });
+  $("access").addEventListener("submit", (/** @type {SubmitEvent} */ event) => {
+    event.preventDefault();
+    $("refused").textContent = "";
+    giveToken($("token").value);
+  });
+  for (const code of /** @type {const} */ (["en", "es"])) {
+    $(code).addEventListener("click", () => {
+      speak(code);
+      renderLanguage();
+    });
+  }
+  document.addEventListener("paste", (event) => take(event.clipboardData?.files));
+  document.addEventListener("dragover", (event) => {
+    event.preventDefault();
+    over(event.dataTransfer?.types.includes("Files") ?? false);
+  });
+  document.addEventListener("dragleave", (event) => {
+    if (!event.relatedTarget) over(false);
+  });
+  document.addEventListener("drop", (event) => {
+    event.preventDefault();
+    over(false);
+    take(event.dataTransfer?.files);
+  });
+  // Only what a reload would lose is worth a question.
+  addEventListener("beforeunload", (event) => {
+    if (wouldLose()) event.preventDefault();
+  });
+  onFleet.add(renderWorkers);
+  onFleet.add(renderLock);
+  onJob.add(announce);
+}
+
+listen();
+setUpStage();
+setUpList();
+setUpExperiment();
+renderLanguage();
+watchFleet();
+await restore();
+if (!chosen() && jobs.length > 0) choose(jobs.find(isOpen) ?? jobs[0]);
+renderList();

@@ -1,0 +1,349 @@
+/**
+ * The stage: one job, large. Its mosaic while it runs, before and after when it is done; who did what; what can be done.
+ *
+ * Not here: the job itself (jobs.js), how the canvas is drawn (mosaic.js), zoom and slider (compare.js).
+ */
+import { Compare } from "./compare.js";
+import { choosePicture } from "./experiment.js";
+import { cancel, forget, isFinal, isOpen, isThere, jobs, markDownloaded, onJob, retry } from "./jobs.js";
+import { colourOf, Mosaic } from "./mosaic.js";
+import { ask, fleet, hasToken, onFleet } from "./server.js";
+import { elapsed, fileSize, number, remember, remembered, t } from "./words.js";
+
+/** Larger pictures are compared at the size of the mosaic: both held whole would take eight bytes a pixel. */
+const MOST_SHOWN = 50_000_000;
+/** The finished mosaic is looked at for a moment before the result takes its place, ms. */
+const DWELL_MS = 1_200;
+const COPIED_MS = 2_000;
+
+const $ = (/** @type {string} */ id) => /** @type {any} */ (document.getElementById(id));
+
+/** @type {import("./jobs.js").Job | null} */
+let job = null;
+/** @type {"mosaic" | "compare"} */
+let view = "mosaic";
+/** The pictures under comparison, by the id of their job; addresses to be revoked. @type {{ id: string, urls: string[], result: string } | null} */
+let compared = null;
+let dirty = false;
+/** @type {string | null} */
+let highlighted = null;
+/** @type {Map<string, HTMLElement>} */
+let rows = new Map();
+
+/** @type {Mosaic} */
+let mosaic;
+/** @type {Compare} */
+let compare;
+
+export function setUpStage() {
+  mosaic = new Mosaic($("mosaic"), $("frame"));
+  compare = new Compare($("compare"), (zoom) => {
+    $("zoom").textContent = number(zoom, { style: "percent" });
+  });
+  $("mosaic").addEventListener("complete", () => view === "compare" && !compared && open());
+  $("view-mosaic").addEventListener("click", () => look("mosaic"));
+  $("view-compare").addEventListener("click", () => look("compare"));
+  $("zoom-in").addEventListener("click", () => compare.zoomIn());
+  $("zoom-out").addEventListener("click", () => compare.zoomOut());
+  $("zoom-fit").addEventListener("click", () => compare.zoomTo(0));
+  $("zoom-full").addEventListener("click", () => compare.zoomTo(1 / devicePixelRatio));
+  $("cancel").addEventListener("click", () => job && cancel(job));
+  $("retry").addEventListener("click", () => job && retry(job));
+  $("download").addEventListener("click", () => job && download(job));
+  $("curl").addEventListener("click", copyCommand);
+  $("save").checked = remembered("save") !== "no";
+  $("save").addEventListener("change", () => remember("save", $("save").checked ? "yes" : "no"));
+  onJob.add((changed, what) => {
+    if (changed.phase === "done" && what === "phase") finish(changed);
+    if (changed === job) refresh();
+  });
+  onFleet.add(refresh);
+  setInterval(() => job && isOpen(job) && refresh(), 100); // the clock
+}
+
+/** @param {import("./jobs.js").Job | null} other */
+export function choose(other) {
+  if (job === other) return;
+  job = other;
+  rows = new Map();
+  $("legend").replaceChildren();
+  $("stage").hidden = !job;
+  $("command").hidden = true;
+  highlighted = null;
+  look(job?.phase === "done" ? "compare" : "mosaic");
+  choosePicture(job);
+}
+
+export const chosen = () => job;
+
+/** Renders at the next frame, however many events arrive before it. */
+export function refresh() {
+  if (dirty) return;
+  dirty = true;
+  requestAnimationFrame(render);
+}
+
+/** @param {"mosaic" | "compare"} wanted */
+function look(wanted) {
+  view = wanted;
+  if (compared && (view === "mosaic" || compared.id !== job?.id)) close();
+  if (view === "compare" && !compared) open();
+  render();
+}
+
+/** Brings before and after. */
+async function open() {
+  const now = job;
+  if (now?.phase !== "done") return;
+  const { width = 0, height = 0 } = now.status;
+  const shown = () => now === job && view === "compare" && !compared;
+  if (width * height > MOST_SHOWN) {
+    mosaic.show(now);
+    const { edges } = mosaic; // else it comes back here when they are complete
+    const blob = edges && (await new Promise((resolve) => edges.toBlob(resolve)));
+    if (blob && shown()) present(now, now.preview?.small, blob, "");
+    return;
+  }
+  const blob = await ask(`/jobs/${now.id}/result`).then(
+    (answer) => answer.blob(),
+    () => null,
+  );
+  if (!blob && shown()) isThere(now);
+  if (blob && shown()) present(now, now.preview && (now.file ?? now.preview.small), blob, "result");
+}
+
+/**
+ * @param {import("./jobs.js").Job} now @param {Blob | null | undefined} before @param {Blob} after
+ * @param {string} result not empty: `after` is the result itself
+ */
+function present(now, before, after, result) {
+  const urls = [before ? URL.createObjectURL(before) : "", URL.createObjectURL(after)];
+  compared = { id: now.id, urls, result: result && urls[1] };
+  const { width = 1, height = 1 } = now.status;
+  $("compare").hidden = false;
+  compare.set(width, height, urls[0], urls[1]);
+  refresh();
+}
+
+function close() {
+  for (const url of compared?.urls ?? []) if (url) URL.revokeObjectURL(url);
+  compared = null;
+  $("compare").hidden = true;
+  compare.clear();
+}
+
+/** Downloads a job that has just come to its end, and shows its result. @param {import("./jobs.js").Job} done */
+function finish(done) {
+  if ($("save").checked && !done.downloaded) {
+    markDownloaded(done);
+    download(done);
+  }
+  if (done !== job) return;
+  setTimeout(() => job === done && done.phase === "done" && view === "mosaic" && look("compare"), DWELL_MS);
+}
+
+/** @param {import("./jobs.js").Job} done */
+export const resultName = ({ name }) => `${name.replace(/\.[^.]*$/, "") || "image"}.sobel.png`;
+
+/** From the server, which streams it; what it no longer has, from what is shown. @param {import("./jobs.js").Job} done */
+export async function download(done) {
+  const name = resultName(done);
+  const link = document.createElement("a");
+  link.download = name;
+  if (compared?.id === done.id && compared.result) link.href = compared.result;
+  else if (await isThere(done)) link.href = `/jobs/${done.id}/result?name=${encodeURIComponent(name)}`;
+  else return;
+  link.click();
+}
+
+/** What does the same in a shell. The token is not written into it. */
+async function copyCommand() {
+  if (!job) return;
+  const quoted = (/** @type {string} */ text) => `'${text.replaceAll("'", "'\\''")}'`;
+  const query = job.workers ? `?workers=${job.workers}` : "";
+  const token = hasToken() || fleet.locked ? ' -H "Authorization: Bearer $AUTH_TOKEN"' : "";
+  const from = `--data-binary @${quoted(job.name)} ${quoted(`${location.origin}/tasks/sobel${query}`)}`;
+  const command = `curl${token} ${from} -o ${quoted(resultName(job))}`;
+  const copied = await navigator.clipboard?.writeText(command).then(
+    () => true,
+    () => false,
+  );
+  $("command").hidden = copied === true;
+  $("command-text").textContent = command;
+  $("curl-done").textContent = copied ? t.copied : t.notCopied;
+  if (copied) setTimeout(() => $("curl-done").replaceChildren(), COPIED_MS);
+}
+
+/** What to call the state it is in: a phase, or that it waits for workers or for the token. @param {import("./jobs.js").Job} of */
+export function stateOf(of) {
+  if (of.status.waiting && ["sending", "running"].includes(of.phase)) return "waiting";
+  return fleet.locked && of.phase === "queued" ? "locked" : of.phase;
+}
+
+/** @param {import("./jobs.js").Job} of */
+export function leadOf(of) {
+  return of.problem && ["failed", "interrupted"].includes(of.phase) ? of.problem.title : t.phases[stateOf(of)];
+}
+
+/** @param {import("./jobs.js").Job} of */
+export function detailOf(of) {
+  if (of.phase === "lost") return t.lostWhy;
+  if (of.phase === "expired") return t.expiredWhy;
+  if (!of.problem || !["failed", "interrupted"].includes(of.phase)) return "";
+  if (of.phase === "failed") return of.problem.sentence;
+  const seconds = Math.max(0, Math.ceil((of.retryAt - Date.now()) / 1000));
+  return `${t.offline} ${t.nextTry(number(seconds))}`;
+}
+
+/** @param {import("./jobs.js").Job} of */
+export function timeOf({ start, end }) {
+  return start ? elapsed((end || Date.now()) - start) : "";
+}
+
+/** @param {import("./jobs.js").Job} of */
+export function metaOf({ size, status }) {
+  const { width, height, bands } = status;
+  const pixels = width ? `${width} × ${height}` : "";
+  return [fileSize(size), pixels, bands && t.bandsIn(number(bands), bands)].filter(Boolean).join(" · ");
+}
+
+/** @param {import("./jobs.js").Job} of */
+export function doneOf({ told, status }) {
+  return Math.max(told.size, status.done ?? 0);
+}
+
+function render() {
+  dirty = false;
+  document.body.dataset.stage = job ? stateOf(job) : "";
+  if (!job) return;
+  const { phase, status } = job;
+  $("stage").dataset.phase = phase;
+  setText("name", job.name);
+  $("name").title = job.name;
+  setText("meta", metaOf(job));
+  setText("lead", leadOf(job));
+  setText("time", timeOf(job));
+  renderFrame(job);
+  const bands = status.bands ?? 0;
+  const done = doneOf(job);
+  $("sent").value = job.sent || Number(["running", "done", "expired"].includes(phase));
+  setText("percent", number($("sent").value, { style: "percent" }));
+  $("bands").max = bands || 1;
+  $("bands").value = bands && done;
+  $("bands").classList.toggle("cut", bands > 1 && bands <= 64);
+  $("bands").style.setProperty("--bands", String(bands || 1));
+  setText("ratio", bands ? t.ofBands(number(done), number(bands)) : "");
+  renderLegend(job);
+  renderActions(job);
+}
+
+/** Untouched where it is the same: a screen reader need not look again. @param {string} id @param {string} text */
+function setText(id, text) {
+  if ($(id).textContent !== text) $(id).textContent = text;
+}
+
+/** @param {import("./jobs.js").Job} of */
+function renderFrame(of) {
+  const { phase, name, problem } = of;
+  const comparing = view === "compare" && compared !== null;
+  $("picture").hidden = comparing;
+  if (!comparing) mosaic.show(of);
+  $("mosaic").setAttribute("aria-label", t.mosaicOf(name));
+  compare.before.alt = t.originalOf(name);
+  compare.after.alt = t.edgesOf(name);
+  const bare = $("mosaic").hidden || (of.told.size === 0 && !of.preview);
+  const halted = ["failed", "interrupted", "cancelled", "expired", "lost"].includes(phase) || stateOf(of) === "waiting";
+  const halting = halted || stateOf(of) === "locked";
+  $("say").hidden = comparing || !(halting || bare);
+  $("frame").classList.toggle("veiled", halting && !comparing);
+  setText("say-lead", leadOf(of));
+  const waits = stateOf(of) === "waiting";
+  setText("say-detail", halting ? detailOf(of) : bare && of.file && phase !== "queued" ? t.unseen : "");
+  $("say-detail").lang = phase === "failed" && problem?.detail ? "en" : "";
+  $("say-start").hidden = !waits;
+  const large = (of.status.width ?? 0) * (of.status.height ?? 0) > MOST_SHOWN;
+  setText("large", comparing && large ? t.large : "");
+  for (const id of ["zoom-in", "zoom-out", "zoom-full", "zoom-fit"]) $(id).disabled = !comparing || large;
+  $("zoom").hidden = !comparing;
+  $("view-mosaic").setAttribute("aria-pressed", String(view === "mosaic"));
+  $("view-compare").setAttribute("aria-pressed", String(view === "compare"));
+  $("view-compare").disabled = phase !== "done";
+}
+
+/** Who did how many bands, and how fast while at it. Those alive stand there with 0, so that the list does not jump. @param {import("./jobs.js").Job} of */
+function renderLegend(of) {
+  const shares = new Map();
+  const shareOf = (/** @type {string} */ name) => {
+    if (!shares.has(name)) shares.set(name, { bands: 0, ms: 0, pixels: 0, again: 0 });
+    return shares.get(name);
+  };
+  if (isOpen(of)) for (const { name } of fleet.workers ?? []) shareOf(name);
+  for (const { worker, ms, rows: height, deliveries } of of.told.values()) {
+    const share = shareOf(worker);
+    share.bands++;
+    share.ms += ms;
+    share.pixels += height * (of.status.width ?? 0);
+    share.again += Number(deliveries > 0);
+  }
+  for (const [name, share] of shares) {
+    const row = rows.get(name) ?? newRow(of, name);
+    const set = (/** @type {string} */ part, /** @type {string} */ text) => {
+      const node = /** @type {HTMLElement} */ (row.querySelector(part));
+      if (node.textContent !== text) node.textContent = text;
+    };
+    set("b", number(share.bands));
+    const speed = share.ms > 0 ? share.pixels / share.ms / 1000 : 0;
+    set(".speed", speed ? `${number(speed, { maximumFractionDigits: speed < 10 ? 1 : 0 })} Mpx/s` : "–");
+    set(".again", share.again ? `↻ ${t.takenOver(share.again)}` : "");
+    const bar = /** @type {HTMLElement} */ (row.querySelector("i"));
+    bar.style.transform = `scaleX(${of.status.bands ? share.bands / of.status.bands : 0})`;
+  }
+  $("legend-head").hidden = rows.size === 0;
+}
+
+/** @param {import("./jobs.js").Job} of @param {string} name */
+function newRow(of, name) {
+  const row = $("legend-row").content.firstElementChild.cloneNode(true);
+  const button = row.querySelector("button");
+  row.style.setProperty("--own", colourOf(of, name));
+  row.querySelector(".worker").textContent = row.title = name;
+  row.querySelector(".again").title = t.takenOverWhy;
+  button.addEventListener("click", () => highlight(highlighted === name ? null : name));
+  $("legend").append(row);
+  rows.set(name, row);
+  return row;
+}
+
+/** @param {string | null} worker */
+function highlight(worker) {
+  highlighted = worker;
+  mosaic.highlight(worker);
+  for (const [name, row] of rows) row.querySelector("button")?.setAttribute("aria-pressed", String(name === worker));
+  if (worker && view === "compare") {
+    look("mosaic");
+    mosaic.highlight(worker);
+  }
+}
+
+/** @param {import("./jobs.js").Job} of */
+function renderActions(of) {
+  const focused = /** @type {HTMLElement} */ (document.activeElement); // asked before it hides: then it is the body
+  $("cancel").hidden = !isOpen(of);
+  $("retry").hidden = !canRetry(of);
+  $("download").hidden = of.phase !== "done";
+  $("curl").hidden = of.phase === "lost" || isFinal(of);
+  const actions = $("actions");
+  if (focused?.hidden && actions.contains(focused)) actions.querySelector("button:not([hidden])")?.focus();
+}
+
+/** @param {import("./jobs.js").Job} of */
+export function canRetry(of) {
+  return of.file !== null && ["failed", "interrupted", "cancelled", "expired"].includes(of.phase) && !isFinal(of);
+}
+
+/** Removes a job from the list; another takes the stage. @param {import("./jobs.js").Job} of */
+export function remove(of) {
+  const at = jobs.indexOf(of);
+  forget(of);
+  if (of === job) choose(jobs[Math.min(at, jobs.length - 1)] ?? null);
+}

@@ -1,0 +1,281 @@
+/**
+ * The page's words, English and Spanish, and figures as each language writes them.
+ *
+ * English stands in the markup where it never changes (`data-t`, `data-label`); here are the sentences that carry figures,
+ * and Spanish complete.
+ */
+
+const en = {
+  all: (/** @type {number} */ n) => (n ? `all (${n})` : "all"),
+  alive: (/** @type {number} */ n) => (n === 1 ? "1 worker ready" : `${n} workers ready`),
+  locked: "The server asks for its access token.",
+  refused: "The server refused this token.",
+  none: "Waiting for workers. Start one:",
+  silent: "The server does not answer.",
+  unknown: (/** @type {number} */ status) => `The server answered ${status}.`,
+  mosaicOf: (/** @type {string} */ name) => `${name}: the bands that are done, each in the colour of its worker`,
+  originalOf: (/** @type {string} */ name) => `${name}, as it was sent`,
+  edgesOf: (/** @type {string} */ name) => `Edges of ${name}`,
+  ofBands: (/** @type {string} */ done, /** @type {string} */ all) => `${done} of ${all}`,
+  bandsIn: (/** @type {string} */ n, /** @type {number} */ bands) => (bands === 1 ? "1 band" : `${n} bands`),
+  takenOver: (/** @type {number} */ n) => (n === 1 ? "1 band taken over" : `${n} bands taken over`),
+  takenOverWhy: "Handed out again after a worker was lost or failed",
+  originalShare: (/** @type {string} */ percent) => `${percent} original`,
+  large: "Too large to show pixel by pixel here. The file is complete.",
+  unseen: "This browser cannot show this format. The edges will be shown.",
+  offline: "It goes on by itself as soon as the server answers: the bands already done are kept.",
+  nextTry: (/** @type {string} */ seconds) => `Next try in ${seconds} s.`,
+  lostWhy: "The page was closed before this picture was sent, and it was too large to keep. Choose it again.",
+  expiredWhy: "Results are kept for a while only. Choose the picture again.",
+  copied: "Copied",
+  notCopied: "This browser does not copy from here. The command:",
+  forget: (/** @type {string} */ name) => `Remove ${name} from the list`,
+  phases: {
+    queued: "Next in line",
+    locked: "Waiting for the access token",
+    sending: "Sending",
+    interrupted: "Interrupted",
+    running: "Finding the edges",
+    waiting: "Waiting for workers",
+    done: "Done",
+    failed: "Failed",
+    cancelled: "Cancelled",
+    expired: "Expired",
+    lost: "Not sent",
+  },
+  problems: {
+    0: "The connection was lost",
+    400: "This is not an image",
+    401: "The server asks for its access token",
+    404: "The server no longer has this job",
+    409: "This differs from what was sent before",
+    413: "This image is too large",
+    415: "This format is not known",
+    422: "The image is damaged",
+    429: "The server is busy",
+    503: "The server is busy",
+    job: "The job failed",
+    500: "The job failed",
+    other: "Something went wrong",
+  },
+  measure: (/** @type {number} */ n) => `Measure with 1 to ${n} workers`,
+  needsTwo: "It needs at least two workers.",
+  needsPicture: "It needs a picture: choose one above.",
+  needsQuiet: "It can start when no other job is at work.",
+  needsFile: "It needs the picture itself, which is not kept after a reload: choose it again.",
+  fewCores: (/** @type {number} */ cores, /** @type {number} */ workers) =>
+    `These machines have ${cores === 1 ? "1 core" : `${cores} cores`} for ${workers} workers. Beyond ${cores} the workers share them, and the curve bends for that reason.`,
+  warmUp: "Warming up",
+  runOf: (/** @type {number} */ run, /** @type {number} */ all, /** @type {number} */ n) =>
+    `Run ${run} of ${all}: ${n === 1 ? "1 worker" : `${n} workers`}`,
+  stopped: "Stopped.",
+  serial: (/** @type {string} */ percent) => `Serial fraction (Amdahl): ${percent}`,
+  measured: "measured",
+  ideal: "ideal",
+  amdahl: "Amdahl, fitted",
+  time: "Time, seconds",
+  speedup: "Speed-up",
+  efficiency: "Efficiency",
+  workersAxis: "workers",
+  chart: "Time, speed-up and efficiency by number of workers; the table below has the figures",
+};
+
+/** @type {typeof en} */
+const es = {
+  all: (n) => (n ? `todos (${n})` : "todos"),
+  alive: (n) => (n === 1 ? "1 worker listo" : `${n} workers listos`),
+  locked: "El servidor pide su token de acceso.",
+  refused: "El servidor rechazó este token.",
+  none: "Esperando workers. Inicia uno:",
+  silent: "El servidor no responde.",
+  unknown: (status) => `El servidor respondió ${status}.`,
+  mosaicOf: (name) => `${name}: las bandas terminadas, cada una del color de su worker`,
+  originalOf: (name) => `${name}, tal como se envió`,
+  edgesOf: (name) => `Bordes de ${name}`,
+  ofBands: (done, all) => `${done} de ${all}`,
+  bandsIn: (n, bands) => (bands === 1 ? "1 banda" : `${n} bandas`),
+  takenOver: (n) => (n === 1 ? "1 banda retomada" : `${n} bandas retomadas`),
+  takenOverWhy: "Se repartió de nuevo: un worker se perdió o falló",
+  originalShare: (percent) => `${percent} original`,
+  large: "Demasiado grande para mostrarla aquí píxel a píxel. El archivo está completo.",
+  unseen: "Este navegador no puede mostrar este formato. Los bordes sí se mostrarán.",
+  offline: "Sigue solo en cuanto el servidor responda: las bandas ya hechas se conservan.",
+  nextTry: (seconds) => `Próximo intento en ${seconds} s.`,
+  lostWhy: "La página se cerró antes de enviar esta imagen, y era demasiado grande para guardarla. Elígela otra vez.",
+  expiredWhy: "Los resultados se guardan solo un tiempo. Elige la imagen otra vez.",
+  copied: "Copiado",
+  notCopied: "Este navegador no copia desde aquí. El comando:",
+  forget: (name) => `Quitar ${name} de la lista`,
+  phases: {
+    queued: "En espera de su turno",
+    locked: "Esperando el token de acceso",
+    sending: "Enviando",
+    interrupted: "Interrumpido",
+    running: "Buscando los bordes",
+    waiting: "Esperando workers",
+    done: "Listo",
+    failed: "Falló",
+    cancelled: "Cancelado",
+    expired: "Caducado",
+    lost: "No enviado",
+  },
+  problems: {
+    0: "Se perdió la conexión",
+    400: "Esto no es una imagen",
+    401: "El servidor pide su token de acceso",
+    404: "El servidor ya no tiene este trabajo",
+    409: "Esto difiere de lo enviado antes",
+    413: "Esta imagen es demasiado grande",
+    415: "No se conoce este formato",
+    422: "La imagen está dañada",
+    429: "El servidor está ocupado",
+    503: "El servidor está ocupado",
+    job: "El trabajo falló",
+    500: "El trabajo falló",
+    other: "Algo salió mal",
+  },
+  measure: (n) => `Medir con 1 a ${n} workers`,
+  needsTwo: "Hacen falta al menos dos workers.",
+  needsPicture: "Hace falta una imagen: elige una arriba.",
+  needsQuiet: "Puede empezar cuando no haya otro trabajo en marcha.",
+  needsFile: "Hace falta la imagen misma, que no se guarda al recargar: elígela otra vez.",
+  fewCores: (cores, workers) =>
+    `Estas máquinas tienen ${cores === 1 ? "1 núcleo" : `${cores} núcleos`} para ${workers} workers. Más allá de ${cores} los comparten, y por eso se dobla la curva.`,
+  warmUp: "Calentando",
+  runOf: (run, all, n) => `Prueba ${run} de ${all}: ${n === 1 ? "1 worker" : `${n} workers`}`,
+  stopped: "Detenido.",
+  serial: (percent) => `Fracción serial (Amdahl): ${percent}`,
+  measured: "medido",
+  ideal: "ideal",
+  amdahl: "Amdahl, ajustado",
+  time: "Tiempo, segundos",
+  speedup: "Aceleración",
+  efficiency: "Eficiencia",
+  workersAxis: "workers",
+  chart: "Tiempo, aceleración y eficiencia según el número de workers; las cifras están en la tabla",
+};
+
+/** What the markup has in English. @type {Record<string, string>} */
+const spanish = {
+  title: "Sobel, distribuido",
+  language: "Idioma",
+  tagline:
+    "Entra una imagen, salen sus bordes: se corta en bandas, la procesan todos los workers a la vez y se une sin costuras.",
+  split: "dividir",
+  queue: "encolar",
+  process: "procesar",
+  merge: "unir",
+  drop: "Suelta una imagen",
+  choose: "Elegir un archivo",
+  photograph: "Hacer una foto",
+  paste: "o pégala, en cualquier parte de esta página",
+  workers: "Workers",
+  token: "Token de acceso",
+  enter: "Desbloquear",
+  save: "Descargar los resultados automáticamente",
+  sent: "Enviado",
+  bands: "Bandas",
+  legend: "Quién hizo qué",
+  bandsHead: "bandas",
+  cancel: "Cancelar",
+  retry: "Reintentar",
+  retryNow: "Reintentar ya",
+  download: "Descargar",
+  curl: "Copiar como curl",
+  view: "Vista",
+  mosaic: "Bandas",
+  compare: "Antes y después",
+  before: "Original",
+  after: "Bordes",
+  slider: "Cuánto se ve del original",
+  picture: "La imagen ampliada; las flechas la mueven",
+  zoom: "Ampliación",
+  zoomOut: "Reducir",
+  zoomIn: "Ampliar",
+  fit: "Ajustar",
+  jobs: "Trabajos recientes",
+  show: "Mostrar",
+  experiment: "¿Cuánto más rápido con más workers?",
+  experimentWhat:
+    "Envía la imagen elegida con 1, 2, … N workers, tres veces cada uno, en ronda, y toma las medianas. Cada tiempo va desde que empieza el envío hasta que la última banda está hecha.",
+  stop: "Detener",
+  csv: "Guardar CSV",
+  svg: "Guardar SVG",
+  times: "Tiempos, s",
+  median: "Mediana, s",
+  speedupHead: "Aceleración",
+  efficiencyHead: "Eficiencia",
+  noscript: "Esta página necesita JavaScript.",
+};
+
+const words = { en, es };
+/** @typedef {keyof typeof words} Language */
+
+/** @type {Language} */
+export let lang = wanted();
+export let t = words[lang];
+
+/** What was chosen here before; else the first language of the browser's that the page speaks. @returns {Language} */
+function wanted() {
+  const chosen = remembered("language");
+  const known = [chosen ?? "", ...navigator.languages].map((tag) => tag.slice(0, 2).toLowerCase());
+  return /** @type {Language | undefined} */ (known.find((tag) => tag in words)) ?? "en";
+}
+
+/** @param {Language} language */
+export function speak(language) {
+  lang = language;
+  t = words[language];
+  remember("language", language);
+}
+
+/** @type {WeakMap<Element, { text: string | null, label: string | null }>} */
+const english = new WeakMap();
+
+/** Puts the language of the page into every element that is marked for it. @param {ParentNode} root */
+export function translate(root) {
+  for (const node of root.querySelectorAll("[data-t], [data-label]")) {
+    const { t: text, label } = /** @type {HTMLElement} */ (node).dataset;
+    const own = english.get(node) ?? { text: node.textContent, label: node.getAttribute("aria-label") };
+    english.set(node, own);
+    if (text) node.textContent = (lang === "es" && spanish[text]) || own.text;
+    if (label) node.setAttribute("aria-label", (lang === "es" && spanish[label]) || own.label || "");
+  }
+}
+
+/** @param {number} value @param {Intl.NumberFormatOptions} [options] */
+export function number(value, options) {
+  return new Intl.NumberFormat(lang, options).format(value);
+}
+
+/** @param {number} bytes */
+export function fileSize(bytes) {
+  if (bytes < 1e3) return `${bytes} B`;
+  const [scale, unit] = bytes < 1e6 ? [1e3, "kilobyte"] : [1e6, "megabyte"];
+  return number(bytes / scale, { style: "unit", unit, maximumFractionDigits: 1 });
+}
+
+/** @param {number} ms */
+export function elapsed(ms) {
+  const seconds = Math.floor(ms / 100) / 10;
+  if (seconds < 60) return `${number(seconds, { minimumFractionDigits: 1 })} s`;
+  return `${Math.floor(seconds / 60)}:${String(Math.floor(seconds % 60)).padStart(2, "0")} min`;
+}
+
+/** A small setting of this browser's. @param {string} name @returns {string | null} */
+export function remembered(name) {
+  try {
+    return localStorage.getItem(name);
+  } catch {
+    return null; // a browser that stores nothing
+  }
+}
+
+/** @param {string} name @param {string} value */
+export function remember(name, value) {
+  try {
+    localStorage.setItem(name, value);
+  } catch {
+    // it holds until the page is closed
+  }
+}
