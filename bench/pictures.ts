@@ -187,7 +187,7 @@ function addNoise(colours: Float64Array, row: Uint8Array, next: () => number): v
     const bits = next();
     const sum = (bits & 255) + ((bits >>> 8) & 255) + ((bits >>> 16) & 255) + (bits >>> 24) - 510;
     const level = colours[i] + sum * scale + 0.5;
-    row[i] = level < 0 ? 0 : level > 255 ? 255 : level;
+    row[i] = clamp(level, 255);
   }
 }
 

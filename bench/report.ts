@@ -108,9 +108,9 @@ export function checkTable({ checks }: Scaling): string[][] {
   const heads = ["workers", "each at", "predicted", "measured", "measured ÷ predicted", "held up by"];
   return [
     heads,
-    ...checks.map(({ workers, speed, seconds, measured, bottleneck }) => [
+    ...checks.map(({ workers, part, seconds, measured, bottleneck }) => [
       String(workers),
-      speed === 1 ? "full speed" : `${speed * 100} % of a core`,
+      part === 1 ? "full speed" : `${part * 100} % of a core`,
       `${figure(seconds)} s`,
       `${figure(measured)} s`,
       (measured / seconds).toFixed(2),
@@ -129,51 +129,45 @@ const HELD_UP: Record<Bottleneck, string> = {
   cores: "this machine's cores",
 };
 
-const MOVES: Record<Bottleneck, string> = {
-  inflate: "nothing for one picture; for several, coordinators",
-  coordinator: "for one picture, larger bands; for several, more coordinators",
-  RabbitMQ: "a second RabbitMQ",
-  workers: "more workers",
-  Redis: "Redis Cluster",
-  bands: "a smaller `BAND_PIXELS`",
-  cores: "other machines",
-};
-
-/** A task that is worth a thousand workers: some hundred times Sobel's work. */
+/** A task that is worth a thousand workers: so many times Sobel's work. */
 const HEAVY = 200;
+/** A picture that has bands for a thousand workers. */
+const LARGE = { mpx: 1000, bands: 954 };
 const FLEETS = [1, 2, 4, 8, 16, 32, 100, 300, 1000];
 
 /** One picture at a time, workers on machines of their own. */
 export function predictionTable({ model, load }: Scaling): string[][] {
-  const heads = ["workers", "Sobel", "held up by", `a task of ${HEAVY} × the work`, "held up by", "what moves it"];
+  const scenes = [
+    { name: `Sobel, ${load.mpx} Mpx`, load, task: 1 },
+    { name: `${HEAVY} × the work, ${load.mpx} Mpx`, load, task: HEAVY },
+    { name: `${HEAVY} × the work, ${LARGE.mpx} Mpx`, load: LARGE, task: HEAVY },
+  ];
   return [
-    heads,
-    ...FLEETS.map((workers) => {
-      const [light, heavy] = [1, HEAVY].map((task) => predict(model, load, { workers, task }));
-      const { bottleneck } = heavy;
-      return [
-        String(workers),
-        `${figure(light.seconds)} s`,
-        HELD_UP[light.bottleneck],
-        `${figure(heavy.seconds)} s`,
-        HELD_UP[bottleneck],
-        MOVES[bottleneck],
-      ];
-    }),
+    ["workers", ...scenes.flatMap(({ name }) => [name, "held up by"])],
+    ...FLEETS.map((workers) => [
+      String(workers),
+      ...scenes.flatMap(({ load, task }) => {
+        const { seconds, bottleneck } = predict(model, load, { workers, task });
+        return [`${figure(seconds)} s`, HELD_UP[bottleneck]];
+      }),
+    ]),
   ];
 }
 
 /** As many pictures at once as keep all workers busy. */
 export function fleetTable({ model, load }: Scaling): string[][] {
   const count = (value: number) => String(Math.max(1, Math.ceil(value)));
+  const scenes = [1, HEAVY].map((task) => ({ task, name: task === 1 ? "Sobel" : `${task} × the work` }));
   return [
-    ["workers", "Sobel, Mpx/s", "coordinators", "cores of RabbitMQ", "Redis"],
-    ...FLEETS.map((workers) => {
-      const of: Record<Stage, number> = needed(model, load, { workers });
-      const perSecond = (workers * load.mpx) / costOf(model.stages.workers, load);
-      const coordinators = Math.max(of.coordinator, of.inflate);
-      return [String(workers), figure(perSecond), count(coordinators), count(of.RabbitMQ), count(of.Redis)];
-    }),
+    ["workers", ...scenes.flatMap(({ name }) => [`${name}: Mpx/s`, "coordinators", "RabbitMQ's cores", "Redis"])],
+    ...FLEETS.map((workers) => [
+      String(workers),
+      ...scenes.flatMap(({ task }) => {
+        const of: Record<Stage, number> = needed(model, load, { workers, task });
+        const perSecond = (workers * load.mpx) / (task * costOf(model.stages.workers, load));
+        return [figure(perSecond), ...[Math.max(of.coordinator, of.inflate), of.RabbitMQ, of.Redis].map(count)];
+      }),
+    ]),
   ];
 }
 
@@ -205,8 +199,9 @@ const DRAWN = Array.from({ length: 31 }, (_, i) => Math.round(10 ** (i / 10)));
 export function curves({ model, load, checks }: Scaling): Curve[] {
   const line = (fleet: Omit<Fleet, "workers">): Curve["line"] =>
     [...new Set(DRAWN)].map((workers) => [workers, load.mpx / predict(model, load, { workers, ...fleet }).seconds]);
-  const slow = checks.filter(({ speed }) => speed < 1);
-  const speed = slow[0]?.speed ?? 0.05;
+  const slow = checks.filter(({ part }) => part < 1);
+  // Of the check with one worker: what a core held back is worth.
+  const speed = slow[0] ? predict(model, load, { workers: 1 }).seconds / slow[0].seconds : 0.1;
   const one = load.mpx / costOf(model.stages.workers, load);
   return [
     {
@@ -219,7 +214,7 @@ export function curves({ model, load, checks }: Scaling): Curve[] {
     },
     { name: "Sobel, one picture", colour: "#2a9d5c", line: line({}) },
     {
-      name: `Sobel, one picture, workers held to ${speed * 100} % of a core (dots: measured)`,
+      name: `Sobel, one picture, workers held to a part of a core (dots: measured)`,
       colour: "#d1495b",
       line: line({ speed }),
       dots: slow.map(({ workers, measured }) => [workers, load.mpx / measured]),
