@@ -4,8 +4,8 @@
  *     inflate ──► coordinator ──► RabbitMQ ──► workers × N ──► Redis ──► coordinator
  *
  * Each stage has a cost in CPU seconds: so much a job, a megapixel and a band, found by least squares over measured jobs.
- * Bands follow one another, so a job takes what its slowest stage does, the way of one band through the others, and a
- * latency that is nobody's work. Each stage but the workers is taken to have one core, as an Erlang queue, Redis and
+ * Bands follow one another, so a job takes what a stage needs for all of them, the way of one band through the others, and
+ * a latency that is nobody's work: by whichever stage that is the longest. Each stage but the workers is taken to have one core, as an Erlang queue, Redis and
  * JavaScript do; where everything shares a machine, its cores are a stage of their own.
  *
  * Not here: measuring (scaling.ts).
@@ -70,21 +70,22 @@ export function costOf(cost: Cost, { mpx, bands }: Load): number {
 }
 
 export function predict(model: Model, load: Load, { workers, speed = 1, task = 1, cores }: Fleet): Prediction {
-  const times = new Map<Bottleneck, number>();
-  for (const stage of STAGES) times.set(stage, costOf(model.stages[stage], load));
   const { job, mpx, band } = model.stages.workers;
-  const oneBand = ((job + mpx * load.mpx) / load.bands + band) * (task / speed);
+  const worked = ((job + mpx * load.mpx) / load.bands + band) * (task / speed);
   // A worker has one band in hand: the last round is as long as any, however few take part in it.
-  times.set("workers", Math.ceil(load.bands / workers) * oneBand);
-  const slowest = (among: Iterable<[Bottleneck, number]>) => [...among].reduce((a, b) => (b[1] > a[1] ? b : a));
-  const [stage, longest] = slowest(times);
-  let way = model.latency;
-  for (const [name, seconds] of times) if (name !== stage) way += name === "workers" ? oneBand : seconds / load.bands;
+  const rounds = Math.ceil(load.bands / workers);
+  const stages = STAGES.map((name) => {
+    const whole = name === "workers" ? rounds * worked : costOf(model.stages[name], load);
+    return { name, whole, oneBand: name === "workers" ? worked : whole / load.bands };
+  });
+  const way = stages.reduce((sum, { oneBand }) => sum + oneBand, model.latency);
+  const times = stages.map(({ name, whole, oneBand }) => ({ name, seconds: whole + way - oneBand }));
+  const slowest = times.reduce((a, b) => (b.seconds > a.seconds ? b : a));
   const total = costOf(model.total, load) + (task - 1) * costOf(model.stages.workers, load);
-  const shared = cores === undefined ? 0 : total / cores;
-  const bottleneck = stage === "workers" && workers >= load.bands ? "bands" : stage;
-  if (shared > longest) return { seconds: shared + way, bottleneck: "cores" };
-  return { seconds: longest + way, bottleneck };
+  const shared = cores === undefined ? 0 : total / cores + model.latency;
+  if (shared > slowest.seconds) return { seconds: shared, bottleneck: "cores" };
+  const tooFew = slowest.name === "workers" && workers >= load.bands;
+  return { seconds: slowest.seconds, bottleneck: tooFew ? "bands" : slowest.name };
 }
 
 /** What keeps `workers` workers busy, when there are as many pictures as that takes: of each stage, how many. */

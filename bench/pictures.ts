@@ -63,21 +63,30 @@ export async function pictureFile(sketch: Sketch): Promise<string> {
   return path;
 }
 
-/** The file in pieces. */
-export function* pngPieces(sketch: Sketch): Generator<Uint8Array> {
+/**
+ * The file in pieces.
+ * @param mostDrawn pixels that are drawn before they are repeated
+ */
+export function* pngPieces(sketch: Sketch, mostDrawn = MOST_DRAWN_PIXELS): Generator<Uint8Array> {
   const { kind, width, height } = sketch;
-  const tile = { kind, width, height: Math.min(height, Math.max(1, Math.floor(MOST_DRAWN_PIXELS / width))) };
+  const tile = { kind, width, height: Math.min(height, Math.max(1, Math.floor(mostDrawn / width))) };
   const header = Buffer.from([0, 0, 0, 0, 0, 0, 0, 0, 8, 2, 0, 0, 0]);
   header.writeUInt32BE(width, 0);
   header.writeUInt32BE(height, 4);
   yield Buffer.concat([Buffer.from("89504e470d0a1a0a", "hex"), chunk("IHDR", header), chunk("IDAT", "7801")]);
   const lines = scanlines(tile);
+  const tileSum = adlerOf(lines);
+  const tileChunks = idats(lines);
   let adler = 1;
-  for (let y = 0, part = lines, pieces: Uint8Array | undefined; y < height; y += tile.height) {
-    if (y + tile.height > height) part = lines.subarray(0, (height - y) * (1 + CHANNELS * width));
-    if (!pieces || part.length < lines.length) pieces = idats(part);
-    adler = combineAdler(adler, adlerOf(part), part.length);
-    yield pieces;
+  let y = 0;
+  for (; y + tile.height <= height; y += tile.height) {
+    adler = combineAdler(adler, tileSum, lines.length);
+    yield tileChunks;
+  }
+  if (y < height) {
+    const rest = lines.subarray(0, (height - y) * (1 + CHANNELS * width));
+    adler = combineAdler(adler, adlerOf(rest), rest.length);
+    yield idats(rest);
   }
   const sum = adler.toString(16).padStart(8, "0");
   yield Buffer.concat([chunk("IDAT", `0300${sum}`), chunk("IEND", "")]);

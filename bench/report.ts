@@ -65,11 +65,11 @@ export function cells(row: Row): string[] {
 
 /** What is aimed at, and whether it was missed. */
 function aim({ target, ratio, ours }: Row): string {
-  if (!target) return "";
-  const got = ratio?.value ?? ours;
-  const { most = Number.POSITIVE_INFINITY, least = Number.NEGATIVE_INFINITY } = target;
-  const said = target.most === undefined ? `≥ ${target.least}` : `≤ ${target.most}`;
-  return got > most || got < least ? `${said}, missed` : said;
+  const told = (sign: string, aimed: number, missed: boolean) => `${sign} ${aimed}${missed ? ", missed" : ""}`;
+  if (target?.ratio !== undefined) return ratio ? told("÷ ≤", target.ratio, ratio.value > target.ratio) : "";
+  if (target?.most !== undefined) return told("≤", target.most, ours > target.most);
+  if (target?.least !== undefined) return told("≥", target.least, ours < target.least);
+  return "";
 }
 
 function pictureName({ kind, ...size }: Sketch): string {

@@ -62,7 +62,8 @@ async function observe(bench: Bench): Promise<Observation[]> {
       const service = await cluster.coordinator(size);
       // Enough that a tick of the kernel's clock, 10 ms, is little.
       const jobs = Math.ceil((bench.quick ? 18 : 96) / megapixels(picture) ** 0.6);
-      for (let i = 0; i < Math.min(jobs, 20); i++) await service.send(bytes);
+      for (let i = 0; i < 5; i++) await service.send(bytes);
+
       const before = usage(cluster, service);
       for (let i = 0; i < jobs; i++) await service.send(bytes);
       const after = usage(cluster, service);
@@ -155,15 +156,15 @@ async function checkedHere(bench: Bench, model: Model, load: Load): Promise<Chec
 }
 
 /**
- * Workers at a part of a core: so many fit on this machine beside the rest. Whoever runs a millisecond at a time finds
- * the caches cold, and needs more CPU for the same work: how much more is measured with the first one.
+ * Workers at a part of a core: so many fit on this machine beside the rest. Who runs a millisecond at a time finds the
+ * caches cold, and needs more CPU for the same work, the more so the more of them there are. How much more is measured
+ * too: it belongs to the imitation, not to a fleet.
  */
 async function checkedSlow(bench: Bench, model: Model, load: Load): Promise<Check[]> {
   const cluster = await bench.cluster();
   const [service, bytes] = [await cluster.coordinator(), await bench.bytes()];
   const jobs = bench.quick ? 2 : 4;
   const checks: Check[] = [];
-  let speed = HELD_AT;
   for (const workers of bench.quick ? [1, 2, 4] : [1, 2, 4, 8]) {
     await cluster.resize(workers);
     await service.send(bytes); // at full speed: until the runtime has compiled what it will
@@ -173,7 +174,7 @@ async function checkedSlow(bench: Bench, model: Model, load: Load): Promise<Chec
       const before = pids.map(cpuSeconds);
       const measured = await jobSeconds(service, bytes, jobs);
       const spent = pids.reduce((sum, pid, i) => sum + cpuSeconds(pid) - before[i], 0) / (jobs + 1);
-      if (workers === 1) speed = Math.min(HELD_AT, (HELD_AT * costOf(model.stages.workers, load)) / spent);
+      const speed = Math.min(HELD_AT, (HELD_AT * costOf(model.stages.workers, load)) / spent);
       checks.push({
         workers,
         part: HELD_AT,
