@@ -79,13 +79,13 @@ export function predict(model: Model, load: Load, { workers, speed = 1, task = 1
     return { name, whole, oneBand: name === "workers" ? worked : whole / load.bands };
   });
   const way = stages.reduce((sum, { oneBand }) => sum + oneBand, model.latency);
-  const times = stages.map(({ name, whole, oneBand }) => ({ name, seconds: whole + way - oneBand }));
-  const slowest = times.reduce((a, b) => (b.seconds > a.seconds ? b : a));
+  const seconds = Math.max(...stages.map(({ whole, oneBand }) => whole + way - oneBand));
+  const slowest = stages.reduce((a, b) => (b.whole > a.whole ? b : a));
   const total = costOf(model.total, load) + (task - 1) * costOf(model.stages.workers, load);
   const shared = cores === undefined ? 0 : total / cores + model.latency;
-  if (shared > slowest.seconds) return { seconds: shared, bottleneck: "cores" };
+  if (shared > seconds) return { seconds: shared, bottleneck: "cores" };
   const tooFew = slowest.name === "workers" && workers >= load.bands;
-  return { seconds: slowest.seconds, bottleneck: tooFew ? "bands" : slowest.name };
+  return { seconds, bottleneck: tooFew ? "bands" : slowest.name };
 }
 
 /** What keeps `workers` workers busy, when there are as many pictures as that takes: of each stage, how many. */
