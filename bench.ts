@@ -1,15 +1,15 @@
 /**
  * Every figure that the project quotes of itself, measured on this machine against what others offer for the same work.
  *
- *     bun run bench.ts                      all rows, on 24 megapixels; some minutes
- *     bun run bench.ts --quick              the same on 6 megapixels, with few repetitions; about a minute
+ *     bun run bench.ts                      all rows, on 24 megapixels; about eight minutes
+ *     bun run bench.ts --quick              the same on 6 megapixels, with few repetitions; two minutes
  *     bun run bench.ts --only kernel,cpu    some rows
  *     bun run bench.ts --json               for programs to read
- *     bun run bench.ts --write              and puts the tables into README.md and docs/benchmark.md, and draws docs/scaling.svg
+ *     bun run bench.ts --write              and refreshes README.md, docs/benchmark.md and docs/scaling.svg
  *
  * It starts a RabbitMQ and a Redis of its own, and draws its own pictures. Ours and the peer's runs take turns, so what
- * else the machine does falls on both; medians are compared. A peer that is not installed is named, with the command that
- * installs it. Rows that we lose stay in. It judges nothing: its exit code is 0 whatever came out.
+ * else the machine does falls on both; medians are compared. A peer that is not installed is named, with what installs
+ * it. Rows that we lose stay in. It judges nothing: its exit code is 0 whatever came out.
  *
  * Runs under Bun only, as the tests do, whose servers it uses.
  */
@@ -44,10 +44,10 @@ const NAMES = [...Object.keys(ROWS), SCALING];
 
 const USAGE = `usage: bun run bench.ts [--quick] [--only ROW,…] [--json] [--write]
 
-  --quick  6 megapixels instead of 24, and few repetitions: about a minute
+  --quick  6 megapixels instead of 24, and few repetitions: two minutes
   --only   some of: ${NAMES.join(", ")}
   --json   for programs to read
-  --write  puts the tables into README.md and docs/benchmark.md, and draws docs/scaling.svg
+  --write  refreshes the tables in README.md and docs/benchmark.md, and docs/scaling.svg
 
 exit codes
   0  measured, whatever came out
@@ -79,13 +79,19 @@ async function measured(quick: boolean, only: string[]): Promise<Report> {
   }
 }
 
+/** Ends the program where it cannot be read. */
 function commandLine() {
-  const { values } = parseArgs({ args: process.argv.slice(2), options: OPTIONS });
-  const only = values.only.split(",").filter(Boolean);
-  const unknown = only.filter((name) => !NAMES.includes(name));
-  if (unknown.length > 0) throw new TypeError(`--only: expected ${NAMES.join(", ")}, got ${unknown.join(", ")}`);
-  if (values.write && only.length < NAMES.length) throw new TypeError("--write: expected all rows, got --only");
-  return { ...values, only };
+  try {
+    const { values } = parseArgs({ args: process.argv.slice(2), options: OPTIONS });
+    const only = values.only.split(",").filter(Boolean);
+    const unknown = only.filter((name) => !NAMES.includes(name));
+    if (unknown.length > 0) throw new Error(`--only: expected ${NAMES.join(", ")}, got ${unknown.join(", ")}`);
+    if (values.write && only.length < NAMES.length) throw new Error("--write: expected all rows, got --only");
+    return { ...values, only };
+  } catch (error) {
+    console.error(`bench.ts: ${(error as Error).message}\n\n${USAGE}`);
+    process.exit(2);
+  }
 }
 
 async function main(): Promise<void> {
@@ -96,10 +102,13 @@ async function main(): Promise<void> {
   if (writing) write(report);
 }
 
+// What was started ends with this program, however that ends.
+process.on("SIGINT", () => process.exit(130));
+process.on("SIGTERM", () => process.exit(143));
 main()
   .catch((error) => {
-    console.error(`bench.ts: ${error instanceof TypeError ? `${error.message}\n\n${USAGE}` : error.stack}`);
-    process.exitCode = error instanceof TypeError ? 2 : 1;
+    console.error("bench.ts:", error);
+    process.exitCode = 1;
   })
   .finally(async () => {
     await stopAll();

@@ -4,6 +4,7 @@
  */
 import { mkdirSync, readdirSync, readFileSync, rmdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import process from "node:process";
 import {
   type Program,
   type RabbitMQ,
@@ -133,10 +134,19 @@ export function peakMegabytes(pid: number): number {
 
 const PERIOD_US = 10_000;
 
+/** Why `limitCpu` is not to be had here, as where this is not root's; undefined where it is. */
+export function whyNoLimit(): string | undefined {
+  try {
+    rmdirSync(makeGroup(`sobel-bench-${process.pid}`, PERIOD_US));
+    return undefined;
+  } catch (error) {
+    return `no worker can be held back here: ${(error as Error).message}`;
+  }
+}
+
 /**
- * Holds processes to a part of a core each, by the kernel's quota: what a slower machine elsewhere looks like from here.
+ * Holds processes to a part of a core each, by the kernel's quota: what a slow machine elsewhere looks like.
  * @returns a function that lets go of them
- * @throws where this process may not make control groups
  */
 export function limitCpu(pids: number[], part: number): () => void {
   const folders = pids.map((pid) => {
@@ -144,7 +154,8 @@ export function limitCpu(pids: number[], part: number): () => void {
     writeFileSync(join(folder, "cgroup.procs"), String(pid));
     return folder;
   });
-  return () => {
+  const letGo = () => {
+    process.off("exit", letGo);
     for (const folder of folders) {
       // A group goes when nobody is in it; threads are moved up with their process.
       for (const pid of readFileSync(join(folder, "cgroup.procs"), "utf8").split("\n").filter(Boolean)) {
@@ -153,19 +164,26 @@ export function limitCpu(pids: number[], part: number): () => void {
       rmdirSync(folder);
     }
   };
+  // Before the processes are ended: a group that is left behind stays until the machine is restarted.
+  process.prependListener("exit", letGo);
+  return letGo;
 }
 
-/** Control groups of the first kind, or of the second. */
+/** Control groups of the first kind, or of the second, where the controller must have been passed down. */
 function makeGroup(name: string, quota: number): string {
-  const first = "/sys/fs/cgroup/cpu";
   const isFirst = readdirSync("/sys/fs/cgroup").includes("cpu");
-  const folder = join(isFirst ? first : "/sys/fs/cgroup", name);
+  const folder = join(isFirst ? "/sys/fs/cgroup/cpu" : "/sys/fs/cgroup", name);
   mkdirSync(folder);
-  if (isFirst) {
-    writeFileSync(join(folder, "cpu.cfs_period_us"), String(PERIOD_US));
-    writeFileSync(join(folder, "cpu.cfs_quota_us"), String(quota));
-  } else {
-    writeFileSync(join(folder, "cpu.max"), `${quota} ${PERIOD_US}`);
+  try {
+    if (isFirst) {
+      writeFileSync(join(folder, "cpu.cfs_period_us"), String(PERIOD_US));
+      writeFileSync(join(folder, "cpu.cfs_quota_us"), String(quota));
+    } else {
+      writeFileSync(join(folder, "cpu.max"), `${quota} ${PERIOD_US}`);
+    }
+  } catch (error) {
+    rmdirSync(folder);
+    throw error;
   }
   return folder;
 }

@@ -3,10 +3,11 @@
  *
  *     inflate ──► coordinator ──► RabbitMQ ──► workers × N ──► Redis ──► coordinator
  *
- * Each stage has a cost in CPU seconds: so much a job, a megapixel and a band, found by least squares over measured jobs.
- * Bands follow one another, so a job takes what a stage needs for all of them, the way of one band through the others, and
- * a latency that is nobody's work: by whichever stage that is the longest. Each stage but the workers is taken to have one core, as an Erlang queue, Redis and
- * JavaScript do; where everything shares a machine, its cores are a stage of their own.
+ * Each stage has a cost in CPU seconds: so much a job, a megapixel and a band, found by least squares over jobs that were
+ * measured. Bands follow one another, so a job takes what a stage needs for all of them, the way of one band through the
+ * others, and a latency that is nobody's work: by whichever stage that is the longest. Each stage but the workers is taken to
+ * have one core, as an Erlang queue, Redis and JavaScript do; where everything shares a machine, its cores are a stage of
+ * their own, which takes for granted that all are busy all the time.
  *
  * Not here: measuring (scaling.ts).
  */

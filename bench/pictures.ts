@@ -16,8 +16,9 @@ import { existsSync, mkdirSync, renameSync, rmSync } from "node:fs";
 import { open } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { constants, crc32, deflateRawSync } from "node:zlib";
+import { constants, deflateRawSync } from "node:zlib";
 import { combineAdler } from "../png.ts";
+import { chunk, ihdr, RGB, SIGNATURE } from "../test/pictures.ts";
 
 export const KINDS = ["photo", "line art", "flat", "noise"] as const;
 export type Kind = (typeof KINDS)[number];
@@ -70,10 +71,7 @@ export async function pictureFile(sketch: Sketch): Promise<string> {
 export function* pngPieces(sketch: Sketch, mostDrawn = MOST_DRAWN_PIXELS): Generator<Uint8Array> {
   const { kind, width, height } = sketch;
   const tile = { kind, width, height: Math.min(height, Math.max(1, Math.floor(mostDrawn / width))) };
-  const header = Buffer.from([0, 0, 0, 0, 0, 0, 0, 0, 8, 2, 0, 0, 0]);
-  header.writeUInt32BE(width, 0);
-  header.writeUInt32BE(height, 4);
-  yield Buffer.concat([Buffer.from("89504e470d0a1a0a", "hex"), chunk("IHDR", header), chunk("IDAT", "7801")]);
+  yield Buffer.concat([SIGNATURE, ihdr(width, height, 8, RGB), chunk("IDAT", Buffer.of(0x78, 0x01))]);
   const lines = scanlines(tile);
   const tileSum = adlerOf(lines);
   const tileChunks = idats(lines);
@@ -88,18 +86,9 @@ export function* pngPieces(sketch: Sketch, mostDrawn = MOST_DRAWN_PIXELS): Gener
     adler = combineAdler(adler, adlerOf(rest), rest.length);
     yield idats(rest);
   }
-  const sum = adler.toString(16).padStart(8, "0");
-  yield Buffer.concat([chunk("IDAT", `0300${sum}`), chunk("IEND", "")]);
-}
-
-function chunk(type: string, payload: Uint8Array | string): Buffer {
-  const data = typeof payload === "string" ? Buffer.from(payload, "hex") : payload;
-  const bytes = Buffer.alloc(12 + data.length);
-  bytes.writeUInt32BE(data.length, 0);
-  bytes.write(type, 4, "latin1");
-  bytes.set(data, 8);
-  bytes.writeUInt32BE(crc32(bytes.subarray(4, -4)), 8 + data.length);
-  return bytes;
+  const end = Buffer.of(0x03, 0, 0, 0, 0, 0);
+  end.writeUInt32BE(adler, 2);
+  yield Buffer.concat([chunk("IDAT", end), chunk("IEND")]);
 }
 
 /** Deflated without a last block and without a way back to what stands before, so that it may follow itself. */

@@ -59,7 +59,11 @@ function scale([from, to]: [number, number], start: number, end: number): (value
 }
 
 function rule(x1: number, y1: number, x2: number, y2: number): string {
-  return `<path d="M ${x1.toFixed(1)} ${y1.toFixed(1)} L ${x2.toFixed(1)} ${y2.toFixed(1)}" stroke="#808080" stroke-width="0.5" opacity="0.5"/>`;
+  const [from, to] = [
+    [x1, y1],
+    [x2, y2],
+  ].map((point) => point.map((value) => value.toFixed(1)).join(" "));
+  return `<path d="M ${from} L ${to}" stroke="#808080" stroke-width="0.5" opacity="0.5"/>`;
 }
 
 function label(x: number, y: number, text: string, anchor: string): string {

@@ -56,11 +56,13 @@ export function cells(row: Row): string[] {
     pictureName(picture),
     `${figure(ours)} ${unit}`,
     peer ? `${peer.name}: ${figure(peer.value)} ${unit}` : "",
-    ratio
-      ? `${ratio.value.toFixed(2)}${ratio.low < ratio.high ? ` (${ratio.low.toFixed(2)}–${ratio.high.toFixed(2)})` : ""}`
-      : "",
+    ratio ? shown(ratio) : "",
     aim(row),
   ];
+}
+
+function shown({ value, low, high }: NonNullable<Row["ratio"]>): string {
+  return value.toFixed(2) + (low < high ? ` (${low.toFixed(2)}–${high.toFixed(2)})` : "");
 }
 
 /** What is aimed at, and whether it was missed. */

@@ -101,7 +101,7 @@ export async function encodeRow(bench: Bench): Promise<Row[]> {
   const sizes = theirs && {
     peer: { name: "OpenCV", value: theirs / 1e6 },
     ...even(bytes / theirs),
-    target: { most: 1 },
+    target: { ratio: 1 },
   };
   return [...rows, { what: "size of the result", picture: bench.sketch, ours: bytes / 1e6, unit: "MB", ...sizes }];
 }

@@ -8,7 +8,15 @@ import process from "node:process";
 import { inflateSync } from "node:zlib";
 import { DEFAULT_BAND_PIXELS, planBands } from "../chunk.ts";
 import { type Bench, PICTURES } from "./bench.ts";
-import { type Cluster, cpuSeconds, limitCpu, mainThreadSeconds, type Role, type Service } from "./cluster.ts";
+import {
+  type Cluster,
+  cpuSeconds,
+  limitCpu,
+  mainThreadSeconds,
+  type Role,
+  type Service,
+  whyNoLimit,
+} from "./cluster.ts";
 import { median, timed } from "./measure.ts";
 import { costOf, fitCost, type Load, type Model, type Prediction, predict, STAGES } from "./model.ts";
 import { megapixels, type Sketch } from "./pictures.ts";
@@ -63,7 +71,6 @@ async function observe(bench: Bench): Promise<Observation[]> {
       // Enough that a tick of the kernel's clock, 10 ms, is little.
       const jobs = Math.ceil((bench.quick ? 18 : 96) / megapixels(picture) ** 0.6);
       for (let i = 0; i < 5; i++) await service.send(bytes);
-
       const before = usage(cluster, service);
       for (let i = 0; i < jobs; i++) await service.send(bytes);
       const after = usage(cluster, service);
@@ -121,13 +128,9 @@ export async function scaling(bench: Bench): Promise<Scaling> {
   const model = { stages, total, latency: 0 };
   model.latency = await latencyOf(bench, model);
   const checks = await checkedHere(bench, model, load);
-  try {
-    checks.push(...(await checkedSlow(bench, model, load)));
-  } catch (error) {
-    const unchecked = `workers cannot be held back here: ${(error as Error).message}`;
-    return { model, picture: bench.sketch, load, checks, unchecked };
-  }
-  return { model, picture: bench.sketch, load, checks };
+  const unchecked = whyNoLimit();
+  if (unchecked === undefined) checks.push(...(await checkedSlow(bench, model, load)));
+  return { model, picture: bench.sketch, load, checks, ...(unchecked && { unchecked }) };
 }
 
 /** What a job of one band takes beyond the work in it. */
