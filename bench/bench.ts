@@ -5,6 +5,7 @@
  */
 import { readFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
+import sharp from "sharp";
 import { Cluster, Service } from "./cluster.ts";
 import type { Contestant } from "./measure.ts";
 import { findPeers, type Peers, PythonPeer } from "./peers.ts";
@@ -89,9 +90,9 @@ export class Bench {
     return this.#cluster;
   }
 
-  /** Of the servers, where they were needed. */
+  /** Of the peers, and of the servers where they were needed. */
   async versions(): Promise<Record<string, string>> {
-    return { ...this.peers.versions, ...(await (await this.#cluster)?.versions()) };
+    return { ...this.peers.versions, sharp: sharp.versions.sharp, ...(await (await this.#cluster)?.versions()) };
   }
 
   async end(): Promise<void> {

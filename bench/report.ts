@@ -199,8 +199,8 @@ const DRAWN = Array.from({ length: 31 }, (_, i) => Math.round(10 ** (i / 10)));
 
 /** The curves of docs/scaling.svg. */
 export function curves({ model, load, checks }: Scaling): Curve[] {
-  const line = (fleet: Omit<Fleet, "workers">): Curve["line"] =>
-    [...new Set(DRAWN)].map((workers) => [workers, load.mpx / predict(model, load, { workers, ...fleet }).seconds]);
+  const line = (fleet: Omit<Fleet, "workers">, of = load): Curve["line"] =>
+    [...new Set(DRAWN)].map((workers) => [workers, of.mpx / predict(model, of, { workers, ...fleet }).seconds]);
   const slow = checks.filter(({ part }) => part < 1);
   // Of the check with one worker: what a core held back is worth.
   const speed = slow[0] ? predict(model, load, { workers: 1 }).seconds / slow[0].seconds : 0.1;
@@ -222,6 +222,7 @@ export function curves({ model, load, checks }: Scaling): Curve[] {
       dots: slow.map(({ workers, measured }) => [workers, load.mpx / measured]),
     },
     { name: `a task of ${HEAVY} × the work, one picture`, colour: "#3d7fc4", line: line({ task: HEAVY }) },
+    { name: `the same, one of ${LARGE.mpx} Mpx`, colour: "#9467bd", line: line({ task: HEAVY }, LARGE) },
   ];
 }
 
