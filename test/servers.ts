@@ -30,6 +30,8 @@ import { promisify } from "node:util";
 export interface Server {
   url: string;
   port: number;
+  /** Of the process as it runs now. */
+  readonly pid: number;
   /** An orderly end (SIGTERM), then the data folder is removed. May be called twice. */
   stop(): Promise<void>;
   /** SIGKILL: what a power cut looks like. Await it to be sure that the process is gone. */
@@ -397,6 +399,10 @@ class Served {
     }
   }
 
+  get pid(): number {
+    return this.#child?.pid ?? 0;
+  }
+
   async end(signal: "SIGTERM" | "SIGKILL"): Promise<void> {
     await this.#child?.end(signal);
   }
@@ -409,6 +415,9 @@ class Served {
 function handle(server: Served): Omit<Server, "url" | "stop"> {
   return {
     port: server.port,
+    get pid() {
+      return server.pid;
+    },
     kill: () => server.end("SIGKILL"),
     async restart() {
       await server.end("SIGTERM");

@@ -1,0 +1,268 @@
+// What a job costs in things that can be counted, and that no machine makes faster or slower: bytes on the wire, messages,
+// commands, how large the largest buffer is. A change that raises one of them should know that it does.
+//
+// Counted where they arrive: in a Redis of its own, and by a proxy that reads the AMQP frames that go through it. Both are
+// asked by the project's own coordinator and worker. What they say now and then by the clock (heartbeats, a look at a
+// job that is quiet) can only raise a count, so the least of a few runs is what the job itself costs.
+import { afterAll, beforeAll, expect, test } from "bun:test";
+import { connect, createServer, type Socket } from "node:net";
+import { Readable } from "node:stream";
+import { Redis } from "ioredis";
+import { pngPieces } from "../bench/pictures.ts";
+import { planBands } from "../chunk.ts";
+import { createApp } from "../coordinator.ts";
+import { openLog } from "../log.ts";
+import { LocalQueue, RabbitQueue } from "../queue.ts";
+import { LocalResults, RedisResults } from "../results.ts";
+import { Worker } from "../worker.ts";
+import { describeWith, freePort, type RedisServer, sharedServers, startRedis } from "./servers.ts";
+
+const RUNS = 3;
+const BAND_PIXELS = 1 << 16;
+const log = openLog("error");
+
+/** A photo of bands of whole rows, `bands` of them. */
+function photo(bands: number) {
+  const [width, rows] = [512, BAND_PIXELS / 512];
+  const sketch = { kind: "photo", width, height: rows * bands } as const;
+  return { ...sketch, bytes: Buffer.concat([...pngPieces(sketch)]) };
+}
+
+describeWith(["rabbitmq", "redis"], "a distributed job", () => {
+  const redis = { server: undefined as RedisServer | undefined, client: undefined as Redis | undefined };
+  let wire: CountingProxy;
+  let fetch: (request: Request) => Response | Promise<Response>;
+  const closing: (() => Promise<void>)[] = [];
+
+  beforeAll(async () => {
+    const { rabbitmq } = await sharedServers();
+    redis.server = await startRedis();
+    redis.client = new Redis(redis.server.url);
+    wire = await countingProxy(rabbitmq.port);
+    const results = new RedisResults(redis.server.url, 600, false);
+    const queue = await RabbitQueue.connect(`amqp://guest:guest@127.0.0.1:${wire.port}`, log);
+    const worker = new Worker({ queue, results, name: "counted", bandTimeout: 10_000, log });
+    await worker.start();
+    fetch = createApp({ queue, results, bandPixels: BAND_PIXELS }).fetch;
+    closing.push(
+      () => worker.stop(),
+      () => queue.close(),
+      () => results.close(),
+      async () => redis.client?.disconnect(),
+      () => wire.close(),
+      () => redis.server!.stop(),
+    );
+    await send(photo(1).bytes);
+  });
+
+  afterAll(async () => {
+    for (const close of closing) await close();
+  });
+
+  async function send(picture: Buffer): Promise<number> {
+    // Two at a time: a job that may have more counts the fleet every other second.
+    const response = await fetch(
+      new Request("http://localhost/tasks/sobel?workers=2", { method: "POST", body: new Uint8Array(picture) }),
+    );
+    expect(response.status).toBe(200);
+    return (await response.arrayBuffer()).byteLength;
+  }
+
+  /** What a job of so many bands adds to the counts, each the least of a few runs. */
+  async function counted(bands: number): Promise<Record<string, number>> {
+    const { bytes } = photo(bands);
+    const least: Record<string, number> = {};
+    for (let run = 0; run < RUNS; run++) {
+      const before = await counts();
+      await send(bytes);
+      const after = await counts();
+      for (const [name, value] of Object.entries(after)) {
+        least[name] = Math.min(least[name] ?? Number.POSITIVE_INFINITY, value - (before[name] ?? 0));
+      }
+    }
+    return least;
+  }
+
+  /** Redis's count of commands, those of scripts told apart by nothing but their names; and the frames. */
+  async function counts(): Promise<Record<string, number>> {
+    await Bun.sleep(50); // what a job leaves to the background
+    const info = await redis.client!.info("commandstats");
+    const commands = [...info.matchAll(/cmdstat_([a-z|]+):calls=(\d+)/g)].map(([, name, calls]) => [
+      name,
+      Number(calls),
+    ]);
+    return { ...Object.fromEntries(commands), ...wire.counts() };
+  }
+
+  test("a band is four round trips to Redis for whoever sends it, two for the worker", async () => {
+    const [few, many] = [await counted(2), await counted(12)];
+    const perBand = (name: string) => ((many[name] ?? 0) - (few[name] ?? 0)) / 10;
+    // Announced and marked as sent; stored.
+    expect(perBand("evalsha") + perBand("eval")).toBeLessThanOrEqual(3);
+    // The worker looks whether the job still stands.
+    expect(perBand("hgetall")).toBeLessThanOrEqual(1);
+    expect(perBand("get")).toBeLessThanOrEqual(1);
+    expect(perBand("unlink")).toBeLessThanOrEqual(1);
+    for (const name of ["subscribe", "multi", "keys", "scan", "hmset", "del", "ping"]) expect(perBand(name)).toBe(0);
+    // Once a job: whatever remains of the shorter one.
+    const perJob = [
+      "evalsha",
+      "eval",
+      "hgetall",
+      "get",
+      "unlink",
+      "hset",
+      "multi",
+      "exec",
+      "del",
+      "subscribe",
+      "unsubscribe",
+    ];
+    const once = perJob.reduce((sum, name) => sum + (few[name] ?? 0) - 2 * perBand(name), 0);
+    expect(once).toBeLessThanOrEqual(14);
+  });
+
+  test("a band is one message: published, confirmed, delivered, acknowledged", async () => {
+    const [few, many] = [await counted(2), await counted(12)];
+    const perBand = (name: string) => ((many[name] ?? 0) - (few[name] ?? 0)) / 10;
+    expect(perBand(`sent ${PUBLISH}`)).toBe(1);
+    expect(perBand(`got ${DELIVER}`)).toBe(1);
+    expect(perBand(`sent ${ACK}`)).toBe(1);
+    expect(perBand(`got ${ACK}`)).toBeLessThanOrEqual(1); // the broker may confirm several at once
+    expect(few[`sent ${DECLARE}`] ?? 0).toBe(0); // nothing is asked of the queue for a job
+  });
+
+  test("a pixel is four thirds of a byte on its way to a worker, and a little", async () => {
+    const { width, height } = photo(12);
+    const plan = planBands(width, height, 1, BAND_PIXELS);
+    const pixels = width * (height + 2 * plan.bands);
+    const { "sent bytes": sent, "got bytes": got } = await counted(12);
+    expect(sent / pixels).toBeLessThan((4 / 3) * 1.01);
+    expect(got / pixels).toBeLessThan((4 / 3) * 1.01);
+  });
+
+  test("the result is as small as it was", async () => {
+    const { bytes } = photo(12);
+    expect(await send(bytes)).toBeLessThanOrEqual(520_200);
+  });
+});
+
+test("no buffer grows with the picture", async () => {
+  const results = new LocalResults(600);
+  const queue = new LocalQueue();
+  const worker = new Worker({ queue, results, name: "counted", bandTimeout: 10_000, log });
+  await worker.start();
+  const { fetch } = createApp({ queue, results });
+  const largest: number[] = [];
+  for (const height of [4000, 16_000]) {
+    const pieces = pngPieces({ kind: "flat", width: 6000, height }, 6000 * 100);
+    const body = Readable.toWeb(Readable.from(pieces)) as unknown as ReadableStream;
+    largest.push(
+      await largestBuffer(async () => {
+        const init = { method: "POST", body, duplex: "half" } as RequestInit;
+        const response = await fetch(new Request("http://localhost/tasks/sobel", init));
+        expect(response.status).toBe(200);
+        for await (const _ of response.body!);
+      }),
+    );
+  }
+  await worker.stop();
+  expect(largest[1]).toBe(largest[0]);
+  // A band with its halo; all of the smaller picture would be 24 million.
+  expect(largest[0]).toBeGreaterThan(1_000_000);
+  expect(largest[0]).toBeLessThan(2_000_000);
+});
+
+/** The most bytes that anyone has asked for at once while `step` ran, in this thread. */
+async function largestBuffer(step: () => Promise<void>): Promise<number> {
+  const { Uint8Array: plain } = globalThis;
+  const { alloc, allocUnsafe, concat } = Buffer;
+  let largest = 0;
+  const note = <T>(bytes: T): T => {
+    if (typeof bytes === "number") largest = Math.max(largest, bytes);
+    return bytes;
+  };
+  globalThis.Uint8Array = new Proxy(plain, {
+    construct(target, args, newTarget) {
+      note(args[0]);
+      return Reflect.construct(target, args, newTarget === globalThis.Uint8Array ? target : newTarget);
+    },
+  });
+  Buffer.alloc = (size, ...rest) => alloc(note(size), ...(rest as []));
+  Buffer.allocUnsafe = (size) => allocUnsafe(note(size));
+  Buffer.concat = (list, total) => {
+    note(total ?? list.reduce((sum, { length }) => sum + length, 0));
+    return concat(list, total) as never;
+  };
+  try {
+    await step();
+    return largest;
+  } finally {
+    globalThis.Uint8Array = plain;
+    Object.assign(Buffer, { alloc, allocUnsafe, concat });
+  }
+}
+
+// Class and method of AMQP 0-9-1.
+const DECLARE = "50.10";
+const PUBLISH = "60.40";
+const DELIVER = "60.60";
+const ACK = "60.80";
+
+interface CountingProxy {
+  port: number;
+  /** By direction: `sent 60.40` for methods, `sent bytes` for all. */
+  counts(): Record<string, number>;
+  close(): Promise<void>;
+}
+
+/** Passes everything on to a broker on this machine, and reads the frames. */
+async function countingProxy(target: number): Promise<CountingProxy> {
+  const port = await freePort();
+  const found: Record<string, number> = {};
+  const sockets = new Set<Socket>();
+  const count = (name: string, by = 1) => {
+    found[name] = (found[name] ?? 0) + by;
+  };
+  const server = createServer((client) => {
+    const broker = connect(target, "127.0.0.1");
+    for (const [from, to, direction] of [
+      [client, broker, "sent"],
+      [broker, client, "got"],
+    ] as const) {
+      const frames = frameReader((method) => count(`${direction} ${method}`));
+      sockets.add(from);
+      from.on("error", () => {}).on("close", () => to.destroy());
+      from.on("data", (bytes: Buffer) => {
+        count(`${direction} bytes`, bytes.length);
+        frames(bytes);
+      });
+      from.pipe(to);
+    }
+  });
+  await new Promise<void>((resolve) => server.listen(port, "127.0.0.1", resolve));
+  return {
+    port,
+    counts: () => ({ ...found }),
+    close() {
+      for (const socket of sockets) socket.destroy();
+      return new Promise((resolve) => server.close(() => resolve()));
+    },
+  };
+}
+
+/** A function that takes a stream in pieces, and tells each method's class and number. */
+function frameReader(tell: (method: string) => void): (bytes: Buffer) => void {
+  let rest = Buffer.alloc(0);
+  return (bytes) => {
+    rest = Buffer.concat([rest, bytes]);
+    // The client's greeting is no frame: AMQP and a version.
+    if (rest.toString("latin1", 0, 4) === "AMQP" && rest.length >= 8) rest = rest.subarray(8);
+    while (rest.length >= 11) {
+      const length = rest.readUInt32BE(3);
+      if (rest.length < length + 8) return;
+      if (rest[0] === 1) tell(`${rest.readUInt16BE(7)}.${rest.readUInt16BE(9)}`);
+      rest = rest.subarray(length + 8);
+    }
+  };
+}
