@@ -115,9 +115,17 @@ done_with() {
 
 # shown COMMAND...: as one would type it.
 shown() {
-  local word text=""
+  local word option text=""
   for word in "$@"; do
-    if [[ "$word" =~ ^[A-Za-z0-9_./:=@%+,\<\>-]+$ ]]; then text+=" $word"; else text+=" '${word//\'/\'\\\'\'}'"; fi
+    option=""
+    if ! [[ "$word" =~ ^[A-Za-z0-9_./:=@%+,-]+$ ]]; then
+      if [[ "$word" =~ ^(--?[a-z-]+=)(.*)$ ]]; then
+        option="${BASH_REMATCH[1]}"
+        word="${BASH_REMATCH[2]}"
+      fi
+      word="'${word//\'/\'\\\'\'}'"
+    fi
+    text+=" $option$word"
   done
   printf '%s' "${text# }"
 }
@@ -169,13 +177,14 @@ initialize() {
 
 # raise STACK [-var=NAME=VALUE...]: makes it what it is to be. Nothing that holds data is replaced on the way.
 raise() {
-  local stack="$1" lost
+  local stack="$1" planned lost
   shift
   step "the stack $stack"
   initialize "$stack"
   run terraform -chdir="$stacks/$stack" plan -input=false -out=plan "$@"
-  if ! $DRY_RUN && [[ "$stack" = network || "$stack" = gke ]]; then
-    lost="$(terraform -chdir="$stacks/$stack" show -no-color plan | grep -E '(will|must) be (destroyed|replaced)' || true)"
+  if [[ "$stack" = network || "$stack" = gke ]]; then
+    ask planned "" terraform -chdir="$stacks/$stack" show -no-color plan
+    lost="$(grep -E '(will|must) be (destroyed|replaced)' <<<"$planned" || true)"
     [ -z "$lost" ] || [ "${ALLOW_LOSS:-}" = yes ] || die "this would destroy what is there, with its data:
 $lost
 Set REGION, ZONE and CLUSTER_LOCATION as they were when it was made, or, if that is what you want, ALLOW_LOSS=yes"

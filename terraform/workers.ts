@@ -173,4 +173,4 @@ runcmd:
 const indented = (text: string) => text.trimEnd().replaceAll(/^(?=.)/gm, "    ");
 
 /** Text that Terraform is to leave as it is: a shell's `${…}` would be its own. */
-const literal = (text: string) => text.replaceAll("${", "$${").replaceAll("%{", "%%{");
+const literal = (text: string) => text.replaceAll(/[$%](?=\{)/g, (sign) => sign + sign);
