@@ -5,58 +5,32 @@
 // arguments are its own is seen by tsc, whose types are made from the provider's schema.
 //
 // biome-ignore-all lint/suspicious/noTemplateCurlyInString: an expression of Terraform's looks like one of ours
-import { describe, expect, setDefaultTimeout, test } from "bun:test";
+import { expect, setDefaultTimeout, test } from "bun:test";
 import { execFile, spawnSync } from "node:child_process";
-import {
-  chmodSync,
-  cpSync,
-  existsSync,
-  mkdirSync,
-  readdirSync,
-  readFileSync,
-  renameSync,
-  rmSync,
-  writeFileSync,
-} from "node:fs";
+import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { temporaryFolder } from "./servers.ts";
+import {
+  describeStacks,
+  filesOf,
+  GIVEN,
+  installed,
+  type Json,
+  resources,
+  SECRETS,
+  STACKS,
+  stub,
+  synthesized,
+  TERRAFORM,
+  unitCommand,
+  userDataOf,
+  VARIABLES,
+} from "./stacks.ts";
 
 setDefaultTimeout(60_000);
 
 const run = promisify(execFile);
-const TERRAFORM = join(import.meta.dir, "..", "terraform");
-const STACKS = ["network", "gke", "firewalls", "workers"];
-const GIVEN = { PROJECT: "my-project-123", TAG: "v1" };
-/** What must not turn up in anything that is written down. */
-const SECRETS = { RABBITMQ_PASSWORD: "canary-rabbitmq", REDIS_PASSWORD: "canary-redis", AUTH_TOKEN: "canary-token" };
-
-// biome-ignore lint/suspicious/noExplicitAny: the shape of Terraform's JSON is what these tests look at
-type Json = Record<string, any>;
-
-/** The stacks by name, as `terraform` would read them. */
-async function synthesized(env: Record<string, string> = {}, folder = TERRAFORM): Promise<Record<string, Json>> {
-  const out = temporaryFolder("synth");
-  const given = { PATH: process.env.PATH, HOME: process.env.HOME, CDKTF_OUTDIR: out, ...GIVEN, ...SECRETS, ...env };
-  await run(process.execPath, ["--no-env-file", "run", join(folder, "main.ts")], { env: given as NodeJS.ProcessEnv });
-  expect(readdirSync(join(out, "stacks")).sort()).toEqual(STACKS.toSorted());
-  const read = (name: string) => JSON.parse(readFileSync(join(out, "stacks", name, "cdk.tf.json"), "utf8"));
-  return Object.fromEntries(STACKS.map((name) => [name, read(name)]));
-}
-
-/** All resources of all stacks, with their types. */
-function resources(stacks: Record<string, Json>): { stack: string; type: string; id: string; body: Json }[] {
-  return Object.entries(stacks).flatMap(([stack, { resource }]) =>
-    Object.entries<Json>(resource).flatMap(([type, bodies]) =>
-      Object.entries<Json>(bodies).map(([id, body]) => ({ stack, type, id, body })),
-    ),
-  );
-}
-
-const installed = existsSync(join(TERRAFORM, "node_modules/cdktf"));
-if (!installed && process.env.REQUIRE_SERVERS !== "1")
-  console.error("\n!!! SKIPPED: the stacks for Google Cloud\n!!! missing: bun install --cwd terraform\n");
-const describeStacks = installed || process.env.REQUIRE_SERVERS === "1" ? describe : describe.skip;
 
 describeStacks("the stacks", () => {
   const stacks: Promise<Record<string, Json>> = installed ? synthesized() : Promise.resolve({});
@@ -329,26 +303,9 @@ describeStacks("the move from cdktf to cdktn", () => {
   });
 });
 
-/** What cloud-init is given, once Terraform has filled it in with the addresses. */
-function filledIn(stacks: Record<string, Json>): string {
-  const { template } = stacks.workers.resource.google_compute_instance_template;
-  const values: Record<string, string> = {
-    rabbitmq_address: "10.10.0.5",
-    redis_address: "10.10.0.6",
-    rabbitmq_username: "sobel",
-  };
-  return String(template.metadata["user-data"])
-    .replaceAll(/(?<!\$)\$\{var\.(\w+)\}/g, (_, name) => values[name])
-    .replaceAll("$${", "${")
-    .replaceAll("%%{", "%{");
-}
-
 describeStacks("a worker VM", () => {
-  const userData = installed ? synthesized().then(filledIn) : Promise.resolve("");
-  const files = async () => {
-    const { write_files } = Bun.YAML.parse(await userData) as { write_files: { path: string; content: string }[] };
-    return Object.fromEntries(write_files.map(({ path, content }) => [path, content]));
-  };
+  const userData = installed ? synthesized().then(userDataOf) : Promise.resolve("");
+  const files = async () => filesOf(await userData);
 
   test("starts by a cloud-config that leaves the script as it is", async () => {
     expect(await userData).toStartWith("#cloud-config\n");
@@ -383,14 +340,9 @@ describeStacks("a worker VM", () => {
   async function boot(answers: Record<string, string> = {}): Promise<VM> {
     const folder = temporaryFolder("vm");
     const written = await files();
-    const command = /^ExecStart=(.*)$/m.exec(written["/etc/systemd/system/sobel-worker.service"])![1];
     for (const [path, content] of Object.entries(written))
       writeFileSync(join(folder, path.split("/").at(-1)!), content);
-    mkdirSync(join(folder, "bin"));
-    const stub = (name: string, script: string) => {
-      writeFileSync(join(folder, "bin", name), `#!/bin/bash\n${script}`);
-      chmodSync(join(folder, "bin", name), 0o755);
-    };
+    const bin = join(folder, "bin");
     const base64 = (text: string) => Buffer.from(text).toString("base64");
     const replies: Record<string, string> = {
       token: '{"access_token":"ya29.token","expires_in":3599,"token_type":"Bearer"}',
@@ -402,6 +354,7 @@ describeStacks("a worker VM", () => {
     const reply = (name: string) =>
       `[ -s '${join(folder, name)}' ] && exec /bin/cat '${join(folder, name)}'; echo 'curl: (22) 403' >&2; exit 22`;
     stub(
+      bin,
       "curl",
       `echo "curl $* < $(/bin/cat)" >>'${folder}/calls'
 case "$*" in
@@ -411,8 +364,9 @@ case "$*" in
 esac
 exit 99`,
     );
-    stub("docker-credential-gcr", `echo "docker-credential-gcr $* HOME=$HOME" >>'${folder}/calls'`);
+    stub(bin, "docker-credential-gcr", `echo "docker-credential-gcr $* HOME=$HOME" >>'${folder}/calls'`);
     stub(
+      bin,
       "docker",
       `echo "docker $*" >>'${folder}/calls'
 [ "$1" != pull ] || [ -z "$NO_PULL" ] || exit 1
@@ -424,9 +378,9 @@ exit 99`,
         .split("\n")
         .map((line) => line.split("=")),
     );
-    const { status, stdout, stderr } = spawnSync("/bin/sh", ["-c", command.replaceAll("/etc/sobel", folder)], {
+    const { status, stdout, stderr } = spawnSync("/bin/sh", ["-c", unitCommand(written, folder)], {
       env: {
-        PATH: `${join(folder, "bin")}:/usr/bin:/bin`,
+        PATH: `${bin}:/usr/bin:/bin`,
         RUNTIME_DIRECTORY: "/run/sobel",
         HOSTNAME: "sobel-worker-x1z2.internal",
         ...environment,
@@ -494,7 +448,7 @@ else
     test("initializes, validates, applies and has nothing more to do; then destroys", async () => {
       const folder = temporaryFolder("terraform");
       const stacks = await synthesized();
-      const expected = filledIn(stacks);
+      const expected = userDataOf(stacks);
       const apply = async (name: string, ...args: string[]) => {
         const variables = Object.keys(stacks[name].variable ?? {}).map(
           (variable) => `-var=${variable}=${VARIABLES[variable]}`,
@@ -532,12 +486,6 @@ else
       for (const name of STACKS.toReversed()) await apply(name, "destroy", "-input=false", "-auto-approve");
     });
   });
-
-const VARIABLES: Record<string, string> = {
-  rabbitmq_address: "10.10.0.5",
-  redis_address: "10.10.0.6",
-  rabbitmq_username: "sobel",
-};
 
 /**
  * A stack whose resources are Terraform's own `terraform_data`, for which no provider has to be there: what they were given
