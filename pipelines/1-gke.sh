@@ -23,9 +23,9 @@ say "Pipeline 1: the cluster
 signed_in
 
 step "the services of Google Cloud that are used"
-run gcloud services enable artifactregistry.googleapis.com compute.googleapis.com container.googleapis.com \
-  dns.googleapis.com iam.googleapis.com iap.googleapis.com logging.googleapis.com secretmanager.googleapis.com \
-  --project="$PROJECT"
+run gcloud services enable artifactregistry.googleapis.com cloudresourcemanager.googleapis.com compute.googleapis.com \
+  container.googleapis.com dns.googleapis.com iam.googleapis.com iap.googleapis.com logging.googleapis.com \
+  oslogin.googleapis.com secretmanager.googleapis.com --project="$PROJECT"
 
 if [ -n "$STATE_BUCKET" ]; then
   step "the bucket for Terraform's state"

@@ -7,7 +7,7 @@
 #
 # The two passwords are made once and kept in Secret Manager, where the worker VMs read them too. They are on no command
 # line, in no file and no output. AUTH_TOKEN, where set, is what the coordinator then asks of its clients.
-# Costs about 0.06 USD an hour: two internal load balancers; one more, 0.03, for a page that is open to the outside.
+# Costs about 0.03 USD an hour: up to five load balancers, of which these are two, or three with an open page; and disks.
 set -euo pipefail
 # shellcheck source=SCRIPTDIR/gcp.sh
 source "$(dirname "${BASH_SOURCE[0]}")/gcp.sh"
@@ -18,7 +18,7 @@ begin gcloud terraform kubectl gke-gcloud-auth-plugin
 say "Pipeline 1.1: the services
   RabbitMQ, Redis, coordinators and workers from k8s/, images $TAG
   the page is open to ${PAGE_SOURCE_RANGES:-nobody outside; kubectl port-forward leads to it}
-  Costs about 0.06 USD an hour for two internal load balancers. Takes about five minutes.
+  Costs about 0.03 USD an hour for load balancers and disks. Takes about five minutes.
 "
 [ -z "$PAGE_SOURCE_RANGES" ] || [ -n "${AUTH_TOKEN:-}" ] \
   || say "  Note: without AUTH_TOKEN whoever comes from there may send pictures.
@@ -55,11 +55,17 @@ password RABBITMQ_PASSWORD rabbitmq
 password REDIS_PASSWORD redis
 
 step "the passwords, in the cluster"
+token=""
 export RABBITMQ_PASSWORD REDIS_PASSWORD
 run bash k8s/secrets.sh
 same rabbitmq "$RABBITMQ_PASSWORD"
 same redis "$REDIS_PASSWORD"
 unset RABBITMQ_PASSWORD REDIS_PASSWORD
+secret token coordinator auth-token ""
+$DRY_RUN || [ -z "${AUTH_TOKEN:-}" ] || [ "$token" = "$AUTH_TOKEN" ] || die "the coordinators have another token than AUTH_TOKEN, or none. To give
+them this one, delete the old one, run this again, and start them anew:
+  kubectl --kubeconfig=out/kubeconfig --namespace=sobel delete secret coordinator
+  kubectl --kubeconfig=out/kubeconfig --namespace=sobel rollout restart deployment/coordinator"
 
 # manifests: those of k8s/ with the images' names in the registry.
 manifests() {

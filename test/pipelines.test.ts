@@ -534,6 +534,9 @@ describe("the page", () => {
     expect(opened.out).toContain("the page: http://10.10.0.6\n");
     const service = Bun.YAML.parse(sandbox.read("applied.now")) as { spec: { loadBalancerSourceRanges: string[] } };
     expect(service.spec.loadBalancerSourceRanges).toEqual(["203.0.113.7/32", "198.51.100.0/24"]);
+    const tokens = await sandbox.run(["3-services.sh"], { AUTH_TOKEN: "another" });
+    expect([tokens.code, tokens.out]).toEqual([1, expect.stringContaining("the coordinators have another token")]);
+    expect((await sandbox.run(["3-services.sh"], { AUTH_TOKEN: "token-of-the-page" })).code).toBe(0);
     const closed = await sandbox.run(["3-services.sh"]);
     expect(closed.calls).toContain("kubectl --namespace=sobel delete service coordinator-public --ignore-not-found");
   });
