@@ -234,7 +234,7 @@ has_image() {
   # All are asked for: a single one that is not there would look like a registry that cannot be asked.
   ask found "" gcloud artifacts docker images list "$1" --include-tags --format='csv[no-heading](package,tags)' \
     --project="$PROJECT" || die "the registry $1 could not be asked"
-  tr -d '" ' <<<"$found" | tr ';' ',' | grep -qE "^$1/$2,(.*,)?$TAG(,|\$)"
+  tr -d '" ' <<<"$found" | tr ';' ',' | grep -E "^$1/$2,(.*,)?${TAG//./\\.}(,|\$)" >/dev/null
 }
 
 # image_is_there REGISTRY NAME
@@ -287,7 +287,7 @@ forward() {
   kubectl --namespace=sobel port-forward service/coordinator :80 >"$forward_log" 2>&1 &
   forwarder=$!
   for ((tries = 0; tries < 100; tries++)); do
-    origin_url="$(sed -nE 's#^Forwarding from (127\.0\.0\.1:[0-9]+) .*#http://\1#p' "$forward_log" | head -n 1)"
+    origin_url="$(sed -nE '/^Forwarding from 127/{s#^Forwarding from (127\.0\.0\.1:[0-9]+) .*#http://\1#p;q}' "$forward_log")"
     [ -z "$origin_url" ] || return 0
     kill -0 "$forwarder" 2>/dev/null || break
     sleep 0.2

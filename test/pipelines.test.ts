@@ -39,12 +39,13 @@ const STUB = String.raw`#!/bin/bash
 cd "$WORLD" || exit 99
 call="${"$"}{0##*/} $*"
 case "$call" in
-  "bun --version" | *terraform/settings.ts) cd "$OLDPWD" && exec "$REAL_BUN" "$@" ;;
+  "bun --version") echo 1.4.5; exit ;;
+  *terraform/settings.ts) cd "$OLDPWD" && exec "$REAL_BUN" "$@" ;;
 esac
 printf '%s\n' "$call" >>calls
 if [ -n "$FAIL" ] && [[ "$call" == *"$FAIL"* ]]; then echo "stub: refused" >&2; exit 7; fi
 if [ -n "$HANG" ] && [[ "$call" == *"$HANG"* ]]; then touch hanging; exec sleep 30; fi
-stack="$(sed -nE 's#.*-chdir=[^ ]*/([a-z]+) .*#\1#p' <<<"$call")"
+[[ "$call" =~ stacks/([a-z]+) ]] && stack="${"$"}{BASH_REMATCH[1]}"
 case "$call" in
   *auth*print-access-token) echo secret-token-of-gcloud ;;
   "bun --no-env-file run terraform/main.ts") echo "$WORKERS" >wanted ;;
