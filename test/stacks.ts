@@ -49,7 +49,7 @@ export function resources(stacks: Record<string, Json>): { stack: string; type: 
 }
 
 /** Their packages are no dependency of the project: `bun install --cwd terraform`. */
-export const installed = existsSync(join(TERRAFORM, "node_modules/cdktf"));
+const installed = existsSync(join(TERRAFORM, "node_modules/cdktf"));
 if (!installed && process.env.REQUIRE_SERVERS !== "1")
   console.error("\n!!! SKIPPED: the stacks for Google Cloud\n!!! missing: bun install --cwd terraform\n");
 export const describeStacks = installed || process.env.REQUIRE_SERVERS === "1" ? describe : describe.skip;

@@ -5,7 +5,7 @@
 // arguments are its own is seen by tsc, whose types are made from the provider's schema.
 //
 // biome-ignore-all lint/suspicious/noTemplateCurlyInString: an expression of Terraform's looks like one of ours
-import { expect, setDefaultTimeout, test } from "bun:test";
+import { beforeAll, expect, setDefaultTimeout, test } from "bun:test";
 import { execFile, spawnSync } from "node:child_process";
 import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -15,7 +15,6 @@ import {
   describeStacks,
   filesOf,
   GIVEN,
-  installed,
   type Json,
   resources,
   SECRETS,
@@ -33,17 +32,20 @@ setDefaultTimeout(60_000);
 const run = promisify(execFile);
 
 describeStacks("the stacks", () => {
-  const stacks: Promise<Record<string, Json>> = installed ? synthesized() : Promise.resolve({});
-  const bodies = async (type: string) => resources(await stacks).filter((each) => each.type === type);
-  const body = async (type: string, id?: string) => {
-    const found = (await bodies(type)).filter((each) => id === undefined || each.id === id);
+  let stacks: Record<string, Json>;
+  beforeAll(async () => {
+    stacks = await synthesized();
+  });
+  const bodies = (type: string) => resources(stacks).filter((each) => each.type === type);
+  const body = (type: string, id?: string) => {
+    const found = bodies(type).filter((each) => id === undefined || each.id === id);
     expect(found).toHaveLength(1);
     return found[0].body;
   };
 
-  test("hold what they are to hold, and nothing else", async () => {
+  test("hold what they are to hold, and nothing else", () => {
     const counts: Record<string, Record<string, number>> = {};
-    for (const { stack, type } of resources(await stacks)) {
+    for (const { stack, type } of resources(stacks)) {
       counts[stack] ??= {};
       counts[stack][type] = (counts[stack][type] ?? 0) + 1;
     }
@@ -77,7 +79,7 @@ describeStacks("the stacks", () => {
     });
   });
 
-  test("say to the later pipelines what these ask for", async () => {
+  test("say to the later pipelines what these ask for", () => {
     const asked = readdirSync(join(TERRAFORM, "../pipelines"))
       .filter((name) => name.endsWith(".sh"))
       .flatMap((name) => [
@@ -85,11 +87,11 @@ describeStacks("the stacks", () => {
       ]);
     expect(asked.length).toBeGreaterThan(4);
     for (const [, stack, name] of asked)
-      expect([stack, Object.keys((await stacks)[stack].output)]).toEqual([stack, expect.arrayContaining([name])]);
+      expect([stack, Object.keys(stacks[stack].output)]).toEqual([stack, expect.arrayContaining([name])]);
   });
 
-  test("have a private cluster that is asked by name alone", async () => {
-    const cluster = await body("google_container_cluster");
+  test("have a private cluster that is asked by name alone", () => {
+    const cluster = body("google_container_cluster");
     expect(cluster).toMatchObject({
       name: "sobel",
       location: "us-central1-b",
@@ -106,7 +108,7 @@ describeStacks("the stacks", () => {
       remove_default_node_pool: true,
       deletion_protection: false,
     });
-    const subnetwork = await body("google_compute_subnetwork");
+    const subnetwork = body("google_compute_subnetwork");
     expect(subnetwork.private_ip_google_access).toBe(true);
     const ranges = subnetwork.secondary_ip_range.map(({ range_name }: Json) => range_name);
     const { cluster_secondary_range_name, services_secondary_range_name } = cluster.ip_allocation_policy;
@@ -115,16 +117,16 @@ describeStacks("the stacks", () => {
       subnetwork.ip_cidr_range,
       ...subnetwork.secondary_ip_range.map((range: Json) => range.ip_cidr_range),
     ]).toEqual(["10.10.0.0/20", "10.20.0.0/16", "10.30.0.0/20"]);
-    const pool = await body("google_container_node_pool");
+    const pool = body("google_container_node_pool");
     expect(pool.autoscaling).toEqual({ total_min_node_count: 1, total_max_node_count: 4, location_policy: "BALANCED" });
     expect(pool.node_config.workload_metadata_config).toEqual({ mode: "GKE_METADATA" });
   });
 
-  test("run every machine as an account of its own, shielded, with no public address", async () => {
+  test("run every machine as an account of its own, shielded, with no public address", () => {
     const machines = [
-      (await body("google_container_cluster")).node_config,
-      (await body("google_container_node_pool")).node_config,
-      await body("google_compute_instance_template"),
+      body("google_container_cluster").node_config,
+      body("google_container_node_pool").node_config,
+      body("google_compute_instance_template"),
     ];
     const accounts = machines.map(({ service_account }) => service_account.email ?? service_account);
     expect(accounts).toEqual([
@@ -135,7 +137,7 @@ describeStacks("the stacks", () => {
     for (const { shielded_instance_config } of machines) expect(shielded_instance_config.enable_secure_boot).toBe(true);
     for (const { network_interface } of machines.slice(2))
       expect(network_interface).toEqual([{ subnetwork: expect.any(String) }]);
-    const roles = resources(await stacks)
+    const roles = resources(stacks)
       .filter(({ type }) => type.endsWith("_iam_member"))
       .map(({ stack, type, body }) => `${stack} ${type.replace(/google_|_iam_member/g, "")} ${body.role}`);
     expect(roles.sort()).toEqual([
@@ -148,8 +150,8 @@ describeStacks("the stacks", () => {
     ]);
   });
 
-  test("let worker VMs reach three things, be reached by two, and nobody else", async () => {
-    const rules = (await bodies("google_compute_firewall")).map(({ body }) => {
+  test("let worker VMs reach three things, be reached by two, and nobody else", () => {
+    const rules = bodies("google_compute_firewall").map(({ body }) => {
       const { direction, allow, deny, source_ranges, destination_ranges } = body;
       expect(body.target_service_accounts).toEqual(["${google_service_account.workers.email}"]);
       expect([body.target_tags, body.source_tags]).toEqual([undefined, undefined]);
@@ -164,39 +166,39 @@ describeStacks("the stacks", () => {
       "INGRESS allow tcp 22 35.235.240.0/20",
       "INGRESS allow tcp 9090 35.191.0.0/16,130.211.0.0/22",
     ]);
-    const priorities = (await bodies("google_compute_firewall")).map(({ body }) => [body.priority, "deny" in body]);
+    const priorities = bodies("google_compute_firewall").map(({ body }) => [body.priority, "deny" in body]);
     expect(priorities.filter(([, denies]) => denies)).toEqual([[65_000, true]]);
   });
 
-  test("resolve Google's names to the addresses that are let through", async () => {
-    const zones = await bodies("google_dns_managed_zone");
+  test("resolve Google's names to the addresses that are let through", () => {
+    const zones = bodies("google_dns_managed_zone");
     expect(zones.map(({ body }) => [body.dns_name, body.visibility])).toEqual(
       ["gcr.io.", "googleapis.com.", "pkg.dev."].map((name) => [name, "private"]),
     );
-    const addresses = (await bodies("google_dns_record_set")).filter(({ body }) => body.type === "A");
+    const addresses = bodies("google_dns_record_set").filter(({ body }) => body.type === "A");
     for (const { body } of addresses) expect(body.rrdatas).toEqual([8, 9, 10, 11].map((last) => `199.36.153.${last}`));
   });
 
-  test("keep the group of VMs whole", async () => {
-    const group = await body("google_compute_instance_group_manager");
+  test("keep the group of VMs whole", () => {
+    const group = body("google_compute_instance_group_manager");
     expect(group).toMatchObject({ target_size: 3, zone: "us-central1-b", base_instance_name: "sobel-worker" });
     expect(group.auto_healing_policies.health_check).toBe("${google_compute_health_check.health.id}");
     expect(group.update_policy).toMatchObject({ type: "PROACTIVE", max_unavailable_fixed: 0 });
     expect(group.depends_on).toHaveLength(4);
-    const { http_health_check } = await body("google_compute_health_check");
+    const { http_health_check } = body("google_compute_health_check");
     expect(http_health_check).toEqual({ port: 9090, request_path: "/healthz" });
   });
 
-  test("know no secret", async () => {
-    const text = JSON.stringify(await stacks);
+  test("know no secret", () => {
+    const text = JSON.stringify(stacks);
     for (const secret of Object.values(SECRETS)) expect(text).not.toContain(secret);
     expect(text).not.toMatch(/google_secret_manager_secret_version|secret_data|amqp:\/\/[^$]|BEGIN [A-Z ]*PRIVATE KEY/);
   });
 
-  test("are called sobel and carry the label by which they are found", async () => {
-    for (const { provider } of Object.values(await stacks))
+  test("are called sobel and carry the label by which they are found", () => {
+    for (const { provider } of Object.values(stacks))
       expect(provider.google[0]).toMatchObject({ project: "my-project-123", default_labels: { app: "sobel" } });
-    for (const { body } of resources(await stacks))
+    for (const { body } of resources(stacks))
       for (const key of ["name", "account_id", "repository_id", "secret_id"])
         if (typeof body[key] === "string" && !body[key].includes("${")) expect(body[key]).toMatch(/^sobel/);
   });
@@ -304,23 +306,26 @@ describeStacks("the move from cdktf to cdktn", () => {
 });
 
 describeStacks("a worker VM", () => {
-  const userData = installed ? synthesized().then(userDataOf) : Promise.resolve("");
-  const files = async () => filesOf(await userData);
+  let userData: string;
+  beforeAll(async () => {
+    userData = userDataOf(await synthesized());
+  });
+  const files = () => filesOf(userData);
 
   test("starts by a cloud-config that leaves the script as it is", async () => {
-    expect(await userData).toStartWith("#cloud-config\n");
-    const parsed = Bun.YAML.parse(await userData) as { write_files: Json[]; runcmd: string[] };
+    expect(userData).toStartWith("#cloud-config\n");
+    const parsed = Bun.YAML.parse(userData) as { write_files: Json[]; runcmd: string[] };
     expect(parsed.write_files.map(({ path, permissions }) => `${permissions} ${path}`)).toEqual([
       "0644 /etc/sobel/environment",
       "0644 /etc/sobel/worker.sh",
       "0644 /etc/systemd/system/sobel-worker.service",
     ]);
     expect(parsed.runcmd).toEqual(["systemctl daemon-reload", "systemctl start --no-block sobel-worker.service"]);
-    expect((await files())["/etc/sobel/worker.sh"]).toBe(readFileSync(join(TERRAFORM, "worker.sh"), "utf8"));
+    expect(files()["/etc/sobel/worker.sh"]).toBe(readFileSync(join(TERRAFORM, "worker.sh"), "utf8"));
   });
 
   test("has a unit that restarts, and lets a band end", async () => {
-    const unit = (await files())["/etc/systemd/system/sobel-worker.service"];
+    const unit = files()["/etc/systemd/system/sobel-worker.service"];
     expect(unit).toContain("\nRestart=always\n");
     expect(unit).toContain("\nExecStop=/usr/bin/docker stop -t 30 sobel-worker\n");
     const wait = Number(/TimeoutStopSec=(\d+)/.exec(unit)![1]);
@@ -339,7 +344,7 @@ describeStacks("a worker VM", () => {
   /** Runs the unit's command with stubs for what a VM has, and answers as Google's services give them. */
   async function boot(answers: Record<string, string> = {}): Promise<VM> {
     const folder = temporaryFolder("vm");
-    const written = await files();
+    const written = files();
     for (const [path, content] of Object.entries(written))
       writeFileSync(join(folder, path.split("/").at(-1)!), content);
     const bin = join(folder, "bin");
@@ -475,7 +480,7 @@ else
       const { stdout } = await apply("workers", "output", "-json");
       expect(JSON.parse(stdout)["user-data"].value).toBe(expected);
       for (const wrong of ["10.10.0", "rabbitmq", "10.10.0.5/32"])
-        expect(
+        await expect(
           run("terraform", [
             `-chdir=${join(folder, "firewalls")}`,
             "plan",
