@@ -454,41 +454,28 @@ else
       const folder = temporaryFolder("terraform");
       const stacks = await synthesized();
       const expected = userDataOf(stacks);
-      const apply = async (name: string, ...args: string[]) => {
-        const variables = Object.keys(stacks[name].variable ?? {}).map(
-          (variable) => `-var=${variable}=${VARIABLES[variable]}`,
-        );
-        const env = { PATH: process.env.PATH, HOME: folder, CHECKPOINT_DISABLE: "1" } as NodeJS.ProcessEnv;
-        return run(
-          "terraform",
-          [
-            `-chdir=${join(folder, name)}`,
-            ...args,
-            ...(args[0] === "init" || args[0] === "validate" || args[0] === "output" ? [] : variables),
-          ],
-          { env },
-        );
+      const env = { PATH: process.env.PATH, HOME: folder, CHECKPOINT_DISABLE: "1" } as NodeJS.ProcessEnv;
+      const call = (name: string, command: string, ...args: string[]) => {
+        const variables = Object.keys(stacks[name].variable ?? {}).map((key) => `-var=${key}=${VARIABLES[key]}`);
+        const taken = ["plan", "apply", "destroy"].includes(command) ? variables : [];
+        return run("terraform", [`-chdir=${join(folder, name)}`, command, ...args, ...taken], { env });
       };
       for (const name of STACKS) {
         mkdirSync(join(folder, name));
         writeFileSync(join(folder, name, "main.tf.json"), JSON.stringify(withoutCloud(stacks[name], folder)));
-        await apply(name, "init", "-input=false");
-        await apply(name, "validate");
-        await apply(name, "apply", "-input=false", "-auto-approve");
-        await apply(name, "plan", "-input=false", "-detailed-exitcode"); // exit code 2 where it would change something
+        await call(name, "init", "-input=false");
+        await call(name, "validate");
+        await call(name, "apply", "-input=false", "-auto-approve");
+        await call(name, "plan", "-input=false", "-detailed-exitcode"); // exit code 2 where it would change something
       }
-      const { stdout } = await apply("workers", "output", "-json");
+      const { stdout } = await call("workers", "output", "-json");
       expect(JSON.parse(stdout)["user-data"].value).toBe(expected);
-      for (const wrong of ["10.10.0", "rabbitmq", "10.10.0.5/32"])
-        await expect(
-          run("terraform", [
-            `-chdir=${join(folder, "firewalls")}`,
-            "plan",
-            `-var=rabbitmq_address=${wrong}`,
-            "-var=redis_address=10.10.0.6",
-          ]),
-        ).rejects.toThrow(/rabbitmq_address: expected the IPv4 address/);
-      for (const name of STACKS.toReversed()) await apply(name, "destroy", "-input=false", "-auto-approve");
+      for (const wrong of ["10.10.0", "rabbitmq", "10.10.0.5/32"]) {
+        const args = [`-chdir=${join(folder, "firewalls")}`, "plan", `-var=rabbitmq_address=${wrong}`];
+        const refused = run("terraform", [...args, "-var=redis_address=10.10.0.6"], { env });
+        await expect(refused).rejects.toThrow(/rabbitmq_address: expected the IPv4 address/);
+      }
+      for (const name of STACKS.toReversed()) await call(name, "destroy", "-input=false", "-auto-approve");
     });
   });
 
