@@ -12,19 +12,24 @@
  */
 import { createHash, randomUUID } from "node:crypto";
 import { readFileSync } from "node:fs";
-import { availableParallelism } from "node:os";
 import process from "node:process";
 import { Elysia } from "elysia";
+import type { Registry } from "prom-client";
 import { DEFAULT_BAND_PIXELS, isJobId, planBands } from "./chunk.ts";
 import { eventStream, view } from "./events.ts";
+import { type End, Follower } from "./follow.ts";
 import { expectToken, HttpError, problem, rangeOf, serve, slice, streamed, Upload, unavailable } from "./http.ts";
 import { DEFAULT_LIMITS, readImage } from "./image.ts";
 import { feed, merge } from "./job.ts";
+import { type Log, openLog } from "./log.ts";
+import { CoordinatorMetrics, FleetMetrics, openRegistry, Standing, WorkerMetrics } from "./metrics.ts";
 import { ImageError, type PixelLimits, Stitcher } from "./png.ts";
+import { standing } from "./probes.ts";
 import { LocalQueue, RabbitQueue } from "./queue.ts";
 import { type Job, LocalResults, RedisResults } from "./results.ts";
+import { answerHelp, levelSetting, setting, tokenSetting } from "./settings.ts";
 import { type Backends, JobError, JobWatch, lookUp, stateOf } from "./watch.ts";
-import { setting, TASKS, Worker } from "./worker.ts";
+import { TASKS, Worker } from "./worker.ts";
 
 export interface Dependencies extends Backends {
   bandPixels?: number;
@@ -36,6 +41,9 @@ export interface Dependencies extends Backends {
   authToken?: string | undefined;
   /** Aborted when the program is to end: whoever reads events is let go, and asks another coordinator. */
   stopping?: AbortSignal;
+  log?: Log;
+  /** Where it counts, beside whatever else the process counts there. */
+  registry?: Registry;
 }
 
 /** A result is a picture, whatever stands in it: no browser is to take it for a page. */
@@ -59,8 +67,16 @@ export function createApp({
   maxJobs = DEFAULT_JOBS,
   authToken,
   stopping = new AbortController().signal,
+  log = openLog("warn"),
+  registry = openRegistry(false),
 }: Dependencies) {
   const page = readPage();
+  const metrics = new CoordinatorMetrics(registry, maxJobs);
+  const observed = [
+    new Standing(registry, { queue, results }),
+    new FleetMetrics(registry, { queue, results }, [...TASKS.keys()]),
+  ];
+  const follower = new Follower(metrics, log);
   let uploads = 0;
 
   /** Counts the upload in, and out when `step` is over; what remains of a refused one is read and thrown away. */
@@ -69,14 +85,18 @@ export function createApp({
     try {
       expectToken(request, authToken);
       if (uploads >= maxJobs) throw unavailable(`${uploads} uploads are being taken: send it again later`);
-      uploads++;
+      metrics.open.set({ state: "uploading" }, ++uploads);
       try {
         upload.checkLength();
         return await step(upload);
       } finally {
-        uploads--;
+        metrics.open.set({ state: "uploading" }, --uploads);
       }
+    } catch (error) {
+      follower.refused(request, error);
+      throw error;
     } finally {
+      metrics.uploadBytes.inc(upload.bytes);
       upload.discard();
     }
   }
@@ -116,17 +136,24 @@ export function createApp({
         await results.removeJob(id);
         throw error;
       }
-      return removedBehind(watch, request.signal);
+      follower.accepted(job, upload.bytes);
+      return removedBehind(watch, job, request.signal);
     });
     const headers = { ...PNG_HEADERS, "x-job-id": id };
     const name = { "content-disposition": `inline; filename="${taskName}.png"` };
     return streamed(pieces, { headers: { ...headers, ...name } });
   }
 
-  async function* removedBehind(watch: JobWatch, signal: AbortSignal): AsyncGenerator<Uint8Array> {
+  async function* removedBehind(watch: JobWatch, job: Job, signal: AbortSignal): AsyncGenerator<Uint8Array> {
+    let end: [state: End, error?: string] = ["cancelled"]; // whoever hangs up ends this here
     try {
-      yield* merge(watch, false, signal);
+      yield* metrics.sending(merge(watch, false, signal));
+      end = ["done"];
+    } catch (error) {
+      if (error !== signal.reason) end = ["failed", (error as Error).message];
+      throw error;
     } finally {
+      follower.ended(job, ...end);
       // In the background: the client need not wait for it.
       results.removeJob(watch.id).catch(() => {}); // its keys expire by themselves
     }
@@ -138,15 +165,19 @@ export function createApp({
         const { job: asked, image, halo } = await newJob(id, request, parameter(request, "task") ?? "sobel", upload);
         await startOrResume(asked);
         const watch = await JobWatch.open({ queue, results }, id);
+        const sentAgain = watch.job?.fed === true;
         try {
           await feed(watch, image, halo, signal);
         } catch (error) {
+          watch.close();
           // Sending the same bytes again would end the same way. A job that has its picture is not harmed by a bad copy.
           if (error instanceof ImageError && !watch.job?.fed) await results.updateJob(id, { error: error.message });
           throw error;
-        } finally {
-          watch.close();
         }
+        if (sentAgain) return watch.close();
+        const job = watch.job ?? asked; // it may have been cancelled this moment
+        follower.accepted(job, upload.bytes);
+        follower.follow(watch, job);
       }),
     );
     const location = `/jobs/${id}`;
@@ -213,7 +244,7 @@ export function createApp({
       "content-disposition": `attachment; filename="${id}.${job.task}.png"`,
       etag,
     };
-    const pieces = async () => merge(await JobWatch.open({ queue, results }, id), true);
+    const pieces = async () => metrics.sending(merge(await JobWatch.open({ queue, results }, id), true));
     const sizes = [...done.values()].map(({ bytes }) => bytes);
     // Of a result of another form the length is known only when it has been encoded.
     if (sizes.includes(0)) return streamed(await pieces(), { headers });
@@ -249,27 +280,38 @@ export function createApp({
 
   async function cancel(request: Request, id: string): Promise<Response> {
     expectToken(request, authToken);
-    if (!(await results.findJob(id))) throw new HttpError(404, `no job ${id}: nothing to cancel`);
+    const job = await results.findJob(id);
+    if (!job) throw new HttpError(404, `no job ${id}: nothing to cancel`);
+    const state = stateOf(job, (await results.done(id)).size);
+    if (state !== "done" && state !== "failed") follower.cancelling(job);
     await results.removeJob(id);
     return new Response(null, { status: 204 });
   }
 
   async function ready(): Promise<Response> {
     if (stopping.aborted) throw unavailable("this coordinator is about to end");
-    if (!queue.ready()) throw unavailable("RabbitMQ is away");
-    const late = new Promise<never>((_, reject) => setTimeout(() => reject(new Error("no answer")), 2_000));
-    await Promise.race([results.ping(), late]).catch((error) => {
-      throw unavailable(`Redis is away: ${error.message}`);
-    });
+    const { queue: noQueue, store: noStore } = await standing({ queue, results });
+    const trouble = noQueue ?? noStore;
+    if (trouble !== null) throw unavailable(trouble);
     return Response.json({ status: "ready" });
+  }
+
+  async function counted(request: Request): Promise<Response> {
+    expectToken(request, authToken);
+    await Promise.all(observed.map((part) => part.observe()));
+    return new Response(await registry.metrics(), { headers: { "content-type": registry.contentType } });
   }
 
   // The default finds no path behind a host name of less than four letters.
   return new Elysia({ handler: { standardHostname: false } })
-    .onError(({ error, request }) => problem(error, request))
+    .onError(({ error, request, route }) => metrics.answered(request, route, problem(error, request, log)))
+    .onAfterHandle(({ request, route, responseValue }) => {
+      metrics.answered(request, route, responseValue as Response);
+    })
     .get("/", () => new Response(page.html, { headers: page.headers }))
     .get("/healthz", () => Response.json({ status: "ok" }))
     .get("/readyz", ready)
+    .get("/metrics", ({ request }) => counted(request))
     .get("/workers", ({ request }) => fleet(request))
     .post("/tasks/:task", ({ request, params }) => send(request, params.task), { parse: "none" })
     .put("/jobs/:id", ({ request, params }) => put(request, jobId(params.id)), { parse: "none" })
@@ -328,12 +370,12 @@ function readPage(): { html: string; headers: Record<string, string> } {
 }
 
 /** Both URLs: RabbitMQ and Redis. Neither: this process, with `WORKERS` threads. */
-async function connect(say: (text: string) => void): Promise<Backends & { stop(): Promise<void> }> {
+async function connect(log: Log, registry: Registry): Promise<Backends & { stop(): Promise<void> }> {
   const { RABBITMQ_URL, REDIS_URL } = process.env;
-  const ttl = setting("RESULT_TTL_SECONDS", 3600, 1, 31_536_000);
+  const ttl = setting("RESULT_TTL_SECONDS");
   if (RABBITMQ_URL && REDIS_URL) {
     const results = new RedisResults(REDIS_URL, ttl, false);
-    const queue = await RabbitQueue.connect(RABBITMQ_URL, say);
+    const queue = await RabbitQueue.connect(RABBITMQ_URL, log);
     return {
       queue,
       results,
@@ -349,10 +391,10 @@ async function connect(say: (text: string) => void): Promise<Backends & { stop()
   }
   const queue = new LocalQueue();
   const results = new LocalResults(ttl);
-  const bandTimeout = setting("BAND_TIMEOUT_SECONDS", 60, 1, 86_400) * 1000;
-  const count = setting("WORKERS", availableParallelism(), 1, MAX_WORKERS);
-  const names = Array.from({ length: count }, (_, i) => `thread-${i + 1}`);
-  const workers = names.map((name) => new Worker({ queue, results, name, bandTimeout, say }));
+  const bandTimeout = setting("BAND_TIMEOUT_SECONDS") * 1000;
+  const names = Array.from({ length: setting("WORKERS") }, (_, i) => `thread-${i + 1}`);
+  const metrics = new WorkerMetrics(registry);
+  const workers = names.map((name) => new Worker({ queue, results, name, bandTimeout, log, metrics }));
   await Promise.all(workers.map((worker) => worker.start()));
   return {
     queue,
@@ -363,29 +405,32 @@ async function connect(say: (text: string) => void): Promise<Backends & { stop()
   };
 }
 
-/** A header cannot carry every character: a token that ends with a line break, as files do, would never be met. */
-function tokenSetting(): string | undefined {
-  const token = process.env.AUTH_TOKEN || undefined;
-  if (token === undefined || /^[!-~]+$/.test(token)) return token;
-  throw new Error("AUTH_TOKEN: expected letters, digits and punctuation of ASCII, got a space or another character");
-}
+const ABOUT = `Serves the page and the API. Without RABBITMQ_URL and REDIS_URL everything is in this process, a worker thread for each core;
+with both, the workers are other processes (worker.ts), and there may be several coordinators.
+
+exit codes
+  0  ended by SIGTERM or SIGINT, the answers that had begun finished
+  1  a setting is bad, or the port is taken
+  2  an option is not known`;
 
 async function main(): Promise<void> {
+  answerHelp("coordinator.ts", ABOUT);
   const hostname = process.env.HOST || "127.0.0.1";
-  const port = setting("PORT", 8080, 0, 65_535);
-  const most = Number.MAX_SAFE_INTEGER;
-  const streamed = setting("MAX_PIXELS", DEFAULT_LIMITS.streamed, 1, most);
+  const port = setting("PORT");
+  const streamed = setting("MAX_PIXELS");
   const options = {
-    bandPixels: setting("BAND_PIXELS", DEFAULT_BAND_PIXELS, 1, most),
-    maxUploadBytes: setting("MAX_UPLOAD_BYTES", DEFAULT_UPLOAD_BYTES, 1, most),
+    bandPixels: setting("BAND_PIXELS"),
+    maxUploadBytes: setting("MAX_UPLOAD_BYTES"),
     limits: { streamed, whole: Math.min(streamed, DEFAULT_LIMITS.whole) },
-    maxJobs: setting("MAX_JOBS", DEFAULT_JOBS, 1, 100_000),
+    maxJobs: setting("MAX_JOBS"),
   };
   const authToken = tokenSetting();
-  const backends = await connect((text) => console.error(text));
+  const log = openLog(levelSetting());
+  const registry = openRegistry(true);
+  const backends = await connect(log, registry);
   setInterval(() => backends.results.sweep().catch(() => {}), SWEEP_MS); // if the store is away: the next time
   const stopping = new AbortController();
-  const app = createApp({ ...backends, ...options, authToken, stopping: stopping.signal });
+  const app = createApp({ ...backends, ...options, authToken, log, registry, stopping: stopping.signal });
   const server = serve(app.fetch, hostname, port);
   console.log(`Sobel, distributed: http://${hostname}:${server.port}`);
   const stop = async () => {
