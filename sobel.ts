@@ -58,15 +58,45 @@ export async function* transform(image: GreyImage, task: Task, bandPixels: numbe
 }
 
 const USAGE = `usage: bun run sobel.ts IN OUT.png
+       bun run sobel.ts --remote URL [--workers N] [--task NAME] IN OUT.png
+
   IN       a PNG, JPEG, WebP, TIFF, GIF or AVIF file, or - for standard input
   OUT.png  its Sobel edges, or - for standard output
-BAND_PIXELS (${DEFAULT_BAND_PIXELS}) is the size of a band in pixels.`;
+
+  --remote URL   sends the picture to the coordinator there, shows how it goes, and fetches the result. What fails in passing is
+                 tried again; standard input is first written to a temporary file. Ctrl-C cancels the job
+  --workers N    at most so many workers at a time
+  --task NAME    another task than sobel
+  --help
+
+exit codes
+  0    the result is written
+  1    it is not: the picture cannot be read, or the job has failed
+  2    the command line cannot be read, or a setting is bad
+  130  interrupted`;
+
+const OPTIONS = {
+  help: { type: "boolean", short: "h" },
+  remote: { type: "string" },
+  workers: { type: "string" },
+  task: { type: "string" },
+} as const;
 
 async function main(args: string[]): Promise<void> {
-  const { values, positionals } = parseArgs({ args, allowPositionals: true, options: { help: { type: "boolean" } } });
-  if (values.help) return console.log(USAGE);
+  const { values, positionals } = parseArgs({ args, allowPositionals: true, options: OPTIONS });
+  // Here and not above: a worker's thread loads this file too, and needs neither.
+  const { settingsOf, tokenSetting } = await import("./settings.ts");
+  if (values.help) return console.log(`${USAGE}\n\n${settingsOf("sobel.ts")}`);
   if (positionals.length !== 2) throw new TypeError(`expected two files, got ${positionals.length}\n${USAGE}`);
   const [from, to] = positionals;
+  if (values.remote !== undefined) {
+    const { remote } = await import("./remote.ts");
+    const { workers, task = "sobel" } = values;
+    return remote({ origin: originOf(values.remote), from, to, task, workers, token: tokenSetting() });
+  }
+  if (values.workers !== undefined || values.task !== undefined) {
+    throw new TypeError("--workers and --task: only with --remote");
+  }
   const bandPixels = Number(process.env.BAND_PIXELS ?? DEFAULT_BAND_PIXELS);
   if (!(bandPixels >= 1))
     throw new TypeError(`BAND_PIXELS: expected a number of pixels, got ${process.env.BAND_PIXELS}`);
@@ -84,13 +114,25 @@ async function main(args: string[]): Promise<void> {
   }
 }
 
+/** @throws TypeError, without the address, which may hold a password */
+function originOf(text: string): URL {
+  const url = URL.parse(text);
+  if (url && /^https?:$/.test(url.protocol) && url.username === "" && url.password === "") {
+    url.search = "";
+    url.hash = "";
+    if (!url.pathname.endsWith("/")) url.pathname += "/";
+    return url;
+  }
+  throw new TypeError("--remote: expected http://host:port or https://host, without a user or password");
+}
+
 if (import.meta.main) {
   main(process.argv.slice(2)).then(
     // Once the output is out; standard input, which may stay open behind the picture, is not waited for.
     () => process.stdout.write("", () => process.exit()),
     (error) => {
       console.error(`sobel.ts: ${error.message}`);
-      process.exit(error instanceof TypeError ? 2 : 1);
+      process.exit(error.exitCode ?? (error instanceof TypeError ? 2 : 1));
     },
   );
 }
