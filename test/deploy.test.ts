@@ -17,7 +17,7 @@ import * as deployment from "./deployment.ts";
 import type { ScaledObject, TriggerAuthentication } from "./keda.ts";
 
 const PROJECT = dirname(dirname(fileURLToPath(import.meta.url)));
-const model = deployment.readModel();
+const model = readModel();
 
 /** A copy to break. */
 const copy = () => structuredClone(model);
@@ -216,35 +216,6 @@ const MUTATIONS: [check: keyof typeof CHECKS, what: string, step: (broken: Model
   ["policies", "a door that nobody can go to", (m) => policy(m, "to-rabbitmq-and-redis").egress!.pop(), /worker → redis:6379 may come in, but not go out/],
   ["policies", "a row without a policy", (m) => m.table.push("worker → coordinator:8080"), /only the README says: worker → coordinator:8080/],
 ];
-
-const {
-  names,
-  selectors,
-  ports,
-  references,
-  settings,
-  hardening,
-  memory,
-  scaling,
-  endings,
-  images,
-  compose,
-  policies,
-} = deployment;
-const CHECKS = {
-  names,
-  selectors,
-  ports,
-  references,
-  settings,
-  hardening,
-  memory,
-  scaling,
-  endings,
-  images,
-  compose,
-  policies,
-};
 
 describe("between the files", () => {
   test.each(Object.keys(CHECKS) as (keyof typeof CHECKS)[])("%s: no fault", (check) => {

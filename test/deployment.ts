@@ -31,14 +31,14 @@ export interface Thing {
   metadata: ObjectMeta & { name: string };
 }
 
-export interface Compose {
+interface Compose {
   services: Record<string, DefinitionsService & { configs?: { source: string; target: string }[] }>;
   networks: Record<string, unknown>;
   volumes: Record<string, unknown>;
   configs: Record<string, { content: string }>;
 }
 
-export interface Dockerfile {
+interface Dockerfile {
   text: string;
   /** What comes from the project. */
   copied: string[];
@@ -134,7 +134,7 @@ function readTable(): string[] {
 }
 
 /** What a program's image needs: itself, and whatever it reaches by import or by address. */
-export function reached(entry: string, seen = new Set<string>()): Set<string> {
+function reached(entry: string, seen = new Set<string>()): Set<string> {
   if (seen.has(entry)) return seen;
   seen.add(entry);
   if (!entry.endsWith(".ts")) return seen;
@@ -179,7 +179,7 @@ const containerPorts = ({ container }: Workload) => container.ports ?? [];
 const label = (thing: Thing) => `${thing.kind}/${thing.metadata.name}`;
 
 /** Every object once, in the namespace, under the recommended labels; the namespace first; no Secret in a file. */
-export function names(model: Model): string[] {
+function names(model: Model): string[] {
   const faults: string[] = [];
   const seen = new Set<string>();
   if (model.things[0]?.thing.kind !== "Namespace") faults.push("the first file has no Namespace");
@@ -197,7 +197,7 @@ export function names(model: Model): string[] {
 }
 
 /** Whatever selects pods selects some. */
-export function selectors(model: Model): string[] {
+function selectors(model: Model): string[] {
   const faults: string[] = [];
   const pods = workloads(model);
   const expect = (what: string, selector: LabelSelector | undefined, among = pods) => {
@@ -225,7 +225,7 @@ export function selectors(model: Model): string[] {
 }
 
 /** Every port that is named or numbered somewhere is one that a container has. */
-export function ports(model: Model): string[] {
+function ports(model: Model): string[] {
   const faults: string[] = [];
   const pods = workloads(model);
   const has = (pod: Workload, port: string | number) =>
@@ -266,7 +266,7 @@ export function ports(model: Model): string[] {
 }
 
 /** Whatever is named by another object exists, and whatever exists to be named is. */
-export function references(model: Model): string[] {
+function references(model: Model): string[] {
   const faults: string[] = [];
   const used = new Set<string>();
   const configs = new Map(
@@ -340,7 +340,7 @@ function address(model: Model, text: string): string[] {
 }
 
 /** Every environment variable is one that the program reads, or a part of one; addresses lead somewhere. */
-export function settings(model: Model): string[] {
+function settings(model: Model): string[] {
   const faults: string[] = [];
   const reads = (name: string, variable: string) =>
     PROGRAMS[name] ? SETTINGS[variable]?.of.includes(PROGRAMS[name]) : FOREIGN_SETTINGS[name]?.includes(variable);
@@ -385,7 +385,7 @@ export function settings(model: Model): string[] {
 }
 
 /** Pod Security level `restricted`, a read-only root, no token, and memory that is asked for and limited. */
-export function hardening(model: Model): string[] {
+function hardening(model: Model): string[] {
   const faults: string[] = [];
   const namespace = model.things[0].thing.metadata.labels ?? {};
   if (namespace["pod-security.kubernetes.io/enforce"] !== "restricted") faults.push("the namespace takes any pod");
@@ -429,13 +429,13 @@ export function hardening(model: Model): string[] {
 }
 
 /** 2Gi, 1GiB, 1gb, 512m: bytes. Redis and Compose mean powers of two by all of them. */
-export function bytesOf(text: string | number | undefined): number {
+function bytesOf(text: string | number | undefined): number {
   const [, number, unit] = String(text ?? "").match(/^(\d+)\s*([kmg]?)(?:i?b?)?$/i) ?? [];
   return Number(number ?? Number.NaN) * 1024 ** ["", "k", "m", "g"].indexOf(unit?.toLowerCase() ?? "");
 }
 
 /** What RabbitMQ and Redis may take of memory is half of what their containers may; the settings are the same everywhere. */
-export function memory(model: Model): string[] {
+function memory(model: Model): string[] {
   const faults: string[] = [];
   const told = { rabbitmq: /^vm_memory_high_watermark\.absolute = (\S+)$/m, redis: /^maxmemory (\S+)$/m };
   for (const [name, pattern] of Object.entries(told)) {
@@ -461,7 +461,7 @@ export function memory(model: Model): string[] {
 }
 
 /** One scaler for a Deployment at most in what is applied at once, none by default, and none that fights `replicas`. */
-export function scaling(model: Model): string[] {
+function scaling(model: Model): string[] {
   const faults: string[] = [];
   const deployments = all<Deployment>(model, "Deployment");
   for (const { folder, thing } of model.things) {
@@ -483,7 +483,7 @@ function isScalerOf(thing: Thing, name: string): boolean {
 }
 
 /** A pod that is told to end is given the time that its program takes for it. */
-export function endings(model: Model): string[] {
+function endings(model: Model): string[] {
   const faults: string[] = [];
   for (const { name, pod, container } of workloads(model)) {
     const most = model.endings[name];
@@ -500,7 +500,7 @@ export function endings(model: Model): string[] {
 }
 
 /** Dockerfiles, Compose and manifests mean the same images and ports; an image has what its program needs and no more. */
-export function images(model: Model): string[] {
+function images(model: Model): string[] {
   const faults: string[] = [];
   for (const { name, pod, container } of workloads(model)) {
     const compose = model.compose.services[name];
@@ -561,7 +561,7 @@ function contents(model: Model, name: string, dockerfile: Dockerfile): string[] 
 }
 
 /** Everything in Compose that is named exists there, and everybody waits for what they need. */
-export function compose(model: Model): string[] {
+function compose(model: Model): string[] {
   const faults: string[] = [];
   const { services, networks, volumes, configs } = model.compose;
   for (const [name, service] of Object.entries(services)) {
@@ -589,7 +589,7 @@ export function compose(model: Model): string[] {
 }
 
 /** Who may talk to whom, by the policies: `from → to:port`. What one side allows the other must too. */
-export function policies(model: Model): string[] {
+function policies(model: Model): string[] {
   const faults: string[] = [];
   const pods = workloads(model);
   const [deny] = all<NetworkPolicy>(model, "NetworkPolicy");
@@ -637,3 +637,19 @@ function peerNames(pods: Workload[], { podSelector, namespaceSelector, ipBlock }
   const namespaces = [...Object.values(matchLabels), ...matchExpressions.flatMap(({ values = [] }) => values)];
   return podSelector ? ["DNS"] : namespaces.map((name) => `namespace ${name}`);
 }
+
+/** Each gives a sentence for every fault that it finds. */
+export const CHECKS = {
+  names,
+  selectors,
+  ports,
+  references,
+  settings,
+  hardening,
+  memory,
+  scaling,
+  endings,
+  images,
+  compose,
+  policies,
+};
