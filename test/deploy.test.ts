@@ -12,8 +12,7 @@ import type { Deployment, StatefulSet } from "kubernetes-types/apps/v1";
 import type { ConfigMap, PodSpec, Service, ServiceAccount } from "kubernetes-types/core/v1";
 import type { NetworkPolicy } from "kubernetes-types/networking/v1";
 import type { PodDisruptionBudget } from "kubernetes-types/policy/v1";
-import type { Model, Thing } from "./deployment.ts";
-import * as deployment from "./deployment.ts";
+import { CHECKS, type Model, readModel, type Thing } from "./deployment.ts";
 import type { ScaledObject, TriggerAuthentication } from "./keda.ts";
 
 const PROJECT = dirname(dirname(fileURLToPath(import.meta.url)));
