@@ -23,11 +23,20 @@ import { DEFAULT_LIMITS, readImage } from "./image.ts";
 import { feed, merge } from "./job.ts";
 import { type Log, openLog } from "./log.ts";
 import { CoordinatorMetrics, FleetMetrics, openRegistry, Standing, WorkerMetrics } from "./metrics.ts";
+import { apiDocument } from "./openapi.ts";
 import { ImageError, type PixelLimits, Stitcher } from "./png.ts";
 import { standing } from "./probes.ts";
 import { LocalQueue, RabbitQueue } from "./queue.ts";
 import { type Job, LocalResults, RedisResults } from "./results.ts";
-import { answerHelp, levelSetting, setting, tokenSetting } from "./settings.ts";
+import {
+  answerHelp,
+  DEFAULT_JOBS,
+  DEFAULT_UPLOAD_BYTES,
+  levelSetting,
+  MAX_WORKERS,
+  setting,
+  tokenSetting,
+} from "./settings.ts";
 import { type Backends, JobError, JobWatch, lookUp, stateOf } from "./watch.ts";
 import { TASKS, Worker } from "./worker.ts";
 
@@ -48,9 +57,6 @@ export interface Dependencies extends Backends {
 
 /** A result is a picture, whatever stands in it: no browser is to take it for a page. */
 const PNG_HEADERS = { "content-type": "image/png", "x-content-type-options": "nosniff" };
-const MAX_WORKERS = 1024;
-const DEFAULT_UPLOAD_BYTES = 4 * 2 ** 30;
-const DEFAULT_JOBS = 64;
 /** The right to feed a job lapses after this, unless it is renewed, ms. */
 const LEASE_MS = 10_000;
 const SWEEP_MS = 60_000;
@@ -302,8 +308,16 @@ export function createApp({
     return new Response(await registry.metrics(), { headers: { "content-type": registry.contentType } });
   }
 
+  let document: string | undefined;
+
+  function api(): Response {
+    const facts = { tasks: [...TASKS.keys()], maxWorkers: MAX_WORKERS, maxUploadBytes };
+    document ??= JSON.stringify(apiDocument(app.routes, facts));
+    return new Response(document, { headers: { "content-type": "application/json" } });
+  }
+
   // The default finds no path behind a host name of less than four letters.
-  return new Elysia({ handler: { standardHostname: false } })
+  const app = new Elysia({ handler: { standardHostname: false } })
     .onError(({ error, request, route }) => metrics.answered(request, route, problem(error, request, log)))
     .onAfterHandle(({ request, route, responseValue }) => {
       metrics.answered(request, route, responseValue as Response);
@@ -311,6 +325,7 @@ export function createApp({
     .get("/", () => new Response(page.html, { headers: page.headers }))
     .get("/healthz", () => Response.json({ status: "ok" }))
     .get("/readyz", ready)
+    .get("/openapi.json", (): Response => api())
     .get("/metrics", ({ request }) => counted(request))
     .get("/workers", ({ request }) => fleet(request))
     .post("/tasks/:task", ({ request, params }) => send(request, params.task), { parse: "none" })
@@ -319,6 +334,7 @@ export function createApp({
     .get("/jobs/:id/events", ({ params }) => events(jobId(params.id)))
     .get("/jobs/:id/result", ({ request, params }) => result(request, jobId(params.id)))
     .delete("/jobs/:id", ({ request, params }) => cancel(request, jobId(params.id)));
+  return app;
 }
 
 /** @param text null where it is not valid percent-encoding */

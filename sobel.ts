@@ -72,7 +72,7 @@ const USAGE = `usage: bun run sobel.ts IN OUT.png
 exit codes
   0    the result is written
   1    it is not: the picture cannot be read, or the job has failed
-  2    the command line cannot be read, or a setting is bad
+  2    the command line, or BAND_PIXELS, cannot be read
   130  interrupted`;
 
 const OPTIONS = {
