@@ -283,6 +283,7 @@ function references(model: Model): string[] {
     else if (key && !(key in data)) faults.push(`${what}: no key ${key} in ConfigMap ${name}`);
   };
   const accounts = all<ServiceAccount>(model, "ServiceAccount").map(({ metadata }) => metadata.name);
+  const claims = all<Thing>(model, "PersistentVolumeClaim").map(({ metadata }) => metadata.name);
   const services = new Map(all<Service>(model, "Service").map((service) => [service.metadata.name, service.spec!]));
   for (const { name, pod, container, object, kind } of workloads(model)) {
     used.add(`account ${pod.serviceAccountName}`);
@@ -293,10 +294,12 @@ function references(model: Model): string[] {
       if (valueFrom?.secretKeyRef) secret(name, valueFrom.secretKeyRef.name, valueFrom.secretKeyRef.key);
       if (valueFrom?.configMapKeyRef) config(name, valueFrom.configMapKeyRef.name, valueFrom.configMapKeyRef.key);
     }
-    const claims = kind === "StatefulSet" ? ((object as StatefulSet).spec!.volumeClaimTemplates ?? []) : [];
-    const volumes = new Set(
-      [...(pod.volumes ?? []), ...claims.map(({ metadata }) => ({ name: metadata!.name! }))].map((v) => v.name),
-    );
+    const volumes = new Set(pod.volumes?.map((volume) => volume.name));
+    for (const { persistentVolumeClaim } of pod.volumes ?? []) {
+      const claim = persistentVolumeClaim?.claimName;
+      used.add(`claim ${claim}`);
+      if (claim && !claims.includes(claim)) faults.push(`${name}: no PersistentVolumeClaim ${claim}`);
+    }
     const mounts = container.volumeMounts ?? [];
     for (const { name: volume, subPath } of mounts) {
       if (!volumes.has(volume)) faults.push(`${name}: no volume ${volume}`);
@@ -324,6 +327,7 @@ function references(model: Model): string[] {
   }
   for (const name of configs.keys()) if (!used.has(`config ${name}`)) faults.push(`nobody reads ConfigMap ${name}`);
   for (const name of accounts) if (!used.has(`account ${name}`)) faults.push(`nobody is ServiceAccount ${name}`);
+  for (const name of claims) if (!used.has(`claim ${name}`)) faults.push(`nobody keeps data in ${name}`);
   for (const name of Object.keys(model.secrets))
     if (!used.has(`secret ${name}`)) faults.push(`nobody reads Secret ${name}`);
   return faults;
