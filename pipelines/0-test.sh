@@ -82,7 +82,7 @@ required "Deno: bun x deno --version" bun x deno --version
 step "types: tsc" bun x tsc
 step "types of terraform/: tsc" bun x tsc -p terraform
 step "lint: biome check" bun x biome check --error-on-warnings .
-step "shell scripts: shellcheck" shellcheck -x pipelines/*.sh terraform/*.sh .ci/run
+step "shell scripts: shellcheck" shellcheck -x pipelines/*.sh terraform/*.sh k8s/*.sh .ci/run
 step "packages without known holes: bun audit" audit
 step "tests: bun test" run_tests
 
