@@ -36,10 +36,10 @@ interface Asset {
 /** page.html and what stands in page/, by path, read once. */
 export function readPage(): Map<string, Asset> {
   const folder = new URL("page/", import.meta.url);
-  const files = readdirSync(folder).map((name) => `page/${name}`);
+  const files: [name: string, at: URL][] = readdirSync(folder).map((name) => [`page/${name}`, new URL(name, folder)]);
   return new Map(
-    ["page.html", ...files].map((name) => {
-      const body = Uint8Array.from(readFileSync(new URL(name, import.meta.url)));
+    [["page.html", new URL("page.html", import.meta.url)] as const, ...files].map(([name, at]) => {
+      const body = Uint8Array.from(readFileSync(at));
       const etag = `"${createHash("sha256").update(body).digest("base64url").slice(0, 16)}"`;
       const headers = {
         "content-type": `${TYPES[name.split(".").at(-1)!]}; charset=utf-8`,

@@ -134,8 +134,7 @@ async function main(): Promise<void> {
   console.log("==> the workers");
   const { workers } = await json("workers");
   if (!workers?.length) throw new Failed("/workers: expected at least one, got none");
-  for (const { name, host, runtime } of workers)
-    console.log(`    ${name} (${runtime} on ${host})`);
+  for (const { name, host, runtime } of workers) console.log(`    ${name} (${runtime} on ${host})`);
   console.log(`all well: ${url}`);
 }
 
