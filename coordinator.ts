@@ -15,16 +15,28 @@ import { readFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import process from "node:process";
 import { Elysia } from "elysia";
-import { DEFAULT_BAND_PIXELS, isJobId, planBands } from "./chunk.ts";
+import { DEFAULT_BAND_PIXELS, isJobId } from "./chunk.ts";
 import { eventStream, view } from "./events.ts";
 import { expectToken, HttpError, problem, rangeOf, serve, slice, streamed, Upload, unavailable } from "./http.ts";
 import { DEFAULT_LIMITS, readImage } from "./image.ts";
-import { feed, merge } from "./job.ts";
+import { feed, jobOf, merge, mergeData, removeJob, startOrResume } from "./job.ts";
 import { ImageError, type PixelLimits, Stitcher } from "./png.ts";
 import { LocalQueue, RabbitQueue } from "./queue.ts";
-import { type Job, LocalResults, RedisResults } from "./results.ts";
+import { type Done, type Job, LocalResults, RedisResults } from "./results.ts";
+import {
+  isData,
+  kindOf,
+  ParamError,
+  queryValues,
+  schemaOf,
+  type Task,
+  taskOf,
+  type Values,
+  versionOf,
+} from "./task.ts";
+import { TASKS, taskNamed } from "./tasks/all.ts";
 import { type Backends, JobError, JobWatch, lookUp, stateOf } from "./watch.ts";
-import { setting, TASKS, Worker } from "./worker.ts";
+import { setting, Worker } from "./worker.ts";
 
 export interface Dependencies extends Backends {
   bandPixels?: number;
@@ -81,68 +93,90 @@ export function createApp({
     }
   }
 
+  /** Its own tasks, and those that workers offer: the newest version of each. */
+  async function allTasks(): Promise<Task[]> {
+    const offers = (await results.workers()).flatMap((worker) => worker.offers);
+    const tasks = new Map<string, Task>();
+    for (const task of offers.flatMap((offer) => taskOf(offer) ?? [])) {
+      const other = tasks.get(task.name);
+      if (versionOf(task) >= versionOf(other)) tasks.set(task.name, task);
+    }
+    for (const { name } of TASKS.values()) tasks.set(name, taskNamed(name)!);
+    return [...tasks.values()];
+  }
+
+  async function taskOrRefuse(name: string): Promise<Task> {
+    const own = taskNamed(name);
+    if (own) return own;
+    const all = await allTasks();
+    const found = all.find((task) => task.name === name);
+    if (found) return found;
+    throw new HttpError(
+      422,
+      `unknown task ${JSON.stringify(name)}: expected ${all.map((task) => task.name).join(", ")}`,
+    );
+  }
+
   async function newJob(id: string, request: Request, taskName: string, upload: Upload) {
-    const task = TASKS.get(taskName);
-    if (!task)
-      throw new HttpError(404, `unknown task ${JSON.stringify(taskName)}: expected ${[...TASKS.keys()].join(", ")}`);
-    const workers = workersOf(request);
+    const task = await taskOrRefuse(taskName);
+    const asked = { params: paramsOf(request, task), workers: workersOf(request), bandPixels };
     const image = await readImage(await upload.image(request), limits);
-    const { width, height, rows, bands } = planBands(image.width, image.height, task.halo, bandPixels);
-    const job: Job = {
-      id,
-      task: task.name,
-      workers,
-      width,
-      height,
-      rows,
-      bands,
-      created: Date.now(),
-      fed: false,
-      error: null,
-    };
-    return { job, image, halo: task.halo };
+    return { job: jobOf(id, task, asked, image), image, task };
   }
 
   async function send(request: Request, taskName: string): Promise<Response> {
     const id = randomUUID();
-    const pieces = await withUpload(request, async (upload) => {
-      const { job, image, halo } = await newJob(id, request, taskName, upload);
+    const { watch, job, task } = await withUpload(request, async (upload) => {
+      const { job, image, task } = await newJob(id, request, taskName, upload);
       await results.putJob(job);
       const watch = await JobWatch.open({ queue, results }, id);
       try {
-        await feed(watch, image, halo, request.signal);
+        await feed(watch, image, task, bandPixels, request.signal);
       } catch (error) {
         watch.close();
-        await results.removeJob(id);
+        await removeJob(results, job);
         throw error;
       }
-      return removedBehind(watch, request.signal);
+      return { watch, job, task };
     });
-    const headers = { ...PNG_HEADERS, "x-job-id": id };
-    const name = { "content-disposition": `inline; filename="${taskName}.png"` };
-    return streamed(pieces, { headers: { ...headers, ...name } });
+    const headers = { "x-job-id": id, "content-disposition": `inline; filename="${fileOf(task.name, job)}"` };
+    if (!isData(task)) {
+      const pieces = removedBehind(watch, job, request.signal);
+      return streamed(pieces, { headers: { ...PNG_HEADERS, ...headers } });
+    }
+    try {
+      return Response.json(await mergeData(watch, task, false, request.signal), { headers });
+    } finally {
+      watch.close();
+      removeInBackground(job);
+    }
   }
 
-  async function* removedBehind(watch: JobWatch, signal: AbortSignal): AsyncGenerator<Uint8Array> {
+  async function* removedBehind(watch: JobWatch, job: Job, signal: AbortSignal): AsyncGenerator<Uint8Array> {
     try {
       yield* merge(watch, false, signal);
     } finally {
-      // In the background: the client need not wait for it.
-      results.removeJob(watch.id).catch(() => {}); // its keys expire by themselves
+      removeInBackground(job);
     }
+  }
+
+  /** The client need not wait for it. */
+  function removeInBackground(job: Job): void {
+    removeJob(results, job).catch(() => {}); // its keys expire by themselves
   }
 
   async function put(request: Request, id: string): Promise<Response> {
     await withUpload(request, (upload) =>
       leased(id, request.signal, async (signal) => {
-        const { job: asked, image, halo } = await newJob(id, request, parameter(request, "task") ?? "sobel", upload);
-        await startOrResume(asked);
+        const { job: asked, image, task } = await newJob(id, request, parameter(request, "task") ?? "sobel", upload);
+        await startOrResume(results, asked);
         const watch = await JobWatch.open({ queue, results }, id);
         try {
-          await feed(watch, image, halo, signal);
+          await feed(watch, image, task, bandPixels, signal);
         } catch (error) {
           // Sending the same bytes again would end the same way. A job that has its picture is not harmed by a bad copy.
-          if (error instanceof ImageError && !watch.job?.fed) await results.updateJob(id, { error: error.message });
+          const lasting = error instanceof ImageError || (error instanceof JobError && error.status === 500);
+          if (lasting && !watch.job?.fed) await results.updateJob(id, { error: error.message });
           throw error;
         } finally {
           watch.close();
@@ -151,21 +185,6 @@ export function createApp({
     );
     const location = `/jobs/${id}`;
     return Response.json(await describe(id), { status: 202, headers: { location } });
-  }
-
-  /** The record that stands, if it is of the same picture and task as far as the header tells; else a new one. */
-  async function startOrResume(asked: Job): Promise<void> {
-    const found = await results.findJob(asked.id);
-    if (found && found.error === null) {
-      const same = found.task === asked.task && found.width === asked.width && found.height === asked.height;
-      if (same) return;
-      throw new JobError(
-        409,
-        `this job was started with another picture: ${found.width} × ${found.height}, ${found.task}`,
-      );
-    }
-    if (found) await results.removeJob(asked.id);
-    await results.putJob(asked);
   }
 
   /** Runs `step` as the only feeder of a job, after the feeder that there is, or instead of one that has died. */
@@ -208,17 +227,34 @@ export function createApp({
       throw new HttpError(409, `not ready: ${done.size} of ${job.bands} bands are done`, { "retry-after": "1" });
     }
     const etag = `"${id}"`;
-    const headers = {
-      ...PNG_HEADERS,
-      "content-disposition": `attachment; filename="${id}.${job.task}.png"`,
-      etag,
-    };
+    const headers = { "content-disposition": `attachment; filename="${id}.${fileOf(job.task, job)}"`, etag };
+    return job.kind === "data" ? dataResult(job, headers) : pictureResult(request, job, done, headers);
+  }
+
+  async function dataResult(job: Job, headers: Record<string, string>): Promise<Response> {
+    const task = TASKS.get(job.task);
+    if (!task || !isData(task)) throw unavailable(`this coordinator has no task ${job.task}: ask another`);
+    const watch = await JobWatch.open({ queue, results }, job.id);
+    try {
+      return Response.json(await mergeData(watch, task, true), { headers });
+    } finally {
+      watch.close();
+    }
+  }
+
+  async function pictureResult(
+    request: Request,
+    { id, width, height }: Job,
+    done: Map<number, Done>,
+    others: Record<string, string>,
+  ): Promise<Response> {
+    const headers = { ...PNG_HEADERS, ...others };
     const pieces = async () => merge(await JobWatch.open({ queue, results }, id), true);
     const sizes = [...done.values()].map(({ bytes }) => bytes);
     // Of a result of another form the length is known only when it has been encoded.
     if (sizes.includes(0)) return streamed(await pieces(), { headers });
-    const length = new Stitcher(job.width, job.height).length(sizes);
-    const range = rangeOf(request, length, etag);
+    const length = new Stitcher(width, height).length(sizes);
+    const range = rangeOf(request, length, others.etag);
     const { from, to } = range ?? { from: 0, to: length };
     return streamed(slice(await pieces(), from, to), {
       status: range ? 206 : 200,
@@ -244,13 +280,24 @@ export function createApp({
 
   async function fleet(request: Request): Promise<Response> {
     expectToken(request, authToken);
-    return Response.json({ workers: await results.workers() });
+    const workers = (await results.workers()).map(({ offers, ...worker }) => worker);
+    return Response.json({ workers });
+  }
+
+  async function tasks(): Promise<Response> {
+    const all = (await allTasks()).map((task) => {
+      const { name, version = 1, description = "", halo, params } = task;
+      const rows = typeof halo === "number" ? halo : null;
+      return { name, version, description, kind: kindOf(task), halo: rows, params: schemaOf(params) };
+    });
+    return Response.json({ tasks: all });
   }
 
   async function cancel(request: Request, id: string): Promise<Response> {
     expectToken(request, authToken);
-    if (!(await results.findJob(id))) throw new HttpError(404, `no job ${id}: nothing to cancel`);
-    await results.removeJob(id);
+    const job = await results.findJob(id);
+    if (!job) throw new HttpError(404, `no job ${id}: nothing to cancel`);
+    await removeJob(results, job);
     return new Response(null, { status: 204 });
   }
 
@@ -271,6 +318,7 @@ export function createApp({
     .get("/healthz", () => Response.json({ status: "ok" }))
     .get("/readyz", ready)
     .get("/workers", ({ request }) => fleet(request))
+    .get("/tasks", tasks)
     .post("/tasks/:task", ({ request, params }) => send(request, params.task), { parse: "none" })
     .put("/jobs/:id", ({ request, params }) => put(request, jobId(params.id)), { parse: "none" })
     .get("/jobs/:id", async ({ params }) => Response.json(await describe(jobId(params.id))))
@@ -288,6 +336,19 @@ function jobId(text: string | null): string {
 
 function parameter(request: Request, name: string): string | null {
   return new URL(request.url).searchParams.get(name);
+}
+
+/** @throws HttpError 400 */
+function paramsOf(request: Request, task: Task): Values {
+  try {
+    return queryValues(task, new URL(request.url).searchParams);
+  } catch (error) {
+    throw error instanceof ParamError ? new HttpError(400, error.message) : error;
+  }
+}
+
+function fileOf(task: string, { kind }: Job): string {
+  return `${task}.${kind === "data" ? "json" : "png"}`;
 }
 
 function workersOf(request: Request): number | null {

@@ -1,13 +1,13 @@
 /**
- * Sobel: the built-in task, and the one-machine program.
+ * The one-machine program: Sobel, or any other task, over one picture.
  *
  *     bun run sobel.ts in.jpg out.png
+ *     bun run sobel.ts --task blur --params sigma=2.5 in.jpg out.png
  *
- * The program takes the very way of the distributed one (rows, bands, task, stitch) without a queue between, so for
- * the same band size it writes the same bytes. It is what the distributed result is compared with.
+ * It takes the very way of the distributed one (rows, bands, task, stitch) without a queue between, so for the same band
+ * size it writes the same bytes. It is what the distributed result is compared with.
  *
- * Gradient magnitude with the 3×3 kernels of Sobel and Feldman (1968), min(255, round(√(gx² + gy²))), edges mirrored
- * without repeating the edge pixel. The loop itself is in kernel.ts.
+ * Not here: the tasks themselves (tasks/).
  */
 import { createReadStream, createWriteStream } from "node:fs";
 import { rename, rm } from "node:fs/promises";
@@ -16,30 +16,46 @@ import process from "node:process";
 import { Readable } from "node:stream";
 import { pipeline } from "node:stream/promises";
 import { parseArgs } from "node:util";
-import { bandRows, DEFAULT_BAND_PIXELS, planBands, split, type Task } from "./chunk.ts";
+import { bandRows, DEFAULT_BAND_PIXELS, planBands, split } from "./chunk.ts";
 import { readImage } from "./image.ts";
-import { kernel } from "./kernel.ts";
 import { encodeBandAside, type GreyImage, Stitcher } from "./png.ts";
+import { Spool } from "./spool.ts";
+import { finished, firstOf, haloOf, isData, queryValues, runTask, type Task, type Values } from "./task.ts";
+import { TASKS, taskNamed } from "./tasks/all.ts";
+import { sobel } from "./tasks/sobel.ts";
 
-export const sobel: Task = {
-  name: "sobel",
-  halo: 1,
-  run({ pixels, width, height, halo }) {
-    // A foreign coordinator may send a higher halo than the one row that is needed.
-    const rows = height - halo[0] - halo[1];
-    const band = pixels.subarray((halo[0] - 1) * width, (halo[0] + rows + 1) * width);
-    const edges = new Uint8Array(rows * width);
-    kernel.sobel(band, width, rows, edges);
-    return edges;
-  },
-};
+export { sobel };
 
 /**
  * Runs a task over a whole picture in this process.
- * @returns the pieces of a PNG. While a band is compressed, off this thread, the next are read.
+ * @returns the pieces of a PNG, or of the JSON of a data task
  */
-export async function* transform(image: GreyImage, task: Task, bandPixels: number): AsyncGenerator<Uint8Array> {
-  const plan = planBands(image.width, image.height, task.halo, bandPixels);
+export async function* transform(
+  image: GreyImage,
+  task: Task,
+  bandPixels: number,
+  params: Values = queryValues(task, new URLSearchParams()),
+): AsyncGenerator<Uint8Array> {
+  const step = firstOf(task, params);
+  if (!step) return yield* transformed(image, task, bandPixels, params);
+  const spool = await Spool.open();
+  try {
+    const data = await Array.fromAsync(transform(spool.passing(image), step.task, bandPixels));
+    const found = { [step.param]: step.find(JSON.parse(Buffer.concat(data).toString())) };
+    yield* transformed(spool.again(image), task, bandPixels, { ...params, ...found });
+  } finally {
+    await spool.close();
+  }
+}
+
+/** While a band is compressed, off this thread, the next are read. */
+async function* transformed(
+  image: GreyImage,
+  task: Task,
+  bandPixels: number,
+  params: Values,
+): AsyncGenerator<Uint8Array> {
+  const plan = planBands(image.width, image.height, haloOf(task, params), bandPixels);
   const stitcher = new Stitcher(plan.width, plan.height);
   const compressing: Promise<Uint8Array>[] = [];
   let next = 0;
@@ -47,31 +63,45 @@ export async function* transform(image: GreyImage, task: Task, bandPixels: numbe
     const png = await compressing.shift()!;
     return stitcher.band(png, bandRows(plan, next++).rows)!;
   };
-  yield stitcher.head();
-  for await (const { pixels, width, rows, halo } of split(image, plan)) {
+  let all: unknown;
+  if (!isData(task)) yield stitcher.head();
+  for await (const { number, pixels, width, rows, halo } of split(image, plan)) {
     const height = rows + halo[0] + halo[1];
-    compressing.push(encodeBandAside(task.run({ pixels, width, height, halo }), width, rows));
+    const made = runTask(task, { pixels, width, height, halo, params });
+    if (typeof made !== "string") compressing.push(encodeBandAside(made, width, rows));
+    else if (isData(task)) all = number === 0 ? JSON.parse(made) : task.merge(all, JSON.parse(made));
     if (compressing.length > availableParallelism()) yield await stitchNext();
   }
   while (compressing.length > 0) yield await stitchNext();
-  yield stitcher.tail();
+  yield isData(task) ? Buffer.from(`${JSON.stringify(finished(task, all, params))}\n`) : stitcher.tail();
 }
 
-const USAGE = `usage: bun run sobel.ts IN OUT.png
-  IN       a PNG, JPEG, WebP, TIFF, GIF or AVIF file, or - for standard input
-  OUT.png  its Sobel edges, or - for standard output
-BAND_PIXELS (${DEFAULT_BAND_PIXELS}) is the size of a band in pixels.`;
+const USAGE = `usage: bun run sobel.ts [--task NAME] [--params NAME=VALUE&…] IN OUT
+  IN        a PNG, JPEG, WebP, TIFF, GIF or AVIF file, or - for standard input
+  OUT       its Sobel edges as a PNG, or - for standard output
+  --task    another task; those that return data write JSON
+  --params  the task's own, as a query has them
+BAND_PIXELS (${DEFAULT_BAND_PIXELS}) is the size of a band in pixels, TASKS names modules with more tasks.`;
 
 async function main(args: string[]): Promise<void> {
-  const { values, positionals } = parseArgs({ args, allowPositionals: true, options: { help: { type: "boolean" } } });
+  const options = {
+    help: { type: "boolean" },
+    task: { type: "string", default: sobel.name },
+    params: { type: "string", default: "" },
+  } as const;
+  const { values, positionals } = parseArgs({ args, allowPositionals: true, options });
   if (values.help) return console.log(USAGE);
   if (positionals.length !== 2) throw new TypeError(`expected two files, got ${positionals.length}\n${USAGE}`);
   const [from, to] = positionals;
   const bandPixels = Number(process.env.BAND_PIXELS ?? DEFAULT_BAND_PIXELS);
   if (!(bandPixels >= 1))
     throw new TypeError(`BAND_PIXELS: expected a number of pixels, got ${process.env.BAND_PIXELS}`);
+  const task = taskNamed(values.task);
+  const known = new Set([...TASKS.values()].map(({ name }) => name));
+  if (!task) throw new TypeError(`unknown task ${values.task}: expected ${[...known].join(", ")}`);
+  const params = queryValues(task, new URLSearchParams(values.params));
   const image = await readImage(from === "-" ? process.stdin : createReadStream(from, { highWaterMark: 1 << 18 }));
-  const png = Readable.from(transform(image, sobel, bandPixels));
+  const png = Readable.from(transform(image, task, bandPixels, params));
   if (to === "-") return pipeline(png, process.stdout);
   // Written beside and renamed, so that a bad picture does not cost the file that stood there.
   const part = `${to}.part`;

@@ -254,10 +254,10 @@ describe("what is asked wrongly", () => {
 
   test("a task that nobody has", async () => {
     const unknown = /unknown task "canny": expected sobel/;
-    await expectProblem(await ask("/tasks/canny", { method: "POST", body: small }), 404, unknown);
-    await expectProblem(await ask("/tasks/canny", { method: "POST" }), 404, unknown);
+    await expectProblem(await ask("/tasks/canny", { method: "POST", body: small }), 422, unknown);
+    await expectProblem(await ask("/tasks/canny", { method: "POST" }), 422, unknown);
     const path = `/jobs/${crypto.randomUUID()}?task=canny`;
-    await expectProblem(await ask(path, { method: "PUT", body: small }), 404, unknown);
+    await expectProblem(await ask(path, { method: "PUT", body: small }), 422, unknown);
     await expectWell();
   });
 
