@@ -12,18 +12,24 @@
  */
 import { createHash, randomUUID } from "node:crypto";
 import { readFileSync } from "node:fs";
-import { availableParallelism } from "node:os";
 import process from "node:process";
 import { Elysia } from "elysia";
+import type { Registry } from "prom-client";
 import { DEFAULT_BAND_PIXELS, isJobId } from "./chunk.ts";
 import { eventStream, view } from "./events.ts";
+import { type End, Follower } from "./follow.ts";
 import { expectToken, HttpError, problem, rangeOf, serve, slice, streamed, Upload, unavailable } from "./http.ts";
 import { DEFAULT_LIMITS, readImage } from "./image.ts";
-import { feed, jobOf, merge, mergeData, removeJob, startOrResume } from "./job.ts";
+import { feed, jobOf, merge, removeJob, startOrResume } from "./job.ts";
+import { type Log, openLog } from "./log.ts";
+import { CoordinatorMetrics, FleetMetrics, openRegistry, Standing, WorkerMetrics } from "./metrics.ts";
 import { ImageError, type PixelLimits, Stitcher } from "./png.ts";
+import { standing } from "./probes.ts";
 import { LocalQueue, RabbitQueue } from "./queue.ts";
-import { type Done, type Job, LocalResults, RedisResults } from "./results.ts";
+import { type Job, LocalResults, RedisResults } from "./results.ts";
+import { answerHelp, levelSetting, setting, tokenSetting } from "./settings.ts";
 import {
+  type DataTask,
   isData,
   kindOf,
   ParamError,
@@ -36,7 +42,7 @@ import {
 } from "./task.ts";
 import { TASKS, taskNamed } from "./tasks/all.ts";
 import { type Backends, JobError, JobWatch, lookUp, stateOf } from "./watch.ts";
-import { setting, Worker } from "./worker.ts";
+import { Worker } from "./worker.ts";
 
 export interface Dependencies extends Backends {
   bandPixels?: number;
@@ -48,10 +54,16 @@ export interface Dependencies extends Backends {
   authToken?: string | undefined;
   /** Aborted when the program is to end: whoever reads events is let go, and asks another coordinator. */
   stopping?: AbortSignal;
+  log?: Log;
+  /** Where it counts, beside whatever else the process counts there. */
+  registry?: Registry;
 }
 
-/** A result is a picture, whatever stands in it: no browser is to take it for a page. */
-const PNG_HEADERS = { "content-type": "image/png", "x-content-type-options": "nosniff" };
+/** A result is what it is said to be, whatever stands in it: no browser is to take it for a page. */
+const HEADERS = {
+  picture: { "content-type": "image/png", "x-content-type-options": "nosniff" },
+  data: { "content-type": "application/json", "x-content-type-options": "nosniff" },
+};
 const MAX_WORKERS = 1024;
 const DEFAULT_UPLOAD_BYTES = 4 * 2 ** 30;
 const DEFAULT_JOBS = 64;
@@ -71,8 +83,16 @@ export function createApp({
   maxJobs = DEFAULT_JOBS,
   authToken,
   stopping = new AbortController().signal,
+  log = openLog("warn"),
+  registry = openRegistry(false),
 }: Dependencies) {
   const page = readPage();
+  const metrics = new CoordinatorMetrics(registry, maxJobs);
+  const observed = [
+    new Standing(registry, { queue, results }),
+    new FleetMetrics(registry, { queue, results }, [...TASKS.keys()]),
+  ];
+  const follower = new Follower(metrics, log);
   let uploads = 0;
 
   /** Counts the upload in, and out when `step` is over; what remains of a refused one is read and thrown away. */
@@ -81,14 +101,18 @@ export function createApp({
     try {
       expectToken(request, authToken);
       if (uploads >= maxJobs) throw unavailable(`${uploads} uploads are being taken: send it again later`);
-      uploads++;
+      metrics.open.set({ state: "uploading" }, ++uploads);
       try {
         upload.checkLength();
         return await step(upload);
       } finally {
-        uploads--;
+        metrics.open.set({ state: "uploading" }, --uploads);
       }
+    } catch (error) {
+      follower.refused(request, error);
+      throw error;
     } finally {
+      metrics.uploadBytes.inc(upload.bytes);
       upload.discard();
     }
   }
@@ -137,25 +161,29 @@ export function createApp({
         await removeJob(results, job);
         throw error;
       }
+      follower.accepted(job, upload.bytes);
       return { watch, job, task };
     });
-    const headers = { "x-job-id": id, "content-disposition": `inline; filename="${fileOf(task.name, job)}"` };
-    if (!isData(task)) {
-      const pieces = removedBehind(watch, job, request.signal);
-      return streamed(pieces, { headers: { ...PNG_HEADERS, ...headers } });
-    }
-    try {
-      return Response.json(await mergeData(watch, task, false, request.signal), { headers });
-    } finally {
-      watch.close();
-      removeInBackground(job);
-    }
+    const name = `inline; filename="${fileOf(task.name, job)}"`;
+    const pieces = removedBehind(watch, job, task, request.signal);
+    return streamed(pieces, { headers: { ...HEADERS[job.kind], "x-job-id": id, "content-disposition": name } });
   }
 
-  async function* removedBehind(watch: JobWatch, job: Job, signal: AbortSignal): AsyncGenerator<Uint8Array> {
+  async function* removedBehind(
+    watch: JobWatch,
+    job: Job,
+    task: Task,
+    signal: AbortSignal,
+  ): AsyncGenerator<Uint8Array> {
+    let end: [state: End, error?: string] = ["cancelled"]; // whoever hangs up ends this here
     try {
-      yield* merge(watch, false, signal);
+      yield* metrics.sending(merge(watch, isData(task) ? task : null, false, signal));
+      end = ["done"];
+    } catch (error) {
+      if (error !== signal.reason) end = ["failed", (error as Error).message];
+      throw error;
     } finally {
+      follower.ended(job, ...end);
       removeInBackground(job);
     }
   }
@@ -171,16 +199,20 @@ export function createApp({
         const { job: asked, image, task } = await newJob(id, request, parameter(request, "task") ?? "sobel", upload);
         await startOrResume(results, asked);
         const watch = await JobWatch.open({ queue, results }, id);
+        const sentAgain = watch.job?.fed === true;
         try {
           await feed(watch, image, task, bandPixels, signal);
         } catch (error) {
+          watch.close();
           // Sending the same bytes again would end the same way. A job that has its picture is not harmed by a bad copy.
           const lasting = error instanceof ImageError || (error instanceof JobError && error.status === 500);
           if (lasting && !watch.job?.fed) await results.updateJob(id, { error: error.message });
           throw error;
-        } finally {
-          watch.close();
         }
+        if (sentAgain) return watch.close();
+        const job = watch.job ?? asked; // it may have been cancelled this moment
+        follower.accepted(job, upload.bytes);
+        follower.follow(watch, job);
       }),
     );
     const location = `/jobs/${id}`;
@@ -227,34 +259,16 @@ export function createApp({
       throw new HttpError(409, `not ready: ${done.size} of ${job.bands} bands are done`, { "retry-after": "1" });
     }
     const etag = `"${id}"`;
-    const headers = { "content-disposition": `attachment; filename="${id}.${fileOf(job.task, job)}"`, etag };
-    return job.kind === "data" ? dataResult(job, headers) : pictureResult(request, job, done, headers);
-  }
-
-  async function dataResult(job: Job, headers: Record<string, string>): Promise<Response> {
-    const task = TASKS.get(job.task);
-    if (!task || !isData(task)) throw unavailable(`this coordinator has no task ${job.task}: ask another`);
-    const watch = await JobWatch.open({ queue, results }, job.id);
-    try {
-      return Response.json(await mergeData(watch, task, true), { headers });
-    } finally {
-      watch.close();
-    }
-  }
-
-  async function pictureResult(
-    request: Request,
-    { id, width, height }: Job,
-    done: Map<number, Done>,
-    others: Record<string, string>,
-  ): Promise<Response> {
-    const headers = { ...PNG_HEADERS, ...others };
-    const pieces = async () => merge(await JobWatch.open({ queue, results }, id), true);
+    const name = `attachment; filename="${id}.${fileOf(job.task, job)}"`;
+    const headers = { ...HEADERS[job.kind], "content-disposition": name, etag };
+    const task = dataTaskOf(job);
+    const pieces = async () => metrics.sending(merge(await JobWatch.open({ queue, results }, id), task, true));
+    if (task) return streamed(await pieces(), { headers });
     const sizes = [...done.values()].map(({ bytes }) => bytes);
     // Of a result of another form the length is known only when it has been encoded.
     if (sizes.includes(0)) return streamed(await pieces(), { headers });
-    const length = new Stitcher(width, height).length(sizes);
-    const range = rangeOf(request, length, others.etag);
+    const length = new Stitcher(job.width, job.height).length(sizes);
+    const range = rangeOf(request, length, etag);
     const { from, to } = range ?? { from: 0, to: length };
     return streamed(slice(await pieces(), from, to), {
       status: range ? 206 : 200,
@@ -297,26 +311,36 @@ export function createApp({
     expectToken(request, authToken);
     const job = await results.findJob(id);
     if (!job) throw new HttpError(404, `no job ${id}: nothing to cancel`);
+    const state = stateOf(job, (await results.done(id)).size);
+    if (state !== "done" && state !== "failed") follower.cancelling(job);
     await removeJob(results, job);
     return new Response(null, { status: 204 });
   }
 
   async function ready(): Promise<Response> {
     if (stopping.aborted) throw unavailable("this coordinator is about to end");
-    if (!queue.ready()) throw unavailable("RabbitMQ is away");
-    const late = new Promise<never>((_, reject) => setTimeout(() => reject(new Error("no answer")), 2_000));
-    await Promise.race([results.ping(), late]).catch((error) => {
-      throw unavailable(`Redis is away: ${error.message}`);
-    });
+    const { queue: noQueue, store: noStore } = await standing({ queue, results });
+    const trouble = noQueue ?? noStore;
+    if (trouble !== null) throw unavailable(trouble);
     return Response.json({ status: "ready" });
+  }
+
+  async function counted(request: Request): Promise<Response> {
+    expectToken(request, authToken);
+    await Promise.all(observed.map((part) => part.observe()));
+    return new Response(await registry.metrics(), { headers: { "content-type": registry.contentType } });
   }
 
   // The default finds no path behind a host name of less than four letters.
   return new Elysia({ handler: { standardHostname: false } })
-    .onError(({ error, request }) => problem(error, request))
+    .onError(({ error, request, route }) => metrics.answered(request, route, problem(error, request, log)))
+    .onAfterHandle(({ request, route, responseValue }) => {
+      metrics.answered(request, route, responseValue as Response);
+    })
     .get("/", () => new Response(page.html, { headers: page.headers }))
     .get("/healthz", () => Response.json({ status: "ok" }))
     .get("/readyz", ready)
+    .get("/metrics", ({ request }) => counted(request))
     .get("/workers", ({ request }) => fleet(request))
     .get("/tasks", tasks)
     .post("/tasks/:task", ({ request, params }) => send(request, params.task), { parse: "none" })
@@ -345,6 +369,14 @@ function paramsOf(request: Request, task: Task): Values {
   } catch (error) {
     throw error instanceof ParamError ? new HttpError(400, error.message) : error;
   }
+}
+
+/** Null for a job of pictures: those are merged by any coordinator. @throws HttpError 503 */
+function dataTaskOf({ kind, task }: Job): DataTask | null {
+  if (kind === "picture") return null;
+  const known = TASKS.get(task);
+  if (known && isData(known)) return known;
+  throw unavailable(`this coordinator has no task ${task}: ask one that has`);
 }
 
 function fileOf(task: string, { kind }: Job): string {
@@ -389,12 +421,12 @@ function readPage(): { html: string; headers: Record<string, string> } {
 }
 
 /** Both URLs: RabbitMQ and Redis. Neither: this process, with `WORKERS` threads. */
-async function connect(say: (text: string) => void): Promise<Backends & { stop(): Promise<void> }> {
+async function connect(log: Log, registry: Registry): Promise<Backends & { stop(): Promise<void> }> {
   const { RABBITMQ_URL, REDIS_URL } = process.env;
-  const ttl = setting("RESULT_TTL_SECONDS", 3600, 1, 31_536_000);
+  const ttl = setting("RESULT_TTL_SECONDS");
   if (RABBITMQ_URL && REDIS_URL) {
     const results = new RedisResults(REDIS_URL, ttl, false);
-    const queue = await RabbitQueue.connect(RABBITMQ_URL, say);
+    const queue = await RabbitQueue.connect(RABBITMQ_URL, log);
     return {
       queue,
       results,
@@ -410,10 +442,10 @@ async function connect(say: (text: string) => void): Promise<Backends & { stop()
   }
   const queue = new LocalQueue();
   const results = new LocalResults(ttl);
-  const bandTimeout = setting("BAND_TIMEOUT_SECONDS", 60, 1, 86_400) * 1000;
-  const count = setting("WORKERS", availableParallelism(), 1, MAX_WORKERS);
-  const names = Array.from({ length: count }, (_, i) => `thread-${i + 1}`);
-  const workers = names.map((name) => new Worker({ queue, results, name, bandTimeout, say }));
+  const bandTimeout = setting("BAND_TIMEOUT_SECONDS") * 1000;
+  const names = Array.from({ length: setting("WORKERS") }, (_, i) => `thread-${i + 1}`);
+  const metrics = new WorkerMetrics(registry);
+  const workers = names.map((name) => new Worker({ queue, results, name, bandTimeout, log, metrics }));
   await Promise.all(workers.map((worker) => worker.start()));
   return {
     queue,
@@ -424,29 +456,32 @@ async function connect(say: (text: string) => void): Promise<Backends & { stop()
   };
 }
 
-/** A header cannot carry every character: a token that ends with a line break, as files do, would never be met. */
-function tokenSetting(): string | undefined {
-  const token = process.env.AUTH_TOKEN || undefined;
-  if (token === undefined || /^[!-~]+$/.test(token)) return token;
-  throw new Error("AUTH_TOKEN: expected letters, digits and punctuation of ASCII, got a space or another character");
-}
+const ABOUT = `Serves the page and the API. Without RABBITMQ_URL and REDIS_URL everything is in this process, a worker thread for each core;
+with both, the workers are other processes (worker.ts), and there may be several coordinators.
+
+exit codes
+  0  ended by SIGTERM or SIGINT, the answers that had begun finished
+  1  a setting is bad, or the port is taken
+  2  an option is not known`;
 
 async function main(): Promise<void> {
+  answerHelp("coordinator.ts", ABOUT);
   const hostname = process.env.HOST || "127.0.0.1";
-  const port = setting("PORT", 8080, 0, 65_535);
-  const most = Number.MAX_SAFE_INTEGER;
-  const streamed = setting("MAX_PIXELS", DEFAULT_LIMITS.streamed, 1, most);
+  const port = setting("PORT");
+  const streamed = setting("MAX_PIXELS");
   const options = {
-    bandPixels: setting("BAND_PIXELS", DEFAULT_BAND_PIXELS, 1, most),
-    maxUploadBytes: setting("MAX_UPLOAD_BYTES", DEFAULT_UPLOAD_BYTES, 1, most),
+    bandPixels: setting("BAND_PIXELS"),
+    maxUploadBytes: setting("MAX_UPLOAD_BYTES"),
     limits: { streamed, whole: Math.min(streamed, DEFAULT_LIMITS.whole) },
-    maxJobs: setting("MAX_JOBS", DEFAULT_JOBS, 1, 100_000),
+    maxJobs: setting("MAX_JOBS"),
   };
   const authToken = tokenSetting();
-  const backends = await connect((text) => console.error(text));
+  const log = openLog(levelSetting());
+  const registry = openRegistry(true);
+  const backends = await connect(log, registry);
   setInterval(() => backends.results.sweep().catch(() => {}), SWEEP_MS); // if the store is away: the next time
   const stopping = new AbortController();
-  const app = createApp({ ...backends, ...options, authToken, stopping: stopping.signal });
+  const app = createApp({ ...backends, ...options, authToken, log, registry, stopping: stopping.signal });
   const server = serve(app.fetch, hostname, port);
   console.log(`Sobel, distributed: http://${hostname}:${server.port}`);
   const stop = async () => {

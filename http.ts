@@ -8,6 +8,7 @@ import { createHash, timingSafeEqual } from "node:crypto";
 import { Readable } from "node:stream";
 import { Busboy, type BusboyInstance } from "@fastify/busboy";
 import { NotFoundError } from "elysia";
+import type { Log } from "./log.ts";
 import { ImageError } from "./png.ts";
 import { QueueError } from "./queue.ts";
 import { JobError } from "./watch.ts";
@@ -45,8 +46,8 @@ export function expectToken(request: Request, token: string | undefined): void {
 }
 
 /** Every error as problem details; never a stack trace. */
-export function problem(error: unknown, request: Request): Response {
-  const { status, detail, headers } = explained(error, request);
+export function problem(error: unknown, request: Request, log: Log): Response {
+  const { status, detail, headers } = explained(error, request, log);
   const title = TITLES[status] ?? "Error";
   const body = JSON.stringify({ type: "about:blank", title, status, detail });
   const kind = { "content-type": "application/problem+json", "x-content-type-options": "nosniff" };
@@ -56,17 +57,20 @@ export function problem(error: unknown, request: Request): Response {
 function explained(
   error: unknown,
   request: Request,
+  log: Log,
 ): { status: number; detail: string; headers?: Record<string, string> } {
   if (error instanceof HttpError) return { status: error.status, detail: error.message, headers: error.headers };
   if (error instanceof ImageError || error instanceof JobError) return { status: error.status, detail: error.message };
-  if (error instanceof QueueError) return explained(unavailable(error.message), request);
+  if (error instanceof QueueError) return explained(unavailable(error.message), request, log);
   if (error instanceof NotFoundError) {
     return { status: 404, detail: `nothing here: ${request.method} ${new URL(request.url).pathname}` };
   }
   if (error === request.signal.reason) return { status: 400, detail: "the client has hung up" };
-  // Not the whole object: that of a Redis command has its arguments, of the first command the password.
-  console.error(error instanceof Error ? error.stack : error);
-  return explained(unavailable("something this coordinator needs does not work: its log says more"), request);
+  // The path and not the whole address: what stands behind it may be a token that somebody put there by mistake.
+  const { method, url } = request;
+  const stack = error instanceof Error ? error.stack : undefined;
+  log.error("a request failed", { method, path: new URL(url).pathname, error, stack });
+  return explained(unavailable("something this coordinator needs does not work: its log says more"), request, log);
 }
 
 const TITLES: Record<number, string> = {
@@ -88,7 +92,8 @@ const TITLES: Record<number, string> = {
 export class Upload {
   readonly #body: ReadableStreamDefaultReader<Uint8Array> | undefined;
   readonly #announced: number;
-  #bytes = 0;
+  /** Read so far, what was thrown away not counted. */
+  bytes = 0;
   #ended: boolean;
 
   constructor(
@@ -118,8 +123,8 @@ export class Upload {
     for (;;) {
       const piece = await this.#next();
       if (!piece) return;
-      this.#bytes += piece.length;
-      if (this.#bytes > this.maxBytes) throw this.#tooLarge(this.#bytes);
+      this.bytes += piece.length;
+      if (this.bytes > this.maxBytes) throw this.#tooLarge(this.bytes);
       yield piece;
     }
   }

@@ -226,14 +226,21 @@ function windowOf({ workers }: Job, results: Results): (inFlight: number) => boo
 }
 
 /**
- * The pieces of a job's PNG, as its bands become done, from the top down.
+ * The pieces of a job's PNG, as its bands become done, from the top down; of a data task, its JSON.
  * @param watch of a job whose record stands; closed at the end
+ * @param task of the job, where that returns data
  * @param keep whether the bands stay in the store once they are passed on
  * @throws JobError
  */
-export async function* merge(watch: JobWatch, keep: boolean, signal?: AbortSignal): AsyncGenerator<Uint8Array> {
+export async function* merge(
+  watch: JobWatch,
+  task: DataTask | null,
+  keep: boolean,
+  signal?: AbortSignal,
+): AsyncGenerator<Uint8Array> {
   try {
     const job = watch.expectJob();
+    if (task) return yield Buffer.from(`${JSON.stringify(await mergeData(watch, task, keep, signal))}\n`);
     const stitcher = new Stitcher(job.width, job.height);
     let band = 0;
     for await (const picture of resultsOf(watch, keep, signal)) {
@@ -253,12 +260,7 @@ export async function* merge(watch: JobWatch, keep: boolean, signal?: AbortSigna
  * @param watch of a job whose record stands
  * @throws JobError
  */
-export async function mergeData(
-  watch: JobWatch,
-  task: DataTask,
-  keep: boolean,
-  signal?: AbortSignal,
-): Promise<unknown> {
+async function mergeData(watch: JobWatch, task: DataTask, keep: boolean, signal?: AbortSignal): Promise<unknown> {
   const { params } = watch.expectJob();
   let all: unknown;
   let band = 0;

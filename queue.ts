@@ -23,6 +23,7 @@ import {
   type RecoveringChannelModel,
 } from "amqplib";
 import { type Chunk, decodeMessage, encodeMessage } from "./chunk.ts";
+import type { Log } from "./log.ts";
 
 export type Outcome = { do: "done" } | { do: "retry" } | { do: "bury"; reason: string };
 
@@ -31,6 +32,8 @@ export interface Delivery {
   chunkId: string;
   /** How often it was handed out before, as far as the queue knows. */
   deliveries: number;
+  /** When it was put into the queue, ms since 1970 by the sender's clock; NaN where the sender does not say. */
+  sent: number;
   /** @throws WireError where the message is not what it should be */
   open(): Promise<Chunk>;
 }
@@ -47,6 +50,8 @@ export interface Queue {
   consume(tasks: string[], handle: Handler): Promise<() => Promise<void>>;
   /** Chunks of a task that wait for a worker, and those who wait for chunks, busy ones included. */
   depth(task: string): Promise<{ waiting: number; consumers: number }>;
+  /** Chunks that were buried. */
+  deadLetters(): Promise<number>;
   /** Whether it could be used now. */
   ready(): boolean;
   close(): Promise<void>;
@@ -96,14 +101,14 @@ export function queueOf(task: string): string {
 
 /** A queue in this process: the embedded mode. */
 export class LocalQueue implements Queue {
-  readonly #waiting: { chunk: Chunk; deliveries: number }[] = [];
+  readonly #waiting: { chunk: Chunk; deliveries: number; sent: number }[] = [];
   readonly #arrivals = new EventEmitter().setMaxListeners(0);
   readonly #consumers: string[][] = [];
   /** What was buried, newest last. */
   readonly buried: { chunkId: string; reason: string }[] = [];
 
   async publish(chunk: Chunk): Promise<void> {
-    this.#waiting.push({ chunk, deliveries: 0 });
+    this.#waiting.push({ chunk, deliveries: 0, sent: Date.now() });
     this.#arrivals.emit("chunk");
   }
 
@@ -123,6 +128,10 @@ export class LocalQueue implements Queue {
     return { waiting, consumers: this.#consumers.filter((tasks) => tasks.includes(task)).length };
   }
 
+  async deadLetters(): Promise<number> {
+    return this.buried.length;
+  }
+
   async #serve(tasks: string[], handle: Handler, stop: AbortSignal): Promise<void> {
     while (!stop.aborted) {
       const at = this.#waiting.findIndex(({ chunk }) => tasks.includes(chunk.task));
@@ -130,10 +139,10 @@ export class LocalQueue implements Queue {
         await once(this.#arrivals, "chunk", { signal: stop }).catch(() => {});
         continue;
       }
-      const [{ chunk, deliveries }] = this.#waiting.splice(at, 1);
-      const outcome = await handle({ chunkId: chunk.chunkId, deliveries, open: async () => chunk });
+      const [{ chunk, deliveries, sent }] = this.#waiting.splice(at, 1);
+      const outcome = await handle({ chunkId: chunk.chunkId, deliveries, sent, open: async () => chunk });
       if (outcome.do === "retry") {
-        this.#waiting.push({ chunk, deliveries: deliveries + 1 });
+        this.#waiting.push({ chunk, deliveries: deliveries + 1, sent });
         this.#arrivals.emit("chunk");
       } else if (outcome.do === "bury") {
         this.buried.push({ chunkId: chunk.chunkId, reason: outcome.reason });
@@ -164,9 +173,9 @@ export class RabbitQueue implements Queue {
   /**
    * Returns at once; until the broker answers, `ready()` is false, and everything waits.
    * @param url `amqp://` or `amqps://`
-   * @param say is told of every loss of the connection
+   * @param log is told of every loss of the connection
    */
-  static async connect(url: string, say: (text: string) => void): Promise<RabbitQueue> {
+  static async connect(url: string, log: Log): Promise<RabbitQueue> {
     const queue = new RabbitQueue();
     const setup = (model: ChannelModel) => queue.#setUp(model);
     const address = serverUrl("RABBITMQ_URL", url, "amqp");
@@ -182,10 +191,10 @@ export class RabbitQueue implements Queue {
     queue.#connection.on("unblocked", () => {
       queue.#blocked = false;
     });
-    queue.#connection.on("connect-failed", (error) => say(`RabbitMQ cannot be reached: ${error.message}`));
+    queue.#connection.on("connect-failed", (error) => log.warn("RabbitMQ cannot be reached", { error }));
     queue.#connection.on("disconnect", (error) => {
       queue.#channel = undefined;
-      say(`RabbitMQ is away: ${error.message}`);
+      log.warn("RabbitMQ is away", { error });
     });
     return queue;
   }
@@ -201,7 +210,7 @@ export class RabbitQueue implements Queue {
     channel.on("return", (message) => this.#returned.add(message.properties.messageId));
     this.#declared = new Set();
     this.#blocked = false;
-    await channel.assertQueue(DEAD_LETTERS, { durable: true, arguments: { "x-queue-type": "quorum" } });
+    await this.#assertDeadLetters(channel);
     // Before the first chunk: a worker in another language may come first, and only look whether it is there.
     await this.#declare(channel, QUEUE);
     await channel.prefetch(1);
@@ -214,6 +223,10 @@ export class RabbitQueue implements Queue {
     if (this.#declared.has(queue)) return;
     await this.#assert(channel, queue);
     this.#declared.add(queue);
+  }
+
+  #assertDeadLetters(channel: ConfirmChannel) {
+    return channel.assertQueue(DEAD_LETTERS, { durable: true, arguments: { "x-queue-type": "quorum" } });
   }
 
   #assert(channel: ConfirmChannel, queue: string) {
@@ -232,6 +245,17 @@ export class RabbitQueue implements Queue {
   }
 
   async depth(task: string): Promise<{ waiting: number; consumers: number }> {
+    // Asserted, not checked: a check of a queue that is not there closes the channel.
+    const asserted = await this.#answered((channel) => this.#assert(channel, queueOf(task)));
+    return { waiting: asserted.messageCount, consumers: asserted.consumerCount };
+  }
+
+  async deadLetters(): Promise<number> {
+    return (await this.#answered((channel) => this.#assertDeadLetters(channel))).messageCount;
+  }
+
+  /** What the broker answers, if it does within `ANSWER_MS`. @throws QueueError */
+  async #answered<T>(ask: (channel: ConfirmChannel) => PromiseLike<T>): Promise<T> {
     if (!this.#channel) throw new QueueError("RabbitMQ is away");
     // While the broker is short of memory it reads nothing from those who publish, questions neither.
     if (this.#blocked) throw new QueueError("RabbitMQ takes nothing");
@@ -239,11 +263,9 @@ export class RabbitQueue implements Queue {
     const late = new Promise<never>((_, reject) => {
       timer = setTimeout(() => reject(new QueueError("RabbitMQ does not answer")), ANSWER_MS);
     });
-    // Asserted, not checked: a check of a queue that is not there closes the channel.
-    const asserted = this.#assert(this.#channel, queueOf(task));
-    asserted.catch(() => {}); // it may come after nobody waits any more
-    const { messageCount, consumerCount } = await Promise.race([asserted, late]).finally(() => clearTimeout(timer));
-    return { waiting: messageCount, consumers: consumerCount };
+    const answer = Promise.resolve(ask(this.#channel));
+    answer.catch(() => {}); // it may come after nobody waits any more
+    return Promise.race([answer, late]).finally(() => clearTimeout(timer));
   }
 
   async publish(chunk: Chunk): Promise<void> {
@@ -254,7 +276,7 @@ export class RabbitQueue implements Queue {
         const channel = await this.#usable(deadline);
         const queue = queueOf(chunk.task);
         await this.#declare(channel, queue);
-        return await this.#confirmed(channel, queue, body, chunk.chunkId);
+        return await this.#confirmed(channel, queue, body, chunk.chunkId, { "x-sent": Date.now() });
       } catch (cause) {
         if (Date.now() + pause > deadline)
           throw new QueueError(`the queue takes no work: ${(cause as Error).message}`, { cause });
@@ -338,7 +360,8 @@ export class RabbitQueue implements Queue {
     const headers = message.properties.headers ?? {};
     const chunkId = String(message.properties.messageId ?? "");
     const deliveries = Number(headers["x-delivery-count"] ?? 0);
-    const outcome = await consumer.handle({ chunkId, deliveries, open: () => decodeMessage(message.content) });
+    const sent = Number(headers["x-sent"]);
+    const outcome = await consumer.handle({ chunkId, deliveries, sent, open: () => decodeMessage(message.content) });
     if (outcome.do === "bury") {
       const reason = { "x-reason": outcome.reason, "x-queue": message.fields.routingKey };
       const buried = this.#confirmed(channel, DEAD_LETTERS, message.content, chunkId, reason);

@@ -25,9 +25,12 @@ import process from "node:process";
 import { isMainThread, parentPort, Worker as Thread } from "node:worker_threads";
 import { crc32 } from "node:zlib";
 import { type Chunk, isChunkId, parseChunkId } from "./chunk.ts";
+import { type Fields, type Log, openLog } from "./log.ts";
+import type { BuriedReason, WorkerMetrics } from "./metrics.ts";
 import { encodeBand } from "./png.ts";
 import type { Delivery, Outcome, Queue } from "./queue.ts";
 import { BEAT_MS, type Results, type WorkerInfo } from "./results.ts";
+import { answerHelp, levelSetting, setting } from "./settings.ts";
 import { offerOf, runTask, wireName } from "./task.ts";
 import { TASKS } from "./tasks/all.ts";
 
@@ -37,6 +40,8 @@ const ATTEMPTS = 3;
 const STOP_MS = 25_000;
 /** Before this many deliveries the queue itself would bury the band, and nobody would tell the job. */
 const MOST_DELIVERIES = 18;
+/** A task is ended when its time is over; one that still runs so much later cannot be, ms. */
+const STUCK_MS = 30_000;
 
 export interface WorkerOptions {
   queue: Queue;
@@ -46,7 +51,9 @@ export interface WorkerOptions {
   tasks?: string[];
   /** How long a task may take for one band, ms. */
   bandTimeout: number;
-  say: (text: string) => void;
+  log: Log;
+  /** Counts what becomes of the bands. */
+  metrics?: WorkerMetrics | undefined;
 }
 
 /** One worker of the fleet: one band at a time. */
@@ -54,6 +61,9 @@ export class Worker {
   readonly #options: WorkerOptions;
   readonly #thread = new TaskThread();
   readonly #info: WorkerInfo;
+  readonly #log: Log;
+  /** When the task for the band in hand was begun; null while there is none. */
+  #begun: number | null = null;
   #beating: ReturnType<typeof setInterval> | undefined;
   #stopConsuming: (() => Promise<void>)[] = [];
   #stopping = false;
@@ -65,6 +75,7 @@ export class Worker {
     this.#options = options;
     const runtime = "Deno" in globalThis ? "deno" : "bun";
     const { name, tasks = [...TASKS.keys()] } = options;
+    this.#log = options.log.with({ worker: name });
     const counts = { since: Date.now(), bands: 0, pixels: 0, ms: 0, busy: "" };
     const offers = tasks.flatMap((task) => offerOf(TASKS.get(task)!) ?? []);
     this.#info = { name, host: hostname(), pid: process.pid, runtime, tasks, offers, ...counts };
@@ -72,7 +83,7 @@ export class Worker {
 
   async start(): Promise<void> {
     const beat = () => this.#options.results.beat(this.#info);
-    this.#beating = setInterval(() => beat().catch((error) => this.#say(`no heartbeat: ${error.message}`)), BEAT_MS);
+    this.#beating = setInterval(() => beat().catch((error) => this.#log.warn("no heartbeat", { error })), BEAT_MS);
     await this.#insist(beat);
     const { queue } = this.#options;
     for (const task of this.#info.tasks) {
@@ -108,14 +119,25 @@ export class Worker {
     this.#info.busy = [...new Set(this.#held)].join(" ");
   }
 
+  /** Why the process should be restarted; null: it should not. */
+  stuck(): string | null {
+    const ms = this.#begun === null ? 0 : performance.now() - this.#begun;
+    return ms > this.#options.bandTimeout + STUCK_MS ? `a task has not ended for ${Math.round(ms)} ms` : null;
+  }
+
   /** Never throws. */
   async #handle(delivery: Delivery): Promise<Outcome> {
+    const { metrics } = this.#options;
+    metrics?.busy.inc();
     try {
       return await this.#outcomeOf(delivery);
     } catch (error) {
       // The store is away, and this worker is to end: another will do the band.
-      this.#say(`band ${delivery.chunkId} is handed back: ${(error as Error).message}`);
+      this.#log.warn("band handed back", { chunk: delivery.chunkId, error });
+      metrics?.bands.inc({ task: "", outcome: "handed_back" });
       return { do: "retry" };
+    } finally {
+      metrics?.busy.dec();
     }
   }
 
@@ -123,43 +145,74 @@ export class Worker {
   async #outcomeOf(delivery: Delivery): Promise<Outcome> {
     if (delivery.deliveries >= MOST_DELIVERIES) {
       const times = `handed out ${delivery.deliveries} times`;
-      return this.#giveUp(delivery.chunkId, `${times}, and no worker came back with it`);
+      return this.#giveUp(delivery.chunkId, `${times}, and no worker came back with it`, "kills_workers");
     }
     let chunk: Chunk;
     try {
       chunk = await delivery.open();
     } catch (error) {
-      return this.#giveUp(delivery.chunkId, `message cannot be read: ${(error as Error).message}`);
+      return this.#giveUp(delivery.chunkId, `message cannot be read: ${(error as Error).message}`, "unreadable");
     }
     const { chunkId, task } = chunk;
-    if (!TASKS.has(task)) return this.#giveUp(chunkId, `unknown task ${task}: this worker has ${[...TASKS.keys()]}`);
+    if (!TASKS.has(task))
+      return this.#giveUp(chunkId, `unknown task ${task}: this worker has ${[...TASKS.keys()]}`, "unknown_task");
+    this.#taken(delivery, task);
     const { jobId } = parseChunkId(chunkId);
     const job = await this.#insist(() => this.#options.results.findJob(jobId));
-    if (!job || job.error !== null) return { do: "done" };
+    if (!job || job.error !== null) return this.#settled(chunkId, task, "dropped");
     const start = performance.now();
     let result: BandResult;
     try {
+      this.#begun = start;
       result = await this.#thread.run(chunk, this.#options.bandTimeout);
     } catch (error) {
-      return this.#failed(chunkId, (error as Error).message);
+      return this.#failed(chunkId, task, (error as Error).message);
+    } finally {
+      this.#begun = null;
     }
     const ms = Math.round((performance.now() - start) * 10) / 10;
     const done = { worker: this.#info.name, ms, crc: result.crc, bytes: result.made.length };
     await this.#insist(() => this.#options.results.store(chunkId, result.made, done));
+    const pixels = chunk.width * (chunk.height - chunk.halo[0] - chunk.halo[1]);
     this.#info.bands++;
-    this.#info.pixels += chunk.width * (chunk.height - chunk.halo[0] - chunk.halo[1]);
+    this.#info.pixels += pixels;
     this.#info.ms += ms;
+    const storeMs = performance.now() - start - ms;
+    const { metrics } = this.#options;
+    metrics?.compute.observe({ task }, ms / 1000);
+    metrics?.store.observe(storeMs / 1000);
+    metrics?.pixels.inc({ task }, pixels);
+    metrics?.resultBytes.inc({ task }, done.bytes);
+    return this.#settled(chunkId, task, "done", { ms, pixels, bytes: done.bytes, storeMs: Math.round(storeMs) });
+  }
+
+  #taken({ deliveries, sent }: Delivery, task: string): void {
+    const { metrics } = this.#options;
+    if (deliveries > 0) metrics?.redelivered.inc({ task });
+    // A sender of another make does not say when.
+    else if (!Number.isNaN(sent)) metrics?.wait.observe({ task }, Math.max(0, Date.now() - sent) / 1000);
+  }
+
+  #settled(chunkId: string, task: string, outcome: "done" | "dropped", fields: Fields = {}): Outcome {
+    this.#options.metrics?.bands.inc({ task, outcome });
+    this.#log.debug(`band ${outcome}`, { job: parseChunkId(chunkId).jobId, chunk: chunkId, task, ...fields });
     return { do: "done" };
   }
 
-  async #failed(chunkId: string, why: string): Promise<Outcome> {
+  async #failed(chunkId: string, task: string, why: string): Promise<Outcome> {
     const failures = await this.#insist(() => this.#options.results.countFailure(chunkId));
-    this.#say(`band ${chunkId} failed, attempt ${failures} of ${ATTEMPTS}: ${why}`);
-    return failures < ATTEMPTS ? { do: "retry" } : this.#giveUp(chunkId, `failed ${failures} times: ${why}`);
+    const { jobId: job } = parseChunkId(chunkId);
+    this.#log.warn("band failed", { job, chunk: chunkId, task, attempt: failures, of: ATTEMPTS, error: why });
+    if (failures >= ATTEMPTS) return this.#giveUp(chunkId, `failed ${failures} times: ${why}`, "task_failed", task);
+    this.#options.metrics?.bands.inc({ task, outcome: "retried" });
+    return { do: "retry" };
   }
 
-  async #giveUp(chunkId: string, why: string): Promise<Outcome> {
-    this.#say(`band ${chunkId || "(no id)"} is given up: ${why}`);
+  async #giveUp(chunkId: string, why: string, reason: BuriedReason, task = ""): Promise<Outcome> {
+    const job = isChunkId(chunkId) ? parseChunkId(chunkId).jobId : undefined;
+    this.#log.error("band given up", { job, chunk: chunkId, error: why });
+    this.#options.metrics?.buried.inc({ reason });
+    this.#options.metrics?.bands.inc({ task, outcome: "buried" });
     // A message without a readable id belongs to no job.
     if (isChunkId(chunkId)) {
       const { jobId, band } = parseChunkId(chunkId);
@@ -175,14 +228,11 @@ export class Worker {
         return await step();
       } catch (error) {
         if (this.#stopping) throw error;
-        this.#say(`results are not taken, trying again: ${(error as Error).message}`);
+        this.#log.warn("results are not taken, trying again", { error });
+        this.#options.metrics?.storeRetries.inc();
         await new Promise((wake) => setTimeout(wake, pause));
       }
     }
-  }
-
-  #say(text: string): void {
-    this.#options.say(`${this.#info.name}: ${text}`);
   }
 }
 
@@ -262,35 +312,55 @@ function tasksSetting(): string[] | undefined {
   return known.filter(({ name }) => names.includes(name)).map(wireName);
 }
 
-/** A whole number from the environment. @throws Error with the variable's name */
-export function setting(name: string, fallback: number, least: number, most: number): number {
-  const text = process.env[name];
-  if (text === undefined || text === "") return fallback;
-  const value = /^\d+$/.test(text) ? Number(text) : Number.NaN;
-  if (value >= least && value <= most) return value;
-  throw new Error(`${name}: expected a whole number from ${least} to ${most}, got ${JSON.stringify(text)}`);
-}
+const ABOUT = `Joins the fleet: takes bands off the queue in RabbitMQ, runs their task, stores the results in Redis. As many
+of them as wanted, on any machine that reaches the two. For everything in one process: coordinator.ts.
+
+exit codes
+  0  ended by SIGTERM or SIGINT, the band in hand finished
+  1  a setting is bad, or the band in hand was not finished in time
+  2  an option is not known`;
 
 async function main(): Promise<void> {
-  const { RABBITMQ_URL, REDIS_URL, WORKER_NAME } = process.env;
-  const ttl = setting("RESULT_TTL_SECONDS", 3600, 1, 31_536_000);
-  const bandTimeout = setting("BAND_TIMEOUT_SECONDS", 60, 1, 86_400) * 1000;
+  answerHelp("worker.ts", ABOUT);
+  const { RABBITMQ_URL, REDIS_URL, WORKER_NAME, HOST } = process.env;
+  const ttl = setting("RESULT_TTL_SECONDS");
+  const bandTimeout = setting("BAND_TIMEOUT_SECONDS") * 1000;
+  const metricsPort = setting("METRICS_PORT");
   const name = WORKER_NAME || `${hostname()}-${process.pid}`;
   const tasks = tasksSetting();
+  const log = openLog(levelSetting());
   if (!RABBITMQ_URL || !REDIS_URL)
     throw new Error(
       "RABBITMQ_URL and REDIS_URL: expected both; without them, run coordinator.ts, which brings workers of its own",
     );
-  const say = (text: string) => console.error(text);
-  // Here and not above: a thread needs neither.
+  // Here and not above: a thread needs none of it.
   const { RabbitQueue } = await import("./queue.ts");
   const { RedisResults } = await import("./results.ts");
   const results = new RedisResults(REDIS_URL, ttl, true);
-  const queue = await RabbitQueue.connect(RABBITMQ_URL, say);
-  const worker = new Worker({ queue, results, name, tasks, bandTimeout, say });
+  const queue = await RabbitQueue.connect(RABBITMQ_URL, log.with({ worker: name }));
+  let stopping = false;
+  let worker: Worker | undefined;
+  let metrics: WorkerMetrics | undefined;
+  if (metricsPort >= 0) {
+    const { openRegistry, Standing, WorkerMetrics } = await import("./metrics.ts");
+    const { serveProbes } = await import("./probes.ts");
+    const registry = openRegistry(true);
+    metrics = new WorkerMetrics(registry);
+    const now = new Standing(registry, { queue, results });
+    const stuck = () => worker?.stuck() ?? null;
+    const watched = {
+      backends: { queue, results },
+      registry,
+      observe: () => now.observe(),
+      stuck,
+      stopping: () => stopping,
+    };
+    const port = await serveProbes(watched, HOST || "127.0.0.1", metricsPort);
+    log.info("probes and metrics are served", { worker: name, port });
+  }
+  worker = new Worker({ queue, results, name, tasks, bandTimeout, log, metrics });
   await worker.start();
   console.log(`${name}: at work`);
-  let stopping = false;
   const stop = async () => {
     if (stopping) process.exit(1);
     stopping = true;

@@ -11,6 +11,7 @@ import sharp from "sharp";
 import type { Chunk } from "../chunk.ts";
 import { createApp } from "../coordinator.ts";
 import { readImage } from "../image.ts";
+import { openLog } from "../log.ts";
 import { DEAD_LETTERS, QUEUE, RabbitQueue } from "../queue.ts";
 import { type Job, RedisResults } from "../results.ts";
 import { sobel, transform } from "../sobel.ts";
@@ -593,7 +594,7 @@ const apps: (() => Promise<void>)[] = [];
 
 /** A coordinator in this process, for those tests that need many. */
 async function startApp({ bandPixels, ttlSeconds = 60 }: { bandPixels: number; ttlSeconds?: number }): Promise<App> {
-  const queue = await RabbitQueue.connect(rabbitmq.url, (text) => console.error(text));
+  const queue = await RabbitQueue.connect(rabbitmq.url, openLog("warn"));
   const results = new RedisResults(redis.url, ttlSeconds, false);
   await until(() => queue.ready());
   const counted = new CountedQueue(queue);

@@ -27,6 +27,7 @@ import sharp from "sharp";
 import type { Chunk } from "../chunk.ts";
 import { createApp, type Dependencies } from "../coordinator.ts";
 import { readImage } from "../image.ts";
+import { openLog } from "../log.ts";
 import { type Handler, LocalQueue } from "../queue.ts";
 import { type Done, type Job, LocalResults, type WorkerInfo } from "../results.ts";
 import { sobel, transform } from "../sobel.ts";
@@ -71,7 +72,12 @@ afterAll(async () => {
   expect(await coordinator.exited).toBe(0);
 });
 
-const SETTINGS = { WORKERS: "2", BAND_PIXELS: String(BAND_PIXELS), MAX_UPLOAD_BYTES: String(MAX_UPLOAD_BYTES) };
+const SETTINGS = {
+  WORKERS: "2",
+  BAND_PIXELS: String(BAND_PIXELS),
+  MAX_UPLOAD_BYTES: String(MAX_UPLOAD_BYTES),
+  LOG_LEVEL: "warn", // below it, every job has its lines; above it, there is to be none
+};
 
 describe("POST /tasks/sobel", () => {
   test("a body in, its edges out, and nothing is kept", async () => {
@@ -1205,7 +1211,7 @@ async function startKit({
     async startWorkers(count) {
       for (let i = 0; i < count; i++) {
         const name = `worker-${running.length + 1}`;
-        const worker = new Worker({ queue, results, name, bandTimeout: 10_000, say: (text) => console.error(text) });
+        const worker = new Worker({ queue, results, name, bandTimeout: 10_000, log: openLog("warn") });
         running.push(worker);
         await worker.start();
       }

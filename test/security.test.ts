@@ -39,7 +39,7 @@ describe("with AUTH_TOKEN", () => {
   let origin: string;
 
   beforeAll(async () => {
-    coordinator = spawnProgram("coordinator.ts", { PORT: "0", WORKERS: "1", AUTH_TOKEN: TOKEN });
+    coordinator = spawnProgram("coordinator.ts", { PORT: "0", WORKERS: "1", AUTH_TOKEN: TOKEN, LOG_LEVEL: "warn" });
     origin = await originOf(coordinator);
   });
   afterAll(async () => {
@@ -67,6 +67,7 @@ describe("with AUTH_TOKEN", () => {
     ["PUT", `/jobs/${crypto.randomUUID()}`],
     ["DELETE", `/jobs/${crypto.randomUUID()}`],
     ["GET", "/workers"],
+    ["GET", "/metrics"],
   ];
 
   test.each(guarded)("%s %s: not without it", async (method, path) => {
@@ -304,7 +305,7 @@ describeWith(["rabbitmq", "redis"], "a password that is wrong", () => {
     let said = "";
     if (file === "coordinator.ts") {
       const origin = await originOf(program);
-      await program.waitFor(/RabbitMQ cannot be reached: .*ACCESS/);
+      await program.waitFor(/RabbitMQ cannot be reached.*ACCESS/);
       for (const [method, path] of [
         ["GET", "/readyz"],
         ["GET", "/workers"],
@@ -317,7 +318,7 @@ describeWith(["rabbitmq", "redis"], "a password that is wrong", () => {
       }
     } else {
       await program.waitFor(/results are not taken/);
-      await program.waitFor(/RabbitMQ cannot be reached: .*ACCESS/);
+      await program.waitFor(/RabbitMQ cannot be reached.*ACCESS/);
     }
     program.kill("SIGKILL");
     await program.exited;
@@ -413,7 +414,7 @@ describeWith(["rabbitmq", "redis"], "TLS", () => {
     const problem = async (at: string) => ((await (await fetch(`${at}/readyz`)).json()) as { detail?: string }).detail;
     const noQueue = start({ REDIS_URL: redis.url });
     const noStore = start({ RABBITMQ_URL: rabbitmq.url });
-    await noQueue.waitFor(/RabbitMQ cannot be reached: .*certificate/);
+    await noQueue.waitFor(/RabbitMQ cannot be reached.*certificate/);
     const origin = await originOf(noStore);
     await until(async () => (await problem(origin)) !== "RabbitMQ is away");
     await seconds(2);

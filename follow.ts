@@ -1,0 +1,107 @@
+/**
+ * What the log and the metrics tell of a job, from the upload to its end.
+ *
+ * A job that was accepted is watched by the coordinator that accepted it, until it has ended: nobody else may be
+ * looking. If that coordinator dies first, the end is told by none; the job itself needs nobody.
+ *
+ * Not here: what becomes of the job (job.ts, watch.ts).
+ */
+import { HttpError } from "./http.ts";
+import type { Log } from "./log.ts";
+import type { CoordinatorMetrics } from "./metrics.ts";
+import { ImageError } from "./png.ts";
+import { QueueError } from "./queue.ts";
+import type { Job } from "./results.ts";
+import { JobError, type JobWatch, stateOf } from "./watch.ts";
+
+export type End = "done" | "failed" | "cancelled" | "gone";
+
+/** Why an upload did not become a job, for a label. */
+function refusalOf(error: unknown, request: Request): string {
+  if (error instanceof QueueError) return "queue";
+  if (error instanceof ImageError) return "picture";
+  if (error instanceof JobError) return error.status === 500 ? "job_failed" : "job_conflict";
+  if (error === request.signal.reason) return "hung_up";
+  if (!(error instanceof HttpError)) return "store";
+  return { 401: "token", 503: "busy" }[error.status] ?? "request";
+}
+
+/** Why a job has failed, in few words for a label: its own sentence names a band, and may quote a task. */
+export function reasonOf(error: string): string {
+  if (/ has vanished|no worker came back/.test(error)) return "lost";
+  if (/ failed \d+ times/.test(error)) return "task_failed";
+  if (/message cannot be read|unknown task/.test(error)) return "bad_message";
+  return "other";
+}
+
+export class Follower {
+  /** Jobs whose end is awaited, and whether it was cancelled here. A picture that is sent twice is one job. */
+  readonly #followed = new Map<string, { cancelled: boolean }>();
+
+  constructor(
+    readonly metrics: CoordinatorMetrics,
+    readonly log: Log,
+  ) {}
+
+  /** Says that an upload did not become a job. */
+  refused(request: Request, error: unknown): void {
+    const reason = refusalOf(error, request);
+    this.metrics.refused.inc({ reason });
+    const { method, url } = request;
+    const level = ["busy", "queue", "job_failed"].includes(reason) ? "warn" : "info";
+    this.log[level]("upload refused", { method, path: new URL(url).pathname, reason, error });
+  }
+
+  /** Says that a job was accepted. */
+  accepted({ id, task, width, height, bands, workers }: Job, bytes: number): void {
+    this.metrics.accepted.inc({ task });
+    this.log.info("job accepted", { job: id, task, width, height, bands, workers, bytes });
+  }
+
+  /** Says, in the background, how an accepted job ends. Closes the watch. */
+  follow(watch: JobWatch, job: Job): void {
+    const { id } = watch;
+    if (this.#followed.has(id)) {
+      watch.close();
+      return;
+    }
+    const entry = { cancelled: false };
+    this.#followed.set(id, entry);
+    this.metrics.open.inc({ state: "running" });
+    const isDone = () => watch.job !== null && stateOf(watch.job, watch.done.size) === "done";
+    const failed = (error: unknown) => {
+      if (error instanceof JobError && error.status === 500) return this.ended(job, "failed", error.message);
+      this.ended(job, entry.cancelled ? "cancelled" : "gone");
+    };
+    const close = () => {
+      watch.close();
+      this.#followed.delete(id);
+      this.metrics.open.dec({ state: "running" });
+    };
+    watch
+      .until(isDone)
+      .then(() => this.ended(job, "done"), failed)
+      .finally(close);
+  }
+
+  /** To be called before an unfinished job is removed. */
+  cancelling(job: Job): void {
+    const entry = this.#followed.get(job.id);
+    if (entry) entry.cancelled = true;
+    else this.ended(job, "cancelled");
+  }
+
+  ended({ id, task, created }: Job, state: End, error?: string): void {
+    const ms = Math.max(0, Date.now() - created);
+    this.metrics.ended.inc({ task, state });
+    if (state === "done") {
+      this.metrics.seconds.observe({ task }, ms / 1000);
+      this.log.info("job done", { job: id, task, ms });
+    } else if (state === "failed") {
+      this.metrics.failed.inc({ reason: reasonOf(error ?? "") });
+      this.log.error("job failed", { job: id, task, ms, error });
+    } else {
+      this.log.info(`job ${state}`, { job: id, task, ms });
+    }
+  }
+}
