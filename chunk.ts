@@ -153,6 +153,11 @@ export function reflect101(row: number, size: number): number {
   return Math.min(folded, period - folded);
 }
 
+/** For each column from `-halo` to `width - 1 + halo`, in this order, the one inside that stands for it. */
+export function reflectedColumns(width: number, halo: number): Int32Array {
+  return Int32Array.from({ length: width + 2 * halo }, (_, i) => reflect101(i - halo, width));
+}
+
 export function chunkIdOf(jobId: string, band: number): string {
   return `{${jobId}}:${band}`;
 }

@@ -5,7 +5,7 @@
  * point: 2 · round(3 σ) + 1 weights or one more pair, the rounding error of each handed on to the next, the rest given
  * to the middle one.
  */
-import { reflect101 } from "../chunk.ts";
+import { reflectedColumns } from "../chunk.ts";
 import { pictureTask } from "../task.ts";
 
 export const blur = pictureTask({
@@ -19,8 +19,8 @@ export const blur = pictureTask({
     const weights = weightsOf(sigma);
     // Columns first: what comes of the halo's rows is then needed no more.
     const sums = new Uint32Array(width);
-    const padded = new Uint32Array(width + 2 * halo);
-    const columns = Int32Array.from(padded, (_, i) => reflect101(i - halo, width));
+    const columns = reflectedColumns(width, halo);
+    const padded = new Uint32Array(columns.length);
     const out = new Uint8Array(rows * width);
     for (let y = 0; y < rows; y++) {
       sums.fill(0);

@@ -10,9 +10,9 @@ export const histogram = dataTask({
   description: "How often each of the 256 greys occurs",
   halo: 0,
   run({ pixels }) {
-    const counts = new Array<number>(256).fill(0);
-    for (const grey of pixels) counts[grey]++;
-    return counts;
+    const counts = new Uint32Array(256);
+    for (let i = 0; i < pixels.length; i++) counts[pixels[i]]++;
+    return [...counts];
   },
   merge: (upper, lower) => upper.map((count, grey) => count + lower[grey]),
 });

@@ -4,7 +4,7 @@
  *
  * Pixel for pixel OpenCV's `convertScaleAbs(magnitude(…))` of `Scharr(grey, CV_64F, …)`.
  */
-import { reflect101 } from "../chunk.ts";
+import { reflectedColumns } from "../chunk.ts";
 import { pictureTask } from "../task.ts";
 
 export const scharr = pictureTask({
@@ -13,17 +13,19 @@ export const scharr = pictureTask({
   halo: 1,
   run({ pixels, width, rows }) {
     const edges = new Uint8Array(rows * width);
+    const columns = reflectedColumns(width, 1);
     for (let y = 0; y < rows; y++) {
       const above = y * width;
-      const [row, below] = [above + width, above + 2 * width];
+      const row = above + width;
+      const below = row + width;
       for (let x = 0; x < width; x++) {
-        const left = reflect101(x - 1, width);
-        const right = reflect101(x + 1, width);
-        const [a, b, c] = [pixels[above + left], pixels[above + x], pixels[above + right]];
-        const [d, f] = [pixels[row + left], pixels[row + right]];
-        const [g, h, i] = [pixels[below + left], pixels[below + x], pixels[below + right]];
-        const gx = 3 * (c - a + i - g) + 10 * (f - d);
-        const gy = 3 * (g - a + i - c) + 10 * (h - b);
+        const left = columns[x];
+        const right = columns[x + 2];
+        // The two diagonal differences are in both gradients.
+        const down = pixels[below + right] - pixels[above + left];
+        const up = pixels[above + right] - pixels[below + left];
+        const gx = 3 * (down + up) + 10 * (pixels[row + right] - pixels[row + left]);
+        const gy = 3 * (down - up) + 10 * (pixels[below + x] - pixels[above + x]);
         edges[above + x] = Math.min(255, Math.round(Math.sqrt(gx * gx + gy * gy)));
       }
     }
