@@ -131,7 +131,7 @@ export function firstOf(task: Task, params: Values): PictureTask["first"] {
 /** Whether a module's `task` is one. @throws TypeError what is wrong with it */
 export function expectTask(task: Partial<Task> | undefined): asserts task is Task {
   const expect = (sound: boolean, what: string, got: unknown) => {
-    if (!sound) throw new TypeError(`expected ${what}, got ${JSON.stringify(got) ?? typeof got}`);
+    if (!sound) throw new TypeError(`expected ${what}, got ${shown(got)}`);
   };
   expect(typeof task === "object" && task !== null, "an export called task", task);
   const { name, version = 1, halo, params = {}, run } = task as Partial<Task>;
@@ -185,10 +185,14 @@ export function checkedValues({ name, params = {} }: Pick<Task, "name" | "params
     const value = Object.hasOwn(values, param) ? values[param] : schema.default;
     if (value === undefined) continue;
     if (!fits(schema, value))
-      throw new ParamError(`${param}: expected ${wanted(schema)}, got ${JSON.stringify(value)}`);
+      throw new ParamError(`${param}: expected ${wanted(schema)}, got ${shown(value)}`);
     complete[param] = value;
   }
   return complete as Values;
+}
+
+function shown(value: unknown): string {
+  return typeof value === "number" ? String(value) : (JSON.stringify(value) ?? typeof value);
 }
 
 function fits(schema: Param, value: unknown): boolean {
