@@ -23,6 +23,7 @@ import { DEFAULT_LIMITS, readImage } from "./image.ts";
 import { feed, jobOf, merge, removeJob, startOrResume } from "./job.ts";
 import { type Log, openLog } from "./log.ts";
 import { CoordinatorMetrics, FleetMetrics, openRegistry, Standing, WorkerMetrics } from "./metrics.ts";
+import { apiDocument } from "./openapi.ts";
 import { ImageError, type PixelLimits, Stitcher } from "./png.ts";
 import { standing } from "./probes.ts";
 import { LocalQueue, RabbitQueue } from "./queue.ts";
@@ -331,8 +332,16 @@ export function createApp({
     return new Response(await registry.metrics(), { headers: { "content-type": registry.contentType } });
   }
 
+  let document: string | undefined;
+
+  function api(): Response {
+    const facts = { tasks: [...TASKS.values()].map(({ name }) => name), maxWorkers: MAX_WORKERS, maxUploadBytes };
+    document ??= JSON.stringify(apiDocument(app.routes, facts));
+    return new Response(document, { headers: { "content-type": "application/json" } });
+  }
+
   // The default finds no path behind a host name of less than four letters.
-  return new Elysia({ handler: { standardHostname: false } })
+  const app = new Elysia({ handler: { standardHostname: false } })
     .onError(({ error, request, route }) => metrics.answered(request, route, problem(error, request, log)))
     .onAfterHandle(({ request, route, responseValue }) => {
       metrics.answered(request, route, responseValue as Response);
@@ -340,6 +349,7 @@ export function createApp({
     .get("/", () => new Response(page.html, { headers: page.headers }))
     .get("/healthz", () => Response.json({ status: "ok" }))
     .get("/readyz", ready)
+    .get("/openapi.json", (): Response => api())
     .get("/metrics", ({ request }) => counted(request))
     .get("/workers", ({ request }) => fleet(request))
     .get("/tasks", tasks)
@@ -349,6 +359,7 @@ export function createApp({
     .get("/jobs/:id/events", ({ params }) => events(jobId(params.id)))
     .get("/jobs/:id/result", ({ request, params }) => result(request, jobId(params.id)))
     .delete("/jobs/:id", ({ request, params }) => cancel(request, jobId(params.id)));
+  return app;
 }
 
 /** @param text null where it is not valid percent-encoding */

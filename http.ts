@@ -18,7 +18,7 @@ const SILENCE_MS = 60_000;
 /** Of an upload that was refused, this much is still read, for this long, so that the client comes to read the answer. */
 const DISCARD_BYTES = 4 * 2 ** 30;
 const DISCARD_MS = 60_000;
-const RETRY_SECONDS = 5;
+export const RETRY_SECONDS = 5;
 
 /** An answer other than success: RFC 9457. */
 export class HttpError extends Error {
@@ -73,7 +73,7 @@ function explained(
   return explained(unavailable("something this coordinator needs does not work: its log says more"), request, log);
 }
 
-const TITLES: Record<number, string> = {
+export const TITLES: Record<number, string> = {
   400: "Bad request",
   401: "Unauthorized",
   404: "Not found",

@@ -91,12 +91,17 @@ function firstIdOf(id: string): string {
 export async function startOrResume(results: Results, asked: Job): Promise<void> {
   const found = await results.findJob(asked.id);
   if (found && found.error === null) {
-    const shown = ({ task, params, width, height }: Job) => `${width} × ${height}, ${task} ${JSON.stringify(params)}`;
     if (shown(found) === shown(asked)) return;
     throw new JobError(409, `this job was started with another picture or task: ${shown(found)}`);
   }
   if (found) await removeJob(results, found);
   await results.putJob(asked);
+}
+
+/** What must be the same when a picture is sent again, as far as its header tells. */
+function shown({ task, params, width, height }: Job): string {
+  const values = Object.entries(params).map(([name, value]) => `, ${name} ${value}`);
+  return `${width} × ${height}, ${task}${values.join("")}`;
 }
 
 /** Removes a job, and that of its first step. */
@@ -108,7 +113,7 @@ export async function removeJob(results: Results, { id, first }: Pick<Job, "id" 
 /**
  * Does what there is to do before a job needs nobody but workers: its first step, if it has one, and its bands.
  * @param watch of a job whose record stands
- * @throws JobError, ImageError, QueueError; TypeError, or whatever the task throws
+ * @throws JobError, ImageError, QueueError
  */
 export async function feed(
   watch: JobWatch,

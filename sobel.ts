@@ -19,8 +19,9 @@ import { parseArgs } from "node:util";
 import { bandRows, DEFAULT_BAND_PIXELS, planBands, split } from "./chunk.ts";
 import { readImage } from "./image.ts";
 import { encodeBandAside, type GreyImage, Stitcher } from "./png.ts";
+import { settingsOf, tokenSetting } from "./settings.ts";
 import { Spool } from "./spool.ts";
-import { finished, firstOf, haloOf, isData, queryValues, runTask, type Task, type Values } from "./task.ts";
+import { finished, firstOf, haloOf, isData, ParamError, queryValues, runTask, type Task, type Values } from "./task.ts";
 import { TASKS, taskNamed } from "./tasks/all.ts";
 import { sobel } from "./tasks/sobel.ts";
 
@@ -76,23 +77,44 @@ async function* transformed(
   yield isData(task) ? Buffer.from(`${JSON.stringify(finished(task, all, params))}\n`) : stitcher.tail();
 }
 
-const USAGE = `usage: bun run sobel.ts [--task NAME] [--params NAME=VALUE&…] IN OUT
-  IN        a PNG, JPEG, WebP, TIFF, GIF or AVIF file, or - for standard input
-  OUT       its Sobel edges as a PNG, or - for standard output
-  --task    another task; those that return data write JSON
-  --params  the task's own, as a query has them
-BAND_PIXELS (${DEFAULT_BAND_PIXELS}) is the size of a band in pixels, TASKS names modules with more tasks.`;
+const USAGE = `usage: bun run sobel.ts [--task NAME] [--params QUERY] IN OUT
+       bun run sobel.ts --remote URL [--workers N] [--task NAME] [--params QUERY] IN OUT
+
+  IN   a PNG, JPEG, WebP, TIFF, GIF or AVIF file, or - for standard input
+  OUT  its Sobel edges, a PNG, or - for standard output
+
+  --task NAME     another task than sobel; some write JSON instead of a PNG
+  --params QUERY  the task's own parameters: 'sigma=2.5', several with & between
+  --remote URL    sends the picture to the coordinator there, shows how it goes, and fetches the result. What fails in passing is
+                  tried again; standard input is first written to a temporary file. Ctrl-C cancels the job
+  --workers N     at most so many workers at a time
+  --help
+
+exit codes
+  0    the result is written
+  1    it is not: the picture cannot be read, or the job has failed
+  2    the command line cannot be read, or a setting is bad
+  130  interrupted`;
+
+const OPTIONS = {
+  help: { type: "boolean", short: "h" },
+  remote: { type: "string" },
+  workers: { type: "string" },
+  task: { type: "string", default: sobel.name },
+  params: { type: "string", default: "" },
+} as const;
 
 async function main(args: string[]): Promise<void> {
-  const options = {
-    help: { type: "boolean" },
-    task: { type: "string", default: sobel.name },
-    params: { type: "string", default: "" },
-  } as const;
-  const { values, positionals } = parseArgs({ args, allowPositionals: true, options });
-  if (values.help) return console.log(USAGE);
+  const { values, positionals } = parseArgs({ args, allowPositionals: true, options: OPTIONS });
+  if (values.help) return console.log(`${USAGE}\n\n${settingsOf("sobel.ts")}`);
   if (positionals.length !== 2) throw new TypeError(`expected two files, got ${positionals.length}\n${USAGE}`);
   const [from, to] = positionals;
+  if (values.remote !== undefined) {
+    const { remote } = await import("./remote.ts");
+    const { workers, task, params } = values;
+    return remote({ origin: originOf(values.remote), from, to, task, params, workers, token: tokenSetting() });
+  }
+  if (values.workers !== undefined) throw new TypeError("--workers: only with --remote");
   const bandPixels = Number(process.env.BAND_PIXELS ?? DEFAULT_BAND_PIXELS);
   if (!(bandPixels >= 1))
     throw new TypeError(`BAND_PIXELS: expected a number of pixels, got ${process.env.BAND_PIXELS}`);
@@ -114,13 +136,26 @@ async function main(args: string[]): Promise<void> {
   }
 }
 
+/** @throws TypeError, without the address, which may hold a password */
+function originOf(text: string): URL {
+  const url = URL.parse(text);
+  if (url && /^https?:$/.test(url.protocol) && url.username === "" && url.password === "") {
+    url.search = "";
+    url.hash = "";
+    if (!url.pathname.endsWith("/")) url.pathname += "/";
+    return url;
+  }
+  throw new TypeError("--remote: expected http://host:port or https://host, without a user or password");
+}
+
 if (import.meta.main) {
   main(process.argv.slice(2)).then(
     // Once the output is out; standard input, which may stay open behind the picture, is not waited for.
     () => process.stdout.write("", () => process.exit()),
     (error) => {
       console.error(`sobel.ts: ${error.message}`);
-      process.exit(error instanceof TypeError ? 2 : 1);
+      const misread = error instanceof TypeError || error instanceof ParamError;
+      process.exit(error.exitCode ?? (misread ? 2 : 1));
     },
   );
 }

@@ -85,6 +85,11 @@ export class ParamError extends Error {
   override name = "ParamError";
 }
 
+/** A task that does what none may do: the fault of whoever wrote it. */
+export class TaskError extends Error {
+  override name = "TaskError";
+}
+
 /** Higher halos would send more halo than picture. */
 export const MOST_HALO = 256;
 /** What a name may be: the version is written behind it with a dot. `tareas.muertas` is taken. */
@@ -128,10 +133,10 @@ export function firstOf(task: Task, params: Values): PictureTask["first"] {
   return !isData(task) && task.first && params[task.first.param] === undefined ? task.first : undefined;
 }
 
-/** Whether a module's `task` is one. @throws TypeError what is wrong with it */
+/** Whether a module's `task` is one. @throws TaskError what is wrong with it */
 export function expectTask(task: Partial<Task> | undefined): asserts task is Task {
   const expect = (sound: boolean, what: string, got: unknown) => {
-    if (!sound) throw new TypeError(`expected ${what}, got ${shown(got)}`);
+    if (!sound) throw new TaskError(`expected ${what}, got ${shown(got)}`);
   };
   expect(typeof task === "object" && task !== null, "an export called task", task);
   const { name, version = 1, halo, params = {}, run } = task as Partial<Task>;
@@ -146,11 +151,11 @@ export function expectTask(task: Partial<Task> | undefined): asserts task is Tas
   }
 }
 
-/** Rows of halo for these values. @throws TypeError where the task asks for what cannot be */
+/** Rows of halo for these values. @throws TaskError where it asks for what cannot be */
 export function haloOf(task: Pick<Task, "name" | "halo">, params: Values): number {
   const halo = typeof task.halo === "function" ? task.halo(params) : task.halo;
   if (isHalo(halo)) return halo;
-  throw new TypeError(`task ${task.name}: expected a halo of 0 to ${MOST_HALO} rows, got ${halo}`);
+  throw new TaskError(`task ${task.name}: expected a halo of 0 to ${MOST_HALO} rows, got ${halo}`);
 }
 
 function isHalo(halo: unknown): halo is number {
@@ -184,8 +189,7 @@ export function checkedValues({ name, params = {} }: Pick<Task, "name" | "params
   for (const [param, schema] of Object.entries(params)) {
     const value = Object.hasOwn(values, param) ? values[param] : schema.default;
     if (value === undefined) continue;
-    if (!fits(schema, value))
-      throw new ParamError(`${param}: expected ${wanted(schema)}, got ${shown(value)}`);
+    if (!fits(schema, value)) throw new ParamError(`${param}: expected ${wanted(schema)}, got ${shown(value)}`);
     complete[param] = value;
   }
   return complete as Values;
@@ -229,7 +233,7 @@ export function offerOf(task: Task): Offer | null {
 /** A task that only others can run; null where what they offer is none. */
 export function taskOf(offer: Offer): PictureTask | null {
   const run = () => {
-    throw new TypeError(`task ${offer.name}: expected to be run by the workers that offer it`);
+    throw new TaskError(`task ${offer.name}: expected to be run by the workers that offer it`);
   };
   try {
     const task: Partial<Task> = { ...offer, run };
@@ -248,7 +252,7 @@ export function schemaOf(params: Params = {}) {
 /**
  * Runs a task on a band with a halo of at least the task's own rows.
  * @returns `rows × width` pixels; of a data task, its JSON
- * @throws whatever the task throws; TypeError where it returns what cannot be
+ * @throws whatever the task throws; TaskError where it returns what cannot be
  */
 export function runTask(
   task: Task,
@@ -268,7 +272,7 @@ export function runTask(
   const bytes = made instanceof Uint8ClampedArray ? new Uint8Array(made.buffer, made.byteOffset, made.length) : made;
   if (bytes instanceof Uint8Array && bytes.length === rows * width) return bytes;
   const got = bytes instanceof Uint8Array ? bytes.length : "no Uint8Array";
-  throw new TypeError(`task ${task.name}: expected ${rows} × ${width} pixels, got ${got}`);
+  throw new TaskError(`task ${task.name}: expected ${rows} × ${width} pixels, got ${got}`);
 }
 
 /** What a data task answers with, once all bands are merged. */
@@ -280,6 +284,6 @@ export function finished(task: DataTask, all: unknown, params: Values): unknown 
 
 function jsonOf(task: DataTask, data: unknown): string {
   const json = JSON.stringify(data);
-  if (json === undefined) throw new TypeError(`task ${task.name}: expected data that can be JSON, got ${typeof data}`);
+  if (json === undefined) throw new TaskError(`task ${task.name}: expected data that can be JSON, got ${typeof data}`);
   return json;
 }

@@ -217,7 +217,7 @@ describe("PUT /jobs/:id", () => {
     expect(await (await ask(`/jobs/${id}`)).json()).toEqual(before);
 
     await expectProblem(await put(sameSize), 409, /another picture: band 0 differs/);
-    await expectProblem(await put(small), 409, /another picture: 200 × 150, sobel/);
+    await expectProblem(await put(small), 409, /another picture or task: 200 × 150, sobel/);
     await expectProblem(await put(photo.subarray(0, 20_000)), 422, /ends before its IEND/);
     await expectProblem(await put(Buffer.from("a text")), 400, /not an image/);
     // Nothing of that harms the job.
@@ -638,7 +638,10 @@ describe("clients that hang up", () => {
   test("of events, after they have begun and before", async () => {
     kit = await startKit({ workers: 0 });
     const id = crypto.randomUUID();
-    expect((await kit.ask(`/jobs/${id}`, { method: "PUT", body: small })).status).toBe(202);
+    // Not sent: a job that the coordinator has accepted it watches itself, until it has ended.
+    const asked = { task: "sobel", kind: "picture", params: {}, first: null, found: null, workers: null } as const;
+    const plan = { width: 8, height: 8, rows: 8, bands: 1 };
+    await kit.results.putJob({ id, ...asked, ...plan, created: Date.now(), fed: true, error: null });
     for (const begun of [true, false]) {
       if (!begun) kit.results.slow = 50;
       const reader = await rawUpload(`GET /jobs/${id}/events`, 0, kit.origin);
@@ -762,9 +765,10 @@ describe("the rest of the API", () => {
     expect(await (await ask("/healthz")).json()).toEqual({ status: "ok" });
     expect(await (await ask("/readyz")).json()).toEqual({ status: "ready" });
     const { workers } = await (await ask("/workers")).json();
+    const tasks = ["sobel", "scharr", "blur", "threshold", "histogram"];
     expect(workers).toMatchObject([
-      { name: "thread-1", runtime: "bun", tasks: ["sobel"], pid: coordinator.pid },
-      { name: "thread-2", runtime: "bun", tasks: ["sobel"], pid: coordinator.pid },
+      { name: "thread-1", runtime: "bun", tasks, pid: coordinator.pid },
+      { name: "thread-2", runtime: "bun", tasks, pid: coordinator.pid },
     ]);
     const page = await ask("/");
     expect(page.headers.get("content-type")).toBe("text/html; charset=utf-8");

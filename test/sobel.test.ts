@@ -200,7 +200,7 @@ describe.each(Object.keys(RUNTIMES))("under %s", (runtime) => {
   });
 
   test("wrong use: how it is used, status 2", () => {
-    const usage = "usage: bun run sobel.ts [--task NAME] [--params NAME=VALUE&…] IN OUT\n";
+    const usage = "usage: bun run sobel.ts [--task NAME] [--params QUERY] IN OUT\n";
     for (const args of [[], [scene], [scene, out, out]]) {
       const { status, stdout, stderr } = run(args, { runtime });
       expect([status, stdout.toString()]).toEqual([2, ""]);

@@ -1,0 +1,88 @@
+// What the programs say of themselves, and that the README says the same.
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
+import { spawnSync } from "node:child_process";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { DEFAULT_LIMITS } from "../image.ts";
+import { SETTINGS } from "../settings.ts";
+import { binaries } from "./servers.ts";
+
+setDefaultTimeout(30_000);
+
+const root = join(import.meta.dirname, "..");
+const PROGRAMS = ["coordinator.ts", "worker.ts", "sobel.ts"] as const;
+const RUNTIMES = { Bun: [process.execPath, "run"], Deno: [binaries.deno ?? "deno", "run", "-A"] };
+
+function run(file: string, args: string[], runtime: keyof typeof RUNTIMES = "Bun", env: Record<string, string> = {}) {
+  const [command, ...before] = RUNTIMES[runtime];
+  const settings = { cwd: root, encoding: "utf8" as const, timeout: 20_000, env: { ...process.env, ...env } };
+  const { status, stdout, stderr } = spawnSync(command, [...before, file, ...args], settings);
+  return { status, stdout, stderr };
+}
+
+/** The settings that a text lists in a column of its own. */
+function namesIn(text: string): string[] {
+  return [...text.matchAll(/^ {2}([A-Z][A-Z_]{3,}) {2}/gm)].map(([, name]) => name).toSorted();
+}
+
+describe.each(PROGRAMS)("%s --help", (file) => {
+  const own = Object.keys(SETTINGS).filter((name) => SETTINGS[name].of.includes(file));
+
+  test("tells its usage, every setting of its own with the default, and its exit codes", () => {
+    for (const option of ["--help", "-h"]) {
+      const { status, stdout, stderr } = run(file, [option]);
+      expect([status, stderr]).toEqual([0, ""]);
+      expect(stdout).toStartWith(`usage: bun run ${file}`);
+      expect(stdout).toMatch(/\nexit codes\n {2}0 /);
+      expect(namesIn(stdout)).toEqual(own.toSorted());
+      if (own.includes("BAND_PIXELS")) expect(stdout).toMatch(/BAND_PIXELS +1048576 +size of a band in pixels/);
+    }
+  });
+
+  test.skipIf(!binaries.deno)("is the same under Deno", () => {
+    expect(run(file, ["--help"], "Deno")).toEqual(run(file, ["--help"]));
+  });
+
+  test("settings that are bad do not keep it from helping", () => {
+    expect(run(file, ["--help"], "Bun", { PORT: "x", AUTH_TOKEN: "two words", LOG_LEVEL: "loud" }).status).toBe(0);
+  });
+
+  test("an option that is not known ends it with 2 and a sentence", () => {
+    for (const args of [["--port", "80"], ["--verbose"], ...(file === "sobel.ts" ? [] : [["photo.jpg"]])]) {
+      const { status, stdout, stderr } = run(file, args);
+      expect([args, status, stdout]).toEqual([args, 2, ""]);
+      expect(stderr).toMatch(new RegExp(`^${file}: [^\\n]*${args[0]}[^\\n]*\\n$`));
+    }
+  });
+
+  test("an option is told by what it is not, not by its value", () => {
+    expect(run(file, ["--token=s3cret"]).stderr).not.toContain("s3cret");
+  });
+});
+
+test("every setting is some program's, and stands in the README's table; nothing else does", () => {
+  const readme = readFileSync(join(root, "README.md"), "utf8");
+  const [, table] = /\n## Settings\n([\s\S]*?)\n## /.exec(readme) ?? [];
+  const rows = [...table.matchAll(/^\| (`.*?`) \|/gm)].flatMap(([, cell]) => [...cell.matchAll(/`([A-Z_]+)`/g)]);
+  expect(rows.map(([, name]) => name).toSorted()).toEqual(Object.keys(SETTINGS).toSorted());
+  for (const { of } of Object.values(SETTINGS)) expect(of.length).toBeGreaterThan(0);
+});
+
+test("every setting that a program reads is told, and every one that is told is read", () => {
+  const texts = [...PROGRAMS, "settings.ts", "log.ts"].map((file) => readFileSync(join(root, file), "utf8")).join("\n");
+  const read = [...texts.matchAll(/(?:setting\("|process\.env\.)([A-Z][A-Z_]+)/g)].map(([, name]) => name);
+  const taken = [...texts.matchAll(/const \{([A-Z_, ]+)\} = process\.env/g)].flatMap(([, names]) => names.split(","));
+  const all = new Set([...read, ...taken.map((name) => name.trim())]);
+  expect([...all].toSorted()).toEqual(Object.keys(SETTINGS).toSorted());
+});
+
+test("the limit of pixels is the one-machine program's too", () => {
+  expect(SETTINGS.MAX_PIXELS).toMatchObject({ default: DEFAULT_LIMITS.streamed });
+});
+
+test("LOG_LEVEL that is none ends the program with the variable's name", () => {
+  for (const file of ["coordinator.ts", "worker.ts"]) {
+    const { status, stderr } = run(file, [], "Bun", { PORT: "0", LOG_LEVEL: "loud" });
+    expect([status, stderr]).toEqual([1, `${file}: LOG_LEVEL: expected debug, info, warn, error, got "loud"\n`]);
+  }
+});
