@@ -41,7 +41,7 @@ import {
   type Values,
   versionOf,
 } from "./task.ts";
-import { TASKS, taskNamed } from "./tasks/all.ts";
+import { TASKS, taskNamed, taskNames } from "./tasks.ts";
 import { type Backends, JobError, JobWatch, lookUp, stateOf } from "./watch.ts";
 import { Worker } from "./worker.ts";
 
@@ -126,7 +126,7 @@ export function createApp({
       const other = tasks.get(task.name);
       if (versionOf(task) >= versionOf(other)) tasks.set(task.name, task);
     }
-    for (const { name } of TASKS.values()) tasks.set(name, taskNamed(name)!);
+    for (const name of taskNames()) tasks.set(name, taskNamed(name)!);
     return [...tasks.values()];
   }
 
@@ -335,7 +335,7 @@ export function createApp({
   let document: string | undefined;
 
   function api(): Response {
-    const facts = { tasks: [...TASKS.values()].map(({ name }) => name), maxWorkers: MAX_WORKERS, maxUploadBytes };
+    const facts = { tasks: taskNames(), maxWorkers: MAX_WORKERS, maxUploadBytes };
     document ??= JSON.stringify(apiDocument(app.routes, facts));
     return new Response(document, { headers: { "content-type": "application/json" } });
   }

@@ -22,8 +22,8 @@ import { encodeBandAside, type GreyImage, Stitcher } from "./png.ts";
 import { settingsOf, tokenSetting } from "./settings.ts";
 import { Spool } from "./spool.ts";
 import { finished, firstOf, haloOf, isData, ParamError, queryValues, runTask, type Task, type Values } from "./task.ts";
-import { TASKS, taskNamed } from "./tasks/all.ts";
-import { sobel } from "./tasks/sobel.ts";
+import { task as sobel } from "./tasks/sobel.ts";
+import { taskNamed, taskNames } from "./tasks.ts";
 
 export { sobel };
 
@@ -119,8 +119,7 @@ async function main(args: string[]): Promise<void> {
   if (!(bandPixels >= 1))
     throw new TypeError(`BAND_PIXELS: expected a number of pixels, got ${process.env.BAND_PIXELS}`);
   const task = taskNamed(values.task);
-  const known = new Set([...TASKS.values()].map(({ name }) => name));
-  if (!task) throw new TypeError(`unknown task ${values.task}: expected ${[...known].join(", ")}`);
+  if (!task) throw new TypeError(`unknown task ${values.task}: expected ${taskNames().join(", ")}`);
   const params = queryValues(task, new URLSearchParams(values.params));
   const image = await readImage(from === "-" ? process.stdin : createReadStream(from, { highWaterMark: 1 << 18 }));
   const png = Readable.from(transform(image, task, bandPixels, params));

@@ -15,7 +15,7 @@
  * Invariant: what a task makes does not depend on how many bands there are. The halo sees to that for pixels; for data
  * it is the task's own promise: `merge` must be associative.
  *
- * Not here: which tasks there are (tasks/all.ts), how a band reaches one (worker.ts).
+ * Not here: which tasks there are (tasks.ts), how a band reaches one (worker.ts).
  */
 
 /** Rows of a picture, and the rows around them: `(halo + rows + halo) × width` pixels, row-major, 8-bit grey. */

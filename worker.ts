@@ -32,7 +32,7 @@ import type { Delivery, Outcome, Queue } from "./queue.ts";
 import { BEAT_MS, type Results, type WorkerInfo } from "./results.ts";
 import { answerHelp, levelSetting, setting } from "./settings.ts";
 import { offerOf, runTask, wireName } from "./task.ts";
-import { TASKS } from "./tasks/all.ts";
+import { TASKS, taskNames } from "./tasks.ts";
 
 /** How often a band may fail before its job does. */
 const ATTEMPTS = 3;
@@ -304,12 +304,11 @@ function serveTasks(): void {
 function tasksSetting(): string[] | undefined {
   const names = (process.env.WORKER_TASKS ?? "").split(",").filter(Boolean);
   if (names.length === 0) return undefined;
-  const known = [...TASKS.values()];
+  const known = taskNames();
   for (const name of names) {
-    if (known.some((task) => task.name === name)) continue;
-    throw new Error(`WORKER_TASKS: expected some of ${known.map((task) => task.name).join(", ")}, got ${name}`);
+    if (!known.includes(name)) throw new Error(`WORKER_TASKS: expected some of ${known.join(", ")}, got ${name}`);
   }
-  return known.filter(({ name }) => names.includes(name)).map(wireName);
+  return [...TASKS.values()].filter(({ name }) => names.includes(name)).map(wireName);
 }
 
 const ABOUT = `Joins the fleet: takes bands off the queue in RabbitMQ, runs their task, stores the results in Redis. As many

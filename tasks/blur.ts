@@ -8,7 +8,7 @@
 import { reflectedColumns } from "../chunk.ts";
 import { pictureTask } from "../task.ts";
 
-export const blur = pictureTask({
+export const task = pictureTask({
   name: "blur",
   description: "Gaussian blur",
   params: {

@@ -5,7 +5,7 @@
  */
 import { dataTask } from "../task.ts";
 
-export const histogram = dataTask({
+export const task = dataTask({
   name: "histogram",
   description: "How often each of the 256 greys occurs",
   halo: 0,

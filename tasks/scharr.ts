@@ -7,7 +7,7 @@
 import { reflectedColumns } from "../chunk.ts";
 import { pictureTask } from "../task.ts";
 
-export const scharr = pictureTask({
+export const task = pictureTask({
   name: "scharr",
   description: "Edges: the magnitude of the 3 × 3 Scharr gradient",
   halo: 1,

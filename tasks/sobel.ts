@@ -7,7 +7,7 @@
 import { kernel } from "../kernel.ts";
 import { pictureTask } from "../task.ts";
 
-export const sobel = pictureTask({
+export const task = pictureTask({
   name: "sobel",
   description: "Edges: the magnitude of the 3 × 3 Sobel gradient",
   halo: 1,

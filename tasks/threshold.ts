@@ -7,12 +7,12 @@
  * `threshold(grey, 0, 255, THRESH_BINARY | THRESH_OTSU)`.
  */
 import { pictureTask } from "../task.ts";
-import { histogram } from "./histogram.ts";
+import { task as histogram } from "./histogram.ts";
 
 /** A class smaller than this share of the picture is none (2⁻²³, a float's epsilon). */
 const LEAST_SHARE = 2 ** -23;
 
-export const threshold = pictureTask({
+export const task = pictureTask({
   name: "threshold",
   description: "Black and white: white above a level, by default Otsu's of the whole picture",
   halo: 0,

@@ -273,7 +273,7 @@ describeWith(["rabbitmq", "redis"], "a cluster", () => {
       body: { halo: [5, 5] },
       reason: /^message cannot be read: halo: expected fewer than 9/,
     },
-    { what: "an unknown task", body: { task: "canny" }, reason: /^unknown task canny: this worker has sobel,/ },
+    { what: "an unknown task", body: { task: "canny" }, reason: /^unknown task canny: this worker has blur,/ },
     // Sobel needs a row above and below.
     { what: "a task that throws", body: { halo: [0, 0] }, reason: /^failed 3 times: band: expected 99/ },
     {
