@@ -162,6 +162,7 @@ async function feedBands(
   const { queue, results } = watch.backends;
   const job = watch.expectJob();
   const hasRoom = windowOf(job, results);
+  const own = Object.keys(params).length > 0 ? params : undefined;
   const sending = new Set<Promise<void>>();
   const failed = new AbortController();
   const stop = AbortSignal.any([signal, failed.signal]);
@@ -172,7 +173,7 @@ async function feedBands(
     const chunk = {
       chunkId: chunkIdOf(job.id, number),
       task: job.task,
-      params,
+      params: own,
       halo: band.halo,
       width,
       height,

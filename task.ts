@@ -263,7 +263,7 @@ export function runTask(
   const [above, below] = band.halo;
   const halo = haloOf(task, params);
   if (above < halo || below < halo)
-    throw new RangeError(`halo: expected ${halo} rows or more, got ${above} and ${below}`);
+    throw new RangeError(`halo: expected at least ${halo} rows above and below, got ${above} and ${below}`);
   const rows = height - above - below;
   const own = pixels.subarray((above - halo) * width, (above + rows + halo) * width);
   const view = { pixels: own, width, rows, halo };

@@ -275,11 +275,15 @@ describeWith(["rabbitmq", "redis"], "a cluster", () => {
     },
     { what: "an unknown task", body: { task: "canny" }, reason: /^unknown task canny: this worker has blur,/ },
     // Sobel needs a row above and below.
-    { what: "a task that throws", body: { halo: [0, 0] }, reason: /^failed 3 times: band: expected 99/ },
+    {
+      what: "a task that throws",
+      body: { halo: [0, 0] },
+      reason: /^failed 3 times: halo: expected at least 1 rows above and below, got 0 and 0$/,
+    },
     {
       what: "the same, nameless",
       body: { halo: [0, 0] },
-      reason: /^failed 3 times: band: expected 99/,
+      reason: /^failed 3 times: halo: expected at least 1 rows above and below, got 0 and 0$/,
       nameless: true,
     },
     { what: "no JSON, nameless", body: "not JSON", reason: /^message cannot be read/, nameless: true },

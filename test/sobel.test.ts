@@ -240,6 +240,8 @@ test("the task leaves out the halo, however high it is", () => {
     [1, 0],
     [0, 0],
   ] as [number, number][]) {
-    expect(() => edgesOf({ pixels, width: 9, height: 30, halo })).toThrow("halo: expected 1 rows or more, got");
+    expect(() => edgesOf({ pixels, width: 9, height: 30, halo })).toThrow(
+      "halo: expected at least 1 rows above and below, got",
+    );
   }
 });

@@ -87,7 +87,9 @@ describe("a task", () => {
 
   test("gets its own halo, however high the message's", () => {
     expectSame(runTask(plain, band) as Uint8Array, band.pixels.subarray(15, 35));
-    expect(() => runTask(plain, { ...band, halo: [1, 2] })).toThrow("halo: expected 2 rows or more, got 1 and 2");
+    expect(() => runTask(plain, { ...band, halo: [1, 2] })).toThrow(
+      "halo: expected at least 2 rows above and below, got 1 and 2",
+    );
   });
 
   test.each([
