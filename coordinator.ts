@@ -118,16 +118,16 @@ export function createApp({
     }
   }
 
-  /** Its own tasks, and those that workers offer: the newest version of each. */
+  /** Its own tasks, and what else workers offer: the newest version of each. */
   async function allTasks(): Promise<Task[]> {
+    const own = new Map<string, Task>(taskNames().map((name) => [name, taskNamed(name)!]));
+    const others = new Map<string, Task>();
     const offers = (await results.workers()).flatMap((worker) => worker.offers);
-    const tasks = new Map<string, Task>();
     for (const task of offers.flatMap((offer) => taskOf(offer) ?? [])) {
-      const other = tasks.get(task.name);
-      if (versionOf(task) >= versionOf(other)) tasks.set(task.name, task);
+      const newest = versionOf(task) > versionOf(others.get(task.name));
+      if (newest && !own.has(task.name)) others.set(task.name, task);
     }
-    for (const name of taskNames()) tasks.set(name, taskNamed(name)!);
-    return [...tasks.values()];
+    return [...own.values(), ...others.values()];
   }
 
   async function taskOrRefuse(name: string): Promise<Task> {
