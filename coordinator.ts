@@ -28,7 +28,15 @@ import { ImageError, type PixelLimits, Stitcher } from "./png.ts";
 import { standing } from "./probes.ts";
 import { LocalQueue, RabbitQueue } from "./queue.ts";
 import { type Job, LocalResults, RedisResults } from "./results.ts";
-import { answerHelp, levelSetting, setting, tokenSetting } from "./settings.ts";
+import {
+  answerHelp,
+  DEFAULT_JOBS,
+  DEFAULT_UPLOAD_BYTES,
+  levelSetting,
+  MAX_WORKERS,
+  setting,
+  tokenSetting,
+} from "./settings.ts";
 import {
   type DataTask,
   isData,
@@ -65,9 +73,6 @@ const HEADERS = {
   picture: { "content-type": "image/png", "x-content-type-options": "nosniff" },
   data: { "content-type": "application/json", "x-content-type-options": "nosniff" },
 };
-const MAX_WORKERS = 1024;
-const DEFAULT_UPLOAD_BYTES = 4 * 2 ** 30;
-const DEFAULT_JOBS = 64;
 /** The right to feed a job lapses after this, unless it is renewed, ms. */
 const LEASE_MS = 10_000;
 const SWEEP_MS = 60_000;

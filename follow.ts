@@ -28,9 +28,11 @@ function refusalOf(error: unknown, request: Request): string {
 
 /** Why a job has failed, in few words for a label: its own sentence names a band, and may quote a task. */
 export function reasonOf(error: string): string {
-  if (/ has vanished|no worker came back/.test(error)) return "lost";
-  if (/ failed \d+ times/.test(error)) return "task_failed";
-  if (/message cannot be read|unknown task/.test(error)) return "bad_message";
+  // From the start: what comes behind may be a task's own words.
+  if (/^band \d+( has vanished|: handed out \d+ times)/.test(error)) return "lost";
+  if (/^band \d+: failed \d+ times/.test(error)) return "task_failed";
+  if (/^band \d+: (message cannot be read|unknown task)/.test(error)) return "bad_message";
+  if (/^band \d+: its result cannot be used/.test(error)) return "bad_result";
   return "other";
 }
 
@@ -48,7 +50,9 @@ export class Follower {
     const reason = refusalOf(error, request);
     this.metrics.refused.inc({ reason });
     const { method, url } = request;
-    const level = ["busy", "queue", "job_failed"].includes(reason) ? "warn" : "info";
+    // Of a band, before the picture was there to its end.
+    if (reason === "job_failed") this.metrics.failed.inc({ reason: reasonOf((error as Error).message) });
+    const level = reason === "job_failed" ? "error" : ["busy", "queue"].includes(reason) ? "warn" : "info";
     this.log[level]("upload refused", { method, path: new URL(url).pathname, reason, error });
   }
 

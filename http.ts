@@ -13,8 +13,9 @@ import { ImageError } from "./png.ts";
 import { QueueError } from "./queue.ts";
 import { JobError } from "./watch.ts";
 
-/** An upload that sends nothing for so long is given up, ms. */
-const SILENCE_MS = 60_000;
+/** An upload that is waited for this long, ms, and brings less than so many bytes meanwhile, is given up: it holds a place. */
+const PATIENCE_MS = 60_000;
+const LEAST_BYTES = 1 << 16;
 /** Of an upload that was refused, this much is still read, for this long, so that the client comes to read the answer. */
 const DISCARD_BYTES = 4 * 2 ** 30;
 const DISCARD_MS = 60_000;
@@ -88,17 +89,21 @@ export const TITLES: Record<number, string> = {
   503: "Service unavailable",
 };
 
-/** The body of a request: counted, watched for silence, and never left half read. */
+/** The body of a request: counted, watched for its pace, and never left half read. */
 export class Upload {
   readonly #body: ReadableStreamDefaultReader<Uint8Array> | undefined;
   readonly #announced: number;
   /** Read so far, what was thrown away not counted. */
   bytes = 0;
   #ended: boolean;
+  /** Since the last `LEAST_BYTES` were complete: for how long it was waited for, ms, and what has come. */
+  #waited = 0;
+  #came = 0;
 
   constructor(
     request: Request,
     readonly maxBytes: number,
+    readonly patience = PATIENCE_MS,
   ) {
     this.#body = request.body?.getReader();
     this.#ended = !this.#body;
@@ -132,15 +137,17 @@ export class Upload {
   async #next(): Promise<Uint8Array | undefined> {
     if (!this.#body) return undefined;
     let timer: ReturnType<typeof setTimeout> | undefined;
-    const silent = new Promise<never>((_, reject) => {
-      timer = setTimeout(
-        () => reject(new HttpError(408, `the upload was silent for ${SILENCE_MS / 1000} s`)),
-        SILENCE_MS,
-      );
+    const start = performance.now();
+    const slow = new Promise<never>((_, reject) => {
+      const why = `the upload is too slow: ${this.#came} bytes in ${this.patience / 1000} s`;
+      timer = setTimeout(() => reject(new HttpError(408, why)), this.patience - this.#waited);
     });
     try {
-      const { done, value } = await Promise.race([this.#body.read(), silent]);
+      const { done, value } = await Promise.race([this.#body.read(), slow]);
       this.#ended = done;
+      this.#waited += performance.now() - start;
+      this.#came += value?.length ?? 0;
+      if (this.#came >= LEAST_BYTES) this.#waited = this.#came = 0;
       return value;
     } catch (error) {
       this.#ended = true;

@@ -42,7 +42,8 @@ function line(level: Level, msg: string, fields: Fields): string {
   const plain = Object.entries(fields).map(([name, value]) => [name, value instanceof Error ? value.message : value]);
   if (!process.stderr.isTTY) return JSON.stringify({ time, level, msg, ...Object.fromEntries(plain) });
   const shown = plain.filter(([, value]) => value !== undefined).map(([name, value]) => `${name}=${word(value)}`);
-  return [time.slice(11, 19), level.padEnd(5), msg, ...shown].join(" ");
+  // Bun shows all that goes this way in red.
+  return `\x1b[0m${[time.slice(11, 19), level.padEnd(5), msg, ...shown].join(" ")}`;
 }
 
 /** As it is where it cannot be mistaken for more than a word, else quoted: a name is not to move the cursor. */

@@ -42,8 +42,26 @@ export function openRegistry(ofProcess: boolean): Registry {
   return registry;
 }
 
-/** What becomes of a band in a worker's hands. */
-export type BandOutcome = "done" | "dropped" | "retried" | "handed_back" | "buried";
+class Maker {
+  readonly #registers: Registry[];
+
+  constructor(registry: Registry) {
+    this.#registers = [registry];
+  }
+
+  counter<L extends string>(name: string, help: string, ...labelNames: L[]): Counter<L> {
+    return new Counter({ name, help, labelNames, registers: this.#registers });
+  }
+
+  gauge<L extends string>(name: string, help: string, ...labelNames: L[]): Gauge<L> {
+    return new Gauge({ name, help, labelNames, registers: this.#registers });
+  }
+
+  seconds<L extends string>(name: string, help: string, buckets: number[], ...labelNames: L[]): Histogram<L> {
+    return new Histogram({ name, help, buckets, labelNames, registers: this.#registers });
+  }
+}
+
 export type BuriedReason = "unreadable" | "unknown_task" | "task_failed" | "kills_workers";
 
 /** What workers count. */
@@ -60,65 +78,39 @@ export class WorkerMetrics {
   readonly busy: Gauge;
 
   constructor(registry: Registry) {
-    const registers = [registry];
-    const task = ["task"] as const;
-    const buckets = BAND_SECONDS;
-    this.bands = new Counter({
-      name: "sobel_bands_total",
-      help: "Bands taken off the queue, by what became of them",
-      labelNames: ["task", "outcome"],
-      registers,
-    });
-    this.buried = new Counter({
-      name: "sobel_bands_buried_total",
-      help: "Bands given up, whose jobs have failed, by reason",
-      labelNames: ["reason"],
-      registers,
-    });
-    this.redelivered = new Counter({
-      name: "sobel_bands_redelivered_total",
-      help: "Bands that had been handed out before",
-      labelNames: task,
-      registers,
-    });
-    this.wait = new Histogram({
-      name: "sobel_band_wait_seconds",
-      help: "Time from a band's sending to the worker that took it first; where clocks differ, as far as they agree",
-      labelNames: task,
-      buckets,
-      registers,
-    });
-    this.compute = new Histogram({
-      name: "sobel_band_task_seconds",
-      help: "Time the task took for a band, with compression",
-      labelNames: task,
-      buckets,
-      registers,
-    });
-    this.store = new Histogram({
-      name: "sobel_band_store_seconds",
-      help: "Time until a band's result was stored",
-      buckets,
-      registers,
-    });
-    this.pixels = new Counter({
-      name: "sobel_band_pixels_total",
-      help: "Pixels of the bands done",
-      labelNames: task,
-      registers,
-    });
-    this.resultBytes = new Counter({
-      name: "sobel_band_result_bytes_total",
-      help: "Bytes of the bands' results, as PNG",
-      labelNames: task,
-      registers,
-    });
-    this.storeRetries = new Counter({
-      name: "sobel_store_retries_total",
-      help: "Times that a worker had to ask the result store again",
-      registers,
-    });
-    this.busy = new Gauge({ name: "sobel_bands_at_work", help: "Bands in the hands of this process", registers });
+    const make = new Maker(registry);
+    this.bands = make.counter(
+      "sobel_bands_total",
+      "Bands taken off the queue, by what became of them",
+      "task",
+      "outcome",
+    );
+    this.buried = make.counter(
+      "sobel_bands_buried_total",
+      "Bands given up, whose jobs have failed, by reason",
+      "reason",
+    );
+    this.redelivered = make.counter("sobel_bands_redelivered_total", "Bands that had been handed out before", "task");
+    this.wait = make.seconds(
+      "sobel_band_wait_seconds",
+      "Time from a band's sending to the worker that took it first; where clocks differ, as far as they agree",
+      BAND_SECONDS,
+      "task",
+    );
+    this.compute = make.seconds(
+      "sobel_band_task_seconds",
+      "Time the task took for a band, with compression",
+      BAND_SECONDS,
+      "task",
+    );
+    this.store = make.seconds("sobel_band_store_seconds", "Time until a band's result was stored", BAND_SECONDS);
+    this.pixels = make.counter("sobel_band_pixels_total", "Pixels of the bands done", "task");
+    this.resultBytes = make.counter("sobel_band_result_bytes_total", "Bytes of the bands' results, as PNG", "task");
+    this.storeRetries = make.counter(
+      "sobel_store_retries_total",
+      "Times that a worker had to ask the result store again",
+    );
+    this.busy = make.gauge("sobel_bands_at_work", "Bands in the hands of this process");
   }
 }
 
@@ -138,58 +130,44 @@ export class CoordinatorMetrics {
     readonly registry: Registry,
     maxUploads: number,
   ) {
-    const registers = [registry];
-    const task = ["task"] as const;
-    new Gauge({ name: "sobel_uploads_limit", help: "Uploads that are taken at a time", registers }).set(maxUploads);
-    this.refused = new Counter({
-      name: "sobel_uploads_refused_total",
-      help: "Uploads that did not become a job: busy, queue and store are answered with 503, the others are the client's",
-      labelNames: ["reason"],
-      registers,
-    });
-    this.uploadBytes = new Counter({
-      name: "sobel_upload_bytes_total",
-      help: "Bytes read of uploads, with those of refused ones up to their refusal",
-      registers,
-    });
-    this.resultBytes = new Counter({ name: "sobel_result_bytes_total", help: "Bytes of results sent", registers });
-    this.accepted = new Counter({
-      name: "sobel_jobs_accepted_total",
-      help: "Jobs whose every band was in the queue or done",
-      labelNames: task,
-      registers,
-    });
-    this.open = new Gauge({
-      name: "sobel_jobs_open",
-      help: "Jobs of this coordinator that have not ended, by state",
-      labelNames: ["state"],
-      registers,
-    });
-    this.ended = new Counter({
-      name: "sobel_jobs_ended_total",
-      help: "Jobs accepted by this coordinator that have ended; gone: cancelled elsewhere, or expired",
-      labelNames: ["task", "state"],
-      registers,
-    });
-    this.failed = new Counter({
-      name: "sobel_jobs_failed_total",
-      help: "Accepted jobs that have failed, by reason",
-      labelNames: ["reason"],
-      registers,
-    });
-    this.seconds = new Histogram({
-      name: "sobel_job_seconds",
-      help: "Time from the first asking for a job to its last band",
-      labelNames: task,
-      buckets: JOB_SECONDS,
-      registers,
-    });
-    this.responses = new Counter({
-      name: "sobel_http_responses_total",
-      help: "Responses, by the pattern of their route, empty where there is none",
-      labelNames: ["method", "route", "status"],
-      registers,
-    });
+    const make = new Maker(registry);
+    make.gauge("sobel_uploads_limit", "Uploads that are taken at a time").set(maxUploads);
+    this.refused = make.counter(
+      "sobel_uploads_refused_total",
+      "Uploads that did not become a job: busy, queue and store are answered with 503, the others are the client's",
+      "reason",
+    );
+    this.uploadBytes = make.counter(
+      "sobel_upload_bytes_total",
+      "Bytes read of uploads, with those of refused ones up to their refusal",
+    );
+    this.resultBytes = make.counter("sobel_result_bytes_total", "Bytes of results sent");
+    this.accepted = make.counter("sobel_jobs_accepted_total", "Jobs whose every band was in the queue or done", "task");
+    this.open = make.gauge("sobel_jobs_open", "Jobs of this coordinator that have not ended, by state", "state");
+    this.ended = make.counter(
+      "sobel_jobs_ended_total",
+      "Jobs accepted by this coordinator that have ended; gone: cancelled elsewhere, or expired",
+      "task",
+      "state",
+    );
+    this.failed = make.counter(
+      "sobel_jobs_failed_total",
+      "Jobs that have failed of a band, by reason, also while their picture was still arriving",
+      "reason",
+    );
+    this.seconds = make.seconds(
+      "sobel_job_seconds",
+      "Time from the first asking for a job to its last band",
+      JOB_SECONDS,
+      "task",
+    );
+    this.responses = make.counter(
+      "sobel_http_responses_total",
+      "Responses, by the pattern of their route, empty where there is none",
+      "method",
+      "route",
+      "status",
+    );
     for (const state of ["uploading", "running"]) this.open.set({ state }, 0);
     for (const reason of ["busy", "queue", "store"]) this.refused.inc({ reason }, 0);
   }
@@ -218,10 +196,10 @@ export class Standing {
   readonly #storeUp: Gauge;
 
   constructor(registry: Registry, backends: Backends) {
-    const registers = [registry];
+    const make = new Maker(registry);
     this.#backends = backends;
-    this.#queueUp = new Gauge({ name: "sobel_queue_up", help: "1 while the queue can be used", registers });
-    this.#storeUp = new Gauge({ name: "sobel_store_up", help: "1 while the result store can be used", registers });
+    this.#queueUp = make.gauge("sobel_queue_up", "1 while the queue can be used");
+    this.#storeUp = make.gauge("sobel_store_up", "1 while the result store can be used");
   }
 
   async observe(): Promise<void> {
@@ -247,18 +225,14 @@ export class FleetMetrics {
   constructor(registry: Registry, backends: Backends, tasks: string[]) {
     this.#backends = backends;
     this.#tasks = tasks;
-    const registers = [registry];
-    const gauge = (name: string, help: string) => new Gauge({ name, help, labelNames: ["task"], registers });
-    const byWorker = (name: string, help: string) => new Counter({ name, help, labelNames: ["worker"], registers });
+    const make = new Maker(registry);
+    const gauge = (name: string, help: string) => make.gauge(name, help, "task");
+    const byWorker = (name: string, help: string) => make.counter(name, help, "worker");
     this.#waiting = gauge("sobel_queue_bands_waiting", "Bands that wait for a worker");
     this.#consumers = gauge("sobel_queue_consumers", "Workers at the queue, those of others included");
-    this.#deadLetters = new Gauge({ name: "sobel_queue_dead_letters", help: "Bands in tareas.muertas", registers });
+    this.#deadLetters = make.gauge("sobel_queue_dead_letters", "Bands in tareas.muertas");
     this.#workers = gauge("sobel_workers", "Workers whose heart beats, by the tasks that they know");
-    this.#busy = new Gauge({
-      name: "sobel_workers_busy",
-      help: "Workers that had a band in hand at their last beat",
-      registers,
-    });
+    this.#busy = make.gauge("sobel_workers_busy", "Workers that had a band in hand at their last beat");
     this.#bands = byWorker("sobel_worker_bands_total", "Bands that a live worker has done since it joined");
     this.#pixels = byWorker("sobel_worker_pixels_total", "Pixels of those bands");
     this.#seconds = byWorker("sobel_worker_task_seconds_total", "Time that its task took for them");

@@ -118,8 +118,83 @@ const ID = parameter("path", "id", uuid, "the job's id, which the client has cho
 const GUARDED = [{ bearer: [] }, {}];
 const UPLOAD_PROBLEMS = [400, 401, 408, 410, 413, 415, 422, 500, 503];
 
-/** What is told of each route, by its method and its path as Elysia has it. */
-function operations({ tasks, maxWorkers, maxUploadBytes }: Facts): Record<string, Json> {
+/** What is told of each route, by its method and its path as Elysia has it: those of the program, and those of jobs. */
+function operations(facts: Facts): Record<string, Json> {
+  return { ...PROGRAM, ...uploads(facts), ...JOB };
+}
+
+const PROGRAM: Record<string, Json> = {
+  "GET /": {
+    summary: "The page",
+    responses: { 200: { description: "HTML", content: { "text/html": text(t.String()) } } },
+  },
+  "GET /healthz": {
+    summary: "The process runs",
+    responses: { 200: { description: "it does", content: json(ref("Status")) } },
+  },
+  "GET /readyz": {
+    summary: "RabbitMQ and Redis can be used",
+    responses: { 200: { description: "they can", content: json(ref("Status")) }, ...problems(503) },
+  },
+  "GET /metrics": {
+    summary: "What was counted, for Prometheus",
+    security: GUARDED,
+    responses: {
+      200: { description: "the text format of Prometheus", content: { "text/plain": text(t.String()) } },
+      ...problems(401),
+    },
+  },
+  "GET /openapi.json": {
+    summary: "This document",
+    responses: { 200: { description: "OpenAPI 3.1", content: json({ type: "object" }) } },
+  },
+  "GET /tasks": {
+    summary: "The tasks that there are, and their parameters",
+    responses: {
+      200: { description: "the tasks", content: json(t.Object({ tasks: t.Array(t.Unsafe(ref("Task"))) })) },
+      ...problems(503),
+    },
+  },
+  "GET /workers": {
+    summary: "Who is alive, and what each has done",
+    security: GUARDED,
+    responses: {
+      200: { description: "the fleet", content: json(t.Object({ workers: t.Array(t.Unsafe(ref("Worker"))) })) },
+      ...problems(401, 503),
+    },
+  },
+};
+
+const JOB: Record<string, Json> = {
+  "GET /jobs/:id": {
+    summary: "How a job stands",
+    parameters: [ID],
+    responses: { 200: { description: "the job", content: json(ref("Job")) }, ...problems(400, 404, 503) },
+  },
+  "DELETE /jobs/:id": {
+    summary: "Cancels a job, and removes all that is kept of it",
+    security: GUARDED,
+    parameters: [ID],
+    responses: { 204: { description: "it is gone" }, ...problems(400, 401, 404, 503) },
+  },
+  "GET /jobs/:id/events": {
+    summary: "A job as server-sent events",
+    description: "`job` (its state has changed), a `band` for each that is done, and at last `done` or `failed`.",
+    parameters: [ID],
+    responses: { 200: { description: "the events", content: EVENTS }, ...problems(400, 404, 503) },
+  },
+  "GET /jobs/:id/result": {
+    summary: "The result",
+    parameters: [ID, parameter("header", "range", t.String(), "one range of bytes")],
+    responses: {
+      200: { description: "the whole", headers: { etag: { schema: t.String() } }, content: RESULT },
+      206: { description: "the range", headers: { "content-range": { schema: t.String() } }, content: PNG },
+      ...problems(400, 404, 409, 410, 416, 500, 503),
+    },
+  },
+};
+
+function uploads({ tasks, maxWorkers, maxUploadBytes }: Facts): Record<string, Json> {
   // No enum: workers may bring more.
   const task = { type: "string", examples: tasks };
   const params = {
@@ -141,45 +216,6 @@ function operations({ tasks, maxWorkers, maxUploadBytes }: Facts): Record<string
     content: { "*/*": { schema: picture }, "multipart/form-data": { schema: form } },
   };
   return {
-    "GET /": {
-      summary: "The page",
-      responses: { 200: { description: "HTML", content: { "text/html": text(t.String()) } } },
-    },
-    "GET /healthz": {
-      summary: "The process runs",
-      responses: { 200: { description: "it does", content: json(ref("Status")) } },
-    },
-    "GET /readyz": {
-      summary: "RabbitMQ and Redis can be used",
-      responses: { 200: { description: "they can", content: json(ref("Status")) }, ...problems(503) },
-    },
-    "GET /metrics": {
-      summary: "What was counted, for Prometheus",
-      security: GUARDED,
-      responses: {
-        200: { description: "the text format of Prometheus", content: { "text/plain": text(t.String()) } },
-        ...problems(401),
-      },
-    },
-    "GET /openapi.json": {
-      summary: "This document",
-      responses: { 200: { description: "OpenAPI 3.1", content: json({ type: "object" }) } },
-    },
-    "GET /workers": {
-      summary: "Who is alive, and what each has done",
-      security: GUARDED,
-      responses: {
-        200: { description: "the fleet", content: json(t.Object({ workers: t.Array(t.Unsafe(ref("Worker"))) })) },
-        ...problems(401, 503),
-      },
-    },
-    "GET /tasks": {
-      summary: "The tasks that there are, and their parameters",
-      responses: {
-        200: { description: "the tasks", content: json(t.Object({ tasks: t.Array(t.Unsafe(ref("Task"))) })) },
-        ...problems(503),
-      },
-    },
     "POST /tasks/:task": {
       summary: "Picture in, picture (or data) out; nothing is kept",
       security: GUARDED,
@@ -207,32 +243,6 @@ function operations({ tasks, maxWorkers, maxUploadBytes }: Facts): Record<string
           content: json(ref("Job")),
         },
         ...problems(...UPLOAD_PROBLEMS, 409),
-      },
-    },
-    "GET /jobs/:id": {
-      summary: "How a job stands",
-      parameters: [ID],
-      responses: { 200: { description: "the job", content: json(ref("Job")) }, ...problems(400, 404, 503) },
-    },
-    "DELETE /jobs/:id": {
-      summary: "Cancels a job, and removes all that is kept of it",
-      security: GUARDED,
-      parameters: [ID],
-      responses: { 204: { description: "it is gone" }, ...problems(400, 401, 404, 503) },
-    },
-    "GET /jobs/:id/events": {
-      summary: "A job as server-sent events",
-      description: "`job` (its state has changed), a `band` for each that is done, and at last `done` or `failed`.",
-      parameters: [ID],
-      responses: { 200: { description: "the events", content: EVENTS }, ...problems(400, 404, 503) },
-    },
-    "GET /jobs/:id/result": {
-      summary: "The result",
-      parameters: [ID, parameter("header", "range", t.String(), "one range of bytes")],
-      responses: {
-        200: { description: "the whole", headers: { etag: { schema: t.String() } }, content: RESULT },
-        206: { description: "the range", headers: { "content-range": { schema: t.String() } }, content: PNG },
-        ...problems(400, 404, 409, 410, 416, 500, 503),
       },
     },
   };

@@ -40,6 +40,8 @@ const FIRST_PATIENCE_MS = 10_000;
 const STEADY_MS = 10_000;
 /** The coordinator sends something every few seconds: an event stream that is silent for so long is dead, ms. */
 const SILENCE_MS = 30_000;
+/** No server is waited for longer than so, whatever it asks. */
+const MOST_SECONDS = 60;
 /** How often a picture is sent once more because the coordinator has forgotten its job. */
 const RESENDS = 3;
 const CANCEL_MS = 3_000;
@@ -296,15 +298,25 @@ async function expectOk(response: Response): Promise<Response> {
   if (response.ok) return response;
   const { status, statusText, headers } = response;
   const text = await response.text().catch(() => "");
+  const detail = headers.get("content-type")?.startsWith("application/problem+json") && detailOf(text);
   // Not of our coordinator, but of something before it, is what is not a problem.
-  const known = headers.get("content-type")?.startsWith("application/problem+json");
-  const sentence = known ? (JSON.parse(text) as { detail: string }).detail : `HTTP ${status} ${statusText}`.trim();
+  const known = typeof detail === "string";
+  const sentence = known ? detail : `HTTP ${status} ${statusText}`.trim();
   if (status === 404 || status === 410) throw known ? new Forgotten(sentence) : new Error(sentence);
   const later = headers.has("retry-after");
   const retryable = later || status === 408 || status === 429 || (status >= 500 && !(known && status === 500));
   if (!retryable) throw new Error(sentence);
   const after = Number(headers.get("retry-after") ?? Number.NaN);
-  throw new Retry(sentence, after >= 0 && after <= 60 ? after : undefined);
+  throw new Retry(sentence, after >= 0 ? Math.min(after, MOST_SECONDS) : undefined);
+}
+
+/** What a problem says; undefined where the answer was cut. */
+function detailOf(problem: string): string | undefined {
+  try {
+    return (JSON.parse(problem) as { detail?: string }).detail;
+  } catch {
+    return undefined;
+  }
 }
 
 /** A file's bytes as the body of a request, read as they are taken; `onBytes` is told how many were. */

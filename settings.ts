@@ -25,6 +25,11 @@ interface WholeSetting extends Setting {
   most: number;
 }
 
+export const DEFAULT_UPLOAD_BYTES = 4 * 2 ** 30;
+export const DEFAULT_JOBS = 64;
+/** Of a job, and of the threads of one process. */
+export const MAX_WORKERS = 1024;
+
 const MOST = Number.MAX_SAFE_INTEGER;
 const YEAR_SECONDS = 31_536_000;
 
@@ -39,7 +44,7 @@ const WHOLE = {
     of: COORDINATOR,
     default: availableParallelism(),
     least: 1,
-    most: 1024,
+    most: MAX_WORKERS,
     help: "worker threads of the one-process mode",
     shown: "all cores",
   },
@@ -59,7 +64,7 @@ const WHOLE = {
   },
   MAX_UPLOAD_BYTES: {
     of: COORDINATOR,
-    default: 4 * 2 ** 30,
+    default: DEFAULT_UPLOAD_BYTES,
     least: 1,
     most: MOST,
     help: "larger bodies are answered with 413, bytes",
@@ -73,7 +78,7 @@ const WHOLE = {
   },
   MAX_JOBS: {
     of: COORDINATOR,
-    default: 64,
+    default: DEFAULT_JOBS,
     least: 1,
     most: 100_000,
     help: "uploads that are taken at a time; more are answered with 503",

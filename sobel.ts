@@ -93,7 +93,7 @@ const USAGE = `usage: bun run sobel.ts [--task NAME] [--params QUERY] IN OUT
 exit codes
   0    the result is written
   1    it is not: the picture cannot be read, or the job has failed
-  2    the command line cannot be read, or a setting is bad
+  2    the command line, or BAND_PIXELS, cannot be read
   130  interrupted`;
 
 const OPTIONS = {

@@ -177,7 +177,7 @@ export class Worker {
     this.#info.bands++;
     this.#info.pixels += pixels;
     this.#info.ms += ms;
-    const storeMs = performance.now() - start - ms;
+    const storeMs = Math.max(0, performance.now() - start - ms);
     const { metrics } = this.#options;
     metrics?.compute.observe({ task }, ms / 1000);
     metrics?.store.observe(storeMs / 1000);
