@@ -3,6 +3,7 @@
 //
 // The expected bytes are those of the one-machine program.
 import { afterAll, afterEach, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { spawnSync } from "node:child_process";
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { connect as amqp, type Channel, type ChannelModel } from "amqplib";
@@ -81,6 +82,33 @@ describe("in one process", () => {
 
   test("every task gives what the one-machine program does", async () => {
     await expectAllTasks(origin, SOME);
+  });
+
+  test("and so does the shell, sent from there or not", async () => {
+    const folder = temporaryFolder("tasks");
+    const [from, to] = [join(folder, "in.png"), join(folder, "out")];
+    writeFileSync(from, photo);
+    for (const [task, query] of [
+      ["blur", "sigma=3"],
+      ["threshold", ""],
+      ["histogram", ""],
+    ]) {
+      for (const remote of [[], ["--remote", origin]]) {
+        const args = ["run", "sobel.ts", ...remote, "--task", task, "--params", query, from, to];
+        const env = { ...process.env, BAND_PIXELS: String(SOME) };
+        const { status, stderr } = spawnSync(process.execPath, args, { env });
+        expect([task, status], String(stderr)).toEqual([task, 0]);
+        expectSame(readFileSync(to), await alone(task, query, SOME));
+      }
+    }
+    const wrong = (...args: string[]) => spawnSync(process.execPath, ["run", "sobel.ts", ...args, from, to]);
+    for (const [args, sentence] of [
+      [["--task", "canny"], "unknown task canny: expected blur, histogram, scharr, sobel, threshold"],
+      [["--task", "blur", "--params", "sigma=0"], "sigma: expected a number from 0.1 to 50, got 0"],
+    ] as const) {
+      const { status, stderr } = wrong(...args);
+      expect([status, String(stderr)]).toEqual([2, `sobel.ts: ${sentence}\n`]);
+    }
   });
 
   test("the tasks are listed, with the schemas of their parameters", async () => {
