@@ -13,7 +13,7 @@
  *
  * Not here: HTTP (coordinator.ts), what is known of a job (watch.ts), how a picture is read (image.ts) or joined (png.ts).
  */
-import { createHash } from "node:crypto";
+import { randomUUID } from "node:crypto";
 import { crc32 } from "node:zlib";
 import { type Band, bandRows, chunkIdOf, planBands, split, WireError } from "./chunk.ts";
 import { readImage } from "./image.ts";
@@ -52,7 +52,7 @@ export function jobOf(
     task: wireName(task),
     kind: kindOf(task),
     params,
-    first: firstOf(task, params) ? firstIdOf(id) : null,
+    first: firstOf(task, params) ? randomUUID() : null,
     found: null,
     workers,
     width,
@@ -76,12 +76,6 @@ function ofTask<T>(step: () => T): T {
   } catch (error) {
     throw new JobError(500, `the task failed: ${(error as Error).message}`);
   }
-}
-
-/** The id of a job's first step: always the same, so that sending a picture again finds it. */
-function firstIdOf(id: string): string {
-  const hex = createHash("sha256").update(`first step of ${id}`).digest("hex");
-  return [hex.slice(0, 8), hex.slice(8, 12), hex.slice(12, 16), hex.slice(16, 20), hex.slice(20, 32)].join("-");
 }
 
 /**

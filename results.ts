@@ -417,8 +417,9 @@ export class RedisResults implements Results {
     return {
       id,
       task,
-      kind: kind as Job["kind"],
-      params: JSON.parse(params),
+      // A record of a coordinator that knew nothing of these is of a picture.
+      kind: kind === "data" ? kind : "picture",
+      params: JSON.parse(params || "{}"),
       first: first || null,
       found: found ? JSON.parse(found) : null,
       workers: workers === "" ? null : Number(workers),

@@ -133,7 +133,7 @@ export function firstOf(task: Task, params: Values): PictureTask["first"] {
   return !isData(task) && task.first && params[task.first.param] === undefined ? task.first : undefined;
 }
 
-/** Whether a module's `task` is one. @throws TaskError what is wrong with it */
+/** Whether a module's `task` is one. @throws TaskError, ParamError what is wrong with it */
 export function expectTask(task: Partial<Task> | undefined): asserts task is Task {
   const expect = (sound: boolean, what: string, got: unknown) => {
     if (!sound) throw new TaskError(`expected ${what}, got ${shown(got)}`);
@@ -149,6 +149,7 @@ export function expectTask(task: Partial<Task> | undefined): asserts task is Tas
     const known = ["number", "integer", "boolean", "string"].includes(type);
     expect(known, `${param} to have the type number, integer, boolean or string`, type);
   }
+  checkedValues(task as Task, {}); // the defaults
 }
 
 /** Rows of halo for these values. @throws TaskError where it asks for what cannot be */

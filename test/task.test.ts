@@ -124,6 +124,10 @@ describe("a task", () => {
       { ...plain, params: { by: { type: "text" as "string" } } },
       'expected by to have the type number, integer, boolean or string, got "text"',
     ],
+    [
+      { ...plain, params: { by: { type: "integer", maximum: 3, default: 4 } } },
+      "by: expected a whole number to 3, got 4",
+    ],
   ] as [Partial<Task> | undefined, string][])("that is none is refused: %#", (task, sentence) => {
     expect(() => expectTask(task)).toThrow(sentence);
   });
