@@ -18,21 +18,13 @@
  *     │ IDAT  03 00 + Adler-32 of the rows              │ IDAT  03 00 + Adler-32 of all rows
  *     └ IEND                                            └ IEND
  *
- * Not here: which format a file has (image.ts), where bands begin and end (chunk.ts), the loops over pixels (kernel.ts).
+ * Not here: which format a file has (image.ts), where bands begin and end (chunk.ts), the loops over pixels (kernel.ts),
+ * how bands are compressed (deflate.ts).
  * Source: PNG Specification (Third Edition), https://www.w3.org/TR/png-3/; RFC 1950; RFC 1951.
  */
 import { pipeline, Readable } from "node:stream";
-import { promisify } from "node:util";
-import {
-  constants,
-  crc32,
-  createInflate,
-  deflateRaw,
-  deflateRawSync,
-  deflateSync,
-  type Inflate,
-  inflateSync,
-} from "node:zlib";
+import { crc32, createInflate, deflateSync, type Inflate, inflateSync } from "node:zlib";
+import { deflateRuns } from "./deflate.ts";
 import { kernel } from "./kernel.ts";
 
 /** A picture as a stream of rows: each block holds whole rows, `width` bytes of 8-bit grey a row, top to bottom. */
@@ -480,10 +472,6 @@ function toEightBits(header: Header, width: number): (row: Uint8Array, grey: Uin
   };
 }
 
-const deflateAside = promisify(deflateRaw) as (rows: Uint8Array, options: object) => Promise<Uint8Array>;
-
-/** Deflate at level 1 with run-lengths only: on Sub-filtered edges nearly as small as level 6, at a quarter of the time. */
-const DEFLATE = { level: 1, strategy: constants.Z_RLE, finishFlush: constants.Z_SYNC_FLUSH };
 const ZLIB_HEADER = Uint8Array.of(0x78, 0x01);
 /** An empty final block with fixed codes: closes a deflate stream that was sync-flushed. */
 const LAST_BLOCK = Uint8Array.of(0x03, 0x00);
@@ -497,24 +485,10 @@ const EMPTY_TAIL = pngChunk("IDAT", LAST_BLOCK, uint32(1));
  * @returns a PNG of the layout at the top of this file
  */
 export function encodeBand(grey: Uint8Array, width: number, rows: number): Uint8Array {
-  const { lines, adler } = filtered(grey, width, rows);
-  return bandOf(deflateRawSync(lines, { ...DEFLATE, chunkSize: BLOCK_BYTES }), adler, width, rows);
-}
-
-/** The same bytes, deflated off this thread. */
-export async function encodeBandAside(grey: Uint8Array, width: number, rows: number): Promise<Uint8Array> {
-  const { lines, adler } = filtered(grey, width, rows);
-  return bandOf(await deflateAside(lines, DEFLATE), adler, width, rows);
-}
-
-function filtered(grey: Uint8Array, width: number, rows: number): { lines: Uint8Array; adler: number } {
   const lines = new Uint8Array(rows * (1 + width));
-  return { lines, adler: kernel.filterSub(grey, width, rows, lines) };
-}
-
-function bandOf(deflated: Uint8Array, adler: number, width: number, rows: number): Uint8Array {
+  const adler = kernel.filterSub(grey, width, rows, lines);
   const tail = pngChunk("IDAT", LAST_BLOCK, uint32(adler));
-  return Buffer.concat([frontOf(width, rows), ...chunkParts("IDAT", deflated), tail, END]);
+  return Buffer.concat([frontOf(width, rows), ...chunkParts("IDAT", deflateRuns(lines)), tail, END]);
 }
 
 /** What stands before a band's data. */

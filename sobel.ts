@@ -11,14 +11,13 @@
  */
 import { createReadStream, createWriteStream } from "node:fs";
 import { rename, rm } from "node:fs/promises";
-import { availableParallelism } from "node:os";
 import process from "node:process";
 import { Readable } from "node:stream";
 import { pipeline } from "node:stream/promises";
 import { parseArgs } from "node:util";
-import { bandRows, DEFAULT_BAND_PIXELS, planBands, split } from "./chunk.ts";
+import { DEFAULT_BAND_PIXELS, planBands, split } from "./chunk.ts";
 import { readImage } from "./image.ts";
-import { encodeBandAside, type GreyImage, Stitcher } from "./png.ts";
+import { encodeBand, type GreyImage, Stitcher } from "./png.ts";
 import { settingsOf, tokenSetting } from "./settings.ts";
 import { Spool } from "./spool.ts";
 import { finished, firstOf, haloOf, isData, ParamError, queryValues, runTask, type Task, type Values } from "./task.ts";
@@ -49,7 +48,7 @@ export async function* transform(
   }
 }
 
-/** While a band is compressed, off this thread, the next are read. */
+/** While a band is computed, the next are inflated, off this thread. */
 async function* transformed(
   image: GreyImage,
   task: Task,
@@ -58,22 +57,14 @@ async function* transformed(
 ): AsyncGenerator<Uint8Array> {
   const plan = planBands(image.width, image.height, haloOf(task, params), bandPixels);
   const stitcher = new Stitcher(plan.width, plan.height);
-  const compressing: Promise<Uint8Array>[] = [];
-  let next = 0;
-  const stitchNext = async () => {
-    const png = await compressing.shift()!;
-    return stitcher.band(png, bandRows(plan, next++).rows)!;
-  };
   let all: unknown;
   if (!isData(task)) yield stitcher.head();
   for await (const { number, pixels, width, rows, halo } of split(image, plan)) {
     const height = rows + halo[0] + halo[1];
     const made = runTask(task, { pixels, width, height, halo, params });
-    if (typeof made !== "string") compressing.push(encodeBandAside(made, width, rows));
+    if (typeof made !== "string") yield stitcher.band(encodeBand(made, width, rows), rows)!;
     else if (isData(task)) all = number === 0 ? JSON.parse(made) : task.merge(all, JSON.parse(made));
-    if (compressing.length > availableParallelism()) yield await stitchNext();
   }
-  while (compressing.length > 0) yield await stitchNext();
   yield isData(task) ? Buffer.from(`${JSON.stringify(finished(task, all, params))}\n`) : stitcher.tail();
 }
 

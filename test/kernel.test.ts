@@ -303,18 +303,19 @@ describe("which kernel", () => {
     await expect(import(copyOfKernel(new Uint8Array(0)))).rejects.toBeInstanceOf(WebAssembly.CompileError);
   });
 
-  test("kernel.wasm is what kernel.as.ts compiles to, byte for byte", () => {
-    const out = join(scratch, "kernel.wasm");
-    const asc = join(root, "node_modules/assemblyscript/bin/asc.js");
-    const args = ["kernel/kernel.as.ts", "--config", "kernel/asconfig.json", "--outFile", out];
-    const { status, stderr } = spawnSync(process.execPath, [asc, ...args], { cwd: root, encoding: "utf8" });
-    expect({ status, stderr }).toEqual({ status: 0, stderr: "" });
-    expectSame(
-      readFileSync(join(root, "kernel/kernel.wasm")),
-      readFileSync(out),
-      "kernel.wasm; `bun run build` makes it anew",
-    );
-  }, 60_000);
+  test.each(["kernel", "deflate"])(
+    "%s.wasm is what its source compiles to, byte for byte",
+    (part) => {
+      const out = join(scratch, `${part}.wasm`);
+      const asc = join(root, "node_modules/assemblyscript/bin/asc.js");
+      const args = [`kernel/${part}.as.ts`, "--config", "kernel/asconfig.json", "--target", part, "--outFile", out];
+      const { status, stderr } = spawnSync(process.execPath, [asc, ...args], { cwd: root, encoding: "utf8" });
+      expect({ status, stderr }).toEqual({ status: 0, stderr: "" });
+      const committed = readFileSync(join(root, `kernel/${part}.wasm`));
+      expectSame(committed, readFileSync(out), `${part}.wasm; \`bun run build\` makes it anew`);
+    },
+    60_000,
+  );
 });
 
 const patterns: Record<string, (x: number, y: number) => number> = {

@@ -126,7 +126,7 @@ describeWith(["rabbitmq", "redis"], "overload", () => {
   });
 
   test("downloads that nobody reads hold no more than a few bands each", async () => {
-    const { origin, program } = await start("coordinator.ts", { BAND_PIXELS: "500000" });
+    const { origin, program } = await start("coordinator.ts", { BAND_PIXELS: "100000" });
     await start("worker.ts");
     const id = crypto.randomUUID();
     const put = await fetch(`${origin}/jobs/${id}`, { method: "PUT", body: large });
