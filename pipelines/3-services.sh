@@ -1,0 +1,128 @@
+#!/usr/bin/env bash
+# Pipeline 1.1 of the course: RabbitMQ, Redis, the coordinators and the cluster's own workers. About five minutes.
+#
+#   PROJECT=my-project-123 bash pipelines/3-services.sh              makes them, or brings them up to date
+#   PROJECT=my-project-123 PAGE_SOURCE_RANGES=203.0.113.7/32 bash pipelines/3-services.sh      opens the page to these
+#   PROJECT=my-project-123 bash pipelines/3-services.sh --dry-run    prints the calls
+#
+# The two passwords are made once and kept in Secret Manager, where the worker VMs read them too. They are on no command
+# line, in no file and no output. AUTH_TOKEN, where set, is what the coordinator then asks of its clients.
+# Costs about 0.03 USD an hour: up to five load balancers, of which these are two, or three with an open page; and disks.
+set -euo pipefail
+# shellcheck source=SCRIPTDIR/gcp.sh
+source "$(dirname "${BASH_SOURCE[0]}")/gcp.sh"
+options "$@"
+no_arguments
+begin gcloud terraform kubectl gke-gcloud-auth-plugin
+
+say "Pipeline 1.1: the services
+  RabbitMQ, Redis, coordinators and workers from k8s/, images $TAG
+  the page is open to ${PAGE_SOURCE_RANGES:-nobody outside; kubectl port-forward leads to it}
+  Costs about 0.03 USD an hour for load balancers and disks. Takes about five minutes.
+"
+[ -z "$PAGE_SOURCE_RANGES" ] || [ -n "${AUTH_TOKEN:-}" ] \
+  || say "  Note: without AUTH_TOKEN whoever comes from there may send pictures.
+"
+signed_in
+synthesize
+cluster
+
+# password VARIABLE SERVER: from Secret Manager; made and put there first if it holds none yet.
+password() {
+  local name="sobel-$2-password" versions
+  ask versions "" gcloud secrets versions list "$name" --filter=state=ENABLED --limit=1 --format='value(name)' \
+    --project="$PROJECT" || die "the secret $name could not be looked at"
+  [ -n "$versions" ] || run gcloud secrets versions add "$name" --data-file=- --project="$PROJECT" < <(random)
+  ask "$1" "" gcloud secrets versions access latest --secret="$name" --project="$PROJECT" \
+    || die "the secret $name could not be read"
+}
+
+# random: 24 bytes as hexadecimal digits, which need no quoting anywhere.
+random() { head -c 24 /dev/urandom | od -An -v -tx1 | tr -d ' \n'; }
+
+# same SERVER PASSWORD: secrets.sh keeps what is there, and that may be older than what Secret Manager holds.
+same() {
+  local there
+  secret there "$1" password ""
+  $DRY_RUN || [ "$there" = "$2" ] || die "the Secret $1 in the cluster holds another password than sobel-$1-password in
+Secret Manager, so the VMs would be turned away. The cluster's is the one that the server knows; put it into Secret Manager:
+  kubectl --kubeconfig=out/kubeconfig --namespace=sobel get secret $1 --output=jsonpath='{.data.password}' | base64 -d \\
+    | gcloud secrets versions add sobel-$1-password --project=$PROJECT --data-file=-"
+}
+
+step "the passwords, in Secret Manager"
+password RABBITMQ_PASSWORD rabbitmq
+password REDIS_PASSWORD redis
+
+step "the passwords, in the cluster"
+token=""
+export RABBITMQ_PASSWORD REDIS_PASSWORD
+run bash k8s/secrets.sh
+same rabbitmq "$RABBITMQ_PASSWORD"
+same redis "$REDIS_PASSWORD"
+unset RABBITMQ_PASSWORD REDIS_PASSWORD
+secret token coordinator auth-token ""
+$DRY_RUN || [ -z "${AUTH_TOKEN:-}" ] || [ "$token" = "$AUTH_TOKEN" ] || die "the coordinators have another token than AUTH_TOKEN, or none. To give
+them this one, delete the old one, run this again, and start them anew:
+  kubectl --kubeconfig=out/kubeconfig --namespace=sobel delete secret coordinator
+  kubectl --kubeconfig=out/kubeconfig --namespace=sobel rollout restart deployment/coordinator"
+
+# manifests: those of k8s/ with the images' names in the registry.
+manifests() {
+  local file
+  for file in k8s/*.yaml; do
+    printf -- '---\n'
+    sed -E "s#image: *\"?sobel-(coordinator|worker):dev\"?#image: $registry/sobel-\1:$TAG#" "$file"
+  done
+}
+
+step "the manifests of k8s/"
+registry=""
+output registry gke registry
+image_is_there "$registry" sobel-coordinator
+image_is_there "$registry" sobel-worker
+say "    k8s/*.yaml, with the images $registry/sobel-…:$TAG"
+all="$($DRY_RUN || manifests)"
+run kubectl apply --filename=- <<<"$all"
+
+if [ -n "$PAGE_SOURCE_RANGES" ]; then
+  step "the page, open to $PAGE_SOURCE_RANGES"
+  run kubectl apply --filename=- <<YAML
+apiVersion: v1
+kind: Service
+metadata:
+  name: coordinator-public
+  namespace: sobel
+  labels: { app.kubernetes.io/name: coordinator, app.kubernetes.io/part-of: sobel }
+spec:
+  type: LoadBalancer
+  loadBalancerSourceRanges: [$PAGE_SOURCE_RANGES]
+  selector: { app.kubernetes.io/name: coordinator }
+  ports: [{ name: http, port: 80, targetPort: http }]
+YAML
+else
+  step "the page, closed to the outside"
+  run kubectl --namespace=sobel delete service coordinator-public --ignore-not-found
+fi
+
+step "all of it at work"
+for workload in statefulset/rabbitmq statefulset/redis deployment/coordinator deployment/worker; do
+  run kubectl --namespace=sobel rollout status "$workload" --timeout=10m
+done
+
+step "addresses"
+address rabbitmq rabbitmq-internal
+address redis redis-internal
+say "    for the worker VMs: RabbitMQ $rabbitmq:5672, Redis $redis:6379"
+if [ -n "$PAGE_SOURCE_RANGES" ]; then
+  address page coordinator-public
+  page="http://$page"
+  say "    the page: $page"
+else
+  page="http://127.0.0.1:8080"
+  say "    the page: $page, while this runs:
+      kubectl --kubeconfig=out/kubeconfig --namespace=sobel port-forward service/coordinator 8080:80"
+fi
+say "
+Expect: kubectl --kubeconfig=out/kubeconfig --namespace=sobel get pods shows all of them Running"
+done_with "bash pipelines/4-firewalls.sh     (or try it first: bash pipelines/6-smoke.sh $page)"

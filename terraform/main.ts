@@ -1,0 +1,29 @@
+/**
+ * The stacks, in the order in which they are raised. They are only written down here, as JSON that `terraform` applies:
+ *
+ *     PROJECT=my-project-123 bun run terraform/main.ts      writes terraform/cdktf.out/stacks/<name>/cdk.tf.json
+ *
+ * The numbered scripts in pipelines/ do that, and the rest. Settings: settings.ts.
+ */
+import process from "node:process";
+import { App } from "cdktf";
+import { Firewalls } from "./firewalls.ts";
+import { Gke } from "./gke.ts";
+import { Network } from "./network.ts";
+import { readSettings, type Settings } from "./settings.ts";
+import { Workers } from "./workers.ts";
+
+let settings: Settings;
+try {
+  settings = readSettings(process.env);
+} catch (error) {
+  console.error((error as Error).message);
+  process.exit(1);
+}
+
+const app = new App({ outdir: process.env.CDKTF_OUTDIR ?? `${import.meta.dirname}/cdktf.out` });
+const network = new Network(app, settings);
+const gke = new Gke(app, settings, network);
+const firewalls = new Firewalls(app, settings, network);
+new Workers(app, settings, network, gke, firewalls);
+app.synth();
