@@ -5,17 +5,21 @@
  *       chunk_id   "{<job id>}:<band number>"   the braces keep a job's keys on one slot of a Redis Cluster
  *       task       "sobel"
  *       halo       [rows above, rows below]     of `imagen` that are not the band's own
- *       params     the task's own; may be absent
+ *       params     the task's own, by name; may be absent
  *       imagen     base64 of an 8-bit grey PNG: halo above · the band's rows · halo below
  *
  *     result in Redis
- *       resultado:<chunk_id>                    base64 of an image of the band, with or without its halo
+ *       resultado:<chunk_id>                    base64 of an image of the band, with or without its halo;
+ *                                               of a task that returns data, base64 of its JSON
  *
  * Bands are whole rows, cover the picture from the top down without overlap, and each brings a halo as high as its
  * task asks: the neighbours' rows, mirrored at the picture's edges (101: the edge row itself is not repeated). So the
  * pixels of the whole do not depend on how many bands there are.
  *
- * Not here: how messages travel (queue.ts), where results lie (results.ts), how pixels are compressed (png.ts).
+ * docs/wire.md has it at length, for those who write workers in other languages.
+ *
+ * Not here: what a task is (task.ts), how messages travel (queue.ts), where results lie (results.ts), how pixels are
+ * compressed (png.ts).
  */
 import { collectPixels, decodeStored, encodeStored, type GreyImage, ImageError, onePiece, readPng } from "./png.ts";
 
@@ -51,16 +55,6 @@ export interface Chunk {
   pixels: Uint8Array;
 }
 
-/** What is done with every band. */
-export interface Task {
-  /** Lower-case letters, digits and hyphens: it names the queue. */
-  name: string;
-  /** Rows that it looks at above and below the one it computes. */
-  halo: number;
-  /** The pixels of the band without its halo, `(height - halo[0] - halo[1]) × width`, of the band with it. */
-  run(chunk: Pick<Chunk, "pixels" | "width" | "height" | "halo" | "params">): Uint8Array;
-}
-
 /** A message or an id that is not of the form above. */
 export class WireError extends Error {
   override name = "WireError";
@@ -75,7 +69,8 @@ const MAX_BASE64_BYTES = 12 << 20;
 const UUID = "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}";
 const CHUNK_ID = new RegExp(`^\\{(${UUID})\\}:(0|[1-9]\\d{0,9})$`);
 const JOB_ID = new RegExp(`^${UUID}$`);
-const TASK_NAME = /^[a-z][a-z0-9-]{0,63}$/;
+/** With its version, where that is not 1: `median.2`. */
+const TASK_NAME = /^[a-z][a-z0-9-]{0,63}(\.(?!1$)[1-9]\d{0,8})?$/;
 
 /**
  * Cuts `width × height` into bands of about `bandPixels` pixels and even height.
@@ -156,6 +151,11 @@ export function reflect101(row: number, size: number): number {
   const period = 2 * (size - 1);
   const folded = ((row % period) + period) % period;
   return Math.min(folded, period - folded);
+}
+
+/** For each column from `-halo` to `width - 1 + halo`, in this order, the one inside that stands for it. */
+export function reflectedColumns(width: number, halo: number): Int32Array {
+  return Int32Array.from({ length: width + 2 * halo }, (_, i) => reflect101(i - halo, width));
 }
 
 export function chunkIdOf(jobId: string, band: number): string {

@@ -14,12 +14,12 @@ import { randomUUID } from "node:crypto";
 import process from "node:process";
 import { Elysia } from "elysia";
 import type { Registry } from "prom-client";
-import { DEFAULT_BAND_PIXELS, isJobId, planBands } from "./chunk.ts";
+import { DEFAULT_BAND_PIXELS, isJobId } from "./chunk.ts";
 import { eventStream, view } from "./events.ts";
 import { type End, Follower } from "./follow.ts";
 import { expectToken, HttpError, problem, rangeOf, serve, slice, streamed, Upload, unavailable } from "./http.ts";
 import { DEFAULT_LIMITS, readImage } from "./image.ts";
-import { feed, merge } from "./job.ts";
+import { feed, jobOf, merge, removeJob, startOrResume } from "./job.ts";
 import { type Log, openLog } from "./log.ts";
 import { CoordinatorMetrics, FleetMetrics, openRegistry, Standing, WorkerMetrics } from "./metrics.ts";
 import { apiDocument } from "./openapi.ts";
@@ -38,8 +38,21 @@ import {
   setting,
   tokenSetting,
 } from "./settings.ts";
+import {
+  type DataTask,
+  isData,
+  kindOf,
+  ParamError,
+  queryValues,
+  schemaOf,
+  type Task,
+  taskOf,
+  type Values,
+  versionOf,
+} from "./task.ts";
+import { TASKS, taskNamed, taskNames } from "./tasks.ts";
 import { type Backends, JobError, JobWatch, lookUp, stateOf } from "./watch.ts";
-import { TASKS, Worker } from "./worker.ts";
+import { Worker } from "./worker.ts";
 
 export interface Dependencies extends Backends {
   bandPixels?: number;
@@ -56,8 +69,11 @@ export interface Dependencies extends Backends {
   registry?: Registry;
 }
 
-/** A result is a picture, whatever stands in it: no browser is to take it for a page. */
-const PNG_HEADERS = { "content-type": "image/png", "x-content-type-options": "nosniff" };
+/** A result is what it is said to be, whatever stands in it: no browser is to take it for a page. */
+const HEADERS = {
+  picture: { "content-type": "image/png", "x-content-type-options": "nosniff" },
+  data: { "content-type": "application/json", "x-content-type-options": "nosniff" },
+};
 const EVENT_HEADERS = { "content-type": "text/event-stream", "cache-control": "no-cache", "x-accel-buffering": "no" };
 /** Jobs that one stream of events follows. */
 const MAX_FOLLOWED = 100;
@@ -112,77 +128,96 @@ export function createApp({
     }
   }
 
+  /** Its own tasks, and what else workers offer: the newest version of each. */
+  async function allTasks(): Promise<Task[]> {
+    const own = new Map<string, Task>(taskNames().map((name) => [name, taskNamed(name)!]));
+    const others = new Map<string, Task>();
+    const offers = (await results.workers()).flatMap((worker) => worker.offers);
+    for (const task of offers.flatMap((offer) => taskOf(offer) ?? [])) {
+      const newest = versionOf(task) > versionOf(others.get(task.name));
+      if (newest && !own.has(task.name)) others.set(task.name, task);
+    }
+    return [...own.values(), ...others.values()];
+  }
+
+  async function taskOrRefuse(name: string): Promise<Task> {
+    const own = taskNamed(name);
+    if (own) return own;
+    const all = await allTasks();
+    const found = all.find((task) => task.name === name);
+    if (found) return found;
+    throw new HttpError(
+      422,
+      `unknown task ${JSON.stringify(name)}: expected ${all.map((task) => task.name).join(", ")}`,
+    );
+  }
+
   async function newJob(id: string, request: Request, taskName: string, upload: Upload) {
-    const task = TASKS.get(taskName);
-    if (!task)
-      throw new HttpError(404, `unknown task ${JSON.stringify(taskName)}: expected ${[...TASKS.keys()].join(", ")}`);
-    const workers = workersOf(request);
+    const task = await taskOrRefuse(taskName);
+    const asked = { params: paramsOf(request, task), workers: workersOf(request), bandPixels };
     const image = await readImage(await upload.image(request), limits);
-    const { width, height, rows, bands } = planBands(image.width, image.height, task.halo, bandPixels);
-    const job: Job = {
-      id,
-      task: task.name,
-      workers,
-      width,
-      height,
-      rows,
-      bands,
-      created: Date.now(),
-      fed: false,
-      error: null,
-    };
-    return { job, image, halo: task.halo };
+    return { job: jobOf(id, task, asked, image), image, task };
   }
 
   async function send(request: Request, taskName: string): Promise<Response> {
     const id = randomUUID();
-    const pieces = await withUpload(request, async (upload) => {
-      const { job, image, halo } = await newJob(id, request, taskName, upload);
+    const { watch, job, task } = await withUpload(request, async (upload) => {
+      const { job, image, task } = await newJob(id, request, taskName, upload);
       await results.putJob(job);
       const watch = await JobWatch.open({ queue, results }, id);
       try {
-        await feed(watch, image, halo, request.signal);
+        await feed(watch, image, task, bandPixels, request.signal);
       } catch (error) {
         watch.close();
-        await results.removeJob(id);
+        await removeJob(results, job);
         throw error;
       }
       follower.accepted(job, upload.bytes);
-      return removedBehind(watch, job, request.signal);
+      return { watch, job, task };
     });
-    const headers = { ...PNG_HEADERS, "x-job-id": id };
-    const name = { "content-disposition": `inline; filename="${taskName}.png"` };
-    return streamed(pieces, { headers: { ...headers, ...name } });
+    const name = `inline; filename="${fileOf(task.name, job)}"`;
+    const pieces = removedBehind(watch, job, task, request.signal);
+    return streamed(pieces, { headers: { ...HEADERS[job.kind], "x-job-id": id, "content-disposition": name } });
   }
 
-  async function* removedBehind(watch: JobWatch, job: Job, signal: AbortSignal): AsyncGenerator<Uint8Array> {
+  async function* removedBehind(
+    watch: JobWatch,
+    job: Job,
+    task: Task,
+    signal: AbortSignal,
+  ): AsyncGenerator<Uint8Array> {
     let end: [state: End, error?: string] = ["cancelled"]; // whoever hangs up ends this here
     try {
-      yield* metrics.sending(merge(watch, false, signal));
+      yield* metrics.sending(merge(watch, isData(task) ? task : null, false, signal));
       end = ["done"];
     } catch (error) {
       if (error !== signal.reason) end = ["failed", (error as Error).message];
       throw error;
     } finally {
       follower.ended(job, ...end);
-      // In the background: the client need not wait for it.
-      results.removeJob(watch.id).catch(() => {}); // its keys expire by themselves
+      removeInBackground(job);
     }
+  }
+
+  /** The client need not wait for it. */
+  function removeInBackground(job: Job): void {
+    removeJob(results, job).catch(() => {}); // its keys expire by themselves
   }
 
   async function put(request: Request, id: string): Promise<Response> {
     await withUpload(request, (upload) =>
       leased(id, request.signal, async (signal) => {
-        const { job: asked, image, halo } = await newJob(id, request, parameter(request, "task") ?? "sobel", upload);
-        await startOrResume(asked);
+        const { job: asked, image, task } = await newJob(id, request, parameter(request, "task") ?? "sobel", upload);
+        await startOrResume(results, asked);
         const watch = await JobWatch.open({ queue, results }, id);
         const sentAgain = watch.job?.fed === true;
         try {
-          await feed(watch, image, halo, signal);
+          await feed(watch, image, task, bandPixels, signal);
         } catch (error) {
           watch.close();
           // Sending the same bytes again would end the same way. A job that has its picture is not harmed by a bad copy.
-          if (error instanceof ImageError && !watch.job?.fed) await results.updateJob(id, { error: error.message });
+          const lasting = error instanceof ImageError || (error instanceof JobError && error.status === 500);
+          if (lasting && !watch.job?.fed) await results.updateJob(id, { error: error.message });
           throw error;
         }
         if (sentAgain) return watch.close();
@@ -193,21 +228,6 @@ export function createApp({
     );
     const location = `/jobs/${id}`;
     return Response.json(await describe(id), { status: 202, headers: { location } });
-  }
-
-  /** The record that stands, if it is of the same picture and task as far as the header tells; else a new one. */
-  async function startOrResume(asked: Job): Promise<void> {
-    const found = await results.findJob(asked.id);
-    if (found && found.error === null) {
-      const same = found.task === asked.task && found.width === asked.width && found.height === asked.height;
-      if (same) return;
-      throw new JobError(
-        409,
-        `this job was started with another picture: ${found.width} × ${found.height}, ${found.task}`,
-      );
-    }
-    if (found) await results.removeJob(asked.id);
-    await results.putJob(asked);
   }
 
   /** Runs `step` as the only feeder of a job, after the feeder that there is, or instead of one that has died. */
@@ -249,13 +269,13 @@ export function createApp({
     if (state !== "done") {
       throw new HttpError(409, `not ready: ${done.size} of ${job.bands} bands are done`, { "retry-after": "1" });
     }
-    const etag = `"${id}"`;
-    const headers = {
-      ...PNG_HEADERS,
-      "content-disposition": disposition(parameter(request, "name") || `${id}.${job.task}.png`),
-      etag,
-    };
-    const pieces = async () => metrics.sending(merge(await JobWatch.open({ queue, results }, id), true));
+    // The same id may be sent again, with another picture.
+    const etag = `"${id}-${job.created}"`;
+    const name = disposition(parameter(request, "name") || `${id}.${fileOf(job.task, job)}`);
+    const headers = { ...HEADERS[job.kind], "content-disposition": name, etag };
+    const task = dataTaskOf(job);
+    const pieces = async () => metrics.sending(merge(await JobWatch.open({ queue, results }, id), task, true));
+    if (task) return streamed(await pieces(), { headers });
     const sizes = [...done.values()].map(({ bytes }) => bytes);
     // Of a result of another form the length is known only when it has been encoded.
     if (sizes.includes(0)) return streamed(await pieces(), { headers });
@@ -305,12 +325,13 @@ export function createApp({
     const band = /^\d{1,10}$/.test(number) ? Number(number) : Number.NaN;
     if (!job) throw new HttpError(404, `no job ${id}: it was never sent, was cancelled, or has expired`);
     if (!(band < job.bands)) throw new HttpError(404, `no band ${number}: the job has bands 0 to ${job.bands - 1}`);
+    if (job.kind === "data") throw new HttpError(404, `${job.task} returns data: its bands are no pictures`);
     const record = done.get(band);
     if (!record) throw new HttpError(409, `not ready: band ${band} is not done`, { "retry-after": "1" });
     const width = widthOf(request);
     // Asked again each time, not kept for good: the same id may be sent again with another picture.
-    const etag = `"${job.task}-${record.crc}-${width}"`;
-    const headers = { ...PNG_HEADERS, etag, "cache-control": "private, no-cache" };
+    const etag = `"${job.created}-${record.crc}-${width}"`;
+    const headers = { ...HEADERS.picture, etag, "cache-control": "private, no-cache" };
     if (request.headers.get("if-none-match") === etag) return new Response(null, { status: 304, headers });
     if (!previews.hasRoom) throw unavailable("many pictures of bands are being made: ask again later");
     return new Response(await previews.png(job, band, record, width), { headers });
@@ -318,7 +339,17 @@ export function createApp({
 
   async function fleet(request: Request): Promise<Response> {
     expectToken(request, authToken);
-    return Response.json({ workers: await results.workers() });
+    const workers = (await results.workers()).map(({ offers, ...worker }) => worker);
+    return Response.json({ workers });
+  }
+
+  async function tasks(): Promise<Response> {
+    const all = (await allTasks()).map((task) => {
+      const { name, version = 1, description = "", halo, params } = task;
+      const rows = typeof halo === "number" ? halo : null;
+      return { name, version, description, kind: kindOf(task), halo: rows, params: schemaOf(params) };
+    });
+    return Response.json({ tasks: all });
   }
 
   async function cancel(request: Request, id: string): Promise<Response> {
@@ -327,7 +358,7 @@ export function createApp({
     if (!job) throw new HttpError(404, `no job ${id}: nothing to cancel`);
     const state = stateOf(job, (await results.done(id)).size);
     if (state !== "done" && state !== "failed") follower.cancelling(job);
-    await results.removeJob(id);
+    await removeJob(results, job);
     return new Response(null, { status: 204 });
   }
 
@@ -348,7 +379,7 @@ export function createApp({
   let document: string | undefined;
 
   function api(): Response {
-    const facts = { tasks: [...TASKS.keys()], maxWorkers: MAX_WORKERS, maxUploadBytes };
+    const facts = { tasks: taskNames(), maxWorkers: MAX_WORKERS, maxUploadBytes };
     document ??= JSON.stringify(apiDocument(app.routes, facts));
     return new Response(document, { headers: { "content-type": "application/json" } });
   }
@@ -366,6 +397,7 @@ export function createApp({
     .get("/openapi.json", (): Response => api())
     .get("/metrics", ({ request }) => counted(request))
     .get("/workers", ({ request }) => fleet(request))
+    .get("/tasks", tasks)
     .post("/tasks/:task", ({ request, params }) => send(request, params.task), { parse: "none" })
     .put("/jobs/:id", ({ request, params }) => put(request, jobId(params.id)), { parse: "none" })
     .get("/jobs/:id", async ({ params }) => Response.json(await describe(jobId(params.id))))
@@ -386,6 +418,27 @@ function jobId(text: string | null): string {
 
 function parameter(request: Request, name: string): string | null {
   return new URL(request.url).searchParams.get(name);
+}
+
+/** @throws HttpError 400 */
+function paramsOf(request: Request, task: Task): Values {
+  try {
+    return queryValues(task, new URL(request.url).searchParams);
+  } catch (error) {
+    throw error instanceof ParamError ? new HttpError(400, error.message) : error;
+  }
+}
+
+/** Null for a job of pictures: those are merged by any coordinator. @throws HttpError 503 */
+function dataTaskOf({ kind, task }: Job): DataTask | null {
+  if (kind === "picture") return null;
+  const known = TASKS.get(task);
+  if (known && isData(known)) return known;
+  throw unavailable(`this coordinator has no task ${task}: ask one that has`);
+}
+
+function fileOf(task: string, { kind }: Job): string {
+  return `${task}.${kind === "data" ? "json" : "png"}`;
 }
 
 function workersOf(request: Request): number | null {

@@ -11,7 +11,8 @@ const HEARTBEAT_MS = 10_000;
 
 /** A job as JSON. `waiting`: there is work, and no worker alive that knows the task. */
 export function view(job: Job, done: Map<number, Done>, fleet: WorkerInfo[]) {
-  const { id, task, width, height, rows, bands, workers, created, error } = job;
+  const { id, task, kind, first, width, height, rows, bands, workers, created, error } = job;
+  const params = { ...job.params, ...job.found };
   const state = stateOf(job, done.size);
   // A worker may call itself `__proto__`.
   const byWorker: Record<string, { bands: number; ms: number }> = Object.create(null);
@@ -22,7 +23,9 @@ export function view(job: Job, done: Map<number, Done>, fleet: WorkerInfo[]) {
   }
   const open = state === "uploading" || state === "running";
   const waiting = open && !fleet.some(({ tasks }) => tasks.includes(task));
-  return { id, state, task, width, height, rows, bands, done: done.size, workers, created, error, waiting, byWorker };
+  const lossy = [...done.values()].some((record) => record.lossy);
+  const asked = { task, kind, params, first, width, height, workers, created };
+  return { id, state, ...asked, rows, bands, done: done.size, error, waiting, lossy, byWorker };
 }
 
 /**

@@ -1,26 +1,144 @@
 /**
- * One job: feed (rows → bands → queue, at most N in flight) and merge (results → one PNG).
+ * One job: feed (rows → bands → queue, at most N in flight) and merge (results → one PNG, or one JSON).
  *
  * The two share nothing but the records in the result store, so they may run in two coordinators, or in one after
  * another that died.
+ *
+ * A task may need a first step over the whole picture (threshold.ts). That step is a job of its own, with its own record
+ * and bands, which is fed and merged here before the other begins; its rows are kept on disk meanwhile, so the picture
+ * is sent once. Both are fed before the picture is accepted (202), so what was promised of one job holds for two:
+ * from then on nobody is needed but workers; before, sending again resumes in whichever step it stopped.
  *
  * Invariant: at most `workers` bands of a job are in the queue or at work, so at most that many workers are busy with it.
  *
  * Not here: HTTP (coordinator.ts), what is known of a job (watch.ts), how a picture is read (image.ts) or joined (png.ts).
  */
+import { randomUUID } from "node:crypto";
 import { crc32 } from "node:zlib";
-import { type Band, bandRows, chunkIdOf, split, WireError } from "./chunk.ts";
+import { type Band, bandRows, chunkIdOf, planBands, split, WireError } from "./chunk.ts";
 import { readImage } from "./image.ts";
 import { collectPixels, encodeBand, type GreyImage, ImageError, onePiece, Stitcher } from "./png.ts";
 import type { Job, Results } from "./results.ts";
-import { gone, JobError, type JobWatch } from "./watch.ts";
+import { Spool } from "./spool.ts";
+import {
+  type DataTask,
+  finished,
+  firstOf,
+  haloOf,
+  kindOf,
+  MOST_HALO,
+  type Task,
+  type Values,
+  wireName,
+} from "./task.ts";
+import { gone, JobError, JobWatch } from "./watch.ts";
 
 /** Without `workers`, this many bands in flight at least, or twice the live workers: enough to keep them all busy. */
 const LEAST_WINDOW = 4;
-/** No band of ours has a higher halo: a result that has more rows was not made of one. */
-const MOST_HALO = 256;
 /** How often the fleet is counted, ms. */
 const COUNT_MS = 2_000;
+
+/** A record for a task that is asked to do a picture. */
+export function jobOf(
+  id: string,
+  task: Task,
+  asked: { params: Values; workers: number | null; bandPixels: number },
+  image: Pick<GreyImage, "width" | "height">,
+): Job {
+  const { params, workers, bandPixels } = asked;
+  const { width, height, rows, bands } = planBands(image.width, image.height, haloFor(task, params), bandPixels);
+  return {
+    id,
+    task: wireName(task),
+    kind: kindOf(task),
+    params,
+    first: firstOf(task, params) ? randomUUID() : null,
+    found: null,
+    workers,
+    width,
+    height,
+    rows,
+    bands,
+    created: Date.now(),
+    fed: false,
+    error: null,
+  };
+}
+
+function haloFor(task: Task, params: Values): number {
+  return ofTask(() => haloOf(task, params));
+}
+
+/** What a task's own function throws is the task's fault, so the job fails. @throws JobError 500 */
+function ofTask<T>(step: () => T): T {
+  try {
+    return step();
+  } catch (error) {
+    throw new JobError(500, `the task failed: ${(error as Error).message}`);
+  }
+}
+
+/**
+ * Writes a job's record, unless one stands that is of the same task, parameters and size.
+ * @throws JobError 409
+ */
+export async function startOrResume(results: Results, asked: Job): Promise<void> {
+  const found = await results.findJob(asked.id);
+  if (found && found.error === null) {
+    if (shown(found) === shown(asked)) return;
+    throw new JobError(409, `this job was started with another picture or task: ${shown(found)}`);
+  }
+  if (found) await removeJob(results, found);
+  await results.putJob(asked);
+}
+
+/** What must be the same when a picture is sent again, as far as its header tells. */
+function shown({ task, params, width, height }: Job): string {
+  const values = Object.entries(params).map(([name, value]) => `, ${name} ${value}`);
+  return `${width} × ${height}, ${task}${values.join("")}`;
+}
+
+/** Removes a job, and that of its first step. */
+export async function removeJob(results: Results, { id, first }: Pick<Job, "id" | "first">): Promise<void> {
+  await results.removeJob(id);
+  if (first) await results.removeJob(first);
+}
+
+/**
+ * Does what there is to do before a job needs nobody but workers: its first step, if it has one, and its bands.
+ * @param watch of a job whose record stands
+ * @throws JobError, ImageError, QueueError
+ */
+export async function feed(
+  watch: JobWatch,
+  image: GreyImage,
+  task: Task,
+  bandPixels: number,
+  signal: AbortSignal,
+): Promise<void> {
+  const { results } = watch.backends;
+  const { id, params, first: firstId, workers } = watch.expectJob();
+  const step = firstOf(task, params);
+  if (!step || !firstId) return feedBands(watch, image, haloFor(task, params), params, signal);
+  const spool = await Spool.open();
+  try {
+    const asked = { params: {}, workers, bandPixels };
+    await startOrResume(results, jobOf(firstId, step.task, asked, image));
+    const before = await JobWatch.open(watch.backends, firstId);
+    let data: unknown;
+    try {
+      await feedBands(before, spool.passing(image), haloFor(step.task, {}), {}, signal);
+      data = await mergeData(before, step.task, true, signal);
+    } finally {
+      before.close();
+    }
+    const found = { [step.param]: ofTask(() => step.find(data)) };
+    if (!(await results.updateJob(id, { found }))) throw gone();
+    await feedBands(watch, spool.again(image), haloFor(task, params), { ...params, ...found }, signal);
+  } finally {
+    await spool.close();
+  }
+}
 
 /**
  * Reads a picture to its end and puts its bands into the queue. Bands that are there already, or done, are only
@@ -28,10 +146,17 @@ const COUNT_MS = 2_000;
  * @param watch of a job whose record stands
  * @throws JobError 409 if the rows are not those of the first time; ImageError; QueueError
  */
-export async function feed(watch: JobWatch, image: GreyImage, halo: number, signal: AbortSignal): Promise<void> {
+async function feedBands(
+  watch: JobWatch,
+  image: GreyImage,
+  halo: number,
+  params: Values,
+  signal: AbortSignal,
+): Promise<void> {
   const { queue, results } = watch.backends;
   const job = watch.expectJob();
   const hasRoom = windowOf(job, results);
+  const own = Object.keys(params).length > 0 ? params : undefined;
   const sending = new Set<Promise<void>>();
   const failed = new AbortController();
   const stop = AbortSignal.any([signal, failed.signal]);
@@ -39,7 +164,16 @@ export async function feed(watch: JobWatch, image: GreyImage, halo: number, sign
     const { width, pixels, number } = band;
     const height = pixels.length / width;
     await results.expectRows(job.id, number, crc);
-    await queue.publish({ chunkId: chunkIdOf(job.id, number), task: job.task, halo: band.halo, width, height, pixels });
+    const chunk = {
+      chunkId: chunkIdOf(job.id, number),
+      task: job.task,
+      params: own,
+      halo: band.halo,
+      width,
+      height,
+      pixels,
+    };
+    await queue.publish(chunk);
     await results.markSent(job.id, number, crc);
   };
   try {
@@ -92,40 +226,78 @@ function windowOf({ workers }: Job, results: Results): (inFlight: number) => boo
 }
 
 /**
- * The pieces of a job's PNG, as its bands become done, from the top down.
+ * The pieces of a job's PNG, as its bands become done, from the top down; of a data task, its JSON.
  * @param watch of a job whose record stands; closed at the end
+ * @param task of the job, where that returns data
  * @param keep whether the bands stay in the store once they are passed on
  * @throws JobError
  */
-export async function* merge(watch: JobWatch, keep: boolean, signal?: AbortSignal): AsyncGenerator<Uint8Array> {
-  const { results } = watch.backends;
-  const job = watch.expectJob();
-  const stitcher = new Stitcher(job.width, job.height);
-  const load = async (band: number) => {
-    await watch.until(() => watch.done.has(band), signal);
-    const picture = await results.load(chunkIdOf(job.id, band)).catch((error) => {
-      throw error instanceof WireError ? unusable(band, error) : error;
-    });
-    if (!picture) throw new JobError(410, `the result of band ${band} has expired`);
-    return picture;
-  };
-  let next = load(0);
+export async function* merge(
+  watch: JobWatch,
+  task: DataTask | null,
+  keep: boolean,
+  signal?: AbortSignal,
+): AsyncGenerator<Uint8Array> {
   try {
-    for (let band = 0; band < job.bands; band++) {
-      const picture = await next;
-      if (band + 1 < job.bands) {
-        next = load(band + 1);
-        next.catch(() => {}); // it is awaited in the next round
-      }
+    const job = watch.expectJob();
+    if (task) return yield Buffer.from(`${JSON.stringify(await mergeData(watch, task, keep, signal))}\n`);
+    const stitcher = new Stitcher(job.width, job.height);
+    let band = 0;
+    for await (const picture of resultsOf(watch, keep, signal)) {
       const { rows } = bandRows(job, band);
       const part = stitcher.band(picture, rows) ?? stitcher.band(await ownForm(picture, job, band), rows)!;
       yield band === 0 ? Buffer.concat([stitcher.head(), part]) : part;
-      // The last is left to whoever removes the job.
-      if (!keep && band + 1 < job.bands) await results.drop(chunkIdOf(job.id, band));
+      band++;
     }
     yield stitcher.tail();
   } finally {
     watch.close();
+  }
+}
+
+/**
+ * What a data task says of the whole picture. Of the bands' data no more than two are held, and their merger.
+ * @param watch of a job whose record stands
+ * @throws JobError
+ */
+async function mergeData(watch: JobWatch, task: DataTask, keep: boolean, signal?: AbortSignal): Promise<unknown> {
+  const { params } = watch.expectJob();
+  let all: unknown;
+  let band = 0;
+  for await (const bytes of resultsOf(watch, keep, signal)) {
+    try {
+      const data: unknown = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
+      all = band === 0 ? data : task.merge(all, data);
+    } catch (error) {
+      throw unusable(band, error as Error);
+    }
+    band++;
+  }
+  return ofTask(() => finished(task, all, params));
+}
+
+/** The stored results of a job's bands, from the top down, each as soon as it is there. */
+async function* resultsOf(watch: JobWatch, keep: boolean, signal?: AbortSignal): AsyncGenerator<Uint8Array> {
+  const { results } = watch.backends;
+  const { id, bands } = watch.expectJob();
+  const load = async (band: number) => {
+    await watch.until(() => watch.done.has(band), signal);
+    const result = await results.load(chunkIdOf(id, band)).catch((error) => {
+      throw error instanceof WireError ? unusable(band, error) : error;
+    });
+    if (!result) throw new JobError(410, `the result of band ${band} has expired`);
+    return result;
+  };
+  let next = load(0);
+  for (let band = 0; band < bands; band++) {
+    const result = await next;
+    if (band + 1 < bands) {
+      next = load(band + 1);
+      next.catch(() => {}); // it is awaited in the next round
+    }
+    yield result;
+    // The last is left to whoever removes the job.
+    if (!keep && band + 1 < bands) await results.drop(chunkIdOf(id, band));
   }
 }
 

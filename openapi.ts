@@ -47,7 +47,12 @@ const SCHEMAS = {
         description: "uploading: the picture is still arriving. running: from here on the client is not needed",
       },
     ),
-    task: t.String(),
+    task: t.String({ description: "with its version, where that is not 1: median.2" }),
+    kind: t.Union([t.Literal("picture"), t.Literal("data")], { description: "what the result is: a PNG, or JSON" }),
+    params: t.Record(t.String(), t.Unknown(), {
+      description: "the task's own, defaults and what its first step found included",
+    }),
+    first: orNull(uuid, "the job of the step that comes before this one, if there is one"),
     width: t.Integer({ minimum: 1, description: "pixels" }),
     height: t.Integer({ minimum: 1, description: "pixels" }),
     rows: t.Integer({ minimum: 1, description: "rows of a band; the last may have fewer" }),
@@ -60,6 +65,7 @@ const SCHEMAS = {
     created: time("when it was first asked for"),
     error: orNull(t.String(), "why it has failed"),
     waiting: t.Boolean({ description: "there is work, and no worker alive that knows the task" }),
+    lossy: t.Boolean({ description: "a worker has sent a band as a JPEG" }),
     byWorker: t.Record(t.String(), t.Object({ bands: count("bands it did"), ms: ms("time its task took for them") }), {
       description: "who did what, by the workers' names",
     }),
@@ -75,13 +81,22 @@ const SCHEMAS = {
     bands: count("bands it has done"),
     pixels: count("their pixels"),
     ms: ms("time its task took for them"),
-    busy: t.String({ description: "the job whose band it has in hand; empty when it has none" }),
+    busy: t.String({ description: "the jobs whose bands it has, with spaces between; empty when it has none" }),
+  }),
+  Task: t.Object({
+    name: t.String(),
+    version: t.Integer({ minimum: 1 }),
+    description: t.String(),
+    kind: t.Union([t.Literal("picture"), t.Literal("data")], { description: "what the result is: a PNG, or JSON" }),
+    halo: orNull(count("rows that it looks at above and below"), "null: it depends on the parameters"),
+    params: t.Unsafe({ type: "object", description: "the JSON schema of its parameters, which go into the query" }),
   }),
 };
 
 const ref = (name: keyof typeof SCHEMAS) => ({ $ref: `#/components/schemas/${name}` });
 const json = (schema: object) => ({ "application/json": { schema } });
 const PNG = { "image/png": { schema: { type: "string", contentMediaType: "image/png" } } };
+const RESULT = { ...PNG, ...json({ description: "of a task that returns data" }) };
 const EVENTS = { "text/event-stream": { schema: t.String() } };
 const text = (schema: object) => ({ schema });
 
@@ -103,7 +118,7 @@ const ID = parameter("path", "id", uuid, "the job's id, which the client has cho
 
 /** Either nothing, or the token where the coordinator has one. */
 const GUARDED = [{ bearer: [] }, {}];
-const UPLOAD_PROBLEMS = [400, 401, 404, 408, 410, 413, 415, 422, 500, 503];
+const UPLOAD_PROBLEMS = [400, 401, 408, 410, 413, 415, 422, 500, 503];
 
 /** What is told of each route, by its method and its path as Elysia has it: those of the program, and those of jobs. */
 function operations(facts: Facts): Record<string, Json> {
@@ -139,6 +154,13 @@ const PROGRAM: Record<string, Json> = {
   "GET /openapi.json": {
     summary: "This document",
     responses: { 200: { description: "OpenAPI 3.1", content: json({ type: "object" }) } },
+  },
+  "GET /tasks": {
+    summary: "The tasks that there are, and their parameters",
+    responses: {
+      200: { description: "the tasks", content: json(t.Object({ tasks: t.Array(t.Unsafe(ref("Task"))) })) },
+      ...problems(503),
+    },
   },
   "GET /workers": {
     summary: "Who is alive, and what each has done",
@@ -201,7 +223,7 @@ const JOB: Record<string, Json> = {
       parameter("header", "range", t.String(), "one range of bytes"),
     ],
     responses: {
-      200: { description: "the whole", headers: { etag: { schema: t.String() } }, content: PNG },
+      200: { description: "the whole", headers: { etag: { schema: t.String() } }, content: RESULT },
       206: { description: "the range", headers: { "content-range": { schema: t.String() } }, content: PNG },
       ...problems(400, 404, 409, 410, 416, 500, 503),
     },
@@ -209,7 +231,13 @@ const JOB: Record<string, Json> = {
 };
 
 function uploads({ tasks, maxWorkers, maxUploadBytes }: Facts): Record<string, Json> {
-  const task = { type: "string", enum: tasks };
+  // No enum: workers may bring more.
+  const task = { type: "string", examples: tasks };
+  const params = {
+    ...parameter("query", "params", { type: "object" }, "the task's own, each by its name: GET /tasks tells which"),
+    style: "form",
+    explode: true,
+  };
   const workers = parameter(
     "query",
     "workers",
@@ -225,12 +253,12 @@ function uploads({ tasks, maxWorkers, maxUploadBytes }: Facts): Record<string, J
   };
   return {
     "POST /tasks/:task": {
-      summary: "Picture in, picture out; nothing is kept",
+      summary: "Picture in, picture (or data) out; nothing is kept",
       security: GUARDED,
-      parameters: [parameter("path", "task", task, "what is done with the picture"), workers],
+      parameters: [parameter("path", "task", task, "what is done with the picture"), workers, params],
       requestBody,
       responses: {
-        200: { description: "the result", headers: { "x-job-id": { schema: uuid } }, content: PNG },
+        200: { description: "the result", headers: { "x-job-id": { schema: uuid } }, content: RESULT },
         ...problems(...UPLOAD_PROBLEMS),
       },
     },
@@ -241,6 +269,7 @@ function uploads({ tasks, maxWorkers, maxUploadBytes }: Facts): Record<string, J
         ID,
         parameter("query", "task", { ...task, default: "sobel" }, "what is done with the picture"),
         workers,
+        params,
       ],
       requestBody,
       responses: {

@@ -27,6 +27,8 @@ export interface RemoteJob {
   /** A file, or - for standard output. */
   to: string;
   task: string;
+  /** The task's own, as a query has them. */
+  params: string;
   workers?: string | undefined;
   token?: string | undefined;
 }
@@ -131,7 +133,8 @@ class Session {
   }
 
   async #send(file: string, size: number, signal: AbortSignal): Promise<void> {
-    const query = new URLSearchParams({ task: this.#job.task });
+    const query = new URLSearchParams(this.#job.params);
+    query.set("task", this.#job.task);
     if (this.#job.workers !== undefined) query.set("workers", this.#job.workers);
     await this.#insist(signal, async () => {
       let unreadable: unknown;

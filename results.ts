@@ -4,10 +4,10 @@
  *     job:{<id>}           hash: what was asked, the size, the plan, `fed`, `error`, `suspect`; TTL renewed with every band
  *     job:{<id>}:rows      hash: band → CRC-32 of its rows, before it is sent: a result made of other rows is not taken
  *     job:{<id>}:sent      hash: band → CRC-32 of its rows, once the queue has confirmed it
- *     job:{<id>}:done      hash: band → JSON { worker, ms, crc, bytes, deliveries }
+ *     job:{<id>}:done      hash: band → JSON { worker, ms, crc, bytes, deliveries, lossy }
  *     job:{<id>}:failures  hash: band → how often its task threw
  *     job:{<id>}:feeder    the coordinator that feeds the job: a lease
- *     resultado:<chunk id> base64 of the band as a picture
+ *     resultado:<chunk id> base64 of the band as a picture, or of its JSON
  *     workers              sorted set: name → time of the last heartbeat, ms by Redis's clock
  *     worker:<name>        hash: what it is and has done
  *     channel job:{<id>}   a band's number, or "job" when the record has changed: hints, the hashes are the truth
@@ -21,10 +21,20 @@ import { EventEmitter } from "node:events";
 import { Redis } from "ioredis";
 import { chunkIdOf, fromBase64, parseChunkId } from "./chunk.ts";
 import { serverUrl } from "./queue.ts";
+import type { Offer, Values } from "./task.ts";
 
 export interface Job {
   id: string;
+  /** By its name on the wire, with its version. */
   task: string;
+  /** What the task returns: pixels, or JSON. */
+  kind: "picture" | "data";
+  /** As they were asked for, with the defaults filled in. */
+  params: Values;
+  /** The job of the step that comes before this one; null where there is none. */
+  first: string | null;
+  /** The parameters that the first step has found; null before. */
+  found: Values | null;
   /** At most this many bands in flight; null: as many as the fleet can use. */
   workers: number | null;
   width: number;
@@ -50,6 +60,8 @@ export interface Done {
   bytes: number;
   /** How often it had been handed out before to a worker that did not come back with it. */
   deliveries: number;
+  /** A JPEG, so its pixels are nearly those of the task. */
+  lossy?: true;
 }
 
 export interface WorkerInfo {
@@ -60,13 +72,15 @@ export interface WorkerInfo {
   /** Cores of its host, shared with whatever else runs there. */
   cores: number;
   tasks: string[];
+  /** Those of them that a coordinator can hand out without having their modules. */
+  offers: Offer[];
   /** When it joined, ms since 1970. */
   since: number;
   /** What it has done: bands, their pixels, and the ms its task took for them. */
   bands: number;
   pixels: number;
   ms: number;
-  /** The job whose band it has in hand; empty when it has none. */
+  /** The jobs whose bands it has, with spaces between; empty when it has none. */
   busy: string;
 }
 
@@ -75,7 +89,7 @@ export interface Results {
   putJob(job: Job): Promise<void>;
   findJob(id: string): Promise<Job | null>;
   /** Changes a record that stands; false where there is none. */
-  updateJob(id: string, change: Partial<Pick<Job, "fed" | "error">>): Promise<boolean>;
+  updateJob(id: string, change: Partial<Pick<Job, "fed" | "error" | "found">>): Promise<boolean>;
   /** Removes the record and all that belongs to it. */
   removeJob(id: string): Promise<void>;
 
@@ -307,6 +321,8 @@ local ttl = redis.call('HGET', KEYS[1], 'ttl')
 if not ttl then return 0 end
 for i = 3, #KEYS do
   local band, record = ARGV[i * 2 - 5], ARGV[i * 2 - 4]
+  -- The base64 of the first bytes of every JPEG.
+  if redis.call('GETRANGE', KEYS[i], 0, 3) == '/9j/' then record = record:sub(1, -2) .. ',"lossy":true}' end
   if redis.call('EXPIRE', KEYS[i], ttl) == 1 and redis.call('HSETNX', KEYS[2], band, record) == 1 then
     redis.call('EXPIRE', KEYS[1], ttl)
     redis.call('EXPIRE', KEYS[2], ttl)
@@ -386,6 +402,9 @@ export class RedisResults implements Results {
     const key = jobKey(job.id);
     const fields = {
       ...job,
+      params: JSON.stringify(job.params),
+      first: job.first ?? "",
+      found: job.found ? JSON.stringify(job.found) : "",
       workers: job.workers ?? "",
       fed: job.fed ? 1 : 0,
       error: job.error ?? "",
@@ -398,10 +417,15 @@ export class RedisResults implements Results {
   async findJob(id: string): Promise<Job | null> {
     const fields = await this.#redis.hgetall(jobKey(id));
     if (!fields.id) return null;
-    const { task, workers, width, height, rows, bands, created, fed, error } = fields;
+    const { task, kind, params, first, found, workers, width, height, rows, bands, created, fed, error } = fields;
     return {
       id,
       task,
+      // A record of a coordinator that knew nothing of these is of a picture.
+      kind: kind === "data" ? kind : "picture",
+      params: JSON.parse(params || "{}"),
+      first: first || null,
+      found: found ? JSON.parse(found) : null,
       workers: workers === "" ? null : Number(workers),
       width: Number(width),
       height: Number(height),
@@ -413,8 +437,9 @@ export class RedisResults implements Results {
     };
   }
 
-  async updateJob(id: string, change: Partial<Pick<Job, "fed" | "error">>): Promise<boolean> {
+  async updateJob(id: string, change: Partial<Pick<Job, "fed" | "error" | "found">>): Promise<boolean> {
     const fields: string[] = [];
+    if (change.found) fields.push("found", JSON.stringify(change.found));
     if (change.fed !== undefined) fields.push("fed", change.fed ? "1" : "0");
     if (change.error !== undefined) fields.push("error", change.error ?? "");
     return (await this.#redis.eval(UPDATE, 1, jobKey(id), ...fields)) === 1;
@@ -522,7 +547,7 @@ export class RedisResults implements Results {
   async beat(worker: WorkerInfo): Promise<void> {
     const key = `worker:${worker.name}`;
     const [seconds] = await this.#redis.time();
-    const fields = { ...worker, tasks: JSON.stringify(worker.tasks) };
+    const fields = { ...worker, tasks: JSON.stringify(worker.tasks), offers: JSON.stringify(worker.offers) };
     const step = this.#redis
       .multi()
       .zadd("workers", seconds * 1000, worker.name)
@@ -556,9 +581,12 @@ export class RedisResults implements Results {
   }
 }
 
-function workerOf({ name, host, runtime, tasks, busy, ...numbers }: Record<string, string>): WorkerInfo {
+/** What a worker in another language leaves out of its heartbeat is none, or nothing. */
+function workerOf(fields: Record<string, string>): WorkerInfo {
+  const { name, host = "", runtime = "", tasks = "[]", offers = "[]", busy = "", ...numbers } = fields;
   const [pid, cores, since, bands, pixels, ms] = ["pid", "cores", "since", "bands", "pixels", "ms"].map((field) =>
-    Number(numbers[field]),
+    Number(numbers[field] ?? 0),
   );
-  return { name, host, pid, runtime, cores, tasks: JSON.parse(tasks), since, bands, pixels, ms, busy };
+  const lists = { tasks: JSON.parse(tasks), offers: JSON.parse(offers) };
+  return { name, host, runtime, ...lists, pid, cores, since, bands, pixels, ms, busy };
 }

@@ -105,7 +105,11 @@ const TEXT = {
   REDIS_URL: { of: BOTH, help: "redis:// or rediss://" },
   HOST: { of: BOTH, shown: "127.0.0.1", help: "the address it listens on" },
   WORKER_NAME: { of: WORKER, shown: "host and process id", help: "its name on the page and in the records" },
-  TASKS: { of: BOTH, help: "modules that each export a task, with commas between; the same for both" },
+  TASKS: {
+    of: ["coordinator.ts", "worker.ts", "sobel.ts"],
+    help: "modules that each export a task, with commas between; the same for both",
+  },
+  WORKER_TASKS: { of: WORKER, shown: "all", help: "names of the tasks that a worker does, with commas between" },
   AUTH_TOKEN: {
     of: ["coordinator.ts", "sobel.ts"],
     help: "what sending, cancelling, /workers and /metrics ask for: Authorization: Bearer …",

@@ -1,13 +1,13 @@
 /**
- * Sobel: the built-in task, and the one-machine program.
+ * The one-machine program: Sobel, or any other task, over one picture.
  *
  *     bun run sobel.ts in.jpg out.png
+ *     bun run sobel.ts --task blur --params sigma=2.5 in.jpg out.png
  *
- * The program takes the very way of the distributed one (rows, bands, task, stitch) without a queue between, so for
- * the same band size it writes the same bytes. It is what the distributed result is compared with.
+ * It takes the very way of the distributed one (rows, bands, task, stitch) without a queue between, so for the same band
+ * size it writes the same bytes. It is what the distributed result is compared with.
  *
- * Gradient magnitude with the 3×3 kernels of Sobel and Feldman (1968), min(255, round(√(gx² + gy²))), edges mirrored
- * without repeating the edge pixel. The loop itself is in kernel.ts.
+ * Not here: the tasks themselves (tasks/).
  */
 import { createReadStream, createWriteStream } from "node:fs";
 import { rename, rm } from "node:fs/promises";
@@ -15,49 +15,70 @@ import process from "node:process";
 import { Readable } from "node:stream";
 import { pipeline } from "node:stream/promises";
 import { parseArgs } from "node:util";
-import { DEFAULT_BAND_PIXELS, planBands, split, type Task } from "./chunk.ts";
+import { DEFAULT_BAND_PIXELS, planBands, split } from "./chunk.ts";
 import { readImage } from "./image.ts";
-import { kernel } from "./kernel.ts";
 import { encodeBand, type GreyImage, Stitcher } from "./png.ts";
+import { settingsOf, tokenSetting } from "./settings.ts";
+import { Spool } from "./spool.ts";
+import { finished, firstOf, haloOf, isData, ParamError, queryValues, runTask, type Task, type Values } from "./task.ts";
+import { task as sobel } from "./tasks/sobel.ts";
+import { taskNamed, taskNames } from "./tasks.ts";
 
-export const sobel: Task = {
-  name: "sobel",
-  halo: 1,
-  run({ pixels, width, height, halo }) {
-    // A foreign coordinator may send a higher halo than the one row that is needed.
-    const rows = height - halo[0] - halo[1];
-    const band = pixels.subarray((halo[0] - 1) * width, (halo[0] + rows + 1) * width);
-    const edges = new Uint8Array(rows * width);
-    kernel.sobel(band, width, rows, edges);
-    return edges;
-  },
-};
+export { sobel };
 
 /**
  * Runs a task over a whole picture in this process.
- * @returns the pieces of a PNG. While a band is computed, the next are inflated, off this thread.
+ * @returns the pieces of a PNG, or of the JSON of a data task
  */
-export async function* transform(image: GreyImage, task: Task, bandPixels: number): AsyncGenerator<Uint8Array> {
-  const plan = planBands(image.width, image.height, task.halo, bandPixels);
-  const stitcher = new Stitcher(plan.width, plan.height);
-  yield stitcher.head();
-  for await (const { pixels, width, rows, halo } of split(image, plan)) {
-    const height = rows + halo[0] + halo[1];
-    yield stitcher.band(encodeBand(task.run({ pixels, width, height, halo }), width, rows), rows)!;
+export async function* transform(
+  image: GreyImage,
+  task: Task,
+  bandPixels: number,
+  params: Values = queryValues(task, new URLSearchParams()),
+): AsyncGenerator<Uint8Array> {
+  const step = firstOf(task, params);
+  if (!step) return yield* transformed(image, task, bandPixels, params);
+  const spool = await Spool.open();
+  try {
+    const data = await Array.fromAsync(transform(spool.passing(image), step.task, bandPixels));
+    const found = { [step.param]: step.find(JSON.parse(Buffer.concat(data).toString())) };
+    yield* transformed(spool.again(image), task, bandPixels, { ...params, ...found });
+  } finally {
+    await spool.close();
   }
-  yield stitcher.tail();
 }
 
-const USAGE = `usage: bun run sobel.ts IN OUT.png
-       bun run sobel.ts --remote URL [--workers N] [--task NAME] IN OUT.png
+/** While a band is computed, the next are inflated, off this thread. */
+async function* transformed(
+  image: GreyImage,
+  task: Task,
+  bandPixels: number,
+  params: Values,
+): AsyncGenerator<Uint8Array> {
+  const plan = planBands(image.width, image.height, haloOf(task, params), bandPixels);
+  const stitcher = new Stitcher(plan.width, plan.height);
+  let all: unknown;
+  if (!isData(task)) yield stitcher.head();
+  for await (const { number, pixels, width, rows, halo } of split(image, plan)) {
+    const height = rows + halo[0] + halo[1];
+    const made = runTask(task, { pixels, width, height, halo, params });
+    if (typeof made !== "string") yield stitcher.band(encodeBand(made, width, rows), rows)!;
+    else if (isData(task)) all = number === 0 ? JSON.parse(made) : task.merge(all, JSON.parse(made));
+  }
+  yield isData(task) ? Buffer.from(`${JSON.stringify(finished(task, all, params))}\n`) : stitcher.tail();
+}
 
-  IN       a PNG, JPEG, WebP, TIFF, GIF or AVIF file, or - for standard input
-  OUT.png  its Sobel edges, or - for standard output
+const USAGE = `usage: bun run sobel.ts [--task NAME] [--params QUERY] IN OUT
+       bun run sobel.ts --remote URL [--workers N] [--task NAME] [--params QUERY] IN OUT
 
-  --remote URL   sends the picture to the coordinator there, shows how it goes, and fetches the result. What fails in passing is
-                 tried again; standard input is first written to a temporary file. Ctrl-C cancels the job
-  --workers N    at most so many workers at a time
-  --task NAME    another task than sobel
+  IN   a PNG, JPEG, WebP, TIFF, GIF or AVIF file, or - for standard input
+  OUT  its Sobel edges, a PNG, or - for standard output
+
+  --task NAME     another task than sobel; some write JSON instead of a PNG
+  --params QUERY  the task's own parameters: 'sigma=2.5', several with & between
+  --remote URL    sends the picture to the coordinator there, shows how it goes, and fetches the result. What fails in passing is
+                  tried again; standard input is first written to a temporary file. Ctrl-C cancels the job
+  --workers N     at most so many workers at a time
   --help
 
 exit codes
@@ -70,29 +91,29 @@ const OPTIONS = {
   help: { type: "boolean", short: "h" },
   remote: { type: "string" },
   workers: { type: "string" },
-  task: { type: "string" },
+  task: { type: "string", default: sobel.name },
+  params: { type: "string", default: "" },
 } as const;
 
 async function main(args: string[]): Promise<void> {
   const { values, positionals } = parseArgs({ args, allowPositionals: true, options: OPTIONS });
-  // Here and not above: a worker's thread loads this file too, and needs neither.
-  const { settingsOf, tokenSetting } = await import("./settings.ts");
   if (values.help) return console.log(`${USAGE}\n\n${settingsOf("sobel.ts")}`);
   if (positionals.length !== 2) throw new TypeError(`expected two files, got ${positionals.length}\n${USAGE}`);
   const [from, to] = positionals;
   if (values.remote !== undefined) {
     const { remote } = await import("./remote.ts");
-    const { workers, task = "sobel" } = values;
-    return remote({ origin: originOf(values.remote), from, to, task, workers, token: tokenSetting() });
+    const { workers, task, params } = values;
+    return remote({ origin: originOf(values.remote), from, to, task, params, workers, token: tokenSetting() });
   }
-  if (values.workers !== undefined || values.task !== undefined) {
-    throw new TypeError("--workers and --task: only with --remote");
-  }
+  if (values.workers !== undefined) throw new TypeError("--workers: only with --remote");
   const bandPixels = Number(process.env.BAND_PIXELS ?? DEFAULT_BAND_PIXELS);
   if (!(bandPixels >= 1))
     throw new TypeError(`BAND_PIXELS: expected a number of pixels, got ${process.env.BAND_PIXELS}`);
+  const task = taskNamed(values.task);
+  if (!task) throw new TypeError(`unknown task ${values.task}: expected ${taskNames().join(", ")}`);
+  const params = queryValues(task, new URLSearchParams(values.params));
   const image = await readImage(from === "-" ? process.stdin : createReadStream(from, { highWaterMark: 1 << 18 }));
-  const png = Readable.from(transform(image, sobel, bandPixels));
+  const png = Readable.from(transform(image, task, bandPixels, params));
   if (to === "-") return pipeline(png, process.stdout);
   // Written beside and renamed, so that a bad picture does not cost the file that stood there.
   const part = `${to}.part`;
@@ -123,7 +144,8 @@ if (import.meta.main) {
     () => process.stdout.write("", () => process.exit()),
     (error) => {
       console.error(`sobel.ts: ${error.message}`);
-      process.exit(error.exitCode ?? (error instanceof TypeError ? 2 : 1));
+      const misread = error instanceof TypeError || error instanceof ParamError;
+      process.exit(error.exitCode ?? (misread ? 2 : 1));
     },
   );
 }

@@ -95,7 +95,7 @@ async function failIfVanished({ queue, results }: Backends, known: Known): Promi
   const [depth, workers] = await Promise.all([queue.depth(job.task).catch(() => unknown), results.workers()]);
   const { waiting, consumers } = depth;
   const fleet = workers.filter(({ tasks }) => tasks.includes(job.task));
-  const nowhere = waiting === 0 && !fleet.some(({ busy }) => busy === job.id);
+  const nowhere = waiting === 0 && !fleet.some(({ busy }) => busy.split(" ").includes(job.id));
   const held = await results.suspect(job.id, nowhere);
   if (held < (consumers > fleet.length ? VANISHED_UNSEEN_MS : VANISHED_MS)) return false;
   const error = `band ${awaited} has vanished: the queue is empty, and no worker has it`;

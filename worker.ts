@@ -21,27 +21,18 @@
  * `Worker`s in its own process; they cannot tell.
  */
 import { availableParallelism, hostname } from "node:os";
-import { resolve } from "node:path";
 import process from "node:process";
-import { pathToFileURL } from "node:url";
 import { isMainThread, parentPort, Worker as Thread } from "node:worker_threads";
 import { crc32 } from "node:zlib";
-import { type Chunk, isChunkId, isTaskName, parseChunkId, type Task } from "./chunk.ts";
+import { type Chunk, isChunkId, parseChunkId } from "./chunk.ts";
 import { type Fields, type Log, openLog } from "./log.ts";
 import type { BuriedReason, WorkerMetrics } from "./metrics.ts";
 import { encodeBand } from "./png.ts";
 import type { Delivery, Outcome, Queue } from "./queue.ts";
 import { BEAT_MS, type Results, type WorkerInfo } from "./results.ts";
 import { answerHelp, levelSetting, setting } from "./settings.ts";
-import { sobel } from "./sobel.ts";
-
-/** The tasks by name: Sobel, and the `task` that each module in the setting `TASKS` exports. */
-export const TASKS = new Map<string, Task>([[sobel.name, sobel]]);
-for (const path of (process.env.TASKS ?? "").split(",").filter(Boolean)) {
-  const { task } = (await import(pathToFileURL(resolve(path)).href)) as { task?: Task };
-  if (!isTaskName(task?.name)) throw new Error(`TASKS: expected ${path} to export a task with a name`);
-  TASKS.set(task.name, task);
-}
+import { offerOf, runTask, wireName } from "./task.ts";
+import { TASKS, taskNames } from "./tasks.ts";
 
 /** How often a band may fail before its job does. */
 const ATTEMPTS = 3;
@@ -56,6 +47,8 @@ export interface WorkerOptions {
   queue: Queue;
   results: Results;
   name: string;
+  /** The tasks that it does, by their names on the wire; all that this program has. */
+  tasks?: string[];
   /** How long a task may take for one band, ms. */
   bandTimeout: number;
   log: Log;
@@ -72,34 +65,59 @@ export class Worker {
   /** When the task for the band in hand was begun; null while there is none. */
   #begun: number | null = null;
   #beating: ReturnType<typeof setInterval> | undefined;
-  #stopConsuming: () => Promise<void> = async () => {};
+  #stopConsuming: (() => Promise<void>)[] = [];
   #stopping = false;
+  /** The jobs of the bands it has: the one in hand, and those of other queues that wait for their turn. */
+  readonly #held: string[] = [];
+  #turn: Promise<unknown> = Promise.resolve();
 
   constructor(options: WorkerOptions) {
     this.#options = options;
     const runtime = "Deno" in globalThis ? "deno" : "bun";
-    const { name } = options;
+    const { name, tasks = [...TASKS.keys()] } = options;
     this.#log = options.log.with({ worker: name });
-    const tasks = [...TASKS.keys()];
     const counts = { since: Date.now(), bands: 0, pixels: 0, ms: 0, busy: "" };
+    const offers = tasks.flatMap((task) => offerOf(TASKS.get(task)!) ?? []);
     const machine = { host: hostname(), pid: process.pid, runtime, cores: availableParallelism() };
-    this.#info = { name, ...machine, tasks, ...counts };
+    this.#info = { name, ...machine, tasks, offers, ...counts };
   }
 
   async start(): Promise<void> {
     const beat = () => this.#options.results.beat(this.#info);
     this.#beating = setInterval(() => beat().catch((error) => this.#log.warn("no heartbeat", { error })), BEAT_MS);
     await this.#insist(beat);
-    this.#stopConsuming = await this.#options.queue.consume(this.#info.tasks, (delivery) => this.#handle(delivery));
+    const { queue } = this.#options;
+    for (const task of this.#info.tasks) {
+      this.#stopConsuming.push(await queue.consume([task], (delivery) => this.#inTurn(delivery)));
+    }
   }
 
   /** Finishes the band in hand and takes no other. */
   async stop(): Promise<void> {
     this.#stopping = true;
-    await this.#stopConsuming();
+    await Promise.all(this.#stopConsuming.map((stop) => stop()));
     clearInterval(this.#beating);
     await this.#options.results.leave(this.#info.name).catch(() => {});
     await this.#thread.end();
+  }
+
+  /**
+   * A queue hands out one band at a time, and every task has a queue: here they come one after the other. Those that
+   * wait are in the heartbeat too, else their jobs would take them for vanished.
+   */
+  async #inTurn(delivery: Delivery): Promise<Outcome> {
+    const { chunkId } = delivery;
+    const job = isChunkId(chunkId) ? parseChunkId(chunkId).jobId : "";
+    this.#hold(() => this.#held.push(job));
+    const before = this.#turn;
+    const outcome = before.then(() => (this.#stopping ? ({ do: "retry" } as const) : this.#handle(delivery)));
+    this.#turn = outcome;
+    return outcome.finally(() => this.#hold(() => this.#held.splice(this.#held.indexOf(job), 1)));
+  }
+
+  #hold(change: () => void): void {
+    change();
+    this.#info.busy = [...new Set(this.#held)].join(" ");
   }
 
   /** Why the process should be restarted; null: it should not. */
@@ -121,7 +139,6 @@ export class Worker {
       return { do: "retry" };
     } finally {
       metrics?.busy.dec();
-      this.#info.busy = "";
     }
   }
 
@@ -142,7 +159,6 @@ export class Worker {
       return this.#giveUp(chunkId, `unknown task ${task}: this worker has ${[...TASKS.keys()]}`, "unknown_task");
     this.#taken(delivery, task);
     const { jobId } = parseChunkId(chunkId);
-    this.#info.busy = jobId;
     const job = await this.#insist(() => this.#options.results.findJob(jobId));
     if (!job || job.error !== null) return this.#settled(chunkId, task, "dropped");
     const start = performance.now();
@@ -157,8 +173,8 @@ export class Worker {
     }
     const ms = Math.round((performance.now() - start) * 10) / 10;
     const { deliveries } = delivery;
-    const done = { worker: this.#info.name, ms, crc: result.crc, bytes: result.png.length, deliveries };
-    await this.#insist(() => this.#options.results.store(chunkId, result.png, done));
+    const done = { worker: this.#info.name, ms, crc: result.crc, bytes: result.made.length, deliveries };
+    await this.#insist(() => this.#options.results.store(chunkId, result.made, done));
     const pixels = chunk.width * (chunk.height - chunk.halo[0] - chunk.halo[1]);
     this.#info.bands++;
     this.#info.pixels += pixels;
@@ -223,7 +239,8 @@ export class Worker {
 }
 
 interface BandResult {
-  png: Uint8Array;
+  /** A PNG as `encodeBand` makes it, or a data task's JSON in UTF-8. */
+  made: Uint8Array;
   /** CRC-32 of the band's own rows as they came. */
   crc: number;
 }
@@ -275,13 +292,25 @@ function serveTasks(): void {
       const { width, height, halo, pixels } = chunk;
       const rows = height - halo[0] - halo[1];
       const crc = crc32(pixels.subarray(halo[0] * width, (halo[0] + rows) * width));
-      const png = encodeBand(TASKS.get(chunk.task)!.run(chunk), width, rows);
-      const moved = png.byteOffset === 0 && png.length === png.buffer.byteLength ? [png.buffer as ArrayBuffer] : [];
-      parentPort!.postMessage({ png, crc } satisfies BandResult, moved);
+      const result = runTask(TASKS.get(chunk.task)!, chunk);
+      const made = typeof result === "string" ? Buffer.from(result) : encodeBand(result, width, rows);
+      const moved = made.byteOffset === 0 && made.length === made.buffer.byteLength ? [made.buffer as ArrayBuffer] : [];
+      parentPort!.postMessage({ made, crc } satisfies BandResult, moved);
     } catch (error) {
       parentPort!.postMessage({ error: (error as Error).message });
     }
   });
+}
+
+/** The setting `WORKER_TASKS`: which of its tasks a worker does, all versions; all of them where it is not set. */
+function tasksSetting(): string[] | undefined {
+  const names = (process.env.WORKER_TASKS ?? "").split(",").filter(Boolean);
+  if (names.length === 0) return undefined;
+  const known = taskNames();
+  for (const name of names) {
+    if (!known.includes(name)) throw new Error(`WORKER_TASKS: expected some of ${known.join(", ")}, got ${name}`);
+  }
+  return [...TASKS.values()].filter(({ name }) => names.includes(name)).map(wireName);
 }
 
 const ABOUT = `Joins the fleet: takes bands off the queue in RabbitMQ, runs their task, stores the results in Redis. As many
@@ -299,6 +328,7 @@ async function main(): Promise<void> {
   const bandTimeout = setting("BAND_TIMEOUT_SECONDS") * 1000;
   const metricsPort = setting("METRICS_PORT");
   const name = WORKER_NAME || `${hostname()}-${process.pid}`;
+  const tasks = tasksSetting();
   const log = openLog(levelSetting());
   if (!RABBITMQ_URL || !REDIS_URL)
     throw new Error(
@@ -329,7 +359,7 @@ async function main(): Promise<void> {
     const port = await serveProbes(watched, HOST || "127.0.0.1", metricsPort);
     log.info("probes and metrics are served", { worker: name, port });
   }
-  worker = new Worker({ queue, results, name, bandTimeout, log, metrics });
+  worker = new Worker({ queue, results, name, tasks, bandTimeout, log, metrics });
   await worker.start();
   console.log(`${name}: at work`);
   const stop = async () => {

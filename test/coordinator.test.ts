@@ -217,7 +217,7 @@ describe("PUT /jobs/:id", () => {
     expect(await (await ask(`/jobs/${id}`)).json()).toEqual(before);
 
     await expectProblem(await put(sameSize), 409, /another picture: band 0 differs/);
-    await expectProblem(await put(small), 409, /another picture: 200 × 150, sobel/);
+    await expectProblem(await put(small), 409, /another picture or task: 200 × 150, sobel/);
     await expectProblem(await put(photo.subarray(0, 20_000)), 422, /ends before its IEND/);
     await expectProblem(await put(Buffer.from("a text")), 400, /not an image/);
     // Nothing of that harms the job.
@@ -259,11 +259,11 @@ describe("what is asked wrongly", () => {
   });
 
   test("a task that nobody has", async () => {
-    const unknown = /unknown task "canny": expected sobel/;
-    await expectProblem(await ask("/tasks/canny", { method: "POST", body: small }), 404, unknown);
-    await expectProblem(await ask("/tasks/canny", { method: "POST" }), 404, unknown);
+    const unknown = /unknown task "canny": expected blur, histogram, scharr, sobel, threshold/;
+    await expectProblem(await ask("/tasks/canny", { method: "POST", body: small }), 422, unknown);
+    await expectProblem(await ask("/tasks/canny", { method: "POST" }), 422, unknown);
     const path = `/jobs/${crypto.randomUUID()}?task=canny`;
-    await expectProblem(await ask(path, { method: "PUT", body: small }), 404, unknown);
+    await expectProblem(await ask(path, { method: "PUT", body: small }), 422, unknown);
     await expectWell();
   });
 
@@ -639,8 +639,9 @@ describe("clients that hang up", () => {
     kit = await startKit({ workers: 0 });
     const id = crypto.randomUUID();
     // Not sent: a job that the coordinator has accepted it watches itself, until it has ended.
-    const plan = { task: "sobel", workers: null, width: 8, height: 8, rows: 8, bands: 1 };
-    await kit.results.putJob({ id, ...plan, created: Date.now(), fed: true, error: null });
+    const asked = { task: "sobel", kind: "picture", params: {}, first: null, found: null, workers: null } as const;
+    const plan = { width: 8, height: 8, rows: 8, bands: 1 };
+    await kit.results.putJob({ id, ...asked, ...plan, created: Date.now(), fed: true, error: null });
     for (const begun of [true, false]) {
       if (!begun) kit.results.slow = 50;
       const reader = await rawUpload(`GET /jobs/${id}/events`, 0, kit.origin);
@@ -956,9 +957,10 @@ describe("the rest of the API", () => {
     expect(await (await ask("/healthz")).json()).toEqual({ status: "ok" });
     expect(await (await ask("/readyz")).json()).toEqual({ status: "ready" });
     const { workers } = await (await ask("/workers")).json();
+    const tasks = ["blur", "histogram", "scharr", "sobel", "threshold"];
     expect(workers).toMatchObject([
-      { name: "thread-1", runtime: "bun", cores: availableParallelism(), tasks: ["sobel"], pid: coordinator.pid },
-      { name: "thread-2", runtime: "bun", tasks: ["sobel"], pid: coordinator.pid },
+      { name: "thread-1", runtime: "bun", cores: availableParallelism(), tasks, pid: coordinator.pid },
+      { name: "thread-2", runtime: "bun", tasks, pid: coordinator.pid },
     ]);
     const page = await ask("/");
     expect(page.headers.get("content-type")).toBe("text/html; charset=utf-8");

@@ -137,6 +137,11 @@ function readTable(): string[] {
 function reached(entry: string, seen = new Set<string>()): Set<string> {
   if (seen.has(entry)) return seen;
   seen.add(entry);
+  // A folder is copied as a whole; what its files reach elsewhere is not.
+  if (entry.endsWith("/")) {
+    const within = readdirSync(join(PROJECT, entry)).flatMap((name) => [...reached(join(entry, name))]);
+    for (const one of within) if (!one.startsWith(entry)) seen.add(one);
+  }
   if (!entry.endsWith(".ts")) return seen;
   const imports = /^(?:import|export) (?!type )[^;]*?from "\.\/([^"]+)"|import\("\.\/([^"]+)"\)/gm;
   const addresses = /new URL\("(?:\.\/)?([^"]+)", import\.meta\.url\)/g;

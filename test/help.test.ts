@@ -69,7 +69,9 @@ test("every setting is some program's, and stands in the README's table; nothing
 });
 
 test("every setting that a program reads is told, and every one that is told is read", () => {
-  const texts = [...PROGRAMS, "settings.ts", "log.ts"].map((file) => readFileSync(join(root, file), "utf8")).join("\n");
+  const texts = [...PROGRAMS, "settings.ts", "tasks.ts", "log.ts"]
+    .map((file) => readFileSync(join(root, file), "utf8"))
+    .join("\n");
   const read = [...texts.matchAll(/(?:setting\("|process\.env\.)([A-Z][A-Z_]+)/g)].map(([, name]) => name);
   const taken = [...texts.matchAll(/const \{([A-Z_, ]+)\} = process\.env/g)].flatMap(([, names]) => names.split(","));
   const all = new Set([...read, ...taken.map((name) => name.trim())]);

@@ -257,6 +257,7 @@ test("workers that are said to live by the thousand do not fill the answer", asy
     runtime: "bun",
     cores: 2,
     tasks: ["sobel"],
+    offers: [],
     since: 0,
     bands: 1,
     pixels: 1,

@@ -346,7 +346,7 @@ describe("the command line", () => {
     [["--remote", "ftp://host", "a", "b"], /^sobel\.ts: --remote: expected http:\/\/host:port/],
     [["--remote", "http://user:s3cret@host", "a", "b"], /^sobel\.ts: --remote: expected http:\/\/host:port/],
     [["--remote", "host:8080", "a", "b"], /^sobel\.ts: --remote: expected http:\/\/host:port/],
-    [["--workers", "2", "a", "b"], /^sobel\.ts: --workers and --task: only with --remote/],
+    [["--workers", "2", "a", "b"], /^sobel\.ts: --workers: only with --remote/],
     [["--remote", "http://host", "a"], /^sobel\.ts: expected two files, got 1/],
   ])("%j", (args, sentence) => {
     const { status, stdout, stderr } = spawnSync(process.execPath, ["run", "sobel.ts", ...args], {

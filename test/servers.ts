@@ -11,6 +11,7 @@ import { type ChildProcess, execFile, spawn } from "node:child_process";
 import {
   accessSync,
   closeSync,
+  existsSync,
   constants as fileConstants,
   mkdirSync,
   mkdtempSync,
@@ -67,10 +68,12 @@ export interface Program {
   exited: Promise<number>;
 }
 
-export type Need = "rabbitmq" | "redis" | "chromium" | "deno";
+export type Need = "rabbitmq" | "redis" | "chromium" | "deno" | "python";
 
 const PROJECT = dirname(dirname(fileURLToPath(import.meta.url)));
 const DENO_PACKAGE = `@deno/${process.platform}-${process.arch}${process.platform === "linux" ? "-glibc" : ""}`;
+
+const PYTHON_PACKAGES = "/usr/lib/python3/dist-packages";
 
 /** Where each binary is; undefined where it is not. */
 export const binaries: Record<Need, string | undefined> = {
@@ -83,6 +86,11 @@ export const binaries: Record<Need, string | undefined> = {
   chromium: find(["chromium", "chromium-browser", "google-chrome"], []),
   // The binary itself: the package's own launcher needs Node, and does not pass signals on.
   deno: find(["deno"], [join(PROJECT, "node_modules", DENO_PACKAGE)]),
+  // Debian's, with its packages: another `python3` on the PATH does not see them.
+  python:
+    ["pika", "redis", "numpy"].every((name) => existsSync(join(PYTHON_PACKAGES, name))) && hasOpenCV()
+      ? find(["python3"], ["/usr/bin"])
+      : undefined,
 };
 
 const INSTALL: Record<Need, string> = {
@@ -90,6 +98,7 @@ const INSTALL: Record<Need, string> = {
   redis: "apt-get install -y redis-server",
   chromium: "apt-get install -y chromium",
   deno: "bun install",
+  python: "apt-get install -y python3-pika python3-redis python3-opencv",
 };
 
 /** The binaries that were not found, each with the command that installs it. */
@@ -243,10 +252,14 @@ export async function startRedis(options: { args?: string[] } = {}): Promise<Red
  *
  * @param file from the project's folder: `worker.ts`
  */
-export function spawnProgram(file: string, env: Record<string, string>, runtime: "bun" | "deno" = "bun"): Program {
-  const command = runtime === "deno" ? binaries.deno : process.execPath;
-  if (!command) throw new Error(`missing: ${absent(["deno"])}`);
-  const args = runtime === "deno" ? ["run", "-A", "--no-prompt", file] : ["run", file];
+export function spawnProgram(
+  file: string,
+  env: Record<string, string>,
+  runtime: "bun" | "deno" | "python" = "bun",
+): Program {
+  const command = runtime === "bun" ? process.execPath : binaries[runtime];
+  if (!command) throw new Error(`missing: ${absent(["deno", "python"])}`);
+  const args = { bun: ["run", file], deno: ["run", "-A", "--no-prompt", file], python: [file] }[runtime];
   const child = new Child(command, args, { NO_COLOR: "1", DENO_NO_UPDATE_CHECK: "1", ...env });
   return {
     pid: child.pid,
@@ -480,6 +493,10 @@ function find(names: string[], folders: string[]): string | undefined {
     }
   }
   return undefined;
+}
+
+function hasOpenCV(): boolean {
+  return readdirSync(PYTHON_PACKAGES).some((name) => /^cv2\b/.test(name));
 }
 
 function isExecutable(file: string): boolean {

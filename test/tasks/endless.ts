@@ -1,5 +1,5 @@
 // A task that never ends.
-import type { Task } from "../../chunk.ts";
+import type { Task } from "../../task.ts";
 
 export const task: Task = {
   name: "endless",

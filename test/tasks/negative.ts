@@ -1,5 +1,5 @@
 // The least task there is: no halo, another picture.
-import type { Task } from "../../chunk.ts";
+import type { Task } from "../../task.ts";
 
 export const task: Task = {
   name: "negative",

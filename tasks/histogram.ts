@@ -1,0 +1,18 @@
+/**
+ * How often each grey occurs: 256 counts. A task that returns data, and the first step of threshold.ts.
+ *
+ * Equal to OpenCV's `calcHist([grey], [0], None, [256], [0, 256])`.
+ */
+import { dataTask } from "../task.ts";
+
+export const task = dataTask({
+  name: "histogram",
+  description: "How often each of the 256 greys occurs",
+  halo: 0,
+  run({ pixels }) {
+    const counts = new Uint32Array(256);
+    for (let i = 0; i < pixels.length; i++) counts[pixels[i]]++;
+    return [...counts];
+  },
+  merge: (upper, lower) => upper.map((count, grey) => count + lower[grey]),
+});

@@ -1,0 +1,34 @@
+/**
+ * Scharr: the magnitude of the gradient with weights 3, 10, 3 (Scharr 2000), which keep directions better than Sobel's;
+ * min(255, round(√(gx² + gy²))), edges mirrored without repeating the edge pixel.
+ *
+ * Pixel for pixel OpenCV's `convertScaleAbs(magnitude(…))` of `Scharr(grey, CV_64F, …)`.
+ */
+import { reflectedColumns } from "../chunk.ts";
+import { pictureTask } from "../task.ts";
+
+export const task = pictureTask({
+  name: "scharr",
+  description: "Edges: the magnitude of the 3 × 3 Scharr gradient",
+  halo: 1,
+  run({ pixels, width, rows }) {
+    const edges = new Uint8Array(rows * width);
+    const columns = reflectedColumns(width, 1);
+    for (let y = 0; y < rows; y++) {
+      const above = y * width;
+      const row = above + width;
+      const below = row + width;
+      for (let x = 0; x < width; x++) {
+        const left = columns[x];
+        const right = columns[x + 2];
+        // The two diagonal differences are in both gradients.
+        const down = pixels[below + right] - pixels[above + left];
+        const up = pixels[above + right] - pixels[below + left];
+        const gx = 3 * (down + up) + 10 * (pixels[row + right] - pixels[row + left]);
+        const gy = 3 * (down - up) + 10 * (pixels[below + x] - pixels[above + x]);
+        edges[above + x] = Math.min(255, Math.round(Math.sqrt(gx * gx + gy * gy)));
+      }
+    }
+    return edges;
+  },
+});

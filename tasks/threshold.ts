@@ -1,0 +1,43 @@
+/**
+ * Threshold: white above a level, black up to it. Where no level is given it is Otsu's, which needs the histogram of
+ * the whole picture before the first pixel can be written: a job of two steps.
+ *
+ * Otsu (1979): the level that parts the greys into two classes with the greatest variance between them,
+ * q1 · q2 · (mean1 − mean2)², the lowest of several. In doubles and in the order of OpenCV, so that the level is that of
+ * `threshold(grey, 0, 255, THRESH_BINARY | THRESH_OTSU)`.
+ */
+import { pictureTask } from "../task.ts";
+import { task as histogram } from "./histogram.ts";
+
+/** A class smaller than this share of the picture is none (2⁻²³, a float's epsilon). */
+const LEAST_SHARE = 2 ** -23;
+
+export const task = pictureTask({
+  name: "threshold",
+  description: "Black and white: white above a level, by default Otsu's of the whole picture",
+  halo: 0,
+  params: {
+    level: { type: "integer", minimum: 0, maximum: 255, description: "white above this grey; empty: Otsu's" },
+  },
+  first: { param: "level", task: histogram, find: (counts) => otsu(counts as number[]) },
+  run: ({ pixels }, { level }) => pixels.map((grey) => (grey > level! ? 255 : 0)),
+});
+
+/** @param counts how often each grey occurs */
+export function otsu(counts: number[]): number {
+  const scale = 1 / counts.reduce((sum, count) => sum + count, 0);
+  const mean = counts.reduce((sum, count, grey) => sum + grey * count, 0) * scale;
+  let [share1, mean1, best, level] = [0, 0, 0, 0];
+  for (let grey = 0; grey < 256; grey++) {
+    const share = counts[grey] * scale;
+    mean1 *= share1;
+    share1 += share;
+    const share2 = 1 - share1;
+    if (Math.min(share1, share2) < LEAST_SHARE || Math.max(share1, share2) > 1 - LEAST_SHARE) continue;
+    mean1 = (mean1 + grey * share) / share1;
+    const mean2 = (mean - share1 * mean1) / share2;
+    const between = share1 * share2 * (mean1 - mean2) * (mean1 - mean2);
+    if (between > best) [best, level] = [between, grey];
+  }
+  return level;
+}

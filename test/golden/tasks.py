@@ -1,0 +1,30 @@
+"""What OpenCV makes of pieces of scene.png: `/usr/bin/python3 tasks.py > tasks.jsonl`. CRC-32 of the pixels, or numbers."""
+import json, random, zlib
+import cv2
+
+random.seed(1968)
+scene = cv2.cvtColor(cv2.imread("scene.png"), cv2.COLOR_BGR2GRAY)
+pieces = [(0, 0, 101, 75), (7, 9, 1, 1), (3, 4, 1, 50), (20, 70, 60, 1), (50, 30, 3, 4), (30, 12, 33, 31)]
+for _ in range(40):
+    x, y = random.randrange(100), random.randrange(74)
+    pieces.append((x, y, random.randint(1, 101 - x), random.randint(1, 75 - y)))
+cases = []
+for i, (x, y, width, height) in enumerate(pieces):
+    piece = scene[y : y + height, x : x + width].copy()
+
+    def case(task, query, made):
+        crc = zlib.crc32(made.tobytes())
+        cases.append(dict(piece=[x, y, width, height], task=task, query=query, crc=crc))
+
+    gx, gy = cv2.Scharr(piece, cv2.CV_64F, 1, 0), cv2.Scharr(piece, cv2.CV_64F, 0, 1)
+    case("scharr", "", cv2.convertScaleAbs(cv2.magnitude(gx, gy)))
+    level, made = cv2.threshold(piece, 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
+    case("threshold", "", made)
+    cases[-1]["level"] = int(level)
+    case("threshold", "level=100", cv2.threshold(piece, 100, 255, cv2.THRESH_BINARY)[1])
+    sigmas = [0.1, 0.3, 0.5, 0.75, 1, 1.25, 2, 2.5, 3.3, 4.75, 7.7, 12, 20, 50] if i < 6 else [random.randint(10, 2000) / 100]
+    for sigma in sigmas:
+        case("blur", f"sigma={sigma}", cv2.GaussianBlur(piece, (0, 0), sigma))
+    counts = cv2.calcHist([piece], [0], None, [256], [0, 256]).ravel()
+    cases.append(dict(piece=[x, y, width, height], task="histogram", query="", counts={g: int(n) for g, n in enumerate(counts) if n}))
+print(*(json.dumps(case, separators=(",", ":")) for case in cases), sep="\n")

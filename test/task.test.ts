@@ -1,0 +1,219 @@
+// What a task is: its parameters, its halo, what it may return, how it is announced; and the built-in ones, which are
+// OpenCV's pixel for pixel (golden/tasks.jsonl, made by golden/tasks.py) whatever the bands.
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { crc32 } from "node:zlib";
+import { decode } from "fast-png";
+import { onePiece } from "../png.ts";
+import { transform } from "../sobel.ts";
+import {
+  checkedValues,
+  dataTask,
+  expectTask,
+  haloOf,
+  offerOf,
+  ParamError,
+  type Params,
+  pictureTask,
+  queryValues,
+  runTask,
+  schemaOf,
+  type Task,
+  taskOf,
+  wireName,
+} from "../task.ts";
+import { TASKS, taskNamed, taskNames } from "../tasks.ts";
+import { expectSame, imageOf, random, read, sobelOf } from "./pictures.ts";
+
+setDefaultTimeout(30_000);
+
+const golden = (name: string) => readFileSync(join(import.meta.dirname, "golden", name));
+
+describe("parameters", () => {
+  const params = {
+    sigma: { type: "number", minimum: 0.5, maximum: 9, default: 2 },
+    rounds: { type: "integer", minimum: 1, default: 1 },
+    wide: { type: "boolean", default: false },
+    edge: { type: "string", enum: ["mirror", "black"], default: "mirror" },
+    note: { type: "string" },
+    level: { type: "integer", minimum: 0, maximum: 255 },
+  } as const satisfies Params;
+  const task = { name: "some", params };
+  const values = (query: string) => queryValues(task, new URLSearchParams(query));
+  const defaults = { sigma: 2, rounds: 1, wide: false, edge: "mirror" };
+
+  test("have defaults, their own types, and the order of the schema", () => {
+    for (const query of ["", "workers=3&task=some", "sigma=&level=&note="]) expect(values(query)).toEqual(defaults);
+    const given = values("level=7&edge=black&wide=true&sigma=.5&rounds=1e3&note=a+b");
+    expect(given).toEqual({ sigma: 0.5, rounds: 1000, wide: true, edge: "black", note: "a b", level: 7 });
+    expect(Object.keys(given)).toEqual(Object.keys(params));
+    expect(checkedValues(task, given)).toEqual(given);
+    expect(checkedValues(task, undefined)).toEqual(defaults);
+  });
+
+  test.each([
+    ["sigma=0.49", "sigma: expected a number from 0.5 to 9, got 0.49"],
+    ["sigma=wide", 'sigma: expected a number from 0.5 to 9, got "wide"'],
+    ["sigma=0x3", 'sigma: expected a number from 0.5 to 9, got "0x3"'],
+    ["sigma=1e999", "sigma: expected a number from 0.5 to 9, got Infinity"],
+    ["rounds=1.5", "rounds: expected a whole number from 1, got 1.5"],
+    ["wide=yes", 'wide: expected true or false, got "yes"'],
+    ["edge=white", 'edge: expected one of mirror, black, got "white"'],
+    ["level=256", "level: expected a whole number from 0 to 255, got 256"],
+    ["size=5", 'unknown parameter "size": some has sigma, rounds, wide, edge, note, level'],
+    ["__proto__=5", 'unknown parameter "__proto__": some has sigma, rounds, wide, edge, note, level'],
+  ])("%s is refused by name", (query, sentence) => {
+    expect(() => values(query)).toThrow(new ParamError(sentence));
+  });
+
+  test("that come in a message are checked too", () => {
+    expect(() => checkedValues(task, { sigma: "2" })).toThrow('sigma: expected a number from 0.5 to 9, got "2"');
+    expect(() => checkedValues({ name: "bare" }, { a: 1 })).toThrow('unknown parameter "a": bare has no parameters');
+  });
+
+  test("are a JSON schema", () => {
+    expect(schemaOf(params)).toEqual({ type: "object", properties: params, additionalProperties: false });
+  });
+});
+
+describe("a task", () => {
+  const plain = {
+    name: "plain",
+    halo: 2,
+    run: ({ pixels, width, rows, halo }) => pixels.slice(halo * width, (halo + rows) * width),
+  } satisfies Task;
+  const band = { pixels: random(5 * 9), width: 5, height: 9, halo: [3, 2] as [number, number] };
+
+  test("gets its own halo, however high the message's", () => {
+    expectSame(runTask(plain, band) as Uint8Array, band.pixels.subarray(15, 35));
+    expect(() => runTask(plain, { ...band, halo: [1, 2] })).toThrow(
+      "halo: expected at least 2 rows above and below, got 1 and 2",
+    );
+  });
+
+  test.each([
+    ["fewer pixels", () => new Uint8Array(19), "task plain: expected 4 × 5 pixels, got 19"],
+    ["an array", () => [1, 2, 3] as unknown as Uint8Array, "task plain: expected 4 × 5 pixels, got no Uint8Array"],
+    ["nothing", () => undefined as unknown as Uint8Array, "task plain: expected 4 × 5 pixels, got no Uint8Array"],
+  ])("that returns %s is told so", (_, run, sentence) => {
+    expect(() => runTask({ ...plain, run }, band)).toThrow(sentence);
+  });
+
+  test("may return clamped pixels, and data", () => {
+    const clamped = pictureTask({ name: "clamped", halo: 0, run: ({ pixels }) => new Uint8ClampedArray(pixels) });
+    expectSame(runTask(clamped, { ...band, halo: [0, 0] }) as Uint8Array, band.pixels);
+    const rows = dataTask({ name: "rows", halo: 0, run: (view) => view.rows, merge: (a, b) => a + b });
+    expect(runTask(rows, band)).toBe("4");
+    const none = dataTask({ name: "none", halo: 0, run: () => undefined, merge: () => undefined });
+    expect(() => runTask(none, band)).toThrow("task none: expected data that can be JSON, got undefined");
+  });
+
+  test.each([
+    [undefined, "expected an export called task, got undefined"],
+    [{ ...plain, name: "Plain" }, 'expected a name of lower-case letters, digits and hyphens, got "Plain"'],
+    [{ ...plain, name: "muertas" }, 'expected a name of lower-case letters, digits and hyphens, got "muertas"'],
+    [{ ...plain, version: 0 }, "expected a version that is a whole number from 1, got 0"],
+    [{ ...plain, halo: 1.5 }, "expected a halo of 0 to 256 rows, or a function, got 1.5"],
+    [{ ...plain, run: "later" as never }, 'expected a function run, got "later"'],
+    [
+      { ...plain, params: { workers: { type: "integer" } } },
+      'expected parameters with other names than task and workers, got "workers"',
+    ],
+    [
+      { ...plain, params: { by: { type: "text" as "string" } } },
+      'expected by to have the type number, integer, boolean or string, got "text"',
+    ],
+    [
+      { ...plain, params: { by: { type: "integer", maximum: 3, default: 4 } } },
+      "by: expected a whole number to 3, got 4",
+    ],
+  ] as [Partial<Task> | undefined, string][])("that is none is refused: %#", (task, sentence) => {
+    expect(() => expectTask(task)).toThrow(sentence);
+  });
+
+  test("whose halo is a function may not ask for everything", () => {
+    expect(haloOf({ name: "a", halo: ({ by }) => Number(by) }, { by: 256 })).toBe(256);
+    for (const by of [257, -1, 1.5, Number.NaN]) {
+      expect(() => haloOf({ name: "a", halo: () => by }, {})).toThrow(
+        `task a: expected a halo of 0 to 256 rows, got ${by}`,
+      );
+    }
+  });
+
+  test("is offered where its functions are not needed, and taken for what it is", () => {
+    expect([...TASKS.values()].filter(offerOf).map(({ name }) => name)).toEqual(["scharr", "sobel"]);
+    const offer = JSON.parse(JSON.stringify(offerOf({ ...plain, version: 3 })));
+    expect(offer).toEqual({ name: "plain", version: 3, halo: 2 });
+    const task = taskOf(offer)!;
+    expect([wireName(task), haloOf(task, {})]).toEqual(["plain.3", 2]);
+    for (const bad of [null, 5, {}, { ...offer, halo: "2" }, { ...offer, params: { a: null } }])
+      expect(taskOf(bad)).toBeNull();
+  });
+});
+
+interface Case {
+  piece: [x: number, y: number, width: number, height: number];
+  task: string;
+  query: string;
+  crc?: number;
+  level?: number;
+  counts?: Record<string, number>;
+}
+
+describe("the built-in tasks", () => {
+  const cases: Case[] = golden("tasks.jsonl")
+    .toString()
+    .trim()
+    .split("\n")
+    .map((line) => JSON.parse(line));
+
+  async function made({ piece: [x, y, width, height], task: name, query }: Case, rows: number): Promise<Buffer> {
+    const scene = await read(onePiece(golden("scene.png")));
+    const pixels = new Uint8Array(width * height);
+    for (let row = 0; row < height; row++)
+      pixels.set(scene.subarray((y + row) * 101 + x, (y + row) * 101 + x + width), row * width);
+    const task = taskNamed(name)!;
+    const values = queryValues(task, new URLSearchParams(query));
+    return Buffer.concat(await Array.fromAsync(transform(imageOf(pixels, width, 7), task, rows * width, values)));
+  }
+
+  test("have a case each", () => {
+    const named = new Set(cases.map(({ task }) => task));
+    expect(taskNames().filter((name) => !named.has(name))).toEqual(["sobel"]); // sobel.test.ts
+  });
+
+  test("are OpenCV's, pixel for pixel", async () => {
+    for (const one of cases) {
+      const bytes = await made(one, 11);
+      if (one.counts) {
+        const counts = Array.from({ length: 256 }, (_, grey) => one.counts![grey] ?? 0);
+        expect({ ...one, counts: JSON.parse(bytes.toString()) }).toEqual({ ...one, counts } as never);
+      } else {
+        expect({ ...one, crc: crc32(decode(bytes, { checkCrc: true }).data as Uint8Array) }).toEqual(
+          one as Required<Case>,
+        );
+      }
+    }
+  });
+
+  test("do not depend on the bands", async () => {
+    for (const one of cases.filter(({ piece }) => piece[2] === 33)) {
+      for (const rows of [1, 2, 3, 10, 31]) {
+        const bytes = await made(one, rows);
+        if (one.crc)
+          expect({ rows, ...one, crc: crc32(decode(bytes).data as Uint8Array) } as Case).toEqual({
+            rows,
+            ...one,
+          } as Case);
+        else expect(bytes).toEqual(await made(one, 16));
+      }
+    }
+  });
+});
+
+test("Sobel is one of them, and nothing more", async () => {
+  const pixels = random(23 * 17);
+  const png = Buffer.concat(await Array.fromAsync(transform(imageOf(pixels, 23, 4), taskNamed("sobel")!, 69)));
+  expectSame(decode(png).data as Uint8Array, sobelOf(pixels, 23, 17));
+});

@@ -1,0 +1,631 @@
+// Tasks as a client meets them: in one process, and as a fleet on a real RabbitMQ and a real Redis, with workers that know
+// different tasks, different versions, or another language.
+//
+// The expected bytes are those of the one-machine program.
+import { afterAll, afterEach, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { spawnSync } from "node:child_process";
+import { readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { connect as amqp, type Channel, type ChannelModel } from "amqplib";
+import { encode } from "fast-png";
+import { Redis } from "ioredis";
+import { decodeMessage, encodeMessage, fromBase64 } from "../chunk.ts";
+import { createApp } from "../coordinator.ts";
+import { readImage } from "../image.ts";
+import { collectPixels, encodeBand, onePiece } from "../png.ts";
+import { DEAD_LETTERS, LocalQueue, QUEUE, queueOf } from "../queue.ts";
+import { BEAT_MS, LocalResults } from "../results.ts";
+import { transform } from "../sobel.ts";
+import { queryValues, runTask } from "../task.ts";
+import { taskNamed, taskNames } from "../tasks.ts";
+import { expectSame, random } from "./pictures.ts";
+import {
+  describeWith,
+  type Program,
+  type RabbitMQ,
+  type RedisServer,
+  sharedServers,
+  spawnProgram,
+  temporaryFolder,
+} from "./servers.ts";
+
+setDefaultTimeout(60_000);
+
+/** No wait in this file is longer, ms. */
+const DEADLINE = 40_000;
+/** For a test of a fleet, on a machine that is busy, ms. */
+const LONG = 120_000;
+/** 100 × 97, cut into 1, 7 and 97 bands. */
+const WIDTH = 100;
+const HEIGHT = 97;
+const grey = random(WIDTH * HEIGHT, 200);
+const photo = greyPng(grey, HEIGHT);
+const CUTS = [WIDTH * HEIGHT, WIDTH * 14, WIDTH];
+const SOME = CUTS[1];
+const QUERIES: Record<string, string[]> = {
+  blur: ["", "sigma=0.5", "sigma=40"], // a halo higher than a band, and higher than the picture
+  threshold: ["", "level=100"],
+};
+
+const programs: Program[] = [];
+
+/** Every task, its result by `POST` and by `PUT`, against the one-machine program's. */
+async function expectAllTasks(origin: string, bandPixels: number): Promise<void> {
+  for (const name of taskNames()) {
+    for (const query of QUERIES[name] ?? [""]) {
+      const expected = await alone(name, query, bandPixels);
+      const answer = await ask(`${origin}/tasks/${name}?${query}`, { method: "POST", body: photo });
+      expectSame(await bytesOf(answer), expected, `${name}?${query}`);
+      const type = name === "histogram" ? "application/json" : "image/png";
+      expect(answer.headers.get("content-type")).toBe(type);
+      const id = crypto.randomUUID();
+      const put = await ask(`${origin}/jobs/${id}?task=${name}&${query}`, { method: "PUT", body: photo });
+      expect([name, put.status]).toEqual([name, 202]);
+      await done(origin, id);
+      const result = await ask(`${origin}/jobs/${id}/result`);
+      expect(result.headers.get("content-type")).toBe(type);
+      expectSame(await bytesOf(result), expected, `${name}?${query}`);
+      expect((await ask(`${origin}/jobs/${id}`, { method: "DELETE" })).status).toBe(204);
+    }
+  }
+}
+
+describe("in one process", () => {
+  let origin: string;
+
+  beforeAll(async () => {
+    const program = spawnProgram("coordinator.ts", { PORT: "0", WORKERS: "2", BAND_PIXELS: String(SOME) });
+    [origin] = await program.waitFor(/http:\/\/127\.0\.0\.1:\d+/);
+    programs.push(program);
+  });
+  afterAll(endAll);
+
+  test("every task gives what the one-machine program does", async () => {
+    await expectAllTasks(origin, SOME);
+  });
+
+  test("and so does the shell, sent from there or not", async () => {
+    const folder = temporaryFolder("tasks");
+    const [from, to] = [join(folder, "in.png"), join(folder, "out")];
+    writeFileSync(from, photo);
+    for (const [task, query] of [
+      ["blur", "sigma=3"],
+      ["threshold", ""],
+      ["histogram", ""],
+    ]) {
+      for (const remote of [[], ["--remote", origin]]) {
+        const args = ["run", "sobel.ts", ...remote, "--task", task, "--params", query, from, to];
+        const env = { ...process.env, BAND_PIXELS: String(SOME) };
+        const { status, stderr } = spawnSync(process.execPath, args, { env });
+        expect([task, status], String(stderr)).toEqual([task, 0]);
+        expectSame(readFileSync(to), await alone(task, query, SOME));
+      }
+    }
+    const wrong = (...args: string[]) => spawnSync(process.execPath, ["run", "sobel.ts", ...args, from, to]);
+    for (const [args, sentence] of [
+      [["--task", "canny"], "unknown task canny: expected blur, histogram, scharr, sobel, threshold"],
+      [["--task", "blur", "--params", "sigma=0"], "sigma: expected a number from 0.1 to 50, got 0"],
+    ] as const) {
+      const { status, stderr } = wrong(...args);
+      expect([status, String(stderr)]).toEqual([2, `sobel.ts: ${sentence}\n`]);
+    }
+  });
+
+  test("the tasks are listed, with the schemas of their parameters", async () => {
+    const { tasks } = await (await ask(`${origin}/tasks`)).json();
+    expect(tasks.map(({ name, kind, halo }: Record<string, unknown>) => [name, kind, halo])).toEqual([
+      ["blur", "picture", null],
+      ["histogram", "data", 0],
+      ["scharr", "picture", 1],
+      ["sobel", "picture", 1],
+      ["threshold", "picture", 0],
+    ]);
+    const { sigma } = tasks[0].params.properties;
+    expect(sigma).toMatchObject({ type: "number", minimum: 0.1, maximum: 50, default: 2 });
+    for (const { description, version } of tasks) expect([version, description.length > 5]).toEqual([1, true]);
+  });
+
+  test("a parameter that is unknown, or of the wrong kind, is named", async () => {
+    for (const [query, sentence] of [
+      ["sigma=wide", 'sigma: expected a number from 0.1 to 50, got "wide"'],
+      ["sigma=51", "sigma: expected a number from 0.1 to 50, got 51"],
+      ["size=3", 'unknown parameter "size": blur has sigma'],
+    ]) {
+      for (const [method, path] of [
+        ["POST", `/tasks/blur?${query}`],
+        ["PUT", `/jobs/${crypto.randomUUID()}?task=blur&${query}`],
+      ]) {
+        const answer = await ask(`${origin}${path}`, { method, body: photo });
+        expect([answer.status, (await answer.json()).detail]).toEqual([400, sentence]);
+      }
+    }
+  });
+
+  test("the same id with other parameters is another job", async () => {
+    const id = crypto.randomUUID();
+    const put = (query: string) => ask(`${origin}/jobs/${id}?task=blur${query}`, { method: "PUT", body: photo });
+    expect((await put("&sigma=3")).status).toBe(202);
+    expect((await put("&sigma=3.0")).status).toBe(202);
+    const answer = await put("");
+    expect([answer.status, (await answer.json()).detail]).toEqual([
+      409,
+      "this job was started with another picture or task: 100 × 97, blur, sigma 3",
+    ]);
+    expect((await (await ask(`${origin}/jobs/${id}`)).json()).params).toEqual({ sigma: 3 });
+  });
+
+  test("a job of two steps tells what its first has found, and takes it along when it goes", async () => {
+    const id = crypto.randomUUID();
+    const put = (body: Bytes) => ask(`${origin}/jobs/${id}?task=threshold`, { method: "PUT", body });
+    expect((await put(photo)).status).toBe(202);
+    await done(origin, id);
+    const { params, first, kind } = await (await ask(`${origin}/jobs/${id}`)).json();
+    expect([kind, Object.keys(params)]).toEqual(["picture", ["level"]]);
+    const counts = await (await ask(`${origin}/jobs/${first}/result`)).json();
+    expect(JSON.stringify(counts)).toBe((await alone("histogram", "", SOME)).toString().trim());
+    expect((await put(photo)).status).toBe(202);
+    const other = greyPng(
+      grey.map((value) => value ^ 1),
+      HEIGHT,
+    );
+    expect([(await put(other)).status, (await put(photo)).status]).toEqual([409, 202]);
+    expect((await ask(`${origin}/jobs/${id}`, { method: "DELETE" })).status).toBe(204);
+    expect((await ask(`${origin}/jobs/${first}`)).status).toBe(404);
+  });
+
+  test("a picture that turns out corrupt in a first step fails the job, and may be sent again", async () => {
+    const id = crypto.randomUUID();
+    const put = (body: Bytes) => ask(`${origin}/jobs/${id}?task=threshold`, { method: "PUT", body });
+    expect((await put(photo.subarray(0, -20))).status).toBe(422);
+    expect((await (await ask(`${origin}/jobs/${id}`)).json()).state).toBe("failed");
+    expect((await put(photo)).status).toBe(202);
+    await done(origin, id);
+    expectSame(await bytesOf(await ask(`${origin}/jobs/${id}/result`)), await alone("threshold", "", SOME));
+  });
+});
+
+describe("a task's own functions", () => {
+  test("that throw in the coordinator fail the job, not the coordinator", async () => {
+    const program = spawnProgram("coordinator.ts", { PORT: "0", WORKERS: "1", TASKS: broken() });
+    programs.push(program);
+    const [origin] = await program.waitFor(/http:\/\/127\.0\.0\.1:\d+/);
+    for (const [task, sentence] of [
+      ["no-halo", "the task failed: task no-halo: expected a halo of 0 to 256 rows, got 1000"],
+      ["no-finish", "the task failed: nothing can be made of this"],
+      ["no-find", "the task failed: nothing was found"],
+    ]) {
+      const answer = await ask(`${origin}/tasks/${task}`, { method: "POST", body: photo });
+      expect([task, answer.status, (await answer.json()).detail]).toEqual([task, 500, sentence]);
+    }
+    const id = crypto.randomUUID();
+    expect((await ask(`${origin}/jobs/${id}?task=no-find`, { method: "PUT", body: photo })).status).toBe(500);
+    const { state, error } = await (await ask(`${origin}/jobs/${id}`)).json();
+    expect([state, error]).toEqual(["failed", "the task failed: nothing was found"]);
+    await endAll();
+  });
+
+  test("a module that is no task stops the program, which says why", async () => {
+    const file = join(temporaryFolder("tasks"), "none.ts");
+    writeFileSync(file, "export const task = { name: 'None' };\n");
+    for (const program of ["coordinator.ts", "worker.ts"]) {
+      const started = spawnProgram(program, { PORT: "0", TASKS: file });
+      expect(await started.exited).not.toBe(0);
+      expect(started.out).toContain(
+        `TASKS: ${file}: expected a name of lower-case letters, digits and hyphens, got "None"`,
+      );
+    }
+  });
+
+  /** Modules of tasks that are wrong each in its own way. */
+  function broken(): string {
+    const folder = temporaryFolder("tasks");
+    const data = "halo: 0, run: () => 1, merge: (a, b) => a + b";
+    const tasks = {
+      "no-halo": "{ name: 'no-halo', halo: () => 1000, run: ({ pixels }) => pixels }",
+      "no-finish": `{ name: 'no-finish', ${data}, finish() { throw new Error('nothing can be made of this'); } }`,
+      "no-find": `{ name: 'no-find', halo: 0, params: { by: { type: 'integer' } }, run: ({ pixels }) => pixels,
+        first: { param: 'by', task: { name: 'histogram', ${data} }, find() { throw new Error('nothing was found'); } } }`,
+    };
+    return Object.entries(tasks)
+      .map(([name, code]) => {
+        const file = join(folder, `${name}.ts`);
+        writeFileSync(file, `export const task = ${code};\n`);
+        return file;
+      })
+      .join(",");
+  }
+});
+
+describeWith(["rabbitmq", "redis", "python"], "a fleet", () => {
+  let rabbitmq: RabbitMQ;
+  let redis: RedisServer;
+  let store: Redis;
+  let connection: ChannelModel;
+  let channel: Channel;
+
+  beforeAll(async () => {
+    ({ rabbitmq, redis } = await sharedServers());
+    store = new Redis(redis.url);
+    await store.flushall();
+    connection = await amqp(rabbitmq.url);
+    channel = await connection.createChannel();
+  }, 90_000);
+  afterEach(async () => {
+    await endAll();
+    for (const queue of ["", ".tint", ".tint.2", ".slow", ".thin"]) await channel.deleteQueue(`${QUEUE}${queue}`);
+    for (const name of taskNames()) await channel.deleteQueue(queueOf(name));
+    await channel.deleteQueue(DEAD_LETTERS);
+    await store.flushall();
+  });
+  afterAll(async () => {
+    await connection.close();
+    store.disconnect();
+  });
+
+  async function coordinator(settings: Record<string, string> = {}, bandPixels = SOME): Promise<string> {
+    const env = { RABBITMQ_URL: rabbitmq.url, REDIS_URL: redis.url, PORT: "0", BAND_PIXELS: String(bandPixels) };
+    const program = spawnProgram("coordinator.ts", { ...env, ...settings });
+    programs.push(program);
+    const [origin] = await program.waitFor(/http:\/\/127\.0\.0\.1:\d+/, DEADLINE);
+    await until(async () => (await ask(`${origin}/readyz`)).ok);
+    return origin;
+  }
+
+  async function worker(name: string, settings: Record<string, string> = {}, runtime: "bun" | "deno" = "bun") {
+    const env = { RABBITMQ_URL: rabbitmq.url, REDIS_URL: redis.url, WORKER_NAME: name };
+    const program = spawnProgram("worker.ts", { ...env, ...settings }, runtime);
+    programs.push(program);
+    await program.waitFor(/: at work\n/, DEADLINE);
+    return program;
+  }
+
+  const state = async (origin: string, id: string) => (await ask(`${origin}/jobs/${id}`)).json();
+
+  test(
+    "every task gives what the one-machine program does, for any bands, on both runtimes; nothing is left",
+    async () => {
+      await worker("bun");
+      await worker("deno", {}, "deno");
+      for (const bandPixels of CUTS) await expectAllTasks(await coordinator({}, bandPixels), bandPixels);
+      await until(async () => (await store.keys("*job:*")).length + (await store.keys("resultado:*")).length === 0);
+    },
+    LONG,
+  );
+
+  test(
+    "a coordinator killed in the first step, and one in the second: the next resumes, and no band is done twice",
+    async () => {
+      const slow = greyPng(random(WIDTH * 200, 200), 200);
+      const expected = await alone("threshold", "", WIDTH, slow);
+      for (const step of [1, 2]) {
+        const id = crypto.randomUUID();
+        const put = (at: string) => ask(`${at}/jobs/${id}?task=threshold&workers=4`, { method: "PUT", body: slow });
+        const origin = await coordinator({}, WIDTH);
+        const doomed = programs.at(-1)!;
+        const fleet = await worker(`step-${step}`);
+        const lost = put(origin).catch(() => null);
+        const first = await found(async () => (await state(origin, id)).first as string | undefined);
+        const at = step === 1 ? first : id;
+        await until(async () => (await store.hlen(`job:{${at}}:done`)) > 20);
+        doomed.kill("SIGKILL");
+        programs.splice(programs.indexOf(doomed), 1);
+        await lost;
+        const other = await coordinator({}, WIDTH);
+        expect((await state(other, id)).state).toBe("uploading");
+        // What is in the queue is done first: the last of it may not have been marked as sent any more.
+        const busy = async () => (await (await ask(`${other}/workers`)).json()).workers[0].busy as string;
+        await until(async () => (await busy()) === "" && (await store.hlen(`job:{${at}}:sent`)) > 0);
+        for (const name of ["histogram", "threshold"]) {
+          await until(async () => (await channel.checkQueue(queueOf(name))).messageCount === 0);
+        }
+        const before = await store.hgetall(`job:{${first}}:done`);
+        expect((await put(other)).status).toBe(202);
+        await done(other, id);
+        expectSame(await bytesOf(await ask(`${other}/jobs/${id}/result`)), expected);
+        expect(await store.hgetall(`job:{${first}}:done`)).toMatchObject(before);
+        const counted = async () => (await (await ask(`${other}/workers`)).json()).workers[0].bands as number;
+        await until(async () => (await counted()) >= 400); // 200 bands in each step; its heartbeat lags behind
+        await new Promise((wake) => setTimeout(wake, BEAT_MS));
+        expect(await counted()).toBe(400);
+        fleet.kill();
+        expect(await fleet.exited).toBe(0);
+      }
+    },
+    LONG,
+  );
+
+  test(
+    "a job of two steps that is cancelled in its first leaves nothing",
+    async () => {
+      const origin = await coordinator();
+      const id = crypto.randomUUID();
+      const sent = ask(`${origin}/jobs/${id}?task=threshold`, { method: "PUT", body: photo });
+      const first = await found(async () => (await state(origin, id)).first as string | undefined);
+      await until(async () => (await store.hlen(`job:{${first}}:sent`)) > 0);
+      expect((await ask(`${origin}/jobs/${id}`, { method: "DELETE" })).status).toBe(204);
+      expect((await sent).status).toBe(410);
+      expect((await store.keys("*job:*")).filter((key) => !key.endsWith(":feeder"))).toEqual([]);
+    },
+    LONG,
+  );
+
+  test(
+    "versions side by side: each job is done by its own, and waits while nobody has it",
+    async () => {
+      const [one, two] = ["test/tasks/tint.ts", "test/tasks/tint-2.ts"];
+      const [old, young] = [await coordinator({ TASKS: one }), await coordinator({ TASKS: `${two},${one}` })];
+      const post = async (origin: string) =>
+        pixelsOf(await bytesOf(await ask(`${origin}/tasks/tint`, { method: "POST", body: photo })));
+      const id = crypto.randomUUID();
+      const put = await ask(`${young}/jobs/${id}?task=tint&workers=7`, { method: "PUT", body: photo });
+      expect(await put.json()).toMatchObject({ task: "tint.2", state: "running", waiting: true });
+      await worker("old", { TASKS: one });
+      expectSame(
+        await post(old),
+        grey.map((value) => value ^ 1),
+      );
+      expect(await state(young, id)).toMatchObject({ state: "running", done: 0, waiting: true });
+      await worker("young", { TASKS: two });
+      await done(young, id);
+      expect(Object.keys((await state(young, id)).byWorker)).toEqual(["young"]);
+      expectSame(
+        await post(young),
+        grey.map((value) => value ^ 2),
+      );
+      expectSame(
+        await post(old),
+        grey.map((value) => value ^ 1),
+      );
+      // A coordinator that has not even heard of it hands it out, and gives the result.
+      const plain = await coordinator();
+      expectSame(
+        await post(plain),
+        grey.map((value) => value ^ 2),
+      );
+      expectSame(
+        await pixelsOf(await bytesOf(await ask(`${plain}/jobs/${id}/result`))),
+        grey.map((value) => value ^ 2),
+      );
+    },
+    LONG,
+  );
+
+  test(
+    "a worker does what it is told to, and no more",
+    async () => {
+      const origin = await coordinator();
+      await worker("choosy", { WORKER_TASKS: "blur,histogram" });
+      expect((await (await ask(`${origin}/workers`)).json()).workers[0].tasks).toEqual(["blur", "histogram"]);
+      expect((await ask(`${origin}/tasks/blur`, { method: "POST", body: photo })).status).toBe(200);
+      const id = crypto.randomUUID();
+      const put = await ask(`${origin}/jobs/${id}?workers=7`, { method: "PUT", body: photo });
+      expect(await put.json()).toMatchObject({ task: "sobel", waiting: true });
+      const wrong = spawnProgram("worker.ts", {
+        RABBITMQ_URL: rabbitmq.url,
+        REDIS_URL: redis.url,
+        WORKER_TASKS: "canny",
+      });
+      expect(await wrong.exited).toBe(1);
+      expect(wrong.out).toContain(
+        "WORKER_TASKS: expected some of blur, histogram, scharr, sobel, threshold, got canny",
+      );
+    },
+    LONG,
+  );
+
+  test(
+    "a band that waits behind one of another task is known to be held",
+    async () => {
+      const origin = await coordinator({ TASKS: "test/tasks/slow.ts" }, WIDTH * HEIGHT);
+      await worker("alone", { TASKS: "test/tasks/slow.ts" });
+      const [slow, quick] = [crypto.randomUUID(), crypto.randomUUID()];
+      const put = (id: string, query: string) => ask(`${origin}/jobs/${id}?${query}`, { method: "PUT", body: photo });
+      expect((await put(slow, `task=slow&ms=${2 * BEAT_MS}`)).status).toBe(202);
+      await until(async () => (await channel.checkQueue(`${QUEUE}.slow`)).messageCount === 0);
+      expect((await put(quick, "")).status).toBe(202);
+      const busy = async () => (await (await ask(`${origin}/workers`)).json()).workers[0].busy as string;
+      await until(async () => (await busy()) === `${slow} ${quick}`);
+      await done(origin, quick);
+      await done(origin, slow);
+      expect((await state(origin, quick)).byWorker).toHaveProperty("alone");
+    },
+    LONG,
+  );
+
+  test(
+    "a worker in Python, with OpenCV, does a share of a job, exactly",
+    async () => {
+      const origin = await coordinator({}, WIDTH);
+      const python = await startPython(readFileSync("examples/worker.py", "utf8"));
+      const id = crypto.randomUUID();
+      const put = ask(`${origin}/jobs/${id}?workers=8`, { method: "PUT", body: photo });
+      await until(async () => Object.keys((await state(origin, id)).byWorker ?? {}).includes("foreign"));
+      await worker("ours");
+      expect((await put).status).toBe(202);
+      await done(origin, id);
+      const { byWorker, lossy } = await state(origin, id);
+      expect([Object.keys(byWorker).toSorted(), lossy]).toEqual([["foreign", "ours"], false]);
+      expect(byWorker.foreign.bands + byWorker.ours.bands).toBe(HEIGHT);
+      const expected = await pixelsOf(await alone("sobel", "", WIDTH));
+      expectSame(await pixelsOf(await bytesOf(await ask(`${origin}/jobs/${id}/result`))), expected);
+      python.kill();
+    },
+    LONG,
+  );
+
+  test(
+    "one that stores JPEGs is taken too, and the job called lossy",
+    async () => {
+      const origin = await coordinator();
+      const code = readFileSync("examples/worker.py", "utf8");
+      expect(code).toContain('".png"');
+      await startPython(code.replace('".png"', '".jpg"'));
+      const id = crypto.randomUUID();
+      expect((await ask(`${origin}/jobs/${id}`, { method: "PUT", body: photo })).status).toBe(202);
+      await done(origin, id);
+      expect(await state(origin, id)).toMatchObject({ lossy: true, byWorker: { foreign: { bands: 7 } } });
+      const got = await pixelsOf(await bytesOf(await ask(`${origin}/jobs/${id}/result`)));
+      const expected = await pixelsOf(await alone("sobel", "", SOME));
+      const difference = got.reduce((sum, value, i) => sum + Math.abs(value - expected[i]), 0) / got.length;
+      expect(difference).toBeGreaterThan(0);
+      expect(difference).toBeLessThan(12);
+    },
+    LONG,
+  );
+
+  test(
+    "a worker in another language brings a task that no coordinator has",
+    async () => {
+      const origin = await coordinator();
+      const unknown = await ask(`${origin}/tasks/thin`, { method: "POST", body: photo });
+      expect([unknown.status, (await unknown.json()).detail]).toEqual([
+        422,
+        'unknown task "thin": expected blur, histogram, scharr, sobel, threshold',
+      ]);
+      // As docs/wire.md has it.
+      const by = { type: "integer", minimum: 1, maximum: 9, default: 1 };
+      const offers = JSON.stringify([{ name: "thin", halo: 2, params: { by } }, { name: "Nonsense" }, 5]);
+      const [seconds] = await store.time();
+      await store.zadd("workers", Number(seconds) * 1000, "snake");
+      await store.hset("worker:snake", { name: "snake", tasks: '["thin"]', busy: "", offers });
+      await store.pexpire("worker:snake", 12_000);
+      const listed = (await (await ask(`${origin}/tasks`)).json()).tasks.map(({ name }: { name: string }) => name);
+      expect(listed.toSorted()).toEqual([...taskNames(), "thin"].toSorted());
+
+      const answer = ask(`${origin}/tasks/thin?by=3`, { method: "POST", body: photo });
+      await until(() => store.keys("job:*:sent").then((keys) => keys.length === 1));
+      const { consumerTag } = await channel.consume(`${QUEUE}.thin`, async (message) => {
+        const { chunkId, pixels, width, height, halo, params } = await decodeMessage(message!.content);
+        expect([halo, params]).toEqual([[2, 2], { by: 3 }]);
+        const made = pixels.subarray(2 * width, -2 * width).map((value) => value + 3);
+        await store.set(`resultado:${chunkId}`, Buffer.from(greyPng(made, height - 4)).toString("base64"), "EX", 60);
+        channel.ack(message!);
+      });
+      expectSame(
+        await pixelsOf(await bytesOf(await answer)),
+        grey.map((value) => value + 3),
+      );
+      await channel.cancel(consumerTag);
+    },
+    LONG,
+  );
+
+  /** A worker in Python, as a process. Its end is not awaited: it knows no orderly one. */
+  async function startPython(code: string): Promise<Program> {
+    const file = join(temporaryFolder("python"), "worker.py");
+    writeFileSync(file, code);
+    const program = spawnProgram(file, { RABBITMQ_URL: rabbitmq.url, REDIS_URL: redis.url }, "python");
+    await until(() => program.waitFor(/at work/, DEADLINE).then(() => true));
+    pythons.push(program);
+    return program;
+  }
+
+  const pythons: Program[] = [];
+  afterEach(async () => {
+    for (const program of pythons.splice(0)) {
+      program.kill("SIGKILL");
+      await program.exited;
+    }
+  });
+});
+
+describe("the golden messages of docs/wire.md", () => {
+  interface Golden {
+    queue: string;
+    message_id: string;
+    message: { chunk_id: string; task: string };
+    result: { key: string; value: string };
+  }
+
+  test.each(["sobel", "blur", "histogram"])("%s: our own bytes, and what is made of them", async (name) => {
+    const { queue, message_id, message, result }: Golden = JSON.parse(readFileSync(`docs/wire/${name}.json`, "utf8"));
+    const body = Buffer.from(JSON.stringify(message));
+    const chunk = await decodeMessage(body);
+    expect(encodeMessage(chunk).toString()).toBe(body.toString());
+    expect(queueOf(message.task)).toBe(queue);
+    expect([message_id, result.key]).toEqual([message.chunk_id, `resultado:${message.chunk_id}`]);
+    const made = runTask(taskNamed(name)!, chunk);
+    const value = fromBase64(result.value, "value");
+    if (typeof made === "string") expect(value.toString()).toBe(made);
+    else {
+      expectSame(await pixelsOf(value), made);
+      expect(Buffer.from(encodeBand(made, chunk.width, made.length / chunk.width)).toString("base64")).toBe(
+        result.value,
+      );
+    }
+  });
+});
+
+test("a first step reads the picture once, and keeps no more of it in memory than of any", async () => {
+  const queue = new LocalQueue();
+  const app = createApp({ queue, results: new LocalResults(60), bandPixels: SOME });
+  const id = crypto.randomUUID();
+  const body = new ReadableStream({
+    start(controller) {
+      controller.enqueue(photo);
+      controller.close();
+    },
+  });
+  const request = new Request(`http://test/jobs/${id}?task=threshold`, { method: "PUT", body });
+  const answer = app.fetch(request);
+  await until(async () => (await queue.depth("histogram")).waiting === 4);
+  expect((await queue.depth("threshold")).waiting).toBe(0);
+  await app.fetch(new Request(`http://test/jobs/${id}`, { method: "DELETE" }));
+  expect((await answer).status).toBe(410);
+});
+
+type Bytes = Buffer<ArrayBuffer>;
+
+/** What the one-machine program writes. */
+async function alone(name: string, query: string, bandPixels: number, picture = photo): Promise<Bytes> {
+  const task = taskNamed(name)!;
+  const values = queryValues(task, new URLSearchParams(query));
+  return Buffer.concat(await Array.fromAsync(transform(await readImage(onePiece(picture)), task, bandPixels, values)));
+}
+
+function greyPng(data: Uint8Array, height: number): Bytes {
+  return Buffer.from(encode({ width: WIDTH, height, channels: 1, data }));
+}
+
+async function pixelsOf(png: Uint8Array): Promise<Uint8Array> {
+  return collectPixels(await readImage(onePiece(png)));
+}
+
+async function done(origin: string, id: string): Promise<void> {
+  await until(async () => {
+    const { state, error } = await (await ask(`${origin}/jobs/${id}`)).json();
+    if (state === "failed") throw new Error(error);
+    return state === "done";
+  });
+}
+
+async function endAll(): Promise<void> {
+  for (const program of programs) program.kill("SIGTERM");
+  for (const program of programs.splice(0)) expect(await program.exited, program.out).toBe(0);
+}
+
+function ask(url: string, init: RequestInit = {}): Promise<Response> {
+  return fetch(url, { signal: AbortSignal.timeout(DEADLINE), ...init });
+}
+
+async function bytesOf(answer: Response): Promise<Bytes> {
+  const bytes = Buffer.from(await answer.arrayBuffer());
+  if (!answer.ok) throw new Error(`expected success, got ${answer.status}: ${bytes}`);
+  return bytes;
+}
+
+async function found<T>(ask: () => Promise<T | null | undefined>): Promise<T> {
+  let value: T | null | undefined;
+  await until(async () => {
+    value = await ask();
+    return value !== null && value !== undefined;
+  });
+  return value!;
+}
+
+async function until(condition: () => boolean | Promise<boolean>): Promise<void> {
+  for (const deadline = Date.now() + DEADLINE; !(await condition()); ) {
+    if (Date.now() > deadline) throw new Error(`not true after ${DEADLINE} ms: ${condition}`);
+    await new Promise((resolve) => setTimeout(resolve, 10));
+  }
+}

@@ -1,0 +1,95 @@
+// docs/your-own-task.md, as a newcomer would go through it: its files written, its commands run in its order, in a copy of
+// the project. Only the servers' addresses and the port are others. What is run in Google Cloud is not: of that, the
+// scripts must be there.
+import { afterAll, expect, test } from "bun:test";
+import { spawn } from "node:child_process";
+import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { describeWith, freePort, sharedServers, temporaryFolder } from "./servers.ts";
+
+const PROJECT = join(import.meta.dirname, "..");
+const text = readFileSync(join(PROJECT, "docs", "your-own-task.md"), "utf8");
+
+const [local, cloud] = text.split("## On GKE");
+const blocks = (part: string, language: string) =>
+  [...part.matchAll(new RegExp(`^\`\`\`${language}\n([\\s\\S]*?)^\`\`\`$`, "gm"))].map(([, code]) => code);
+
+describeWith(["rabbitmq", "redis"], "the tutorial", () => {
+  const folder = temporaryFolder("tutorial");
+  const groups: number[] = [];
+  afterAll(() => {
+    for (const group of groups) {
+      try {
+        process.kill(-group, "SIGKILL");
+      } catch {} // it has ended, as it should
+    }
+  });
+
+  test("works as it stands", async () => {
+    const { rabbitmq, redis } = await sharedServers();
+    copyProject(folder);
+    const files = blocks(local, "ts");
+    expect(files).toHaveLength(2);
+    for (const code of files) {
+      const [, name] = code.match(/^\/\/ (tasks\/\w+\.ts)\n/)!;
+      writeFileSync(join(folder, name), code);
+    }
+    const port = await freePort();
+    const commands = blocks(local, "sh")
+      .join("\n")
+      .replaceAll("amqp://guest:guest@127.0.0.1 REDIS_URL=redis://127.0.0.1", `${rabbitmq.url} REDIS_URL=${redis.url}`)
+      .replaceAll("localhost:8080", `localhost:${port}`);
+    const { code, out } = await bash(`set -emo pipefail\nexport PORT=${port}\n${commands}`);
+    expect(code, out).toBe(0);
+
+    const sums = out.match(/^[0-9a-f]{64} {2}-$/gm);
+    expect(sums, out).toHaveLength(1); // one line, whatever the bands
+    const light = out.match(/^\{"darkest".*\}$/gm);
+    expect(light).toHaveLength(4);
+    expect(new Set(light).size).toBe(1);
+    expect(out).toContain("radius: expected a whole number from 1 to 20, got 99");
+    expect(out).toContain('"name":"grow","version":1,"description":"Each pixel becomes the brightest around it"');
+  }, 120_000);
+
+  test("has types that hold", async () => {
+    const { code, out } = await bash("bun x tsc");
+    expect(code, out).toBe(0);
+  }, 120_000);
+
+  test("names scripts and files that are there", () => {
+    const links = [...text.matchAll(/\]\(([^)#]+)\)/g)].map(([, to]) => join(PROJECT, "docs", to));
+    expect(links.filter((file) => !existsSync(file))).toEqual([]);
+    const scripts = [...cloud.matchAll(/pipelines\/[\w.-]+/g)].map(([path]) => path);
+    expect(scripts.length).toBeGreaterThan(4);
+    expect(scripts.filter((path) => !existsSync(join(PROJECT, path)))).toEqual([]);
+  });
+
+  /** Runs a script in the copy, in a group of its own, so that nothing it starts outlives the test. */
+  function bash(script: string): Promise<{ code: number | null; out: string }> {
+    const env = { ...process.env, PATH: `${dirname(process.execPath)}:${process.env.PATH}`, NO_COLOR: "1" };
+    const child = spawn("bash", ["-c", script], {
+      cwd: folder,
+      env,
+      detached: true,
+      stdio: ["ignore", "pipe", "pipe"],
+    });
+    groups.push(child.pid!);
+    let out = "";
+    for (const stream of [child.stdout, child.stderr]) {
+      stream.setEncoding("utf8").on("data", (piece: string) => {
+        out += piece;
+      });
+    }
+    return new Promise((resolve) => child.on("close", (code) => resolve({ code, out })));
+  }
+});
+
+/** What a clone has. The packages are not copied. */
+function copyProject(to: string): void {
+  mkdirSync(to, { recursive: true });
+  const names = readdirSync(PROJECT, { withFileTypes: true }).filter(
+    ({ name }) => !/^(\.|node_modules$|out$)/.test(name),
+  );
+  for (const { name } of names) cpSync(join(PROJECT, name), join(to, name), { recursive: true });
+  symlinkSync(join(PROJECT, "node_modules"), join(to, "node_modules"));
+}
