@@ -5,7 +5,7 @@
  * in the page, runs go round by round so that a slow moment does not meet one number of workers only, nothing else is
  * sent meanwhile, and no picture of a band is asked for.
  */
-import { hold, isOpen, jobs, onJob } from "./jobs.js";
+import { hold, isOpen, jobs, onJob, queryOf } from "./jobs.js";
 import { ask, fleet, follow, onFleet, Problem, upload } from "./server.js";
 import { csvOf, panels, summarize, svgOf } from "./speedup.js";
 import { newId } from "./store.js";
@@ -57,7 +57,8 @@ function save(text, type, extension) {
 async function run() {
   const most = fleet.workers?.length ?? 0;
   if (!picture?.file || most < 2) return;
-  const { name, file } = picture;
+  const { name, file, task, query } = picture;
+  const what = { task, query };
   const measured = Array.from({ length: most }, (_, i) => ({ workers: i + 1, times: /** @type {number[]} */ ([]) }));
   const stop = new AbortController();
   running = stop;
@@ -67,13 +68,13 @@ async function run() {
     const bytes = new Blob([await file.arrayBuffer()]); // from here on no disk is read
     status = () => t.warmUp;
     renderExperiment();
-    await timed(bytes, most, stop.signal);
+    await timed(bytes, what, most, stop.signal);
     for (let round = 0; round < RUNS; round++) {
       for (const row of measured) {
         const at = round * most + row.workers;
         status = () => t.runOf(at, RUNS * most, row.workers);
         renderExperiment();
-        row.times.push(await timed(bytes, row.workers, stop.signal));
+        row.times.push(await timed(bytes, what, row.workers, stop.signal));
       }
     }
     result.complete = true;
@@ -89,10 +90,10 @@ async function run() {
 
 /**
  * Sends the picture as a job of its own, waits for its end, and removes it.
- * @param {Blob} bytes @param {number} workers @param {AbortSignal} signal
+ * @param {Blob} bytes @param {{ task: string, query: string }} what @param {number} workers @param {AbortSignal} signal
  * @returns {Promise<number>} ms
  */
-async function timed(bytes, workers, signal) {
+async function timed(bytes, what, workers, signal) {
   signal.throwIfAborted();
   const id = newId();
   const { promise: listening, resolve: listens } = Promise.withResolvers();
@@ -108,7 +109,7 @@ async function timed(bytes, workers, signal) {
   try {
     await Promise.race([listening, done]);
     const start = performance.now();
-    await Promise.race([upload(`/jobs/${id}?task=sobel&workers=${workers}`, bytes, signal, () => {}), done]);
+    await Promise.race([upload(`/jobs/${id}?${queryOf({ ...what, workers })}`, bytes, signal, () => {}), done]);
     return (await done) - start;
   } finally {
     signal.removeEventListener("abort", abort);

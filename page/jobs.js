@@ -33,6 +33,7 @@ const FINAL = [400, 413, 415, 422];
  * @property {string} name
  * @property {number} size bytes
  * @property {number | null} workers at most so many; null for all
+ * @property {string} task @property {string} query its parameters
  * @property {number} added when, ms since 1970, and its place in line
  * @property {number} batch of the first that came with it
  * @property {Phase} phase
@@ -44,7 +45,7 @@ const FINAL = [400, 413, 415, 422];
  * @property {boolean} downloaded by itself
  * @property {boolean} kept over a reload
  * @property {number} tries in a row @property {number} retryAt ms since 1970
- * @property {{ width?: number, height?: number, rows?: number, bands?: number, done?: number, waiting?: boolean }} status
+ * @property {{ kind?: string, width?: number, height?: number, rows?: number, bands?: number, done?: number, waiting?: boolean }} status
  * @property {Map<number, { worker: string, ms: number, deliveries: number, y: number, rows: number }>} told
  * @property {AbortController} control ends the upload
  */
@@ -71,10 +72,13 @@ function tell(job, what) {
   for (const listener of onJob) listener(job, what);
 }
 
-/** Puts files in line, in their order. @param {File[]} files @param {number | null} workers */
-export function add(files, workers) {
+/**
+ * Puts files in line, in their order.
+ * @param {File[]} files @param {number | null} workers @param {{ task: string, query: string }} what
+ */
+export function add(files, workers, what) {
   const added = Math.max(Date.now(), (jobs[0]?.added ?? 0) + 1);
-  const batch = files.map((file, i) => newJob(file, workers, added + i, added));
+  const batch = files.map((file, i) => newJob(file, workers, what, added + i, added));
   jobs.unshift(...batch);
   for (const job of batch) {
     tell(job, "list");
@@ -86,10 +90,19 @@ export function add(files, workers) {
   return batch;
 }
 
-/** @param {File} file @param {number | null} workers @param {number} added @param {number} batch @returns {Job} */
-function newJob(file, workers, added, batch) {
+/**
+ * @param {File} file @param {number | null} workers @param {{ task: string, query: string }} what
+ * @param {number} added @param {number} batch @returns {Job}
+ */
+function newJob(file, workers, what, added, batch) {
   const { name, size } = file;
-  return { ...fresh(), id: store.newId(), name, size, workers, added, batch, file, preview: null, phase: "queued" };
+  const asked = { name, size, workers, ...what, added, batch, file };
+  return { ...fresh(), ...asked, id: store.newId(), preview: null, phase: "queued" };
+}
+
+/** How a job is asked for, behind its address. @param {{ task: string, query: string, workers: number | null }} job */
+export function queryOf({ task, query, workers }) {
+  return [`task=${task}`, query, workers && `workers=${workers}`].filter(Boolean).join("&");
 }
 
 function fresh() {
@@ -132,11 +145,10 @@ const isUnsent = (/** @type {Job} */ { phase }) => ["queued", "sending", "interr
 /** @param {Job} job */
 function keep(job) {
   if (!jobs.includes(job)) return;
-  const { id, name, size, workers, added, batch, phase, start, end, downloaded, status, problem } = job;
+  const { id, name, size, workers, task, query, added, batch, phase, start, end, downloaded, status, problem } = job;
   const why = problem && { status: problem.status, detail: problem.detail };
-  store.putRecord(
-    /** @type {any} */ ({ id, name, size, workers, added, batch, phase, start, end, downloaded, status, why, tab }),
-  );
+  const asked = { id, name, size, workers, task, query, added, batch };
+  store.putRecord(/** @type {any} */ ({ ...asked, phase, start, end, downloaded, status, why, tab }));
 }
 
 /** Takes up what a page before this one has left. */
@@ -200,7 +212,6 @@ async function send(job) {
   job.start ||= Date.now();
   enter(job, "sending");
   refollow();
-  const workers = job.workers ? `&workers=${job.workers}` : "";
   const progress = (/** @type {number} */ sent) => {
     job.sent = sent;
     tell(job, "progress");
@@ -209,7 +220,7 @@ async function send(job) {
     const { signal } = job.control;
     // A file that was moved or changed on disk cannot be read again; the copy can.
     const file = (job.tries > 0 && (await store.getFile(job.id))) || /** @type {Blob} */ (job.file);
-    const account = await upload(`/jobs/${job.id}?task=sobel${workers}`, file, signal, progress);
+    const account = await upload(`/jobs/${job.id}?${queryOf(job)}`, file, signal, progress);
     job.sent = 1;
     job.tries = 0;
     if (job.phase === "sending") enter(job, "running");

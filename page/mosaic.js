@@ -180,7 +180,8 @@ export class Mosaic {
   }
 
   async #fetchNext() {
-    if (this.#fetching === FETCHES || !this.#job) return;
+    // Of data there are no pictures: the colour says that a band is done, and by whom.
+    if (this.#fetching === FETCHES || !this.#job || this.#job.status.kind === "data") return;
     const band = this.#wanted.shift();
     if (band === undefined) return;
     const generation = this.#generation;

@@ -1,13 +1,14 @@
 /**
  * The page: pictures come in, by drop, paste, choice or camera; how many workers; the token; the language.
  *
- * Not here: what becomes of a picture (jobs.js), how it looks (stage.js, list.js), the experiment (experiment.js).
+ * Not here: the tasks and their parameters (tasks.js), what becomes of a picture (jobs.js), how it looks (stage.js, list.js), the experiment (experiment.js).
  */
 import { renderExperiment, setUpExperiment } from "./experiment.js";
 import { add, isOpen, jobs, onJob, restore, wouldLose } from "./jobs.js";
 import { refreshList, renderList, setUpList } from "./list.js";
 import { fleet, giveToken, onFleet, watchFleet } from "./server.js";
 import { choose, chosen, detailOf, leadOf, refresh, setUpStage, stateOf } from "./stage.js";
+import { chosenTask, isValid, renderParams, setUpTasks } from "./tasks.js";
 import { lang, speak, t, translate } from "./words.js";
 
 const $ = (/** @type {string} */ id) => /** @type {any} */ (document.getElementById(id));
@@ -19,7 +20,7 @@ const said = new WeakMap();
 
 /** @param {Iterable<File> | null | undefined} files */
 function take(files) {
-  const batch = add([...(files ?? [])], wanted);
+  const batch = isValid() ? add([...(files ?? [])], wanted, chosenTask()) : [];
   if (batch.length === 0) return;
   const now = chosen();
   if (!now || !isOpen(now)) choose(batch[0]);
@@ -82,6 +83,7 @@ function renderLanguage() {
   renderWorkers();
   renderLock();
   renderExperiment();
+  renderParams();
   for (const row of $("list").children) translate(row);
   refreshList();
   refresh();
@@ -134,6 +136,7 @@ listen();
 setUpStage();
 setUpList();
 setUpExperiment();
+setUpTasks();
 renderLanguage();
 watchFleet();
 await restore();

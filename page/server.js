@@ -41,9 +41,13 @@ export class Problem extends Error {
  * @typedef {{ name: string, host: string, cores: number, tasks: string[] }} WorkerInfo
  */
 
-/** `workers`: null until the server has told. `locked`: it wants a token that it has not been given. */
+/**
+ * `workers`: those that know the chosen task; null until the server has told. `locked`: it wants a token that it has not
+ * been given.
+ */
 export const fleet = {
   /** @type {WorkerInfo[] | null} */ workers: null,
+  /** @type {WorkerInfo[]} */ all: [],
   /** Why they are not known: a function, since the language may change. @type {(() => string) | null} */ trouble: null,
   locked: false,
   refused: false,
@@ -53,6 +57,7 @@ export const fleet = {
 export const onFleet = new Set(/** @type {(() => void)[]} */ ([]));
 
 let token = storedToken();
+let task = "sobel";
 
 function storedToken() {
   try {
@@ -93,6 +98,14 @@ function tell() {
   for (const listener of onFleet) listener();
 }
 
+/** From now on the fleet is those who know this task. @param {string} name */
+export function forTask(name) {
+  if (task === name) return;
+  task = name;
+  if (fleet.workers) fleet.workers = fleet.all.filter(({ tasks }) => tasks.includes(task));
+  tell();
+}
+
 /** Counts the fleet, again and again. */
 export async function watchFleet() {
   for (;;) {
@@ -105,7 +118,8 @@ async function count() {
   try {
     const answer = await ask("/workers", { signal: AbortSignal.timeout(ANSWER_MS) });
     const { workers } = /** @type {{ workers: WorkerInfo[] }} */ (await answer.json());
-    fleet.workers = workers.filter(({ tasks }) => tasks.includes("sobel")).sort((a, b) => (a.name < b.name ? -1 : 1));
+    fleet.all = workers.sort((a, b) => (a.name < b.name ? -1 : 1));
+    fleet.workers = fleet.all.filter(({ tasks }) => tasks.includes(task));
     fleet.trouble = null;
     fleet.locked = false;
   } catch (error) {

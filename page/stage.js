@@ -15,6 +15,8 @@ const MOST_SHOWN = 50_000_000;
 /** The finished mosaic is looked at for a moment before the result takes its place, ms. */
 const DWELL_MS = 1_200;
 const COPIED_MS = 2_000;
+/** Of data this much is shown, characters; the download is complete. */
+const MOST_TEXT = 20_000;
 
 const $ = (/** @type {string} */ id) => /** @type {any} */ (document.getElementById(id));
 
@@ -94,7 +96,7 @@ function look(wanted) {
 /** Brings before and after. */
 async function open() {
   const now = job;
-  if (now?.phase !== "done") return;
+  if (now?.phase !== "done" || isData(now)) return;
   const { width = 0, height = 0 } = now.status;
   const shown = () => now === job && view === "compare" && !compared;
   if (width * height > MOST_SHOWN) {
@@ -143,7 +145,11 @@ function finish(done) {
 }
 
 /** @param {import("./jobs.js").Job} done */
-export const resultName = ({ name }) => `${name.replace(/\.[^.]*$/, "") || "image"}.sobel.png`;
+export const resultName = ({ name, task, status }) =>
+  `${name.replace(/\.[^.]*$/, "") || "image"}.${task}.${isData({ status }) ? "json" : "png"}`;
+
+/** Whether its result is data, not a picture. @param {Pick<import("./jobs.js").Job, "status">} of */
+const isData = ({ status }) => status.kind === "data";
 
 /** From the server, which streams it; what it no longer has, from what is shown. @param {import("./jobs.js").Job} done */
 export async function download(done) {
@@ -160,9 +166,9 @@ export async function download(done) {
 async function copyCommand() {
   if (!job) return;
   const quoted = (/** @type {string} */ text) => `'${text.replaceAll("'", "'\\''")}'`;
-  const query = job.workers ? `?workers=${job.workers}` : "";
+  const query = [job.query, job.workers && `workers=${job.workers}`].filter(Boolean).join("&");
   const token = hasToken() || fleet.locked ? ' -H "Authorization: Bearer $AUTH_TOKEN"' : "";
-  const from = `--data-binary @${quoted(job.name)} ${quoted(`${location.origin}/tasks/sobel${query}`)}`;
+  const from = `--data-binary @${quoted(job.name)} ${quoted(`${location.origin}/tasks/${job.task}${query && `?${query}`}`)}`;
   const command = `curl${token} ${from} -o ${quoted(resultName(job))}`;
   const copied = await navigator.clipboard?.writeText(command).then(
     () => true,
@@ -246,6 +252,7 @@ function setText(id, text) {
 function renderFrame(of) {
   const { phase, name, problem } = of;
   const comparing = view === "compare" && compared !== null;
+  renderData(of);
   $("picture").hidden = comparing;
   if (!comparing) mosaic.show(of);
   $("mosaic").setAttribute("aria-label", t.mosaicOf(name));
@@ -267,7 +274,22 @@ function renderFrame(of) {
   $("zoom").hidden = !comparing;
   $("view-mosaic").setAttribute("aria-pressed", String(view === "mosaic"));
   $("view-compare").setAttribute("aria-pressed", String(view === "compare"));
-  $("view-compare").disabled = phase !== "done";
+  $("view-compare").disabled = phase !== "done" || isData(of);
+}
+
+/** What a task returned that returns no picture, once. @param {import("./jobs.js").Job} of */
+async function renderData(of) {
+  const shown = of.phase === "done" && isData(of);
+  $("data").hidden = !shown;
+  if (!shown || $("data").dataset.of === of.id) return;
+  $("data").dataset.of = of.id;
+  $("data").textContent = "";
+  const answer = await ask(`/jobs/${of.id}/result`).catch(() => null);
+  // Indented, but for lists of numbers.
+  const indented = answer && JSON.stringify(await answer.json(), null, 2);
+  const text = indented?.replace(/\[[\d\s,.eE+-]*\]/g, (list) => list.replace(/\s+/g, " "));
+  if (text && $("data").dataset.of === of.id) $("data").textContent = text.slice(0, MOST_TEXT);
+  if (!text) isThere(of);
 }
 
 /** Who did how many bands, and how fast while at it. Those alive stand there with 0, so that the list does not jump. @param {import("./jobs.js").Job} of */

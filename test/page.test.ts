@@ -164,6 +164,55 @@ describeWith(["chromium"], "page", () => {
     expect(complaints).toEqual([]);
   });
 
+  test("another task, with its parameters: a form made of what the server tells; data is shown as text", async () => {
+    const page = await open();
+    await page.waitForSelector("#task option:nth-child(5)", { state: "attached" });
+    const { tasks } = (await (await fetch(`${origin}/tasks`)).json()) as { tasks: { name: string }[] };
+    expect(await page.locator("#task option").allTextContents()).toEqual(tasks.map(({ name }) => name));
+    expect(await page.locator("#task").inputValue()).toBe("sobel");
+    expect(await page.locator("#params").isVisible()).toBe(false);
+
+    await page.selectOption("#task", "blur");
+    // What may not be is not sent, and the browser says why.
+    await page.fill('#params [name="sigma"]', "0");
+    await page.setInputFiles("#file", photo);
+    expect(
+      await page.locator('#params [name="sigma"]').evaluate((input: HTMLInputElement) => input.validity.valid),
+    ).toBe(false);
+    expect(await page.locator(".job").count()).toBe(0);
+
+    await page.fill('#params [name="sigma"]', "2.5");
+    const blurred = page.waitForEvent("download");
+    await page.setInputFiles("#file", photo);
+    const picture = await blurred;
+    expect(picture.suggestedFilename()).toBe("photo.blur.png");
+    const answer = await fetch(`${origin}/tasks/blur?sigma=2.5`, {
+      method: "POST",
+      body: Uint8Array.from(photo.buffer),
+    });
+    expect(readFileSync(await picture.path()).equals(Buffer.from(await answer.arrayBuffer()))).toBe(true);
+
+    await page.selectOption("#task", "histogram");
+    expect(await page.locator("#params").isVisible()).toBe(false);
+    const counted = page.waitForEvent("download");
+    await page.setInputFiles("#file", photo);
+    const data = await counted;
+    expect(data.suggestedFilename()).toBe("photo.histogram.json");
+    const counts = JSON.parse(readFileSync(await data.path(), "utf8"));
+    expect(counts.reduce((sum: number, count: number) => sum + count, 0)).toBe(1500 * 1200);
+    await page.waitForFunction(() => document.querySelector("#data")?.textContent?.startsWith("["));
+    expect(JSON.parse((await page.locator("#data").textContent()) ?? "")).toEqual(counts);
+    expect(await page.locator("#view-compare").isDisabled()).toBe(true);
+
+    // A job of two steps, its parameter left out.
+    await page.selectOption("#task", "threshold");
+    const parted = page.waitForEvent("download");
+    await page.setInputFiles("#file", photo);
+    expect((await parted).suggestedFilename()).toBe("photo.threshold.png");
+    await page.waitForFunction(() => document.querySelector<HTMLImageElement>("img.after")?.naturalWidth === 1500);
+    expect(complaints).toEqual([]);
+  });
+
   test("a picture that the browser cannot show goes through, with its kind in its place", async () => {
     const page = await open();
     const buffer = await sharp(photo.buffer).tiff().toBuffer();
@@ -426,7 +475,7 @@ describeWith(["chromium"], "page", () => {
     expect(await page.getByLabel("Choose a file").getAttribute("id")).toBe("file");
     await page.keyboard.press("Enter");
     expect((await chooser).isMultiple()).toBe(true);
-    for (const id of ["workers", "save"]) {
+    for (const id of ["task", "workers", "save"]) {
       await page.keyboard.press("Tab");
       expect(await focused()).toBe(id);
     }
