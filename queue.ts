@@ -323,7 +323,9 @@ export class RabbitQueue implements Queue {
     const consumer: Consumer = { tasks, handle, tags: [], busy: Promise.resolve(), stopped: false };
     this.#consumers.add(consumer);
     const channel = this.#channel;
-    if (channel) await this.#subscribe(channel, consumer, () => void channel.close().catch(() => {}));
+    const restart = () => void channel?.close().catch(() => {});
+    // If that fails, its channel goes, and the next connection subscribes.
+    if (channel) await this.#subscribe(channel, consumer, restart).catch(restart);
     return async () => {
       consumer.stopped = true;
       this.#consumers.delete(consumer);

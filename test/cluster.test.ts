@@ -425,7 +425,7 @@ describeWith(["rabbitmq", "redis"], "a cluster", () => {
   });
 
   test("nothing outlives its time", async () => {
-    const app = await startApp({ ...seven, ttlSeconds: 1 });
+    const app = await startApp({ ...seven, ttlSeconds: 3 });
     const waiting = crypto.randomUUID();
     const answer = await app.ask(`/jobs/${waiting}?workers=7`, { method: "PUT", body: photo });
     expect([answer.status, (await answer.json()).waiting]).toEqual([202, true]);
