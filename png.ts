@@ -72,6 +72,9 @@ const DEPTHS: Record<number, number[]> = {
 /** Scanlines are unfiltered, and pieces inflated, in blocks of about this many bytes: fits the second-level cache. */
 const BLOCK_BYTES = 1 << 18;
 
+/** Up to so many bytes of scanlines are inflated at once: some 4 ms. */
+const AT_ONCE_BYTES = 1 << 20;
+
 /** Where each pass of an Adam7 image begins, and its steps: x0, y0, dx, dy (PNG, 8.1). */
 const ADAM7 = [
   [0, 0, 8, 8],
@@ -108,7 +111,7 @@ export async function readPng(source: AsyncIterable<Uint8Array>, limits: PixelLi
   const { width, height, interlaced } = header;
   checkPixels(width, height, interlaced ? limits.whole : limits.streamed);
   const firstIdat = await readUpToIdat(file, header);
-  const scanlines = inflated(compressed(file, firstIdat));
+  const scanlines = inflated(compressed(file, firstIdat), scanlineBytes(header));
   return { width, height, blocks: interlaced ? deinterlaced(header, scanlines) : greyBlocks(header, scanlines) };
 }
 
@@ -319,8 +322,36 @@ async function* compressed(file: ByteReader, first: ChunkHead): AsyncGenerator<U
   await skipChunk(file, head);
 }
 
-/** Inflates off this thread. The stream must end where its input ends: zlib itself says nothing of bytes behind it. */
-async function* inflated(source: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
+/**
+ * Inflates. The stream must end where its input ends: zlib itself says nothing of bytes behind it.
+ * @param length of what comes out, in bytes, if all is well
+ */
+async function* inflated(source: AsyncIterable<Uint8Array>, length: number): AsyncGenerator<Uint8Array> {
+  if (length > AT_ONCE_BYTES) return yield* inflatedOffThread(source);
+  // A small picture is inflated at once, here: for each piece a way to another thread and back costs as much as the work.
+  const pieces = source[Symbol.asyncIterator]();
+  const held: Uint8Array[] = [];
+  let heldBytes = 0;
+  // Of what is smaller when it is inflated, no more is held: it may be endless.
+  while (heldBytes <= length + 1024) {
+    const next = await pieces.next();
+    if (next.done) {
+      const whole = inflateWhole(Buffer.concat(held), length);
+      if (whole) return yield whole;
+      break;
+    }
+    held.push(next.value);
+    heldBytes += next.value.length;
+  }
+  yield* inflatedOffThread(joined(held, pieces)); // which finds out what is wrong with it
+}
+
+async function* joined(first: Uint8Array[], rest: AsyncIterator<Uint8Array>): AsyncGenerator<Uint8Array> {
+  yield* first;
+  yield* { [Symbol.asyncIterator]: () => rest };
+}
+
+async function* inflatedOffThread(source: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
   const inflate = createInflate({ chunkSize: BLOCK_BYTES });
   let fed = 0;
   const counted = async function* () {
@@ -379,9 +410,9 @@ async function* deinterlaced(header: Header, scanlines: AsyncIterable<Uint8Array
   const lines = new ByteReader(scanlines, "too little image data");
   const whole = new Uint8Array(width * height);
   try {
-    for (const [x0, y0, dx, dy] of ADAM7) {
-      const passWidth = Math.ceil((width - x0) / dx);
-      const passHeight = Math.ceil((height - y0) / dy);
+    for (const pass of ADAM7) {
+      const [x0, y0, dx, dy] = pass;
+      const [passWidth, passHeight] = passSize(width, height, pass);
       if (passWidth <= 0 || passHeight <= 0) continue;
       let y = y0;
       for await (const block of greyRows(header, lines, passWidth, passHeight)) {
@@ -395,6 +426,19 @@ async function* deinterlaced(header: Header, scanlines: AsyncIterable<Uint8Array
     await lines.close();
   }
   yield whole;
+}
+
+/** Columns and rows of one of the seven; none, or fewer, where the image is too small for it. */
+function passSize(width: number, height: number, [x0, y0, dx, dy]: (typeof ADAM7)[number]): [number, number] {
+  return [Math.ceil((width - x0) / dx), Math.ceil((height - y0) / dy)];
+}
+
+/** How long an image's scanlines are, inflated. */
+function scanlineBytes(header: Header): number {
+  const { width, height, interlaced } = header;
+  const lengthOf = (width: number, height: number) => (width > 0 ? height * (1 + rowBytes(header, width)) : 0);
+  if (!interlaced) return lengthOf(width, height);
+  return ADAM7.reduce((sum, pass) => sum + lengthOf(...passSize(width, height, pass)), 0);
 }
 
 function rowBytes({ colour, depth }: Header, width: number): number {
@@ -503,10 +547,22 @@ function frontOf(width: number, rows: number): Buffer {
   return Buffer.concat([PNG_SIGNATURE, headerChunk(width, rows), MARK, pngChunk("IDAT", ZLIB_HEADER)]);
 }
 
+let scratchBytes = new Uint8Array(0);
+
+/** Bytes that hold anything, until the next call: what is new from the system costs more than a copy into it. */
+function scratch(length: number): Uint8Array {
+  if (scratchBytes.length < length) scratchBytes = new Uint8Array(length);
+  return scratchBytes.subarray(0, length);
+}
+
 /** A PNG that is stored, not compressed: for a band on its way to a worker. `grey` is `rows × width` pixels. */
 export function encodeStored(grey: Uint8Array, width: number, rows: number): Buffer {
-  const lines = new Uint8Array(rows * (1 + width));
-  for (let y = 0; y < rows; y++) lines.set(grey.subarray(y * width, (y + 1) * width), y * (1 + width) + 1);
+  const lines = scratch(rows * (1 + width));
+  for (let y = 0, at = 0; y < rows; y++) {
+    lines[at++] = 0;
+    lines.set(grey.subarray(y * width, (y + 1) * width), at);
+    at += width;
+  }
   // In one piece: it grows by five bytes for every 64 KiB.
   const stored = deflateSync(lines, { level: 0, chunkSize: lines.length + (lines.length >> 12) + 64 });
   return Buffer.concat([PNG_SIGNATURE, headerChunk(width, rows), ...chunkParts("IDAT", stored), END]);
