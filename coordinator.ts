@@ -155,7 +155,7 @@ export function createApp({
   async function newJob(id: string, request: Request, taskName: string, upload: Upload) {
     const task = await taskOrRefuse(taskName);
     const asked = { params: paramsOf(request, task), workers: workersOf(request), bandPixels };
-    const image = await readImage(await upload.image(request), limits);
+    const image = await readImage(await upload.image(request), limits, bandPixels);
     return { job: jobOf(id, task, asked, image), image, task };
   }
 
@@ -164,7 +164,7 @@ export function createApp({
     const { watch, job, task } = await withUpload(request, async (upload) => {
       const { job, image, task } = await newJob(id, request, taskName, upload);
       await results.putJob(job);
-      const watch = await JobWatch.open({ queue, results }, id);
+      const watch = await JobWatch.open({ queue, results }, id, job);
       try {
         await feed(watch, image, task, bandPixels, request.signal);
       } catch (error) {

@@ -72,7 +72,7 @@ const DEPTHS: Record<number, number[]> = {
 /** Scanlines are unfiltered, and pieces inflated, in blocks of about this many bytes: fits the second-level cache. */
 const BLOCK_BYTES = 1 << 18;
 
-/** Up to so many bytes of scanlines are inflated at once: some 4 ms. */
+/** Of a picture that is to be inflated at once, the scanlines have at most so many bytes: some 4 ms. */
 const AT_ONCE_BYTES = 1 << 20;
 
 /** Where each pass of an Adam7 image begins, and its steps: x0, y0, dx, dy (PNG, 8.1). */
@@ -101,9 +101,10 @@ interface Header {
 /**
  * Reads a PNG's header at once and its rows on demand.
  * @param source the file's bytes, in pieces of any size; what follows IEND is left unread
+ * @param atOnce pixels: of a picture that has no more, no row is wanted before all have come
  * @throws ImageError 413 past `limits`, 422 for anything the specification forbids that could change a pixel
  */
-export async function readPng(source: AsyncIterable<Uint8Array>, limits: PixelLimits): Promise<GreyImage> {
+export async function readPng(source: AsyncIterable<Uint8Array>, limits: PixelLimits, atOnce = 0): Promise<GreyImage> {
   const file = new ByteReader(source, "the file ends before its IEND chunk");
   const signature = await file.read(8);
   if (!PNG_SIGNATURE.every((byte, i) => signature[i] === byte)) throw corrupt("no PNG signature");
@@ -111,8 +112,11 @@ export async function readPng(source: AsyncIterable<Uint8Array>, limits: PixelLi
   const { width, height, interlaced } = header;
   checkPixels(width, height, interlaced ? limits.whole : limits.streamed);
   const firstIdat = await readUpToIdat(file, header);
-  const scanlines = inflated(compressed(file, firstIdat), scanlineBytes(header));
-  return { width, height, blocks: interlaced ? deinterlaced(header, scanlines) : greyBlocks(header, scanlines) };
+  const zlib = compressed(file, firstIdat);
+  if (interlaced) return { width, height, blocks: deinterlaced(header, inflated(zlib)) };
+  const length = height * (1 + rowBytes(header, width));
+  const small = width * height <= atOnce && length <= AT_ONCE_BYTES;
+  return { width, height, blocks: greyBlocks(header, small ? inflatedAtOnce(zlib, length) : inflated(zlib)) };
 }
 
 /** All rows of an image that is small enough to hold: `width × height` pixels. */
@@ -323,27 +327,24 @@ async function* compressed(file: ByteReader, first: ChunkHead): AsyncGenerator<U
 }
 
 /**
- * Inflates. The stream must end where its input ends: zlib itself says nothing of bytes behind it.
- * @param length of what comes out, in bytes, if all is well
+ * What `inflated` gives, in one piece, and made here: for each piece a way to another thread and back costs as much as
+ * the work. Anything that is not as it should be is left to `inflated`, which finds out what.
+ * @param length in bytes, of what comes out if all is well
  */
-async function* inflated(source: AsyncIterable<Uint8Array>, length: number): AsyncGenerator<Uint8Array> {
-  if (length > AT_ONCE_BYTES) return yield* inflatedOffThread(source);
-  // A small picture is inflated at once, here: for each piece a way to another thread and back costs as much as the work.
+async function* inflatedAtOnce(source: AsyncIterable<Uint8Array>, length: number): AsyncGenerator<Uint8Array> {
   const pieces = source[Symbol.asyncIterator]();
   const held: Uint8Array[] = [];
-  let heldBytes = 0;
   // Of what is smaller when it is inflated, no more is held: it may be endless.
-  while (heldBytes <= length + 1024) {
-    const next = await pieces.next();
-    if (next.done) {
+  for (let bytes = 0; bytes <= length + 1024; bytes += held.at(-1)!.length) {
+    const { done, value } = await pieces.next();
+    if (done) {
       const whole = inflateWhole(Buffer.concat(held), length);
       if (whole) return yield whole;
       break;
     }
-    held.push(next.value);
-    heldBytes += next.value.length;
+    held.push(value);
   }
-  yield* inflatedOffThread(joined(held, pieces)); // which finds out what is wrong with it
+  yield* inflated(joined(held, pieces));
 }
 
 async function* joined(first: Uint8Array[], rest: AsyncIterator<Uint8Array>): AsyncGenerator<Uint8Array> {
@@ -351,7 +352,8 @@ async function* joined(first: Uint8Array[], rest: AsyncIterator<Uint8Array>): As
   yield* { [Symbol.asyncIterator]: () => rest };
 }
 
-async function* inflatedOffThread(source: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
+/** Inflates off this thread. The stream must end where its input ends: zlib itself says nothing of bytes behind it. */
+async function* inflated(source: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
   const inflate = createInflate({ chunkSize: BLOCK_BYTES });
   let fed = 0;
   const counted = async function* () {
@@ -410,9 +412,9 @@ async function* deinterlaced(header: Header, scanlines: AsyncIterable<Uint8Array
   const lines = new ByteReader(scanlines, "too little image data");
   const whole = new Uint8Array(width * height);
   try {
-    for (const pass of ADAM7) {
-      const [x0, y0, dx, dy] = pass;
-      const [passWidth, passHeight] = passSize(width, height, pass);
+    for (const [x0, y0, dx, dy] of ADAM7) {
+      const passWidth = Math.ceil((width - x0) / dx);
+      const passHeight = Math.ceil((height - y0) / dy);
       if (passWidth <= 0 || passHeight <= 0) continue;
       let y = y0;
       for await (const block of greyRows(header, lines, passWidth, passHeight)) {
@@ -426,19 +428,6 @@ async function* deinterlaced(header: Header, scanlines: AsyncIterable<Uint8Array
     await lines.close();
   }
   yield whole;
-}
-
-/** Columns and rows of one of the seven; none, or fewer, where the image is too small for it. */
-function passSize(width: number, height: number, [x0, y0, dx, dy]: (typeof ADAM7)[number]): [number, number] {
-  return [Math.ceil((width - x0) / dx), Math.ceil((height - y0) / dy)];
-}
-
-/** How long an image's scanlines are, inflated. */
-function scanlineBytes(header: Header): number {
-  const { width, height, interlaced } = header;
-  const lengthOf = (width: number, height: number) => (width > 0 ? height * (1 + rowBytes(header, width)) : 0);
-  if (!interlaced) return lengthOf(width, height);
-  return ADAM7.reduce((sum, pass) => sum + lengthOf(...passSize(width, height, pass)), 0);
 }
 
 function rowBytes({ colour, depth }: Header, width: number): number {

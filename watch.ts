@@ -127,8 +127,11 @@ export class JobWatch {
     readonly id: string,
   ) {}
 
-  /** To be closed by whoever opens it, each time. */
-  static async open(backends: Backends, id: string): Promise<JobWatch> {
+  /**
+   * To be closed by whoever opens it, each time.
+   * @param fresh the record of a job that was written just now under a new id: nothing else is known of it
+   */
+  static async open(backends: Backends, id: string, fresh?: Job): Promise<JobWatch> {
     const all = JobWatch.#shared.get(backends.results) ?? new Map<string, Shared>();
     JobWatch.#shared.set(backends.results, all);
     const entry = all.get(id) ?? { watch: new JobWatch(backends, id), users: 0 };
@@ -139,7 +142,7 @@ export class JobWatch {
       // Events first, records second: nothing falls between.
       watch.#unwatch ??= backends.results.watch(id, (band, done) => watch.#hear(band, done));
       await watch.#unwatch;
-      watch.#take(await read(backends.results, id));
+      watch.#take(fresh ? { job: fresh, sent: new Map(), done: new Map() } : await read(backends.results, id));
     } catch (error) {
       watch.close();
       throw error;
