@@ -49,6 +49,7 @@ import {
   taskOf,
   type Values,
   versionOf,
+  wireName,
 } from "./task.ts";
 import { TASKS, taskNamed, taskNames } from "./tasks.ts";
 import { type Backends, JobError, JobWatch, lookUp, stateOf } from "./watch.ts";
@@ -128,12 +129,16 @@ export function createApp({
     }
   }
 
+  async function offered(): Promise<Task[]> {
+    const offers = (await results.workers()).flatMap((worker) => worker.offers);
+    return offers.flatMap((offer) => taskOf(offer) ?? []);
+  }
+
   /** Its own tasks, and what else workers offer: the newest version of each. */
   async function allTasks(): Promise<Task[]> {
     const own = new Map<string, Task>(taskNames().map((name) => [name, taskNamed(name)!]));
     const others = new Map<string, Task>();
-    const offers = (await results.workers()).flatMap((worker) => worker.offers);
-    for (const task of offers.flatMap((offer) => taskOf(offer) ?? [])) {
+    for (const task of await offered()) {
       const newest = versionOf(task) > versionOf(others.get(task.name));
       if (newest && !own.has(task.name)) others.set(task.name, task);
     }
@@ -152,17 +157,25 @@ export function createApp({
     );
   }
 
-  async function newJob(id: string, request: Request, taskName: string, upload: Upload) {
-    const task = await taskOrRefuse(taskName);
+  /** The newest version; of a job that is sent again, the one that it was begun with, where that can be had. */
+  async function taskToResume(id: string, name: string): Promise<Task> {
+    const begun = (await results.findJob(id))?.task;
+    if (begun?.split(".")[0] !== name) return taskOrRefuse(name);
+    const same = TASKS.get(begun) ?? (await offered()).find((task) => wireName(task) === begun);
+    return same ?? taskOrRefuse(name);
+  }
+
+  async function newJob(id: string, request: Request, task: Task, upload: Upload) {
     const asked = { params: paramsOf(request, task), workers: workersOf(request), bandPixels };
     const image = await readImage(await upload.image(request), limits, bandPixels);
-    return { job: jobOf(id, task, asked, image), image, task };
+    return { job: jobOf(id, task, asked, image), image };
   }
 
   async function send(request: Request, taskName: string): Promise<Response> {
     const id = randomUUID();
     const { watch, job, task } = await withUpload(request, async (upload) => {
-      const { job, image, task } = await newJob(id, request, taskName, upload);
+      const task = await taskOrRefuse(taskName);
+      const { job, image } = await newJob(id, request, task, upload);
       await results.putJob(job);
       const watch = await JobWatch.open({ queue, results }, id, job);
       try {
@@ -207,7 +220,8 @@ export function createApp({
   async function put(request: Request, id: string): Promise<Response> {
     await withUpload(request, (upload) =>
       leased(id, request.signal, async (signal) => {
-        const { job: asked, image, task } = await newJob(id, request, parameter(request, "task") ?? "sobel", upload);
+        const task = await taskToResume(id, parameter(request, "task") ?? "sobel");
+        const { job: asked, image } = await newJob(id, request, task, upload);
         await startOrResume(results, asked);
         const watch = await JobWatch.open({ queue, results }, id);
         const sentAgain = watch.job?.fed === true;

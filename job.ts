@@ -86,7 +86,8 @@ export async function startOrResume(results: Results, asked: Job): Promise<void>
   const found = await results.findJob(asked.id);
   if (found && found.error === null) {
     if (shown(found) === shown(asked)) return;
-    throw new JobError(409, `this job was started with another picture or task: ${shown(found)}`);
+    const [begun, now] = [shown(found), shown(asked)];
+    throw new JobError(409, `this job was started with another picture or task: ${begun}; what is sent now is ${now}`);
   }
   if (found) await removeJob(results, found);
   await results.putJob(asked);

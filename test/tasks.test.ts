@@ -149,7 +149,7 @@ describe("in one process", () => {
     const answer = await put("");
     expect([answer.status, (await answer.json()).detail]).toEqual([
       409,
-      "this job was started with another picture or task: 100 × 97, blur, sigma 3",
+      "this job was started with another picture or task: 100 × 97, blur, sigma 3; what is sent now is 100 × 97, blur, sigma 2",
     ]);
     expect((await (await ask(`${origin}/jobs/${id}`)).json()).params).toEqual({ sigma: 3 });
   });
@@ -385,6 +385,39 @@ describeWith(["rabbitmq", "redis", "python"], "a fleet", () => {
       expectSame(
         await pixelsOf(await bytesOf(await ask(`${plain}/jobs/${id}/result`))),
         grey.map((value) => value ^ 2),
+      );
+    },
+    LONG,
+  );
+
+  test(
+    "an upload that an old coordinator has begun, and a new one is to take up, goes on in the old version",
+    async () => {
+      const [one, two] = ["test/tasks/tint.ts", "test/tasks/tint-2.ts"];
+      const [old, young] = [await coordinator({ TASKS: one }), await coordinator({ TASKS: `${two},${one}` })];
+      const onlyNew = await coordinator({ TASKS: two });
+      const id = crypto.randomUUID();
+      const put = (origin: string, body: Bytes) =>
+        ask(`${origin}/jobs/${id}?task=tint&workers=1`, { method: "PUT", body });
+      // One band is all there is room for without a worker.
+      const cut = new AbortController();
+      const path = `/jobs/${id}?task=tint&workers=1`;
+      const started = fetch(`${old}${path}`, { method: "PUT", body: photo, signal: cut.signal });
+      await until(async () => (await store.hlen(`job:{${id}}:sent`)) > 0);
+      cut.abort();
+      await started.catch(() => {});
+      const refused = await put(onlyNew, photo);
+      expect([refused.status, (await refused.json()).detail]).toEqual([
+        409,
+        "this job was started with another picture or task: 100 × 97, tint; what is sent now is 100 × 97, tint.2",
+      ]);
+      await worker("old", { TASKS: one });
+      expect(await (await put(young, photo)).json()).toMatchObject({ task: "tint" });
+      await done(young, id);
+      const result = await pixelsOf(await bytesOf(await ask(`${young}/jobs/${id}/result`)));
+      expectSame(
+        result,
+        grey.map((value) => value ^ 1),
       );
     },
     LONG,
