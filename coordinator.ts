@@ -33,6 +33,7 @@ import {
   answerHelp,
   DEFAULT_JOBS,
   DEFAULT_UPLOAD_BYTES,
+  keepFreedMemory,
   levelSetting,
   MAX_WORKERS,
   setting,
@@ -528,6 +529,7 @@ exit codes
 
 async function main(): Promise<void> {
   answerHelp("coordinator.ts", ABOUT);
+  keepFreedMemory();
   const hostname = process.env.HOST || "127.0.0.1";
   const port = setting("PORT");
   const streamed = setting("MAX_PIXELS");

@@ -15,7 +15,7 @@ import {
   test,
 } from "bun:test";
 import { execFile } from "node:child_process";
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { connect, type Socket } from "node:net";
 import { availableParallelism, tmpdir } from "node:os";
 import { join } from "node:path";
@@ -1000,6 +1000,21 @@ describe("settings", () => {
     expect(await within(program.exited)).toBe(1);
     expect(program.out).toMatch(/^coordinator.ts: .*\n$/);
   });
+});
+
+test("the allocator keeps what is freed, unless it is told otherwise; the process stays the same", async () => {
+  for (const [told, kept] of [
+    [{}, "1000"],
+    [{ MIMALLOC_PURGE_DELAY: "0" }, "0"],
+  ] as const) {
+    const program = spawnProgram("coordinator.ts", { ...SETTINGS, PORT: "0", ...told });
+    await originOf(program);
+    const environment = readFileSync(`/proc/${program.pid}/environ`, "utf8").split("\0");
+    expect(environment.filter((line) => line.startsWith("MIMALLOC_"))).toEqual([`MIMALLOC_PURGE_DELAY=${kept}`]);
+    expect(environment).toContain("PORT=0");
+    program.kill();
+    expect(await within(program.exited)).toBe(0);
+  }
 });
 
 describe("SIGTERM", () => {
