@@ -85,7 +85,9 @@ describeWith(["rabbitmq", "redis"], "a distributed job", () => {
 
   /** Redis's count of commands, those of scripts told apart by nothing but their names; and the frames. */
   async function counts(): Promise<Record<string, number>> {
-    await Bun.sleep(50); // what a job leaves to the background
+    // What a job leaves to the background: its keys go, all but the two of the fleet, and its channel.
+    while ((await redis.client!.dbsize()) > 2) await Bun.sleep(5);
+    await Bun.sleep(50);
     const info = await redis.client!.info("commandstats");
     const commands = [...info.matchAll(/cmdstat_([a-z|]+):calls=(\d+)/g)].map(([, name, calls]) => [
       name,
@@ -119,7 +121,7 @@ describeWith(["rabbitmq", "redis"], "a distributed job", () => {
       "unsubscribe",
     ];
     const once = perJob.reduce((sum, name) => sum + (few[name] ?? 0) - 2 * perBand(name), 0);
-    expect(once).toBeLessThanOrEqual(14);
+    expect(once).toBeLessThanOrEqual(11);
   });
 
   test("a band is one message: published, confirmed, delivered, acknowledged", async () => {
@@ -128,7 +130,7 @@ describeWith(["rabbitmq", "redis"], "a distributed job", () => {
     expect(perBand(`sent ${PUBLISH}`)).toBe(1);
     expect(perBand(`got ${DELIVER}`)).toBe(1);
     expect(perBand(`sent ${ACK}`)).toBe(1);
-    expect(perBand(`got ${ACK}`)).toBeLessThanOrEqual(1); // the broker may confirm several at once
+    expect(many[`got ${ACK}`]).toBeLessThanOrEqual(12); // the broker may confirm several at once
     expect(few[`sent ${DECLARE}`] ?? 0).toBe(0); // nothing is asked of the queue for a job
   });
 
