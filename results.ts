@@ -581,12 +581,23 @@ export class RedisResults implements Results {
   }
 }
 
-/** What a worker in another language leaves out of its heartbeat is none, or nothing. */
+/** What a worker in another language leaves out of its heartbeat, or garbles, is none, or nothing: the others are shown. */
 function workerOf(fields: Record<string, string>): WorkerInfo {
-  const { name, host = "", runtime = "", tasks = "[]", offers = "[]", busy = "", ...numbers } = fields;
-  const [pid, cores, since, bands, pixels, ms] = ["pid", "cores", "since", "bands", "pixels", "ms"].map((field) =>
-    Number(numbers[field] ?? 0),
-  );
-  const lists = { tasks: JSON.parse(tasks), offers: JSON.parse(offers) };
-  return { name, host, runtime, ...lists, pid, cores, since, bands, pixels, ms, busy };
+  const { name, host = "", runtime = "", busy = "" } = fields;
+  const [pid, cores, since, bands, pixels, ms] = ["pid", "cores", "since", "bands", "pixels", "ms"].map((field) => {
+    const value = Number(fields[field]);
+    return Number.isFinite(value) && value >= 0 ? value : 0;
+  });
+  const tasks = listOf(fields.tasks).filter((task) => typeof task === "string");
+  const offers = listOf(fields.offers).filter((offer) => typeof offer === "object" && offer !== null) as Offer[];
+  return { name, host, runtime, tasks, offers, pid, cores, since, bands, pixels, ms, busy };
+}
+
+function listOf(json = "[]"): unknown[] {
+  try {
+    const list: unknown = JSON.parse(json);
+    return Array.isArray(list) ? list : [];
+  } catch {
+    return [];
+  }
 }

@@ -139,17 +139,35 @@ export function expectTask(task: Partial<Task> | undefined): asserts task is Tas
     if (!sound) throw new TaskError(`expected ${what}, got ${shown(got)}`);
   };
   expect(typeof task === "object" && task !== null, "an export called task", task);
-  const { name, version = 1, halo, params = {}, run } = task as Partial<Task>;
+  const { name, version = 1, description, halo, params = {}, run } = task as Partial<Task>;
   expect(NAME.test(name ?? ""), "a name of lower-case letters, digits and hyphens", name);
   expect(Number.isInteger(version) && version >= 1, "a version that is a whole number from 1", version);
   expect(typeof halo === "function" || isHalo(halo), `a halo of 0 to ${MOST_HALO} rows, or a function`, halo);
   expect(typeof run === "function", "a function run", run);
-  for (const [param, { type }] of Object.entries(params as Params)) {
+  expect(["string", "undefined"].includes(typeof description), "a description that is a text", description);
+  expect(isRecord(params), "parameters by their names", params);
+  for (const [param, schema] of Object.entries(params as Params)) {
     expect(!RESERVED.includes(param), `parameters with other names than ${RESERVED.join(" and ")}`, param);
+    expect(isRecord(schema), `${param} to be a schema`, schema);
+    // All fields of all types, whichever this one has.
+    type Fields = { type: string; description?: string; minimum?: number; maximum?: number; enum?: readonly string[] };
+    const { type, description, minimum, maximum, enum: choices } = schema as Fields;
     const known = ["number", "integer", "boolean", "string"].includes(type);
     expect(known, `${param} to have the type number, integer, boolean or string`, type);
+    const told = ["string", "undefined"].includes(typeof description);
+    expect(told, `${param} to have a description that is a text`, description);
+    for (const bound of [minimum, maximum])
+      expect(bound === undefined || Number.isFinite(bound), `${param} to have bounds that are numbers`, bound);
+    const ordered = minimum === undefined || maximum === undefined || minimum <= maximum;
+    expect(ordered, `${param} to have a minimum up to its maximum`, minimum);
+    const texts = Array.isArray(choices) && choices.length > 0 && choices.every((one) => typeof one === "string");
+    expect(choices === undefined || texts, `${param} to have an enum of texts`, choices);
   }
   checkedValues(task as Task, {}); // the defaults
+}
+
+function isRecord(value: unknown): value is Record<string, unknown> {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
 /** Rows of halo for these values. @throws TaskError where it asks for what cannot be */
@@ -237,7 +255,8 @@ export function taskOf(offer: Offer): PictureTask | null {
     throw new TaskError(`task ${offer.name}: expected to be run by the workers that offer it`);
   };
   try {
-    const task: Partial<Task> = { ...offer, run };
+    const { name, version, description, params, halo } = offer;
+    const task: Partial<Task> = { name, version, description, params, halo, run };
     expectTask(task);
     return task as PictureTask;
   } catch {

@@ -124,6 +124,23 @@ describe("a task", () => {
       { ...plain, params: { by: { type: "text" as "string" } } },
       'expected by to have the type number, integer, boolean or string, got "text"',
     ],
+    [{ ...plain, description: 5 as never }, "expected a description that is a text, got 5"],
+    [{ ...plain, params: ["by"] as never }, 'expected parameters by their names, got ["by"]'],
+    [{ ...plain, params: { by: null as never } }, "expected by to be a schema, got null"],
+    ...(
+      [
+        [{ description: 5 }, "a description that is a text, got 5"],
+        [{ minimum: "3" }, 'bounds that are numbers, got "3"'],
+        [{ maximum: Number.NaN }, "bounds that are numbers, got NaN"],
+        [{ minimum: 5, maximum: 4 }, "a minimum up to its maximum, got 5"],
+        [{ type: "string", enum: 5 }, "an enum of texts, got 5"],
+        [{ type: "string", enum: [] }, "an enum of texts, got []"],
+        [{ type: "string", enum: ["a", 5] }, 'an enum of texts, got ["a",5]'],
+      ] as const
+    ).map(([wrong, sentence]) => [
+      { ...plain, params: { by: { type: "integer", ...wrong } as never } },
+      `expected by to have ${sentence}`,
+    ]),
     [
       { ...plain, params: { by: { type: "integer", maximum: 3, default: 4 } } },
       "by: expected a whole number to 3, got 4",
@@ -147,8 +164,11 @@ describe("a task", () => {
     expect(offer).toEqual({ name: "plain", version: 3, halo: 2 });
     const task = taskOf(offer)!;
     expect([wireName(task), haloOf(task, {})]).toEqual(["plain.3", 2]);
-    for (const bad of [null, 5, {}, { ...offer, halo: "2" }, { ...offer, params: { a: null } }])
-      expect(taskOf(bad)).toBeNull();
+    const wrong = [{ a: null }, { a: { type: "string", enum: 5 } }, { a: { type: "number", minimum: 2, maximum: 1 } }];
+    const bad = [null, 5, {}, { ...offer, halo: "2" }, ...wrong.map((params) => ({ ...offer, params }))];
+    for (const one of bad) expect(taskOf(one as never)).toBeNull();
+    // What else it says does not make it a task of another kind.
+    expect(offerOf(taskOf({ ...offer, merge: 5, first: 5 })!)).toEqual(offer);
   });
 });
 

@@ -510,6 +510,38 @@ describeWith(["rabbitmq", "redis", "python"], "a fleet", () => {
     LONG,
   );
 
+  test(
+    "a worker that garbles its heartbeat is shown with what can be read of it, and hides nobody",
+    async () => {
+      const origin = await coordinator();
+      const [seconds] = await store.time();
+      const beat = async (name: string, fields: Record<string, string>) => {
+        await store.zadd("workers", Number(seconds) * 1000, name);
+        await store.hset(`worker:${name}`, { name, ...fields });
+      };
+      await beat("sound", { tasks: '["thin"]', offers: '[{"name":"thin","halo":2}]', bands: "7" });
+      const garbled = ["", "null", "5", '"sobel"', "{}", "[", "[null, 5, {}, []]", '[{"name":"thick","halo":"2"}]'];
+      for (const [i, text] of garbled.entries()) await beat(`garbled-${i}`, { tasks: text, offers: text, bands: text });
+      const offer = { name: "thick", halo: 2, params: { by: { type: "string", enum: 5 } } };
+      await beat("half", { tasks: '[5,"sobel"]', offers: JSON.stringify([offer]), bands: "-1", ms: "Infinity" });
+      const id = crypto.randomUUID();
+      expect((await ask(`${origin}/jobs/${id}`, { method: "PUT", body: photo })).status).toBe(202);
+      for (const path of ["/workers", "/tasks", `/jobs/${id}`]) {
+        const answer = await ask(`${origin}${path}`);
+        expect([path, answer.status]).toEqual([path, 200]);
+      }
+      const { workers } = await (await ask(`${origin}/workers`)).json();
+      const told = new Map(workers.map((worker: { name: string }) => [worker.name, worker]));
+      expect(told.size).toBe(garbled.length + 2);
+      expect(told.get("sound")).toMatchObject({ tasks: ["thin"], bands: 7 });
+      expect(told.get("garbled-0")).toMatchObject({ tasks: [], bands: 0 });
+      expect(told.get("half")).toMatchObject({ tasks: ["sobel"], bands: 0, ms: 0 });
+      const listed = (await (await ask(`${origin}/tasks`)).json()).tasks.map(({ name }: { name: string }) => name);
+      expect(listed.toSorted()).toEqual([...taskNames(), "thin"].toSorted());
+    },
+    LONG,
+  );
+
   /** A worker in Python, as a process. Its end is not awaited: it knows no orderly one. */
   async function startPython(code: string): Promise<Program> {
     const file = join(temporaryFolder("python"), "worker.py");
