@@ -68,6 +68,7 @@ export interface WorkerInfo {
   name: string;
   host: string;
   pid: number;
+  /** Who tells it promises that `busy` is filled, too; empty where nothing is promised. */
   runtime: string;
   /** Cores of its host, shared with whatever else runs there. */
   cores: number;

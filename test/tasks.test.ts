@@ -542,6 +542,49 @@ describeWith(["rabbitmq", "redis", "python"], "a fleet", () => {
     LONG,
   );
 
+  test(
+    "a band that may be with a worker that does not say so is given more time than one that no worker has",
+    async () => {
+      const origin = await coordinator({}, WIDTH * HEIGHT);
+      const beat = async (fields: Record<string, string>) => {
+        const [seconds] = await store.time();
+        await store.zadd("workers", Number(seconds) * 1000, "snake");
+        await store.hset("worker:snake", { name: "snake", tasks: '["sobel"]', busy: "", ...fields });
+      };
+      for (const [fields, limit] of [
+        [{}, 90_000], // as docs/wire.md has it
+        [{ runtime: "python" }, 15_000],
+      ] as const) {
+        const id = crypto.randomUUID();
+        expect((await ask(`${origin}/jobs/${id}`, { method: "PUT", body: photo })).status).toBe(202);
+        await beat(fields);
+        let taken = 0;
+        const { consumerTag } = await channel.consume(QUEUE, (message) => {
+          channel.ack(message!); // and nothing more is heard of it
+          taken++;
+        });
+        await until(() => taken === 1);
+        const since = async (ms: number) => {
+          await beat(fields);
+          await until(async () => {
+            await state(origin, id); // whoever asks has it looked for
+            return (await store.hexists(`job:{${id}}`, "suspect")) === 1;
+          });
+          await store.hset(`job:{${id}}`, "suspect", Date.now() - ms);
+          return state(origin, id);
+        };
+        expect(await since(limit - 5_000)).toMatchObject({ state: "running", error: null });
+        expect(await since(limit + 1_000)).toMatchObject({
+          state: "failed",
+          error:
+            "band 0 has vanished: the queue is empty, and no worker has it; one that was rejected lies in tareas.muertas",
+        });
+        await channel.cancel(consumerTag);
+      }
+    },
+    LONG,
+  );
+
   /** A worker in Python, as a process. Its end is not awaited: it knows no orderly one. */
   async function startPython(code: string): Promise<Program> {
     const file = join(temporaryFolder("python"), "worker.py");
