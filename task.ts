@@ -303,7 +303,35 @@ export function finished(task: DataTask, all: unknown, params: Values): unknown 
 }
 
 function jsonOf(task: DataTask, data: unknown): string {
-  const json = JSON.stringify(data);
-  if (json === undefined) throw new TaskError(`task ${task.name}: expected data that can be JSON, got ${typeof data}`);
-  return json;
+  const lost = lostInJson(data);
+  if (lost !== null) throw new TaskError(`task ${task.name}: expected data that can be JSON, got ${lost}`);
+  return JSON.stringify(data);
+}
+
+/**
+ * The first value that would come back as another one, and where it is; null where JSON holds all of them. A property
+ * that is undefined comes back as none, which is the same to whoever reads it.
+ */
+function lostInJson(data: unknown, at = "", around: object[] = []): string | null {
+  const where = at && ` at ${at}`;
+  if (data === null || typeof data === "string" || typeof data === "boolean") return null;
+  if (typeof data === "number") return Number.isFinite(data) ? null : `${data}${where}`;
+  if (typeof data !== "object") return `${typeof data}${where}`;
+  if (around.includes(data)) return `what it is itself in${where}`;
+  const inside = [...around, data];
+  if (Array.isArray(data)) {
+    for (let i = 0; i < data.length; i++) {
+      const lost = lostInJson(data[i], `${at}[${i}]`, inside);
+      if (lost !== null) return lost;
+    }
+    return null;
+  }
+  const kind = Object.getPrototypeOf(data)?.constructor ?? Object;
+  if (ArrayBuffer.isView(data)) return `${kind.name}${where}: use Array.from`;
+  if (kind !== Object) return `${kind.name}${where}`;
+  for (const [name, value] of Object.entries(data)) {
+    const lost = value === undefined ? null : lostInJson(value, at ? `${at}.${name}` : name, inside);
+    if (lost !== null) return lost;
+  }
+  return null;
 }

@@ -9,8 +9,10 @@ import { onePiece } from "../png.ts";
 import { transform } from "../sobel.ts";
 import {
   checkedValues,
+  type DataTask,
   dataTask,
   expectTask,
+  finished,
   haloOf,
   offerOf,
   ParamError,
@@ -20,6 +22,7 @@ import {
   runTask,
   schemaOf,
   type Task,
+  TaskError,
   taskOf,
   wireName,
 } from "../task.ts";
@@ -105,8 +108,34 @@ describe("a task", () => {
     expectSame(runTask(clamped, { ...band, halo: [0, 0] }) as Uint8Array, band.pixels);
     const rows = dataTask({ name: "rows", halo: 0, run: (view) => view.rows, merge: (a, b) => a + b });
     expect(runTask(rows, band)).toBe("4");
-    const none = dataTask({ name: "none", halo: 0, run: () => undefined, merge: () => undefined });
-    expect(() => runTask(none, band)).toThrow("task none: expected data that can be JSON, got undefined");
+  });
+
+  const circle: Record<string, unknown> = {};
+  circle.self = circle;
+  test.each([
+    [undefined, "undefined"],
+    [Number.NaN, "NaN"],
+    [{ least: Number.POSITIVE_INFINITY }, "Infinity at least"],
+    [{ rows: [{ sum: 1 }, { sum: 1n }] }, "bigint at rows[1].sum"],
+    [[1, undefined], "undefined at [1]"],
+    [new Map([[1, 2]]), "Map"],
+    [{ seen: new Set() }, "Set at seen"],
+    [{ at: new Date(0) }, "Date at at"],
+    [{ find: () => 5 }, "function at find"],
+    [{ counts: new Uint32Array(2) }, "Uint32Array at counts: use Array.from"],
+    [circle, "what it is itself in at self"],
+  ] as [unknown, string][])("may not return data that JSON would make something else of: %#", (data, got) => {
+    const task = dataTask<unknown>({ name: "odd", halo: 0, run: () => data, merge: () => data });
+    const sentence = `task odd: expected data that can be JSON, got ${got}`;
+    expect(() => runTask(task, band)).toThrow(new TaskError(sentence));
+    const whole = dataTask({ name: "odd", halo: 0, run: () => 1, merge: () => 1, finish: () => data });
+    expect(() => finished(whole as DataTask, 1, {})).toThrow(new TaskError(sentence));
+  });
+
+  test("may return whatever JSON holds", () => {
+    const data = { a: [0, -1.5, null, true, "x", [], {}], b: undefined, c: Object.create(null), d: [[1], [1]] };
+    const task = dataTask<unknown>({ name: "even", halo: 0, run: () => data, merge: () => data });
+    expect(runTask(task, band)).toBe(JSON.stringify(data));
   });
 
   test.each([
