@@ -60,7 +60,7 @@ export interface Done {
   bytes: number;
   /** How often it had been handed out before to a worker that did not come back with it. */
   deliveries: number;
-  /** A JPEG, so its pixels are nearly those of the task. */
+  /** A picture that is not a PNG, so its pixels may be only nearly those of the task. */
   lossy?: true;
 }
 
@@ -318,12 +318,15 @@ return 1`;
 
 /** KEYS job, done, then results; ARGV for each result its band and record. */
 const ADOPT = `
-local ttl = redis.call('HGET', KEYS[1], 'ttl')
+local ttl, kind = unpack(redis.call('HMGET', KEYS[1], 'ttl', 'kind'))
 if not ttl then return 0 end
+local picture = kind ~= 'data'
 for i = 3, #KEYS do
   local band, record = ARGV[i * 2 - 5], ARGV[i * 2 - 4]
-  -- The base64 of the first bytes of every JPEG.
-  if redis.call('GETRANGE', KEYS[i], 0, 3) == '/9j/' then record = record:sub(1, -2) .. ',"lossy":true}' end
+  -- A picture whose base64 does not begin as that of every PNG. A WebP could be exact, but nothing says so.
+  if picture and redis.call('GETRANGE', KEYS[i], 0, 7) ~= 'iVBORw0K' then
+    record = record:sub(1, -2) .. ',"lossy":true}'
+  end
   if redis.call('EXPIRE', KEYS[i], ttl) == 1 and redis.call('HSETNX', KEYS[2], band, record) == 1 then
     redis.call('EXPIRE', KEYS[1], ttl)
     redis.call('EXPIRE', KEYS[2], ttl)

@@ -9,6 +9,7 @@ import { join } from "node:path";
 import { connect as amqp, type Channel, type ChannelModel } from "amqplib";
 import { encode } from "fast-png";
 import { Redis } from "ioredis";
+import sharp from "sharp";
 import { decodeMessage, encodeMessage, fromBase64 } from "../chunk.ts";
 import { createApp } from "../coordinator.ts";
 import { readImage } from "../image.ts";
@@ -449,6 +450,29 @@ describeWith(["rabbitmq", "redis", "python"], "a fleet", () => {
       const expected = await pixelsOf(await alone("sobel", "", WIDTH));
       expectSame(await pixelsOf(await bytesOf(await ask(`${origin}/jobs/${id}/result`))), expected);
       python.kill();
+    },
+    LONG,
+  );
+
+  test(
+    "a band that is not a PNG makes its job lossy, data do not",
+    async () => {
+      const origin = await coordinator({}, WIDTH * HEIGHT);
+      const made = sharp(grey, { raw: { width: WIDTH, height: HEIGHT, channels: 1 } });
+      for (const [value, lossy, task] of [
+        [await made.clone().png().toBuffer(), false, "sobel"],
+        [await made.clone().jpeg().toBuffer(), true, "sobel"],
+        [await made.clone().webp().toBuffer(), true, "sobel"],
+        [await made.clone().avif().toBuffer(), true, "sobel"],
+        [Buffer.from(JSON.stringify(Array(256).fill(0))), false, "histogram"],
+      ] as const) {
+        const id = crypto.randomUUID();
+        await ask(`${origin}/jobs/${id}?task=${task}`, { method: "PUT", body: photo });
+        await store.set(`resultado:{${id}}:0`, value.toString("base64"));
+        await done(origin, id);
+        expect(await state(origin, id)).toMatchObject({ lossy, byWorker: { foreign: { bands: 1 } } });
+        expect((await bytesOf(await ask(`${origin}/jobs/${id}/result`))).length).toBeGreaterThan(0);
+      }
     },
     LONG,
   );
