@@ -24,6 +24,7 @@ import {
   type Task,
   TaskError,
   taskOf,
+  type Values,
   wireName,
 } from "../task.ts";
 import { TASKS, taskNamed, taskNames } from "../tasks.ts";
@@ -65,6 +66,7 @@ describe("parameters", () => {
     ["edge=white", 'edge: expected one of mirror, black, got "white"'],
     ["level=256", "level: expected a whole number from 0 to 255, got 256"],
     ["size=5", 'unknown parameter "size": some has sigma, rounds, wide, edge, note, level'],
+    ["sigma=2&sigma=2", "sigma: expected one value, got several"],
     ["__proto__=5", 'unknown parameter "__proto__": some has sigma, rounds, wide, edge, note, level'],
   ])("%s is refused by name", (query, sentence) => {
     expect(() => values(query)).toThrow(new ParamError(sentence));
@@ -86,6 +88,9 @@ describe("a task", () => {
     halo: 2,
     run: ({ pixels, width, rows, halo }) => pixels.slice(halo * width, (halo + rows) * width),
   } satisfies Task;
+  const rows = dataTask({ name: "rows", halo: 0, run: (view) => view.rows, merge: (a, b) => a + b });
+  const first = { param: "by", task: rows, find: Number };
+  const steps = { ...plain, params: { by: { type: "integer" }, given: { type: "integer", default: 1 } }, first };
   const band = { pixels: random(5 * 9), width: 5, height: 9, halo: [3, 2] as [number, number] };
 
   test("gets its own halo, however high the message's", () => {
@@ -106,7 +111,6 @@ describe("a task", () => {
   test("may return clamped pixels, and data", () => {
     const clamped = pictureTask({ name: "clamped", halo: 0, run: ({ pixels }) => new Uint8ClampedArray(pixels) });
     expectSame(runTask(clamped, { ...band, halo: [0, 0] }) as Uint8Array, band.pixels);
-    const rows = dataTask({ name: "rows", halo: 0, run: (view) => view.rows, merge: (a, b) => a + b });
     expect(runTask(rows, band)).toBe("4");
   });
 
@@ -153,6 +157,28 @@ describe("a task", () => {
       { ...plain, params: { by: { type: "text" as "string" } } },
       'expected by to have the type number, integer, boolean or string, got "text"',
     ],
+    [
+      { ...plain, params: { "a b": { type: "integer" } } },
+      'expected parameters with names of letters, digits, _ and -, a letter first, got "a b"',
+    ],
+    [{ ...plain, halo: () => 257 }, "task plain: expected a halo of 0 to 256 rows, got 257"],
+    [
+      { ...plain, params: { by: { type: "integer" } }, halo: ({ by }: Values) => by },
+      "task plain: expected a halo of 0 to 256 rows, got undefined",
+    ],
+    [{ ...plain, merge: 5 as never }, "expected a function merge, got 5"],
+    [{ ...plain, finish: () => 5 } as never, "expected merge where there is finish, got undefined"],
+    [{ ...rows, finish: 5 as never }, "expected a function finish, got 5"],
+    [{ ...rows, first: {} } as never, "expected first, if any, of a task that returns a picture, got {}"],
+    ...(
+      [
+        [{ param: "other" }, 'for a parameter without a default, got "other"'],
+        [{ param: "given" }, 'for a parameter without a default, got "given"'],
+      ] as const
+    ).map(([wrong, sentence]) => [{ ...steps, first: { ...first, ...wrong } }, `expected first to be ${sentence}`]),
+    [{ ...steps, first: { ...first, find: 5 } }, "expected first to have a function find, got 5"],
+    [{ ...steps, first: { ...first, task: plain } }, 'expected first to have a task that returns data, got "plain"'],
+    [{ ...steps, first: { ...first, task: {} } }, "expected a name of lower-case letters, digits and hyphens"],
     [{ ...plain, description: 5 as never }, "expected a description that is a text, got 5"],
     [{ ...plain, params: ["by"] as never }, 'expected parameters by their names, got ["by"]'],
     [{ ...plain, params: { by: null as never } }, "expected by to be a schema, got null"],
@@ -185,6 +211,26 @@ describe("a task", () => {
         `task a: expected a halo of 0 to 256 rows, got ${by}`,
       );
     }
+  });
+
+  test("whose halo is made too high by its parameters refuses those", () => {
+    const task = {
+      name: "a",
+      params: { by: { type: "integer" } },
+      halo: ({ by }) => by as number,
+    } satisfies Partial<Task>;
+    const values = (query: string) => queryValues(task, new URLSearchParams(query));
+    expect(values("by=256")).toEqual({ by: 256 });
+    expect(() => values("by=257")).toThrow(
+      new ParamError("expected parameters with which a has a halo up to 256 rows, got 257"),
+    );
+    // These are the task's own fault.
+    expect(values("by=-1")).toEqual({ by: -1 });
+    expect(values("")).toEqual({});
+  });
+
+  test("may have a halo that depends on what its first step finds", () => {
+    expectTask({ ...steps, halo: ({ by }: Values) => by as number } as Partial<Task>);
   });
 
   test("is offered where its functions are not needed, and taken for what it is", () => {

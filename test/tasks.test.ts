@@ -191,7 +191,7 @@ describe("a task's own functions", () => {
     programs.push(program);
     const [origin] = await program.waitFor(/http:\/\/127\.0\.0\.1:\d+/);
     for (const [task, sentence] of [
-      ["no-halo", "the task failed: task no-halo: expected a halo of 0 to 256 rows, got 1000"],
+      ["no-halo?by=-1", "the task failed: task no-halo: expected a halo of 0 to 256 rows, got -1"],
       ["no-finish", "the task failed: nothing can be made of this"],
       ["no-find", "the task failed: nothing was found"],
     ]) {
@@ -205,24 +205,42 @@ describe("a task's own functions", () => {
     await endAll();
   });
 
-  test("a module that is no task stops the program, which says why", async () => {
-    const file = join(temporaryFolder("tasks"), "none.ts");
-    writeFileSync(file, "export const task = { name: 'None' };\n");
-    for (const program of ["coordinator.ts", "worker.ts"]) {
-      const started = spawnProgram(program, { PORT: "0", TASKS: file });
-      expect(await started.exited).not.toBe(0);
-      expect(started.out).toContain(
-        `TASKS: ${file}: expected a name of lower-case letters, digits and hyphens, got "None"`,
-      );
+  test("a module that is no task stops the program, which says why in a sentence", async () => {
+    const folder = temporaryFolder("tasks");
+    const file = (name: string, code: string) => {
+      writeFileSync(join(folder, name), code);
+      return join(folder, name);
+    };
+    const none = file("none.ts", "export const task = { name: 'None' };\n");
+    const broken = file("broken.ts", "export const = 5;\n");
+    const again = file("again.ts", "export const task = { name: 'sobel', halo: 0, run: ({ pixels }) => pixels };\n");
+    const [one, two] = ["one.ts", "two.ts"].map((name) => file(name, again2));
+    const other = (name: string) => `expected another name or version than ${name}, which is that of`;
+    for (const [TASKS, sentence] of [
+      [none, `${none}: expected a name of lower-case letters, digits and hyphens, got "None"`],
+      [`${one}, ${folder}/nowhere.ts`, `${folder}/nowhere.ts: expected a module, there is no such file`],
+      [broken, `${broken}: Expected identifier but found "="`],
+      [again, `${again}: ${other("sobel")} tasks/sobel.ts`],
+      [`${one}, ${two}`, `${two}: ${other("again.2")} TASKS: ${one}`],
+    ]) {
+      for (const program of ["coordinator.ts", "worker.ts"]) {
+        const started = spawnProgram(program, { PORT: "0", TASKS });
+        expect(await started.exited).toBe(1);
+        expect(started.out).toStartWith(`${program}: TASKS: ${sentence}`);
+        expect(started.out.trim().split("\n")).toHaveLength(1);
+      }
     }
   });
+
+  const again2 = "export const task = { name: 'again', version: 2, halo: 0, run: ({ pixels }) => pixels };\n";
 
   /** Modules of tasks that are wrong each in its own way. */
   function broken(): string {
     const folder = temporaryFolder("tasks");
     const data = "halo: 0, run: () => 1, merge: (a, b) => a + b";
     const tasks = {
-      "no-halo": "{ name: 'no-halo', halo: () => 1000, run: ({ pixels }) => pixels }",
+      "no-halo":
+        "{ name: 'no-halo', halo: ({ by = 0 }) => by, params: { by: { type: 'integer' } }, run: ({ pixels }) => pixels }",
       "no-finish": `{ name: 'no-finish', ${data}, finish() { throw new Error('nothing can be made of this'); } }`,
       "no-find": `{ name: 'no-find', halo: 0, params: { by: { type: 'integer' } }, run: ({ pixels }) => pixels,
         first: { param: 'by', task: { name: 'histogram', ${data} }, find() { throw new Error('nothing was found'); } } }`,
@@ -395,8 +413,9 @@ describeWith(["rabbitmq", "redis", "python"], "a fleet", () => {
     "a worker does what it is told to, and no more",
     async () => {
       const origin = await coordinator();
-      await worker("choosy", { WORKER_TASKS: "blur,histogram" });
-      expect((await (await ask(`${origin}/workers`)).json()).workers[0].tasks).toEqual(["blur", "histogram"]);
+      const TASKS = "test/tasks/tint.ts, test/tasks/tint-2.ts, test/tasks/tint.ts";
+      await worker("choosy", { TASKS, WORKER_TASKS: "blur, histogram,tint.2" });
+      expect((await (await ask(`${origin}/workers`)).json()).workers[0].tasks).toEqual(["blur", "histogram", "tint.2"]);
       expect((await ask(`${origin}/tasks/blur`, { method: "POST", body: photo })).status).toBe(200);
       const id = crypto.randomUUID();
       const put = await ask(`${origin}/jobs/${id}?workers=7`, { method: "PUT", body: photo });
