@@ -11,6 +11,7 @@ const PROJECT = join(import.meta.dirname, "..");
 const text = readFileSync(join(PROJECT, "docs", "your-own-task.md"), "utf8");
 
 const [local, cloud] = text.split("## On GKE");
+const [, change] = cloud.match(/^(## When it changes$.*?)^## /ms)!;
 const blocks = (part: string, language: string) =>
   [...part.matchAll(new RegExp(`^\`\`\`${language}\n([\\s\\S]*?)^\`\`\`$`, "gm"))].map(([, code]) => code);
 
@@ -51,7 +52,7 @@ describeWith(["rabbitmq", "redis"], "the tutorial", () => {
       writeFileSync(join(folder, name), code);
     }
     const port = await freePort();
-    const commands = blocks(local, "sh")
+    const commands = blocks(local + change, "sh")
       .join("\n")
       .replaceAll("amqp://guest:guest@127.0.0.1 REDIS_URL=redis://127.0.0.1", `${rabbitmq.url} REDIS_URL=${redis.url}`)
       .replaceAll("localhost:8080", `localhost:${port}`);
@@ -64,6 +65,7 @@ describeWith(["rabbitmq", "redis"], "the tutorial", () => {
     expect(light).toHaveLength(4);
     expect(new Set(light).size).toBe(1);
     expect(out).toContain("radius: expected a whole number from 1 to 20, got 99");
+    expect(out).toContain('"grow","grow.2"');
     expect(out).toContain('"name":"grow","version":1,"description":"Each pixel becomes the brightest around it"');
   }, 120_000);
 
