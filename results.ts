@@ -60,7 +60,7 @@ export interface Done {
   bytes: number;
   /** How often it had been handed out before to a worker that did not come back with it. */
   deliveries: number;
-  /** A JPEG, so its pixels are nearly those of the task. */
+  /** A picture that is not a PNG, so its pixels may be only nearly those of the task. */
   lossy?: true;
 }
 
@@ -68,6 +68,7 @@ export interface WorkerInfo {
   name: string;
   host: string;
   pid: number;
+  /** Who tells it promises that `busy` is filled, too; empty where nothing is promised. */
   runtime: string;
   /** Cores of its host, shared with whatever else runs there. */
   cores: number;
@@ -317,12 +318,15 @@ return 1`;
 
 /** KEYS job, done, then results; ARGV for each result its band and record. */
 const ADOPT = `
-local ttl = redis.call('HGET', KEYS[1], 'ttl')
+local ttl, kind = unpack(redis.call('HMGET', KEYS[1], 'ttl', 'kind'))
 if not ttl then return 0 end
+local picture = kind ~= 'data'
 for i = 3, #KEYS do
   local band, record = ARGV[i * 2 - 5], ARGV[i * 2 - 4]
-  -- The base64 of the first bytes of every JPEG.
-  if redis.call('GETRANGE', KEYS[i], 0, 3) == '/9j/' then record = record:sub(1, -2) .. ',"lossy":true}' end
+  -- A picture whose base64 does not begin as that of every PNG. A WebP could be exact, but nothing says so.
+  if picture and redis.call('GETRANGE', KEYS[i], 0, 7) ~= 'iVBORw0K' then
+    record = record:sub(1, -2) .. ',"lossy":true}'
+  end
   if redis.call('EXPIRE', KEYS[i], ttl) == 1 and redis.call('HSETNX', KEYS[2], band, record) == 1 then
     redis.call('EXPIRE', KEYS[1], ttl)
     redis.call('EXPIRE', KEYS[2], ttl)
@@ -581,12 +585,23 @@ export class RedisResults implements Results {
   }
 }
 
-/** What a worker in another language leaves out of its heartbeat is none, or nothing. */
+/** What a worker in another language leaves out of its heartbeat, or garbles, is none, or nothing: the others are shown. */
 function workerOf(fields: Record<string, string>): WorkerInfo {
-  const { name, host = "", runtime = "", tasks = "[]", offers = "[]", busy = "", ...numbers } = fields;
-  const [pid, cores, since, bands, pixels, ms] = ["pid", "cores", "since", "bands", "pixels", "ms"].map((field) =>
-    Number(numbers[field] ?? 0),
-  );
-  const lists = { tasks: JSON.parse(tasks), offers: JSON.parse(offers) };
-  return { name, host, runtime, ...lists, pid, cores, since, bands, pixels, ms, busy };
+  const { name, host = "", runtime = "", busy = "" } = fields;
+  const [pid, cores, since, bands, pixels, ms] = ["pid", "cores", "since", "bands", "pixels", "ms"].map((field) => {
+    const value = Number(fields[field]);
+    return Number.isFinite(value) && value >= 0 ? value : 0;
+  });
+  const tasks = listOf(fields.tasks).filter((task) => typeof task === "string");
+  const offers = listOf(fields.offers).filter((offer) => typeof offer === "object" && offer !== null) as Offer[];
+  return { name, host, runtime, tasks, offers, pid, cores, since, bands, pixels, ms, busy };
+}
+
+function listOf(json = "[]"): unknown[] {
+  try {
+    const list: unknown = JSON.parse(json);
+    return Array.isArray(list) ? list : [];
+  } catch {
+    return [];
+  }
 }

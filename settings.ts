@@ -109,7 +109,11 @@ const TEXT = {
     of: ["coordinator.ts", "worker.ts", "sobel.ts"],
     help: "modules that each export a task, with commas between; the same for both",
   },
-  WORKER_TASKS: { of: WORKER, shown: "all", help: "names of the tasks that a worker does, with commas between" },
+  WORKER_TASKS: {
+    of: WORKER,
+    shown: "all",
+    help: "names of the tasks that a worker does, with commas between; grow.2 is one version",
+  },
   AUTH_TOKEN: {
     of: ["coordinator.ts", "sobel.ts"],
     help: "what sending, cancelling, /workers and /metrics ask for: Authorization: Bearer …",

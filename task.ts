@@ -94,6 +94,8 @@ export class TaskError extends Error {
 export const MOST_HALO = 256;
 /** What a name may be: the version is written behind it with a dot. `tareas.muertas` is taken. */
 const NAME = /^(?!muertas$)[a-z][a-z0-9-]{0,63}$/;
+/** As it can be written in a query and read in a form. */
+const PARAM_NAME = /^[a-z][a-z0-9_-]{0,63}$/i;
 /** Taken by the API itself. */
 const RESERVED = ["task", "workers"];
 const NUMBER = /^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i;
@@ -139,17 +141,53 @@ export function expectTask(task: Partial<Task> | undefined): asserts task is Tas
     if (!sound) throw new TaskError(`expected ${what}, got ${shown(got)}`);
   };
   expect(typeof task === "object" && task !== null, "an export called task", task);
-  const { name, version = 1, halo, params = {}, run } = task as Partial<Task>;
+  const { name, version = 1, description, halo, params = {}, run } = task as Partial<Task>;
   expect(NAME.test(name ?? ""), "a name of lower-case letters, digits and hyphens", name);
   expect(Number.isInteger(version) && version >= 1, "a version that is a whole number from 1", version);
   expect(typeof halo === "function" || isHalo(halo), `a halo of 0 to ${MOST_HALO} rows, or a function`, halo);
   expect(typeof run === "function", "a function run", run);
-  for (const [param, { type }] of Object.entries(params as Params)) {
+  expect(["string", "undefined"].includes(typeof description), "a description that is a text", description);
+  expect(isRecord(params), "parameters by their names", params);
+  for (const [param, schema] of Object.entries(params as Params)) {
+    expect(PARAM_NAME.test(param), "parameters with names of letters, digits, _ and -, a letter first", param);
     expect(!RESERVED.includes(param), `parameters with other names than ${RESERVED.join(" and ")}`, param);
+    expect(isRecord(schema), `${param} to be a schema`, schema);
+    // All fields of all types, whichever this one has.
+    type Fields = { type: string; description?: string; minimum?: number; maximum?: number; enum?: readonly string[] };
+    const { type, description, minimum, maximum, enum: choices } = schema as Fields;
     const known = ["number", "integer", "boolean", "string"].includes(type);
     expect(known, `${param} to have the type number, integer, boolean or string`, type);
+    const told = ["string", "undefined"].includes(typeof description);
+    expect(told, `${param} to have a description that is a text`, description);
+    for (const bound of [minimum, maximum])
+      expect(bound === undefined || Number.isFinite(bound), `${param} to have bounds that are numbers`, bound);
+    const ordered = minimum === undefined || maximum === undefined || minimum <= maximum;
+    expect(ordered, `${param} to have a minimum up to its maximum`, minimum);
+    const texts = Array.isArray(choices) && choices.length > 0 && choices.every((one) => typeof one === "string");
+    expect(choices === undefined || texts, `${param} to have an enum of texts`, choices);
   }
-  checkedValues(task as Task, {}); // the defaults
+  const defaults = checkedValues(task as Task, {});
+  const { merge, finish, first } = task as Partial<DataTask> & Partial<PictureTask>;
+  if ("merge" in (task as Task)) expect(typeof merge === "function", "a function merge", merge);
+  if (finish !== undefined) {
+    expect(typeof finish === "function", "a function finish", finish);
+    expect(merge !== undefined, "merge where there is finish", merge);
+  }
+  if (first !== undefined) {
+    expect(merge === undefined && isRecord(first), "first, if any, of a task that returns a picture", first);
+    const { param, task: before, find } = first as NonNullable<PictureTask["first"]>;
+    const open = Object.hasOwn(params, param) && defaults[param] === undefined;
+    expect(open, "first to be for a parameter without a default", param);
+    expect(typeof find === "function", "first to have a function find", find);
+    expectTask(before);
+    expect(isData(before), "first to have a task that returns data", before.name);
+  }
+  // What depends on a parameter that is yet to be found cannot be tried.
+  if (!firstOf(task as Task, defaults)) haloOf(task as Task, defaults);
+}
+
+function isRecord(value: unknown): value is Record<string, unknown> {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
 /** Rows of halo for these values. @throws TaskError where it asks for what cannot be */
@@ -167,15 +205,34 @@ function isHalo(halo: unknown): halo is number {
  * The values of a query, with the defaults filled in, in the order of the schema. An empty one counts as not given.
  * @throws ParamError that names the parameter, and what was expected
  */
-export function queryValues(task: Pick<Task, "name" | "params">, query: URLSearchParams): Values {
+export function queryValues(
+  task: Pick<Task, "name" | "params"> & Partial<Pick<Task, "halo">>,
+  query: URLSearchParams,
+): Values {
   const given = [...query].filter(([name, text]) => !RESERVED.includes(name) && text !== "");
-  const values = given.map(([name, text]) => {
+  const names = given.map(([name]) => name);
+  const twice = names.find((name, i) => names.indexOf(name) < i);
+  if (twice !== undefined) throw new ParamError(`${twice}: expected one value, got several`);
+  const typed = given.map(([name, text]) => {
     const type = task.params?.[name]?.type;
     if ((type === "number" || type === "integer") && NUMBER.test(text)) return [name, Number(text)];
     if (type === "boolean" && (text === "true" || text === "false")) return [name, text === "true"];
     return [name, text];
   });
-  return checkedValues(task, Object.fromEntries(values));
+  const values = checkedValues(task, Object.fromEntries(typed));
+  const halo = askedHalo(task, values);
+  if (halo > MOST_HALO)
+    throw new ParamError(`expected parameters with which ${task.name} has a halo up to ${MOST_HALO} rows, got ${halo}`);
+  return values;
+}
+
+/** 0 where it is the task's own fault that there is none: `haloOf` tells. */
+function askedHalo({ halo = 0 }: Partial<Pick<Task, "halo">>, values: Values): number {
+  try {
+    return typeof halo === "function" ? halo(values) : halo;
+  } catch {
+    return 0;
+  }
 }
 
 /** The same for values that have their types: those of a message. */
@@ -237,7 +294,8 @@ export function taskOf(offer: Offer): PictureTask | null {
     throw new TaskError(`task ${offer.name}: expected to be run by the workers that offer it`);
   };
   try {
-    const task: Partial<Task> = { ...offer, run };
+    const { name, version, description, params, halo } = offer;
+    const task: Partial<Task> = { name, version, description, params, halo, run };
     expectTask(task);
     return task as PictureTask;
   } catch {
@@ -284,7 +342,35 @@ export function finished(task: DataTask, all: unknown, params: Values): unknown 
 }
 
 function jsonOf(task: DataTask, data: unknown): string {
-  const json = JSON.stringify(data);
-  if (json === undefined) throw new TaskError(`task ${task.name}: expected data that can be JSON, got ${typeof data}`);
-  return json;
+  const lost = lostInJson(data);
+  if (lost !== null) throw new TaskError(`task ${task.name}: expected data that can be JSON, got ${lost}`);
+  return JSON.stringify(data);
+}
+
+/**
+ * The first value that would come back as another one, and where it is; null where JSON holds all of them. A property
+ * that is undefined comes back as none, which is the same to whoever reads it.
+ */
+function lostInJson(data: unknown, at = "", around: object[] = []): string | null {
+  const where = at && ` at ${at}`;
+  if (data === null || typeof data === "string" || typeof data === "boolean") return null;
+  if (typeof data === "number") return Number.isFinite(data) ? null : `${data}${where}`;
+  if (typeof data !== "object") return `${typeof data}${where}`;
+  if (around.includes(data)) return `what it is itself in${where}`;
+  const inside = [...around, data];
+  if (Array.isArray(data)) {
+    for (let i = 0; i < data.length; i++) {
+      const lost = lostInJson(data[i], `${at}[${i}]`, inside);
+      if (lost !== null) return lost;
+    }
+    return null;
+  }
+  const kind = Object.getPrototypeOf(data)?.constructor ?? Object;
+  if (ArrayBuffer.isView(data)) return `${kind.name}${where}: use Array.from`;
+  if (kind !== Object) return `${kind.name}${where}`;
+  for (const [name, value] of Object.entries(data)) {
+    const lost = value === undefined ? null : lostInJson(value, at ? `${at}.${name}` : name, inside);
+    if (lost !== null) return lost;
+  }
+  return null;
 }

@@ -14,7 +14,7 @@
  * Not here: what moves a job forward (job.ts, worker.ts).
  */
 import { EventEmitter } from "node:events";
-import type { Queue } from "./queue.ts";
+import { DEAD_LETTERS, type Queue } from "./queue.ts";
 import type { Done, Job, Results } from "./results.ts";
 
 export interface Backends {
@@ -50,7 +50,7 @@ const LOOK_MS = 200;
 const REFRESH_MS = 2_000;
 /** A band that is neither in the queue nor with a worker for so long has vanished: several heartbeats, ms. */
 const VANISHED_MS = 15_000;
-/** The same where workers are at the queue that send no heartbeat, ms. */
+/** The same where workers are at the queue that may have it without saying so, ms. */
 const VANISHED_UNSEEN_MS = 90_000;
 
 /** Everything recorded of a job, as it stands now. */
@@ -97,8 +97,11 @@ async function failIfVanished({ queue, results }: Backends, known: Known): Promi
   const fleet = workers.filter(({ tasks }) => tasks.includes(job.task));
   const nowhere = waiting === 0 && !fleet.some(({ busy }) => busy.split(" ").includes(job.id));
   const held = await results.suspect(job.id, nowhere);
-  if (held < (consumers > fleet.length ? VANISHED_UNSEEN_MS : VANISHED_MS)) return false;
-  const error = `band ${awaited} has vanished: the queue is empty, and no worker has it`;
+  // Others send no heartbeat, or one in which `busy` is always empty. Ours fill it, and who tells a runtime says so too.
+  const allTell = consumers <= fleet.length && fleet.every(({ runtime }) => runtime !== "");
+  if (held < (allTell ? VANISHED_MS : VANISHED_UNSEEN_MS)) return false;
+  const where = `the queue is empty, and no worker has it; one that was rejected lies in ${DEAD_LETTERS}`;
+  const error = `band ${awaited} has vanished: ${where}`;
   return results.updateJob(job.id, { error });
 }
 

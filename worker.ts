@@ -31,8 +31,8 @@ import { encodeBand } from "./png.ts";
 import type { Delivery, Outcome, Queue } from "./queue.ts";
 import { BEAT_MS, type Results, type WorkerInfo } from "./results.ts";
 import { answerHelp, keepFreedMemory, levelSetting, setting } from "./settings.ts";
-import { offerOf, runTask, wireName } from "./task.ts";
-import { TASKS, taskNames } from "./tasks.ts";
+import { offerOf, runTask } from "./task.ts";
+import { namesIn, TASKS, taskNames } from "./tasks.ts";
 
 /** How often a band may fail before its job does. */
 const ATTEMPTS = 3;
@@ -302,15 +302,16 @@ function serveTasks(): void {
   });
 }
 
-/** The setting `WORKER_TASKS`: which of its tasks a worker does, all versions; all of them where it is not set. */
+/** The setting `WORKER_TASKS`: which tasks a worker does, all versions of `grow`, one of `grow.2`; all where it is not set. */
 function tasksSetting(): string[] | undefined {
-  const names = (process.env.WORKER_TASKS ?? "").split(",").filter(Boolean);
+  const names = namesIn(process.env.WORKER_TASKS);
   if (names.length === 0) return undefined;
   const known = taskNames();
   for (const name of names) {
-    if (!known.includes(name)) throw new Error(`WORKER_TASKS: expected some of ${known.join(", ")}, got ${name}`);
+    if (known.includes(name) || TASKS.has(name)) continue;
+    throw new Error(`WORKER_TASKS: expected some of ${known.join(", ")}, got ${name}`);
   }
-  return [...TASKS.values()].filter(({ name }) => names.includes(name)).map(wireName);
+  return [...TASKS].filter(([wire, { name }]) => names.includes(name) || names.includes(wire)).map(([wire]) => wire);
 }
 
 const ABOUT = `Joins the fleet: takes bands off the queue in RabbitMQ, runs their task, stores the results in Redis. As many

@@ -4,6 +4,9 @@
     RABBITMQ_URL=amqp://guest:guest@127.0.0.1 REDIS_URL=redis://127.0.0.1 /usr/bin/python3 examples/worker.py
 
 It takes a band off the queue, sets a key, acknowledges. The halo may stay on; all of it is told in docs/wire.md.
+
+Left out: it does not connect again. When RabbitMQ or Redis goes away it ends, and the band in hand goes to another; let
+whatever runs it start it anew (systemd's Restart=always). Nor does it beat its heart, so the page does not show it.
 """
 import base64, json, os
 import cv2, numpy as np, pika, redis

@@ -18,9 +18,9 @@ export const task = pictureTask({
   run({ pixels, width, rows, halo }, { sigma }) {
     const weights = weightsOf(sigma);
     // Columns first: what comes of the halo's rows is then needed no more.
-    const sums = new Uint32Array(width);
+    const sums = new Int32Array(width);
     const columns = reflectedColumns(width, halo);
-    const padded = new Uint32Array(columns.length);
+    const padded = new Int32Array(columns.length);
     const out = new Uint8Array(rows * width);
     for (let y = 0; y < rows; y++) {
       sums.fill(0);

@@ -7,6 +7,9 @@
 import { reflectedColumns } from "../chunk.ts";
 import { pictureTask } from "../task.ts";
 
+/** The least whole square whose root is rounded to 255: from here on no root is needed. */
+const SATURATED = 64_771;
+
 export const task = pictureTask({
   name: "scharr",
   description: "Edges: the magnitude of the 3 × 3 Scharr gradient",
@@ -26,7 +29,8 @@ export const task = pictureTask({
         const up = pixels[above + right] - pixels[below + left];
         const gx = 3 * (down + up) + 10 * (pixels[row + right] - pixels[row + left]);
         const gy = 3 * (down - up) + 10 * (pixels[below + x] - pixels[above + x]);
-        edges[above + x] = Math.min(255, Math.round(Math.sqrt(gx * gx + gy * gy)));
+        const square = gx * gx + gy * gy;
+        edges[above + x] = square < SATURATED ? Math.sqrt(square) + 0.5 : 255;
       }
     }
     return edges;

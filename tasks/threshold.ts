@@ -20,7 +20,12 @@ export const task = pictureTask({
     level: { type: "integer", minimum: 0, maximum: 255, description: "white above this grey; empty: Otsu's" },
   },
   first: { param: "level", task: histogram, find: (counts) => otsu(counts as number[]) },
-  run: ({ pixels }, { level }) => pixels.map((grey) => (grey > level! ? 255 : 0)),
+  run({ pixels }, { level }) {
+    const white = level!;
+    const out = new Uint8Array(pixels.length);
+    for (let i = 0; i < out.length; i++) out[i] = pixels[i] > white ? 255 : 0;
+    return out;
+  },
 });
 
 /** @param counts how often each grey occurs */

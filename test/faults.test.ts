@@ -35,6 +35,8 @@ const HEARTBEAT = 2;
 /** 720 kB, 100 bands of 4 rows. */
 const BAND_PIXELS = 2_400;
 const BANDS = 100;
+const VANISHED =
+  "band 0 has vanished: the queue is empty, and no worker has it; one that was rejected lies in tareas.muertas";
 const picture = noise(600, 400, 1);
 /** The result is larger than the buffers between a coordinator and a client that does not read: 12 MB, 12 bands. */
 const hugeWidth = 4_000;
@@ -262,7 +264,7 @@ describeWith(["rabbitmq", "redis"], "faults", () => {
     await withChannel((channel) => channel.deleteQueue(QUEUE));
     await until(async () => (await jobOf(origin, id)).state === "failed");
     expect(Date.now() - start).toBeLessThan(30_000);
-    expect((await jobOf(origin, id)).error).toBe("band 0 has vanished: the queue is empty, and no worker has it");
+    expect((await jobOf(origin, id)).error).toBe(VANISHED);
     await startWorker("one");
     await expectAccepted(ask(`${origin}/jobs/${id}`, { method: "PUT", body: picture }));
     await expectEdges(origin, id);
@@ -517,7 +519,7 @@ describeWith(["rabbitmq", "redis"], "faults", () => {
     expect(await jobOf(origin, id)).toMatchObject({ state: "running", error: null });
     await until(async () => (await jobOf(origin, id)).state === "failed");
     expect(Date.now() - start).toBeLessThan(30_000);
-    expect((await jobOf(origin, id)).error).toBe("band 0 has vanished: the queue is empty, and no worker has it");
+    expect((await jobOf(origin, id)).error).toBe(VANISHED);
   });
 
   test("the drill: 200 jobs, a fault every second, nothing wrong, lost or left over", async () => {

@@ -276,7 +276,10 @@ test.each([
   ["band 3: failed 3 times: the task took longer than 60000 ms", "task_failed"],
   ["band 3: failed 3 times: band 1 has vanished", "task_failed"],
   ["band 0: handed out 18 times, and no worker came back with it", "lost"],
-  ["band 2 has vanished: the queue is empty, and no worker has it", "lost"],
+  [
+    "band 2 has vanished: the queue is empty, and no worker has it; one that was rejected lies in tareas.muertas",
+    "lost",
+  ],
   ["band 0: message cannot be read: imagen: expected base64", "bad_message"],
   ["band 0: unknown task blur: this worker has sobel", "bad_message"],
   ["band 1: its result cannot be used: expected base64", "bad_result"],

@@ -9,8 +9,10 @@ import { onePiece } from "../png.ts";
 import { transform } from "../sobel.ts";
 import {
   checkedValues,
+  type DataTask,
   dataTask,
   expectTask,
+  finished,
   haloOf,
   offerOf,
   ParamError,
@@ -20,7 +22,9 @@ import {
   runTask,
   schemaOf,
   type Task,
+  TaskError,
   taskOf,
+  type Values,
   wireName,
 } from "../task.ts";
 import { TASKS, taskNamed, taskNames } from "../tasks.ts";
@@ -62,6 +66,7 @@ describe("parameters", () => {
     ["edge=white", 'edge: expected one of mirror, black, got "white"'],
     ["level=256", "level: expected a whole number from 0 to 255, got 256"],
     ["size=5", 'unknown parameter "size": some has sigma, rounds, wide, edge, note, level'],
+    ["sigma=2&sigma=2", "sigma: expected one value, got several"],
     ["__proto__=5", 'unknown parameter "__proto__": some has sigma, rounds, wide, edge, note, level'],
   ])("%s is refused by name", (query, sentence) => {
     expect(() => values(query)).toThrow(new ParamError(sentence));
@@ -83,6 +88,9 @@ describe("a task", () => {
     halo: 2,
     run: ({ pixels, width, rows, halo }) => pixels.slice(halo * width, (halo + rows) * width),
   } satisfies Task;
+  const rows = dataTask({ name: "rows", halo: 0, run: (view) => view.rows, merge: (a, b) => a + b });
+  const first = { param: "by", task: rows, find: Number };
+  const steps = { ...plain, params: { by: { type: "integer" }, given: { type: "integer", default: 1 } }, first };
   const band = { pixels: random(5 * 9), width: 5, height: 9, halo: [3, 2] as [number, number] };
 
   test("gets its own halo, however high the message's", () => {
@@ -103,10 +111,35 @@ describe("a task", () => {
   test("may return clamped pixels, and data", () => {
     const clamped = pictureTask({ name: "clamped", halo: 0, run: ({ pixels }) => new Uint8ClampedArray(pixels) });
     expectSame(runTask(clamped, { ...band, halo: [0, 0] }) as Uint8Array, band.pixels);
-    const rows = dataTask({ name: "rows", halo: 0, run: (view) => view.rows, merge: (a, b) => a + b });
     expect(runTask(rows, band)).toBe("4");
-    const none = dataTask({ name: "none", halo: 0, run: () => undefined, merge: () => undefined });
-    expect(() => runTask(none, band)).toThrow("task none: expected data that can be JSON, got undefined");
+  });
+
+  const circle: Record<string, unknown> = {};
+  circle.self = circle;
+  test.each([
+    [undefined, "undefined"],
+    [Number.NaN, "NaN"],
+    [{ least: Number.POSITIVE_INFINITY }, "Infinity at least"],
+    [{ rows: [{ sum: 1 }, { sum: 1n }] }, "bigint at rows[1].sum"],
+    [[1, undefined], "undefined at [1]"],
+    [new Map([[1, 2]]), "Map"],
+    [{ seen: new Set() }, "Set at seen"],
+    [{ at: new Date(0) }, "Date at at"],
+    [{ find: () => 5 }, "function at find"],
+    [{ counts: new Uint32Array(2) }, "Uint32Array at counts: use Array.from"],
+    [circle, "what it is itself in at self"],
+  ] as [unknown, string][])("may not return data that JSON would make something else of: %#", (data, got) => {
+    const task = dataTask<unknown>({ name: "odd", halo: 0, run: () => data, merge: () => data });
+    const sentence = `task odd: expected data that can be JSON, got ${got}`;
+    expect(() => runTask(task, band)).toThrow(new TaskError(sentence));
+    const whole = dataTask({ name: "odd", halo: 0, run: () => 1, merge: () => 1, finish: () => data });
+    expect(() => finished(whole as DataTask, 1, {})).toThrow(new TaskError(sentence));
+  });
+
+  test("may return whatever JSON holds", () => {
+    const data = { a: [0, -1.5, null, true, "x", [], {}], b: undefined, c: Object.create(null), d: [[1], [1]] };
+    const task = dataTask<unknown>({ name: "even", halo: 0, run: () => data, merge: () => data });
+    expect(runTask(task, band)).toBe(JSON.stringify(data));
   });
 
   test.each([
@@ -125,6 +158,45 @@ describe("a task", () => {
       'expected by to have the type number, integer, boolean or string, got "text"',
     ],
     [
+      { ...plain, params: { "a b": { type: "integer" } } },
+      'expected parameters with names of letters, digits, _ and -, a letter first, got "a b"',
+    ],
+    [{ ...plain, halo: () => 257 }, "task plain: expected a halo of 0 to 256 rows, got 257"],
+    [
+      { ...plain, params: { by: { type: "integer" } }, halo: ({ by }: Values) => by },
+      "task plain: expected a halo of 0 to 256 rows, got undefined",
+    ],
+    [{ ...plain, merge: 5 as never }, "expected a function merge, got 5"],
+    [{ ...plain, finish: () => 5 } as never, "expected merge where there is finish, got undefined"],
+    [{ ...rows, finish: 5 as never }, "expected a function finish, got 5"],
+    [{ ...rows, first: {} } as never, "expected first, if any, of a task that returns a picture, got {}"],
+    ...(
+      [
+        [{ param: "other" }, 'for a parameter without a default, got "other"'],
+        [{ param: "given" }, 'for a parameter without a default, got "given"'],
+      ] as const
+    ).map(([wrong, sentence]) => [{ ...steps, first: { ...first, ...wrong } }, `expected first to be ${sentence}`]),
+    [{ ...steps, first: { ...first, find: 5 } }, "expected first to have a function find, got 5"],
+    [{ ...steps, first: { ...first, task: plain } }, 'expected first to have a task that returns data, got "plain"'],
+    [{ ...steps, first: { ...first, task: {} } }, "expected a name of lower-case letters, digits and hyphens"],
+    [{ ...plain, description: 5 as never }, "expected a description that is a text, got 5"],
+    [{ ...plain, params: ["by"] as never }, 'expected parameters by their names, got ["by"]'],
+    [{ ...plain, params: { by: null as never } }, "expected by to be a schema, got null"],
+    ...(
+      [
+        [{ description: 5 }, "a description that is a text, got 5"],
+        [{ minimum: "3" }, 'bounds that are numbers, got "3"'],
+        [{ maximum: Number.NaN }, "bounds that are numbers, got NaN"],
+        [{ minimum: 5, maximum: 4 }, "a minimum up to its maximum, got 5"],
+        [{ type: "string", enum: 5 }, "an enum of texts, got 5"],
+        [{ type: "string", enum: [] }, "an enum of texts, got []"],
+        [{ type: "string", enum: ["a", 5] }, 'an enum of texts, got ["a",5]'],
+      ] as const
+    ).map(([wrong, sentence]) => [
+      { ...plain, params: { by: { type: "integer", ...wrong } as never } },
+      `expected by to have ${sentence}`,
+    ]),
+    [
       { ...plain, params: { by: { type: "integer", maximum: 3, default: 4 } } },
       "by: expected a whole number to 3, got 4",
     ],
@@ -141,14 +213,37 @@ describe("a task", () => {
     }
   });
 
+  test("whose halo is made too high by its parameters refuses those", () => {
+    const task = {
+      name: "a",
+      params: { by: { type: "integer" } },
+      halo: ({ by }) => by as number,
+    } satisfies Partial<Task>;
+    const values = (query: string) => queryValues(task, new URLSearchParams(query));
+    expect(values("by=256")).toEqual({ by: 256 });
+    expect(() => values("by=257")).toThrow(
+      new ParamError("expected parameters with which a has a halo up to 256 rows, got 257"),
+    );
+    // These are the task's own fault.
+    expect(values("by=-1")).toEqual({ by: -1 });
+    expect(values("")).toEqual({});
+  });
+
+  test("may have a halo that depends on what its first step finds", () => {
+    expectTask({ ...steps, halo: ({ by }: Values) => by as number } as Partial<Task>);
+  });
+
   test("is offered where its functions are not needed, and taken for what it is", () => {
     expect([...TASKS.values()].filter(offerOf).map(({ name }) => name)).toEqual(["scharr", "sobel"]);
     const offer = JSON.parse(JSON.stringify(offerOf({ ...plain, version: 3 })));
     expect(offer).toEqual({ name: "plain", version: 3, halo: 2 });
     const task = taskOf(offer)!;
     expect([wireName(task), haloOf(task, {})]).toEqual(["plain.3", 2]);
-    for (const bad of [null, 5, {}, { ...offer, halo: "2" }, { ...offer, params: { a: null } }])
-      expect(taskOf(bad)).toBeNull();
+    const wrong = [{ a: null }, { a: { type: "string", enum: 5 } }, { a: { type: "number", minimum: 2, maximum: 1 } }];
+    const bad = [null, 5, {}, { ...offer, halo: "2" }, ...wrong.map((params) => ({ ...offer, params }))];
+    for (const one of bad) expect(taskOf(one as never)).toBeNull();
+    // What else it says does not make it a task of another kind.
+    expect(offerOf(taskOf({ ...offer, merge: 5, first: 5 })!)).toEqual(offer);
   });
 });
 

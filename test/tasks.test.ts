@@ -9,6 +9,7 @@ import { join } from "node:path";
 import { connect as amqp, type Channel, type ChannelModel } from "amqplib";
 import { encode } from "fast-png";
 import { Redis } from "ioredis";
+import sharp from "sharp";
 import { decodeMessage, encodeMessage, fromBase64 } from "../chunk.ts";
 import { createApp } from "../coordinator.ts";
 import { readImage } from "../image.ts";
@@ -190,7 +191,7 @@ describe("a task's own functions", () => {
     programs.push(program);
     const [origin] = await program.waitFor(/http:\/\/127\.0\.0\.1:\d+/);
     for (const [task, sentence] of [
-      ["no-halo", "the task failed: task no-halo: expected a halo of 0 to 256 rows, got 1000"],
+      ["no-halo?by=-1", "the task failed: task no-halo: expected a halo of 0 to 256 rows, got -1"],
       ["no-finish", "the task failed: nothing can be made of this"],
       ["no-find", "the task failed: nothing was found"],
     ]) {
@@ -204,24 +205,42 @@ describe("a task's own functions", () => {
     await endAll();
   });
 
-  test("a module that is no task stops the program, which says why", async () => {
-    const file = join(temporaryFolder("tasks"), "none.ts");
-    writeFileSync(file, "export const task = { name: 'None' };\n");
-    for (const program of ["coordinator.ts", "worker.ts"]) {
-      const started = spawnProgram(program, { PORT: "0", TASKS: file });
-      expect(await started.exited).not.toBe(0);
-      expect(started.out).toContain(
-        `TASKS: ${file}: expected a name of lower-case letters, digits and hyphens, got "None"`,
-      );
+  test("a module that is no task stops the program, which says why in a sentence", async () => {
+    const folder = temporaryFolder("tasks");
+    const file = (name: string, code: string) => {
+      writeFileSync(join(folder, name), code);
+      return join(folder, name);
+    };
+    const none = file("none.ts", "export const task = { name: 'None' };\n");
+    const broken = file("broken.ts", "export const = 5;\n");
+    const again = file("again.ts", "export const task = { name: 'sobel', halo: 0, run: ({ pixels }) => pixels };\n");
+    const [one, two] = ["one.ts", "two.ts"].map((name) => file(name, again2));
+    const other = (name: string) => `expected another name or version than ${name}, which is that of`;
+    for (const [TASKS, sentence] of [
+      [none, `${none}: expected a name of lower-case letters, digits and hyphens, got "None"`],
+      [`${one}, ${folder}/nowhere.ts`, `${folder}/nowhere.ts: expected a module, there is no such file`],
+      [broken, `${broken}: Expected identifier but found "="`],
+      [again, `${again}: ${other("sobel")} tasks/sobel.ts`],
+      [`${one}, ${two}`, `${two}: ${other("again.2")} TASKS: ${one}`],
+    ]) {
+      for (const program of ["coordinator.ts", "worker.ts"]) {
+        const started = spawnProgram(program, { PORT: "0", TASKS });
+        expect(await started.exited).toBe(1);
+        expect(started.out).toStartWith(`${program}: TASKS: ${sentence}`);
+        expect(started.out.trim().split("\n")).toHaveLength(1);
+      }
     }
   });
+
+  const again2 = "export const task = { name: 'again', version: 2, halo: 0, run: ({ pixels }) => pixels };\n";
 
   /** Modules of tasks that are wrong each in its own way. */
   function broken(): string {
     const folder = temporaryFolder("tasks");
     const data = "halo: 0, run: () => 1, merge: (a, b) => a + b";
     const tasks = {
-      "no-halo": "{ name: 'no-halo', halo: () => 1000, run: ({ pixels }) => pixels }",
+      "no-halo":
+        "{ name: 'no-halo', halo: ({ by = 0 }) => by, params: { by: { type: 'integer' } }, run: ({ pixels }) => pixels }",
       "no-finish": `{ name: 'no-finish', ${data}, finish() { throw new Error('nothing can be made of this'); } }`,
       "no-find": `{ name: 'no-find', halo: 0, params: { by: { type: 'integer' } }, run: ({ pixels }) => pixels,
         first: { param: 'by', task: { name: 'histogram', ${data} }, find() { throw new Error('nothing was found'); } } }`,
@@ -427,8 +446,9 @@ describeWith(["rabbitmq", "redis", "python"], "a fleet", () => {
     "a worker does what it is told to, and no more",
     async () => {
       const origin = await coordinator();
-      await worker("choosy", { WORKER_TASKS: "blur,histogram" });
-      expect((await (await ask(`${origin}/workers`)).json()).workers[0].tasks).toEqual(["blur", "histogram"]);
+      const TASKS = "test/tasks/tint.ts, test/tasks/tint-2.ts, test/tasks/tint.ts";
+      await worker("choosy", { TASKS, WORKER_TASKS: "blur, histogram,tint.2" });
+      expect((await (await ask(`${origin}/workers`)).json()).workers[0].tasks).toEqual(["blur", "histogram", "tint.2"]);
       expect((await ask(`${origin}/tasks/blur`, { method: "POST", body: photo })).status).toBe(200);
       const id = crypto.randomUUID();
       const put = await ask(`${origin}/jobs/${id}?workers=7`, { method: "PUT", body: photo });
@@ -487,6 +507,29 @@ describeWith(["rabbitmq", "redis", "python"], "a fleet", () => {
   );
 
   test(
+    "a band that is not a PNG makes its job lossy, data do not",
+    async () => {
+      const origin = await coordinator({}, WIDTH * HEIGHT);
+      const made = sharp(grey, { raw: { width: WIDTH, height: HEIGHT, channels: 1 } });
+      for (const [value, lossy, task] of [
+        [await made.clone().png().toBuffer(), false, "sobel"],
+        [await made.clone().jpeg().toBuffer(), true, "sobel"],
+        [await made.clone().webp().toBuffer(), true, "sobel"],
+        [await made.clone().avif().toBuffer(), true, "sobel"],
+        [Buffer.from(JSON.stringify(Array(256).fill(0))), false, "histogram"],
+      ] as const) {
+        const id = crypto.randomUUID();
+        await ask(`${origin}/jobs/${id}?task=${task}`, { method: "PUT", body: photo });
+        await store.set(`resultado:{${id}}:0`, value.toString("base64"));
+        await done(origin, id);
+        expect(await state(origin, id)).toMatchObject({ lossy, byWorker: { foreign: { bands: 1 } } });
+        expect((await bytesOf(await ask(`${origin}/jobs/${id}/result`))).length).toBeGreaterThan(0);
+      }
+    },
+    LONG,
+  );
+
+  test(
     "one that stores JPEGs is taken too, and the job called lossy",
     async () => {
       const origin = await coordinator();
@@ -539,6 +582,81 @@ describeWith(["rabbitmq", "redis", "python"], "a fleet", () => {
         grey.map((value) => value + 3),
       );
       await channel.cancel(consumerTag);
+    },
+    LONG,
+  );
+
+  test(
+    "a worker that garbles its heartbeat is shown with what can be read of it, and hides nobody",
+    async () => {
+      const origin = await coordinator();
+      const [seconds] = await store.time();
+      const beat = async (name: string, fields: Record<string, string>) => {
+        await store.zadd("workers", Number(seconds) * 1000, name);
+        await store.hset(`worker:${name}`, { name, ...fields });
+      };
+      await beat("sound", { tasks: '["thin"]', offers: '[{"name":"thin","halo":2}]', bands: "7" });
+      const garbled = ["", "null", "5", '"sobel"', "{}", "[", "[null, 5, {}, []]", '[{"name":"thick","halo":"2"}]'];
+      for (const [i, text] of garbled.entries()) await beat(`garbled-${i}`, { tasks: text, offers: text, bands: text });
+      const offer = { name: "thick", halo: 2, params: { by: { type: "string", enum: 5 } } };
+      await beat("half", { tasks: '[5,"sobel"]', offers: JSON.stringify([offer]), bands: "-1", ms: "Infinity" });
+      const id = crypto.randomUUID();
+      expect((await ask(`${origin}/jobs/${id}`, { method: "PUT", body: photo })).status).toBe(202);
+      for (const path of ["/workers", "/tasks", `/jobs/${id}`]) {
+        const answer = await ask(`${origin}${path}`);
+        expect([path, answer.status]).toEqual([path, 200]);
+      }
+      const { workers } = await (await ask(`${origin}/workers`)).json();
+      const told = new Map(workers.map((worker: { name: string }) => [worker.name, worker]));
+      expect(told.size).toBe(garbled.length + 2);
+      expect(told.get("sound")).toMatchObject({ tasks: ["thin"], bands: 7 });
+      expect(told.get("garbled-0")).toMatchObject({ tasks: [], bands: 0 });
+      expect(told.get("half")).toMatchObject({ tasks: ["sobel"], bands: 0, ms: 0 });
+      const listed = (await (await ask(`${origin}/tasks`)).json()).tasks.map(({ name }: { name: string }) => name);
+      expect(listed.toSorted()).toEqual([...taskNames(), "thin"].toSorted());
+    },
+    LONG,
+  );
+
+  test(
+    "a band that may be with a worker that does not say so is given more time than one that no worker has",
+    async () => {
+      const origin = await coordinator({}, WIDTH * HEIGHT);
+      const beat = async (fields: Record<string, string>) => {
+        const [seconds] = await store.time();
+        await store.zadd("workers", Number(seconds) * 1000, "snake");
+        await store.hset("worker:snake", { name: "snake", tasks: '["sobel"]', busy: "", ...fields });
+      };
+      for (const [fields, limit] of [
+        [{}, 90_000], // as docs/wire.md has it
+        [{ runtime: "python" }, 15_000],
+      ] as const) {
+        const id = crypto.randomUUID();
+        expect((await ask(`${origin}/jobs/${id}`, { method: "PUT", body: photo })).status).toBe(202);
+        await beat(fields);
+        let taken = 0;
+        const { consumerTag } = await channel.consume(QUEUE, (message) => {
+          channel.ack(message!); // and nothing more is heard of it
+          taken++;
+        });
+        await until(() => taken === 1);
+        const since = async (ms: number) => {
+          await beat(fields);
+          await until(async () => {
+            await state(origin, id); // whoever asks has it looked for
+            return (await store.hexists(`job:{${id}}`, "suspect")) === 1;
+          });
+          await store.hset(`job:{${id}}`, "suspect", Date.now() - ms);
+          return state(origin, id);
+        };
+        expect(await since(limit - 5_000)).toMatchObject({ state: "running", error: null });
+        expect(await since(limit + 1_000)).toMatchObject({
+          state: "failed",
+          error:
+            "band 0 has vanished: the queue is empty, and no worker has it; one that was rejected lies in tareas.muertas",
+        });
+        await channel.cancel(consumerTag);
+      }
     },
     LONG,
   );

@@ -11,18 +11,35 @@ const PROJECT = join(import.meta.dirname, "..");
 const text = readFileSync(join(PROJECT, "docs", "your-own-task.md"), "utf8");
 
 const [local, cloud] = text.split("## On GKE");
+const [, change] = cloud.match(/^(## When it changes$.*?)^## /ms)!;
 const blocks = (part: string, language: string) =>
   [...part.matchAll(new RegExp(`^\`\`\`${language}\n([\\s\\S]*?)^\`\`\`$`, "gm"))].map(([, code]) => code);
 
+/** No `-m`: it would give each job a group of its own, which nobody ends when the script is ended. */
+const OPTIONS = "set -eo pipefail";
+
 describeWith(["rabbitmq", "redis"], "the tutorial", () => {
   const folder = temporaryFolder("tutorial");
-  const groups: number[] = [];
-  afterAll(() => {
-    for (const group of groups) {
-      try {
-        process.kill(-group, "SIGKILL");
-      } catch {} // it has ended, as it should
-    }
+  const groups = new Set<number>();
+  const endGroup = (group: number) => {
+    try {
+      process.kill(-group, "SIGKILL");
+    } catch {} // it has ended, as it should
+    groups.delete(group);
+  };
+  const endAll = () => groups.forEach(endGroup);
+  afterAll(endAll);
+  process.on("exit", endAll); // Ctrl-C
+
+  test.each(["fails", "is cut short"])("that %s leaves nothing running", async (how) => {
+    const marks = [1, 2, 3].map((i) => `300.${i}${process.pid}`);
+    const sleeping = () => marks.filter((seconds) => commandLines().includes(`sleep\0${seconds}\0`));
+    const started = `sleep ${marks[0]} &\n(sleep ${marks[1]} &)`;
+    const ended = bash(`${OPTIONS}\n${started}\n${how === "fails" ? "sleep 0.2; false" : `sleep ${marks[2]}`}`);
+    while (sleeping().length < (how === "fails" ? 2 : 3)) await new Promise((wake) => setTimeout(wake, 10));
+    if (how === "is cut short") endAll();
+    expect((await ended).code).toBe(how === "fails" ? 1 : null);
+    expect(sleeping()).toEqual([]);
   });
 
   test("works as it stands", async () => {
@@ -35,11 +52,11 @@ describeWith(["rabbitmq", "redis"], "the tutorial", () => {
       writeFileSync(join(folder, name), code);
     }
     const port = await freePort();
-    const commands = blocks(local, "sh")
+    const commands = blocks(local + change, "sh")
       .join("\n")
       .replaceAll("amqp://guest:guest@127.0.0.1 REDIS_URL=redis://127.0.0.1", `${rabbitmq.url} REDIS_URL=${redis.url}`)
       .replaceAll("localhost:8080", `localhost:${port}`);
-    const { code, out } = await bash(`set -emo pipefail\nexport PORT=${port}\n${commands}`);
+    const { code, out } = await bash(`${OPTIONS}\nexport PORT=${port}\n${commands}`);
     expect(code, out).toBe(0);
 
     const sums = out.match(/^[0-9a-f]{64} {2}-$/gm);
@@ -48,6 +65,7 @@ describeWith(["rabbitmq", "redis"], "the tutorial", () => {
     expect(light).toHaveLength(4);
     expect(new Set(light).size).toBe(1);
     expect(out).toContain("radius: expected a whole number from 1 to 20, got 99");
+    expect(out).toContain('"grow","grow.2"');
     expect(out).toContain('"name":"grow","version":1,"description":"Each pixel becomes the brightest around it"');
   }, 120_000);
 
@@ -73,7 +91,9 @@ describeWith(["rabbitmq", "redis"], "the tutorial", () => {
       detached: true,
       stdio: ["ignore", "pipe", "pipe"],
     });
-    groups.push(child.pid!);
+    groups.add(child.pid!);
+    // What it leaves behind would keep its output open.
+    child.on("exit", () => endGroup(child.pid!));
     let out = "";
     for (const stream of [child.stdout, child.stderr]) {
       stream.setEncoding("utf8").on("data", (piece: string) => {
@@ -83,6 +103,18 @@ describeWith(["rabbitmq", "redis"], "the tutorial", () => {
     return new Promise((resolve) => child.on("close", (code) => resolve({ code, out })));
   }
 });
+
+/** Of all processes, each word with a zero behind it. */
+function commandLines(): string[] {
+  const pids = readdirSync("/proc").filter((name) => /^\d+$/.test(name));
+  return pids.map((pid) => {
+    try {
+      return readFileSync(`/proc/${pid}/cmdline`, "utf8");
+    } catch {
+      return ""; // it has ended meanwhile
+    }
+  });
+}
 
 /** What a clone has. The packages are not copied. */
 function copyProject(to: string): void {
