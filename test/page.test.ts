@@ -1,7 +1,7 @@
 // The page in a real Chromium, against the real coordinator with its embedded workers. Nothing is stubbed: what makes a
 // job slow enough to watch, to cancel or to lose is the browser's own network, throttled.
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "bun:test";
-import { readdirSync, readFileSync } from "node:fs";
+import { readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { deflateSync } from "node:zlib";
 import axe from "axe-core";
@@ -10,7 +10,15 @@ import { type Browser, type BrowserContextOptions, chromium, type Page } from "p
 import sharp from "sharp";
 import { csvOf, median, serialFraction, summarize, svgOf } from "../page/speedup.js";
 import { chunk, ihdr, SIGNATURE } from "./pictures.ts";
-import { binaries, describeWith, freePort, type Program, sharedServers, spawnProgram } from "./servers.ts";
+import {
+  binaries,
+  describeWith,
+  freePort,
+  type Program,
+  sharedServers,
+  spawnProgram,
+  temporaryFolder,
+} from "./servers.ts";
 
 const WORKERS = 2;
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/;
@@ -211,6 +219,52 @@ describeWith(["chromium"], "page", () => {
     expect((await parted).suggestedFilename()).toBe("photo.threshold.png");
     await page.waitForFunction(() => document.querySelector<HTMLImageElement>("img.after")?.naturalWidth === 1500);
     expect(complaints).toEqual([]);
+  });
+
+  test("what was entered stays when the language or the fleet's tasks change; other parameters of the same name show", async () => {
+    const own = await freePort();
+    const file = join(temporaryFolder("task"), "demo.ts");
+    const start = (params: object, others = "") => {
+      writeFileSync(file, moduleOf("demo", params));
+      return startCoordinator(own, { TASKS: file + others });
+    };
+    const number = { type: "number", minimum: 0 };
+    let program = await start({ weight: { ...number, default: 2 }, gain: { ...number, default: 3 } });
+    const page = await (await browser.newContext({ locale: "en-GB" })).newPage();
+    await page.goto(`http://127.0.0.1:${own}`);
+    await page.waitForSelector('#task option[value="demo"]', { state: "attached" });
+    await page.selectOption("#task", "demo");
+    await page.fill('#params [name="weight"]', "7.5");
+    const shown = () =>
+      page.locator("#params [name]").evaluateAll((all) => all.map((input) => (input as HTMLInputElement).value));
+    await page.click("#es");
+    expect(await shown()).toEqual(["7.5", "3"]);
+    await page.click("#en");
+    expect(await shown()).toEqual(["7.5", "3"]);
+
+    const again = async (params: object, others = "") => {
+      program.kill();
+      await program.exited;
+      program = await start(params, others);
+    };
+    await again({ weight: { ...number, default: 2 }, gain: { ...number, default: 3 } }, ",test/tasks/negative.ts");
+    await page.focus('#params [name="weight"]');
+    await page.waitForSelector('#task option[value="negative"]', { state: "attached" });
+    expect(await page.locator("#task").inputValue()).toBe("demo");
+    expect(await shown()).toEqual(["7.5", "3"]);
+    expect(await page.evaluate(() => (document.activeElement as HTMLInputElement).name)).toBe("weight");
+
+    // The same names of tasks. What was not touched gets its new default.
+    const choice = { type: "string", enum: ["up", "down"], default: "up" };
+    await again({ weight: number, gain: { ...number, default: 4 }, way: choice }, ",test/tasks/negative.ts");
+    await page.waitForSelector('#params [name="way"]');
+    expect(await shown()).toEqual(["7.5", "4", "up"]);
+    const sent = page.waitForRequest((request) => request.method() === "PUT");
+    await page.setInputFiles("#file", png("a.png", 30, 20));
+    expect(new URL((await sent).url()).search).toBe("?task=demo&weight=7.5&gain=4&way=up");
+    await page.waitForSelector('#stage[data-phase="done"]');
+    program.kill();
+    await program.exited;
   });
 
   test("a picture that the browser cannot show goes through, with its kind in its place", async () => {
@@ -979,6 +1033,10 @@ async function startCoordinator(port: number, servers: Record<string, string> = 
   await program.waitFor(/http:\/\/127\.0\.0\.1:\d+/);
   return program;
 }
+
+/** The least module of a task: it leaves the picture as it is. */
+const moduleOf = (name: string, params: object) =>
+  `export const task = { name: "${name}", halo: 0, params: ${JSON.stringify(params)}, run: ({ pixels }) => pixels };\n`;
 
 /** A PNG of noise, which does not compress: its bytes take their time on a slow line. */
 function png(name: string, width: number, height: number, channels: 1 | 3 = 3): Picture {
