@@ -28,14 +28,15 @@ export function setUpTasks() {
   // With every count: a task may have got other parameters under the same name.
   onFleet.add(async () => {
     if (!fleet.workers || fleet.trouble) return;
-    const text = await ask("/tasks").then(
-      (answer) => answer.text(),
-      () => told, // asked again with the next count
-    );
-    if (text === told) return;
-    told = text;
-    ({ tasks } = JSON.parse(text));
-    renderTasks();
+    try {
+      const text = await (await ask("/tasks")).text();
+      if (text === told) return;
+      ({ tasks } = JSON.parse(text));
+      told = text;
+      renderTasks();
+    } catch {
+      // asked again with the next count
+    }
   });
 }
 

@@ -200,6 +200,9 @@ describeWith(["chromium"], "page", () => {
     });
     expect(readFileSync(await picture.path()).equals(Buffer.from(await answer.arrayBuffer()))).toBe(true);
 
+    await page.locator("#compare").waitFor();
+    expect(await page.locator("#asked").textContent()).toBe("blur · sigma=2.5");
+
     await page.selectOption("#task", "histogram");
     expect(await page.locator("#params").isVisible()).toBe(false);
     const counted = page.waitForEvent("download");
@@ -218,6 +221,13 @@ describeWith(["chromium"], "page", () => {
     await page.setInputFiles("#file", photo);
     expect((await parted).suggestedFilename()).toBe("photo.threshold.png");
     await page.waitForFunction(() => document.querySelector<HTMLImageElement>("img.after")?.naturalWidth === 1500);
+    // What was sent under one name is told apart, and after a reload too; a parameter that was found is told with the rest.
+    const asked = [/^threshold · level=\d+$/, /^histogram$/, /^blur · sigma=2\.5$/];
+    const shown = () => page.locator(".job .asked").allTextContents();
+    for (const [at, text] of (await shown()).entries()) expect(text).toMatch(asked[at]);
+    await page.reload();
+    await until(async () => (await shown()).length === 3);
+    for (const [at, text] of (await shown()).entries()) expect(text).toMatch(asked[at]);
     expect(complaints).toEqual([]);
   });
 
