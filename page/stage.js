@@ -282,7 +282,8 @@ function renderFrame(of) {
   $("zoom").hidden = !comparing;
   $("view-mosaic").setAttribute("aria-pressed", String(view === "mosaic"));
   $("view-compare").setAttribute("aria-pressed", String(view === "compare"));
-  $("view-compare").disabled = phase !== "done" || isData(of);
+  $("view-compare").disabled = phase !== "done";
+  $("tools").hidden = isData(of); // nothing to compare or to enlarge
 }
 
 /** What a task returned that returns no picture, once. @param {import("./jobs.js").Job} of */
