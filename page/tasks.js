@@ -67,7 +67,7 @@ export function renderParams() {
   if (now === shown) return; // whoever is typing goes on
   shown = now;
   $("about").textContent = task?.description ?? "";
-  const fields = Object.entries(task?.params.properties ?? {}).map(([name, param]) => field(name, param));
+  const fields = Object.entries(task?.params.properties ?? {}).map(([name, param], at) => field(name, param, at));
   $("params").replaceChildren(...fields);
   $("params").hidden = fields.length === 0;
   const before = shownTask === task?.name ? inputs : [];
@@ -90,28 +90,39 @@ function enter(input, value) {
   if (input.selectedIndex === -1) input.value = input.dataset.start;
 }
 
-/** @param {string} name @param {Param} param */
-function field(name, param) {
-  const label = document.createElement("label");
-  label.append(`${name} `, inputOf(name, param));
-  label.title = param.description ?? "";
-  return label;
+/** @param {string} name @param {Param} param @param {number} at */
+function field(name, param, at) {
+  const [box, label, about] = ["div", "label", "small"].map((kind) => document.createElement(kind));
+  const input = inputOf(name, param);
+  input.id = `param-${at}`;
+  box.className = "field";
+  label.setAttribute("for", input.id);
+  label.textContent = name;
+  box.append(label, input);
+  if (!param.description) return box;
+  about.id = `${input.id}-about`;
+  about.textContent = param.description;
+  input.setAttribute("aria-describedby", about.id);
+  box.append(about);
+  return box;
 }
 
 /** @param {string} name @param {Param} param */
 function inputOf(name, param) {
-  const start = param.default === undefined ? "" : String(param.default);
-  if (param.enum) {
+  const optional = param.default === undefined;
+  const start = optional ? "" : String(param.default);
+  if (param.enum || (param.type === "boolean" && optional)) {
     const select = document.createElement("select");
     select.name = name;
-    // Without a default it may be left out.
-    const choices = param.default === undefined ? ["", ...param.enum] : param.enum;
-    select.append(...choices.map((choice) => new Option(choice || t.automatic, choice)));
+    if (optional) select.append(new Option(t.automatic, "")); // it may be left out
+    for (const choice of param.enum ?? []) select.append(new Option(choice, choice));
+    if (!param.enum) select.append(new Option(t.yes, "true"), new Option(t.no, "false"));
     select.value = start;
     return select;
   }
   const input = document.createElement("input");
-  Object.assign(input, { name, value: start, placeholder: param.default === undefined ? t.automatic : start });
+  // What is emptied is not sent.
+  Object.assign(input, { name, value: start, placeholder: optional ? t.automatic : t.byDefault(start) });
   if (param.type === "boolean") Object.assign(input, { type: "checkbox", checked: param.default === true });
   if (param.type === "number" || param.type === "integer") {
     Object.assign(input, { type: "number", step: param.type === "integer" ? "1" : "any" });

@@ -279,6 +279,66 @@ describeWith(["chromium"], "page", () => {
     await program.exited;
   });
 
+  test("parameters: what has no default can be left out, an emptied one says its default, each tells what it is", async () => {
+    const own = await freePort();
+    const file = join(temporaryFolder("task"), "demo.ts");
+    const params = {
+      invert: { type: "boolean", description: "black becomes white" },
+      keep: { type: "boolean", default: true },
+      label: { type: "string", default: "edges", description: "a text; it stands on the picture" },
+    };
+    writeFileSync(file, moduleOf("demo", params));
+    const program = await startCoordinator(own, { TASKS: file });
+    const page = await (await browser.newContext({ locale: "en-GB", viewport: { width: 375, height: 800 } })).newPage();
+    await page.goto(`http://127.0.0.1:${own}`);
+    await page.waitForSelector('#task option[value="demo"]', { state: "attached" });
+    await page.selectOption("#task", "demo");
+    const invert = page.getByRole("combobox", { name: "invert", exact: true });
+    const label = page.getByRole("textbox", { name: "label", exact: true });
+    expect(await invert.locator("option").allTextContents()).toEqual(["automatic", "yes", "no"]);
+    const sent: string[] = [];
+    page.on("request", (request) => {
+      if (request.method() === "PUT") sent.push(new URL(request.url()).search);
+    });
+    const send = async (nth: number) => {
+      await page.setInputFiles("#file", png("a.png", 30, 20));
+      await page.waitForFunction((n) => document.querySelectorAll('.job[data-phase="done"]').length === n, nth);
+    };
+    await send(1);
+    await invert.selectOption("no");
+    await label.fill("");
+    await send(2);
+    expect(sent).toEqual(["?task=demo&keep=true&label=edges", "?task=demo&invert=false&keep=true"]);
+    expect(await page.locator(".job .asked").allTextContents()).toEqual([
+      "demo · invert=false · keep=true · label=edges",
+      "demo · keep=true · label=edges",
+    ]);
+    expect(await label.getAttribute("placeholder")).toBe("default: edges");
+
+    // Without a pointer that could rest on it.
+    expect(await page.getByText("black becomes white").isVisible()).toBe(true);
+    const about = (await label.getAttribute("aria-describedby")) ?? "";
+    expect(await page.locator(`#${about}`).textContent()).toBe("a text; it stands on the picture");
+    // The ring around what has the focus takes 6 px.
+    for (const name of ["invert", "keep", "label"]) {
+      const [words, field] = [
+        page.locator(`#params label`, { hasText: name }),
+        page.locator(`#params [name="${name}"]`),
+      ];
+      const [left, right] = [(await words.boundingBox())!, (await field.boundingBox())!];
+      expect(right.x - left.x - left.width).toBeGreaterThanOrEqual(10);
+    }
+    expect(await page.evaluate(() => document.documentElement.scrollWidth - innerWidth)).toBeLessThanOrEqual(0);
+    expect(await violations(page)).toEqual([]);
+
+    await page.click("#es");
+    expect(await invert.locator("option").allTextContents()).toEqual(["automático", "sí", "no"]);
+    expect(await invert.inputValue()).toBe("false");
+    expect([await label.inputValue(), await label.getAttribute("placeholder")]).toEqual(["", "por defecto: edges"]);
+    program.kill();
+    await program.exited;
+  });
+
   test("a picture that the browser cannot show goes through, with its kind in its place", async () => {
     const page = await open();
     const buffer = await sharp(photo.buffer).tiff().toBuffer();
