@@ -4,11 +4,14 @@ import { afterAll, afterEach, beforeAll, describe, expect, test } from "bun:test
 import { readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { deflateSync } from "node:zlib";
+import { connect as amqp } from "amqplib";
 import axe from "axe-core";
 import { encode } from "fast-png";
+import { Redis } from "ioredis";
 import { type Browser, type BrowserContextOptions, chromium, type Page } from "playwright-core";
 import sharp from "sharp";
 import { csvOf, median, serialFraction, summarize, svgOf } from "../page/speedup.js";
+import { QUEUE } from "../queue.ts";
 import { chunk, ihdr, SIGNATURE } from "./pictures.ts";
 import {
   binaries,
@@ -1046,6 +1049,51 @@ describeWith(["chromium", "rabbitmq", "redis"], "page, workers elsewhere", () =>
     for (const program of [late, others[0], coordinator]) program.kill();
     await Promise.all([late.exited, others[0].exited, coordinator.exited]);
   }, 90_000);
+});
+
+describeWith(["chromium", "rabbitmq", "redis"], "page, a worker that sends no heartbeat", () => {
+  test("where it has done a band nobody is waited for, after a reload neither", async () => {
+    const { rabbitmq, redis } = await sharedServers();
+    const port = await freePort();
+    const coordinator = await startCoordinator(port, { RABBITMQ_URL: rabbitmq.url, REDIS_URL: redis.url });
+    const browser = await launch();
+    const page = await (await browser.newContext({ locale: "en-GB" })).newPage();
+    const asked = jobIds(page);
+    await page.goto(`http://127.0.0.1:${port}`);
+    await page.setInputFiles("#file", png("small.png", 300, 900)); // three bands, which are in the queue at once
+    await page.waitForSelector('.job[data-phase="waiting"]');
+    await page.waitForSelector('#stage[data-phase="running"]');
+
+    // A band off the queue, a key, an acknowledgement. What it makes of the band is the band.
+    const store = new Redis(redis.url);
+    const connection = await amqp(rabbitmq.url);
+    const channel = await connection.createChannel();
+    const work = async () => {
+      const message = await channel.get(QUEUE);
+      if (!message) return false;
+      const { chunk_id, imagen } = JSON.parse(message.content.toString());
+      await store.set(`resultado:${chunk_id}`, imagen);
+      channel.ack(message);
+      return true;
+    };
+    expect(await work()).toBe(true);
+    await page.waitForFunction(() => document.querySelector("#ratio")?.textContent === "1 of 3");
+    await page.waitForFunction(() => document.querySelector("#lead")?.textContent === "At work");
+    const state = async () => (await fetch(`http://127.0.0.1:${port}/jobs/${asked[0]}`)).json();
+    expect(await state()).toMatchObject({ state: "running", done: 1, waiting: false });
+    await page.reload();
+    await page.waitForFunction(() => document.querySelector("#ratio")?.textContent === "1 of 3");
+    await page.waitForFunction(() => document.querySelector("#lead")?.textContent === "At work");
+    while (await work());
+    await page.waitForSelector('#stage[data-phase="done"]');
+    expect(await legend(page)).toEqual({ foreign: 3 });
+
+    await browser.close();
+    await connection.close();
+    store.disconnect();
+    coordinator.kill();
+    await coordinator.exited;
+  }, 60_000);
 });
 
 describe("speed-up", () => {
