@@ -3,13 +3,16 @@
  *
  * Not here: where it comes from (watch.ts).
  */
-import type { Done, Job, WorkerInfo } from "./results.ts";
+import { type Done, FOREIGN_WORKER, type Job, type WorkerInfo } from "./results.ts";
 import { type JobWatch, stateOf } from "./watch.ts";
 
 /** Something is sent at least this often, so that neither side takes the other for dead, ms. */
 const HEARTBEAT_MS = 10_000;
 
-/** A job as JSON. `waiting`: there is work, and no worker alive that knows the task. */
+/**
+ * A job as JSON. `waiting`: there is work, and no worker alive that knows the task. One that sends no heartbeat cannot be
+ * seen to live; where such a one has done a band it is taken to be at work still.
+ */
 export function view(job: Job, done: Map<number, Done>, fleet: WorkerInfo[]) {
   const { id, task, kind, first, width, height, rows, bands, workers, created, error } = job;
   const params = { ...job.params, ...job.found };
@@ -22,7 +25,7 @@ export function view(job: Job, done: Map<number, Done>, fleet: WorkerInfo[]) {
     byWorker[worker].ms += ms;
   }
   const open = state === "uploading" || state === "running";
-  const waiting = open && !fleet.some(({ tasks }) => tasks.includes(task));
+  const waiting = open && !(FOREIGN_WORKER in byWorker) && !fleet.some(({ tasks }) => tasks.includes(task));
   const lossy = [...done.values()].some((record) => record.lossy);
   const asked = { task, kind, params, first, width, height, workers, created };
   return { id, state, ...asked, rows, bands, done: done.size, error, waiting, lossy, byWorker };

@@ -45,7 +45,7 @@ const FINAL = [400, 413, 415, 422];
  * @property {boolean} downloaded by itself
  * @property {boolean} kept over a reload
  * @property {number} tries in a row @property {number} retryAt ms since 1970
- * @property {{ kind?: string, width?: number, height?: number, rows?: number, bands?: number, done?: number, waiting?: boolean }} status
+ * @property {{ kind?: string, params?: Record<string, unknown>, width?: number, height?: number, rows?: number, bands?: number, done?: number, waiting?: boolean }} status
  * @property {Map<number, { worker: string, ms: number, deliveries: number, y: number, rows: number }>} told
  * @property {AbortController} control ends the upload
  */

@@ -2,7 +2,19 @@
  * The jobs of this page as a list: state, size, time, and what can be done with each. One is on the stage.
  */
 import { cancel, isOpen, jobs, onJob, retry } from "./jobs.js";
-import { canRetry, choose, chosen, doneOf, download, leadOf, metaOf, remove, stateOf, timeOf } from "./stage.js";
+import {
+  askedOf,
+  canRetry,
+  choose,
+  chosen,
+  doneOf,
+  download,
+  leadOf,
+  metaOf,
+  remove,
+  stateOf,
+  timeOf,
+} from "./stage.js";
 import { number, t, translate } from "./words.js";
 
 const $ = (/** @type {string} */ id) => /** @type {any} */ (document.getElementById(id));
@@ -69,6 +81,8 @@ function renderRow(job, row) {
   else part(".show").removeAttribute("aria-current");
   set(".name", job.name);
   part(".name").title = job.name;
+  set(".asked", askedOf(job));
+  part(".asked").title = askedOf(job);
   set(".meta", metaOf(job));
   const { bands } = job.status;
   const share = isOpen(job) && bands ? doneOf(job) / bands : 0;

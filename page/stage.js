@@ -206,6 +206,12 @@ export function timeOf({ start, end }) {
   return start ? elapsed((end || Date.now()) - start) : "";
 }
 
+/** Task and parameters as they were asked for, and all of them once the server has told. @param {import("./jobs.js").Job} of */
+export function askedOf({ task, query, status }) {
+  const params = Object.entries(status.params ?? Object.fromEntries(new URLSearchParams(query)));
+  return [task, ...params.map(([name, value]) => `${name}=${value}`)].join(" · ");
+}
+
 /** @param {import("./jobs.js").Job} of */
 export function metaOf({ size, status }) {
   const { width, height, bands } = status;
@@ -226,6 +232,8 @@ function render() {
   $("stage").dataset.phase = phase;
   setText("name", job.name);
   $("name").title = job.name;
+  setText("asked", askedOf(job));
+  $("asked").title = askedOf(job);
   setText("meta", metaOf(job));
   setText("lead", leadOf(job));
   setText("time", timeOf(job));
@@ -274,7 +282,8 @@ function renderFrame(of) {
   $("zoom").hidden = !comparing;
   $("view-mosaic").setAttribute("aria-pressed", String(view === "mosaic"));
   $("view-compare").setAttribute("aria-pressed", String(view === "compare"));
-  $("view-compare").disabled = phase !== "done" || isData(of);
+  $("view-compare").disabled = phase !== "done";
+  $("tools").hidden = isData(of); // nothing to compare or to enlarge
 }
 
 /** What a task returned that returns no picture, once. @param {import("./jobs.js").Job} of */

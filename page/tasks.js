@@ -4,7 +4,7 @@
  * Not here: how a job is sent (jobs.js). Names and descriptions are the tasks' own, in their own language.
  */
 import { ask, fleet, forTask, onFleet } from "./server.js";
-import { t } from "./words.js";
+import { lang, t } from "./words.js";
 
 /**
  * @typedef {{ type: string, description?: string, minimum?: number, maximum?: number, default?: unknown, enum?: string[] }} Param
@@ -15,20 +15,27 @@ const $ = (/** @type {string} */ id) => /** @type {any} */ (document.getElementB
 
 /** @type {Task[]} */
 let tasks = [];
-/** The tasks that the fleet had when they were last asked for. @type {string | null} */
-let known = null;
+/** What the server last told of them, word by word. */
+let told = "";
+/** What the form was made of, the page's language included, and the name of its task. */
+let shown = "";
+let shownTask = "";
+/** @type {any[]} */
+let inputs = [];
 
 export function setUpTasks() {
   $("task").addEventListener("change", renderParams);
+  // With every count: a task may have got other parameters under the same name.
   onFleet.add(async () => {
-    const now = fleet.workers && [...new Set(fleet.all.flatMap((worker) => worker.tasks))].sort().join();
-    if (now === null || now === known) return;
-    known = now;
+    if (!fleet.workers || fleet.trouble) return;
     try {
-      ({ tasks } = await (await ask("/tasks")).json());
+      const text = await (await ask("/tasks")).text();
+      if (text === told) return;
+      ({ tasks } = JSON.parse(text));
+      told = text;
       renderTasks();
     } catch {
-      known = null; // asked again with the next count
+      // asked again with the next count
     }
   });
 }
@@ -36,9 +43,8 @@ export function setUpTasks() {
 /** What is chosen: the task's name, and its parameters as a query. */
 export function chosenTask() {
   const values = new URLSearchParams();
-  for (const input of $("params").elements ?? []) {
-    if (input.type === "checkbox") values.set(input.name, String(input.checked));
-    else if (input.value !== "") values.set(input.name, input.value);
+  for (const input of inputs) {
+    if (textOf(input) !== "") values.set(input.name, textOf(input));
   }
   return { task: $("task").value || "sobel", query: values.toString() };
 }
@@ -53,38 +59,70 @@ function renderTasks() {
   renderParams();
 }
 
-/** The form for the chosen task; what was entered for another is gone. */
+/** The form for the chosen task. What was entered stays for as long as the task is the same; for another it is gone. */
 export function renderParams() {
   const task = tasks.find(({ name }) => name === $("task").value);
   forTask(task ? (task.version === 1 ? task.name : `${task.name}.${task.version}`) : "sobel");
+  const now = lang + JSON.stringify(task);
+  if (now === shown) return; // whoever is typing goes on
+  shown = now;
   $("about").textContent = task?.description ?? "";
-  const fields = Object.entries(task?.params.properties ?? {}).map(([name, param]) => field(name, param));
+  const fields = Object.entries(task?.params.properties ?? {}).map(([name, param], at) => field(name, param, at));
   $("params").replaceChildren(...fields);
   $("params").hidden = fields.length === 0;
+  const before = shownTask === task?.name ? inputs : [];
+  shownTask = task?.name ?? "";
+  inputs = [...$("params").querySelectorAll("[name]")];
+  for (const input of inputs) {
+    input.dataset.start = textOf(input);
+    const old = before.find(({ name }) => name === input.name);
+    if (old && textOf(old) !== old.dataset.start) enter(input, textOf(old));
+  }
 }
 
-/** @param {string} name @param {Param} param */
-function field(name, param) {
-  const label = document.createElement("label");
-  label.append(`${name} `, inputOf(name, param));
-  label.title = param.description ?? "";
-  return label;
+/** @param {any} input */
+const textOf = (input) => (input.type === "checkbox" ? String(input.checked) : input.value);
+
+/** A choice that there is no longer is left as it starts. @param {any} input @param {string} value */
+function enter(input, value) {
+  if (input.type === "checkbox") input.checked = value === "true";
+  else input.value = value;
+  if (input.selectedIndex === -1) input.value = input.dataset.start;
+}
+
+/** @param {string} name @param {Param} param @param {number} at */
+function field(name, param, at) {
+  const [box, label, about] = ["div", "label", "small"].map((kind) => document.createElement(kind));
+  const input = inputOf(name, param);
+  input.id = `param-${at}`;
+  box.className = "field";
+  label.setAttribute("for", input.id);
+  label.textContent = name;
+  box.append(label, input);
+  if (!param.description) return box;
+  about.id = `${input.id}-about`;
+  about.textContent = param.description;
+  input.setAttribute("aria-describedby", about.id);
+  box.append(about);
+  return box;
 }
 
 /** @param {string} name @param {Param} param */
 function inputOf(name, param) {
-  const start = param.default === undefined ? "" : String(param.default);
-  if (param.enum) {
+  const optional = param.default === undefined;
+  const start = optional ? "" : String(param.default);
+  if (param.enum || (param.type === "boolean" && optional)) {
     const select = document.createElement("select");
     select.name = name;
-    // Without a default it may be left out.
-    const choices = param.default === undefined ? ["", ...param.enum] : param.enum;
-    select.append(...choices.map((choice) => new Option(choice || t.automatic, choice)));
+    if (optional) select.append(new Option(t.automatic, "")); // it may be left out
+    for (const choice of param.enum ?? []) select.append(new Option(choice, choice));
+    if (!param.enum) select.append(new Option(t.yes, "true"), new Option(t.no, "false"));
     select.value = start;
     return select;
   }
   const input = document.createElement("input");
-  Object.assign(input, { name, value: start, placeholder: param.default === undefined ? t.automatic : start });
+  // What is emptied is not sent.
+  Object.assign(input, { name, value: start, placeholder: optional ? t.automatic : t.byDefault(start) });
   if (param.type === "boolean") Object.assign(input, { type: "checkbox", checked: param.default === true });
   if (param.type === "number" || param.type === "integer") {
     Object.assign(input, { type: "number", step: param.type === "integer" ? "1" : "any" });

@@ -1,16 +1,27 @@
 // The page in a real Chromium, against the real coordinator with its embedded workers. Nothing is stubbed: what makes a
 // job slow enough to watch, to cancel or to lose is the browser's own network, throttled.
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "bun:test";
-import { readdirSync, readFileSync } from "node:fs";
+import { readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { deflateSync } from "node:zlib";
+import { connect as amqp } from "amqplib";
 import axe from "axe-core";
 import { encode } from "fast-png";
+import { Redis } from "ioredis";
 import { type Browser, type BrowserContextOptions, chromium, type Page } from "playwright-core";
 import sharp from "sharp";
 import { csvOf, median, serialFraction, summarize, svgOf } from "../page/speedup.js";
+import { QUEUE } from "../queue.ts";
 import { chunk, ihdr, SIGNATURE } from "./pictures.ts";
-import { binaries, describeWith, freePort, type Program, sharedServers, spawnProgram } from "./servers.ts";
+import {
+  binaries,
+  describeWith,
+  freePort,
+  type Program,
+  sharedServers,
+  spawnProgram,
+  temporaryFolder,
+} from "./servers.ts";
 
 const WORKERS = 2;
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/;
@@ -192,6 +203,10 @@ describeWith(["chromium"], "page", () => {
     });
     expect(readFileSync(await picture.path()).equals(Buffer.from(await answer.arrayBuffer()))).toBe(true);
 
+    await page.locator("#compare").waitFor();
+    expect(await page.locator("#asked").textContent()).toBe("blur · sigma=2.5");
+    expect(await page.locator(".tools").isVisible()).toBe(true);
+
     await page.selectOption("#task", "histogram");
     expect(await page.locator("#params").isVisible()).toBe(false);
     const counted = page.waitForEvent("download");
@@ -202,7 +217,8 @@ describeWith(["chromium"], "page", () => {
     expect(counts.reduce((sum: number, count: number) => sum + count, 0)).toBe(1500 * 1200);
     await page.waitForFunction(() => document.querySelector("#data")?.textContent?.startsWith("["));
     expect(JSON.parse((await page.locator("#data").textContent()) ?? "")).toEqual(counts);
-    expect(await page.locator("#view-compare").isDisabled()).toBe(true);
+    // There is nothing to compare or to enlarge.
+    expect(await page.locator(".tools").isVisible()).toBe(false);
 
     // A job of two steps, its parameter left out.
     await page.selectOption("#task", "threshold");
@@ -210,7 +226,120 @@ describeWith(["chromium"], "page", () => {
     await page.setInputFiles("#file", photo);
     expect((await parted).suggestedFilename()).toBe("photo.threshold.png");
     await page.waitForFunction(() => document.querySelector<HTMLImageElement>("img.after")?.naturalWidth === 1500);
+    // What was sent under one name is told apart, and after a reload too; a parameter that was found is told with the rest.
+    const asked = [/^threshold · level=\d+$/, /^histogram$/, /^blur · sigma=2\.5$/];
+    const shown = () => page.locator(".job .asked").allTextContents();
+    for (const [at, text] of (await shown()).entries()) expect(text).toMatch(asked[at]);
+    await page.reload();
+    await until(async () => (await shown()).length === 3);
+    for (const [at, text] of (await shown()).entries()) expect(text).toMatch(asked[at]);
     expect(complaints).toEqual([]);
+  });
+
+  test("what was entered stays when the language or the fleet's tasks change; other parameters of the same name show", async () => {
+    const own = await freePort();
+    const file = join(temporaryFolder("task"), "demo.ts");
+    const start = (params: object, others = "") => {
+      writeFileSync(file, moduleOf("demo", params));
+      return startCoordinator(own, { TASKS: file + others });
+    };
+    const number = { type: "number", minimum: 0 };
+    let program = await start({ weight: { ...number, default: 2 }, gain: { ...number, default: 3 } });
+    const page = await (await browser.newContext({ locale: "en-GB" })).newPage();
+    await page.goto(`http://127.0.0.1:${own}`);
+    await page.waitForSelector('#task option[value="demo"]', { state: "attached" });
+    await page.selectOption("#task", "demo");
+    await page.fill('#params [name="weight"]', "7.5");
+    const shown = () =>
+      page.locator("#params [name]").evaluateAll((all) => all.map((input) => (input as HTMLInputElement).value));
+    await page.click("#es");
+    expect(await shown()).toEqual(["7.5", "3"]);
+    await page.click("#en");
+    expect(await shown()).toEqual(["7.5", "3"]);
+
+    const again = async (params: object, others = "") => {
+      program.kill();
+      await program.exited;
+      program = await start(params, others);
+    };
+    await again({ weight: { ...number, default: 2 }, gain: { ...number, default: 3 } }, ",test/tasks/negative.ts");
+    await page.focus('#params [name="weight"]');
+    await page.waitForSelector('#task option[value="negative"]', { state: "attached" });
+    expect(await page.locator("#task").inputValue()).toBe("demo");
+    expect(await shown()).toEqual(["7.5", "3"]);
+    expect(await page.evaluate(() => (document.activeElement as HTMLInputElement).name)).toBe("weight");
+
+    // The same names of tasks. What was not touched gets its new default.
+    const choice = { type: "string", enum: ["up", "down"], default: "up" };
+    await again({ weight: number, gain: { ...number, default: 4 }, way: choice }, ",test/tasks/negative.ts");
+    await page.waitForSelector('#params [name="way"]');
+    expect(await shown()).toEqual(["7.5", "4", "up"]);
+    const sent = page.waitForRequest((request) => request.method() === "PUT");
+    await page.setInputFiles("#file", png("a.png", 30, 20));
+    expect(new URL((await sent).url()).search).toBe("?task=demo&weight=7.5&gain=4&way=up");
+    await page.waitForSelector('#stage[data-phase="done"]');
+    program.kill();
+    await program.exited;
+  });
+
+  test("parameters: what has no default can be left out, an emptied one says its default, each tells what it is", async () => {
+    const own = await freePort();
+    const file = join(temporaryFolder("task"), "demo.ts");
+    const params = {
+      invert: { type: "boolean", description: "black becomes white" },
+      keep: { type: "boolean", default: true },
+      label: { type: "string", default: "edges", description: "a text; it stands on the picture" },
+    };
+    writeFileSync(file, moduleOf("demo", params));
+    const program = await startCoordinator(own, { TASKS: file });
+    const page = await (await browser.newContext({ locale: "en-GB", viewport: { width: 375, height: 800 } })).newPage();
+    await page.goto(`http://127.0.0.1:${own}`);
+    await page.waitForSelector('#task option[value="demo"]', { state: "attached" });
+    await page.selectOption("#task", "demo");
+    const invert = page.getByRole("combobox", { name: "invert", exact: true });
+    const label = page.getByRole("textbox", { name: "label", exact: true });
+    expect(await invert.locator("option").allTextContents()).toEqual(["automatic", "yes", "no"]);
+    const sent: string[] = [];
+    page.on("request", (request) => {
+      if (request.method() === "PUT") sent.push(new URL(request.url()).search);
+    });
+    const send = async (nth: number) => {
+      await page.setInputFiles("#file", png("a.png", 30, 20));
+      await page.waitForFunction((n) => document.querySelectorAll('.job[data-phase="done"]').length === n, nth);
+    };
+    await send(1);
+    await invert.selectOption("no");
+    await label.fill("");
+    await send(2);
+    expect(sent).toEqual(["?task=demo&keep=true&label=edges", "?task=demo&invert=false&keep=true"]);
+    expect(await page.locator(".job .asked").allTextContents()).toEqual([
+      "demo · invert=false · keep=true · label=edges",
+      "demo · keep=true · label=edges",
+    ]);
+    expect(await label.getAttribute("placeholder")).toBe("default: edges");
+
+    // Without a pointer that could rest on it.
+    expect(await page.getByText("black becomes white").isVisible()).toBe(true);
+    const about = (await label.getAttribute("aria-describedby")) ?? "";
+    expect(await page.locator(`#${about}`).textContent()).toBe("a text; it stands on the picture");
+    // The ring around what has the focus takes 6 px.
+    for (const name of ["invert", "keep", "label"]) {
+      const [words, field] = [
+        page.locator(`#params label`, { hasText: name }),
+        page.locator(`#params [name="${name}"]`),
+      ];
+      const [left, right] = [(await words.boundingBox())!, (await field.boundingBox())!];
+      expect(right.x - left.x - left.width).toBeGreaterThanOrEqual(10);
+    }
+    expect(await page.evaluate(() => document.documentElement.scrollWidth - innerWidth)).toBeLessThanOrEqual(0);
+    expect(await violations(page)).toEqual([]);
+
+    await page.click("#es");
+    expect(await invert.locator("option").allTextContents()).toEqual(["automático", "sí", "no"]);
+    expect(await invert.inputValue()).toBe("false");
+    expect([await label.inputValue(), await label.getAttribute("placeholder")]).toEqual(["", "por defecto: edges"]);
+    program.kill();
+    await program.exited;
   });
 
   test("a picture that the browser cannot show goes through, with its kind in its place", async () => {
@@ -922,6 +1051,51 @@ describeWith(["chromium", "rabbitmq", "redis"], "page, workers elsewhere", () =>
   }, 90_000);
 });
 
+describeWith(["chromium", "rabbitmq", "redis"], "page, a worker that sends no heartbeat", () => {
+  test("where it has done a band nobody is waited for, after a reload neither", async () => {
+    const { rabbitmq, redis } = await sharedServers();
+    const port = await freePort();
+    const coordinator = await startCoordinator(port, { RABBITMQ_URL: rabbitmq.url, REDIS_URL: redis.url });
+    const browser = await launch();
+    const page = await (await browser.newContext({ locale: "en-GB" })).newPage();
+    const asked = jobIds(page);
+    await page.goto(`http://127.0.0.1:${port}`);
+    await page.setInputFiles("#file", png("small.png", 300, 900)); // three bands, which are in the queue at once
+    await page.waitForSelector('.job[data-phase="waiting"]');
+    await page.waitForSelector('#stage[data-phase="running"]');
+
+    // A band off the queue, a key, an acknowledgement. What it makes of the band is the band.
+    const store = new Redis(redis.url);
+    const connection = await amqp(rabbitmq.url);
+    const channel = await connection.createChannel();
+    const work = async () => {
+      const message = await channel.get(QUEUE);
+      if (!message) return false;
+      const { chunk_id, imagen } = JSON.parse(message.content.toString());
+      await store.set(`resultado:${chunk_id}`, imagen);
+      channel.ack(message);
+      return true;
+    };
+    expect(await work()).toBe(true);
+    await page.waitForFunction(() => document.querySelector("#ratio")?.textContent === "1 of 3");
+    await page.waitForFunction(() => document.querySelector("#lead")?.textContent === "At work");
+    const state = async () => (await fetch(`http://127.0.0.1:${port}/jobs/${asked[0]}`)).json();
+    expect(await state()).toMatchObject({ state: "running", done: 1, waiting: false });
+    await page.reload();
+    await page.waitForFunction(() => document.querySelector("#ratio")?.textContent === "1 of 3");
+    await page.waitForFunction(() => document.querySelector("#lead")?.textContent === "At work");
+    while (await work());
+    await page.waitForSelector('#stage[data-phase="done"]');
+    expect(await legend(page)).toEqual({ foreign: 3 });
+
+    await browser.close();
+    await connection.close();
+    store.disconnect();
+    coordinator.kill();
+    await coordinator.exited;
+  }, 60_000);
+});
+
 describe("speed-up", () => {
   test("medians, and the serial fraction of times that follow Amdahl's law", () => {
     expect(median([3, 1, 2])).toBe(2);
@@ -979,6 +1153,10 @@ async function startCoordinator(port: number, servers: Record<string, string> = 
   await program.waitFor(/http:\/\/127\.0\.0\.1:\d+/);
   return program;
 }
+
+/** The least module of a task: it leaves the picture as it is. */
+const moduleOf = (name: string, params: object) =>
+  `export const task = { name: "${name}", halo: 0, params: ${JSON.stringify(params)}, run: ({ pixels }) => pixels };\n`;
 
 /** A PNG of noise, which does not compress: its bytes take their time on a slow line. */
 function png(name: string, width: number, height: number, channels: 1 | 3 = 3): Picture {
