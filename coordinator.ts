@@ -33,10 +33,10 @@ import {
   answerHelp,
   DEFAULT_JOBS,
   DEFAULT_UPLOAD_BYTES,
+  keepMemory,
   levelSetting,
   MAX_WORKERS,
   setting,
-  thriftily,
   tokenSetting,
 } from "./settings.ts";
 import {
@@ -529,7 +529,7 @@ exit codes
 
 async function main(): Promise<void> {
   answerHelp("coordinator.ts", ABOUT);
-  thriftily();
+  keepMemory(Boolean(process.env.RABBITMQ_URL));
   const hostname = process.env.HOST || "127.0.0.1";
   const port = setting("PORT");
   const streamed = setting("MAX_PIXELS");

@@ -30,7 +30,7 @@ import type { BuriedReason, WorkerMetrics } from "./metrics.ts";
 import { encodeBand } from "./png.ts";
 import type { Delivery, Outcome, Queue } from "./queue.ts";
 import { BEAT_MS, type Results, type WorkerInfo } from "./results.ts";
-import { answerHelp, levelSetting, setting, thriftily } from "./settings.ts";
+import { answerHelp, keepMemory, levelSetting, setting } from "./settings.ts";
 import { offerOf, runTask } from "./task.ts";
 import { namesIn, TASKS, taskNames } from "./tasks.ts";
 
@@ -324,7 +324,7 @@ exit codes
 
 async function main(): Promise<void> {
   answerHelp("worker.ts", ABOUT);
-  thriftily();
+  keepMemory(true);
   const { RABBITMQ_URL, REDIS_URL, WORKER_NAME, HOST } = process.env;
   const ttl = setting("RESULT_TTL_SECONDS");
   const bandTimeout = setting("BAND_TIMEOUT_SECONDS") * 1000;
