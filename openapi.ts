@@ -64,7 +64,10 @@ const SCHEMAS = {
     ),
     created: time("when it was first asked for"),
     error: orNull(t.String(), "why it has failed"),
-    waiting: t.Boolean({ description: "there is work, and no worker alive that knows the task" }),
+    waiting: t.Boolean({
+      description:
+        "there is work, and nobody is known to do it: no worker alive knows the task, and none has done a band unseen",
+    }),
     lossy: t.Boolean({ description: "a worker has sent a band as a picture that is not a PNG" }),
     byWorker: t.Record(t.String(), t.Object({ bands: count("bands it did"), ms: ms("time its task took for them") }), {
       description: "who did what, by the workers' names",
