@@ -64,7 +64,8 @@ audit() {
     "$(tail -n 1 "$complaint")" >&2
 }
 
-# Two halves of the files side by side, by their names: most of the time a test waits. Either has servers of its own.
+# Two halves of the files side by side, by their names: most of the time a test waits. Either has servers and temporary
+# files of its own.
 run_tests() {
   local first ok=0
   run_half a-o test/[a-o]*.test.ts &
@@ -78,14 +79,15 @@ run_tests() {
 run_half() {
   local name="$1"
   shift
-  env -u FORCE_COLOR NO_COLOR=1 REQUIRE_SERVERS=1 bun test --timeout 30000 "$@" 2>&1 \
-    | tee "$reports/$name" | sed -u "s/^/$name | /"
+  mkdir "$reports/$name"
+  env -u FORCE_COLOR NO_COLOR=1 REQUIRE_SERVERS=1 TMPDIR="$reports/$name" bun test --timeout 30000 "$@" 2>&1 \
+    | tee "$reports/$name.log" | sed -u "s/^/$name | /"
 }
 
 # count WORD: the numbers in the last lines of Bun's reports (` 12 pass`), added up; 0 where they have no such line.
 count() {
   local half number sum=0
-  for half in "$reports"/*-*; do
+  for half in "$reports"/*.log; do
     number="$(tail -n 10 "$half" | sed -nE "s/\x1b\[[0-9;]*m//g; s/^ *([0-9]+) $1\$/\1/p" | tail -n 1)"
     sum=$((sum + ${number:-0}))
   done
@@ -127,7 +129,7 @@ if [ "$skipped" -gt 0 ]; then
   echo "$passed passed, $failed failed, $skipped skipped"
   exit 1
 fi
-sed -sn 's/^!!! NOT DONE HERE/not done here/p' "$reports"/*-*
+sed -sn 's/^!!! NOT DONE HERE/not done here/p' "$reports"/*.log
 [ "$failed" -gt 0 ] || echo "Next: bash pipelines/0-local.sh photo.jpg"
 echo "$passed passed, $failed failed"
 [ "$failed" -eq 0 ]
