@@ -344,10 +344,10 @@ async function* inflatedAtOnce(source: AsyncIterable<Uint8Array>, length: number
     }
     held.push(value);
   }
-  yield* inflated(joined(held, pieces));
+  yield* inflated(chained(held, pieces));
 }
 
-async function* joined(first: Uint8Array[], rest: AsyncIterator<Uint8Array>): AsyncGenerator<Uint8Array> {
+async function* chained(first: Uint8Array[], rest: AsyncIterator<Uint8Array>): AsyncGenerator<Uint8Array> {
   yield* first;
   yield* { [Symbol.asyncIterator]: () => rest };
 }
