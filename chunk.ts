@@ -21,6 +21,7 @@
  * Not here: what a task is (task.ts), how messages travel (queue.ts), where results lie (results.ts), how pixels are
  * compressed (png.ts).
  */
+import { base64Bytes, kernel } from "./kernel.ts";
 import { collectPixels, decodeStored, encodeStored, type GreyImage, ImageError, onePiece, readPng } from "./png.ts";
 
 /** How a picture is cut: `bands` bands of `rows` rows, of which the last may be lower. */
@@ -66,7 +67,9 @@ export const DEFAULT_BAND_PIXELS = 1 << 20;
 /** RabbitMQ refuses messages over 16 MiB by default; this leaves room for the fields beside the picture. */
 const MAX_BASE64_BYTES = 12 << 20;
 
-const ENCODER = new TextEncoder();
+/** What stands before the picture in a message that ends with it. */
+const BEFORE_IMAGEN = Buffer.from(',"imagen":"');
+const END = Buffer.from('"}');
 
 const UUID = "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}";
 const CHUNK_ID = new RegExp(`^\\{(${UUID})\\}:(0|[1-9]\\d{0,9})$`);
@@ -186,36 +189,62 @@ export function isTaskName(name: unknown): name is string {
 /** The message for a chunk; its picture last, so that the head can be read at a glance. */
 export function encodeMessage(chunk: Chunk): Buffer {
   const { chunkId, task, halo, params, width, height, pixels } = chunk;
-  const head = `${JSON.stringify({ chunk_id: chunkId, task, halo, params }).slice(0, -1)},"imagen":"`;
-  const imagen = encodeStored(pixels, width, height).toString("base64");
-  const message = Buffer.allocUnsafe(Buffer.byteLength(head) + imagen.length + 2);
-  let at = message.write(head);
-  // Not joined to one string first, and not `write`: each would be a copy of megabytes more, in one runtime or the other.
-  at += ENCODER.encodeInto(imagen, message.subarray(at)).written;
-  message.write('"}', at);
+  const head = JSON.stringify({ chunk_id: chunkId, task, halo, params }).slice(0, -1) + BEFORE_IMAGEN;
+  const png = encodeStored(pixels, width, height);
+  const length = 4 * Math.ceil(png.length / 3);
+  const message = Buffer.allocUnsafe(Buffer.byteLength(head) + length + 2);
+  const at = message.write(head);
+  kernel.toBase64(png, message.subarray(at, at + length));
+  message.set(END, at + length);
   return message;
 }
 
 /** @throws WireError naming the field that is not as the top of this file has it */
 export async function decodeMessage(body: Uint8Array): Promise<Chunk> {
-  const { chunk_id: chunkId, task, halo, params, imagen } = parseObject(body);
+  const { chunk_id: chunkId, task, halo, params, imagen } = quickFields(body) ?? parseObject(body);
   parseChunkId(chunkId);
   if (!isTaskName(task)) throw new WireError(`task: expected a task's name, got ${shown(task)}`);
   if (!isHalo(halo)) throw new WireError(`halo: expected [rows above, rows below], got ${shown(halo)}`);
+  if (!(imagen instanceof Uint8Array)) throw new WireError(`imagen: expected base64, got ${shown(imagen)}`);
   const { width, height, pixels } = await decodePicture(fromBase64(imagen, "imagen"));
   if (halo[0] + halo[1] >= height) throw new WireError(`halo: expected fewer than ${height} rows, got ${shown(halo)}`);
   return { chunkId: chunkId as string, task, halo, params, width, height, pixels };
 }
 
+/**
+ * What `parseObject` gives, without making a string of megabytes, where the picture stands last.
+ * @returns undefined where that is not so
+ */
+function quickFields(body: Uint8Array): Record<string, unknown> | undefined {
+  const bytes = Buffer.from(body.buffer, body.byteOffset, body.length);
+  const at = bytes.indexOf(BEFORE_IMAGEN);
+  if (at < 0 || !bytes.subarray(-2).equals(END)) return undefined;
+  const imagen = bytes.subarray(at + BEFORE_IMAGEN.length, -END.length);
+  // It ends sooner, or says something else than it shows.
+  if (imagen.includes('"') || imagen.includes("\\")) return undefined;
+  try {
+    return { ...JSON.parse(`${text(bytes.subarray(0, at))}}`), imagen };
+  } catch {
+    return undefined; // `parseObject` says what is wrong
+  }
+}
+
+/** The fields of a message, `imagen` in bytes. @throws WireError */
 function parseObject(body: Uint8Array): Record<string, unknown> {
   let fields: unknown;
   try {
-    fields = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(body));
+    fields = JSON.parse(text(body));
   } catch (cause) {
     throw new WireError(`message: expected JSON, got ${body.length} bytes that are not`, { cause });
   }
   if (fields === null || typeof fields !== "object") throw new WireError("message: expected a JSON object");
-  return fields as Record<string, unknown>;
+  const { imagen, ...rest } = fields as Record<string, unknown>;
+  return { ...rest, imagen: typeof imagen === "string" ? Buffer.from(imagen) : imagen };
+}
+
+/** @throws TypeError where it is not UTF-8 */
+function text(bytes: Uint8Array): string {
+  return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
 }
 
 async function decodePicture(png: Uint8Array): Promise<{ width: number; height: number; pixels: Uint8Array }> {
@@ -234,16 +263,12 @@ function isHalo(halo: unknown): halo is [number, number] {
   return Array.isArray(halo) && halo.length === 2 && halo.every((rows) => Number.isInteger(rows) && rows >= 0);
 }
 
-/** @throws WireError */
-export function fromBase64(text: unknown, field: string): Buffer {
-  if (typeof text !== "string" || text.length % 4 !== 0) {
-    throw new WireError(`${field}: expected base64, got ${shown(text)}`);
-  }
-  const bytes = Buffer.from(text, "base64");
-  // `Buffer.from` passes over what is not base64; the length tells.
-  const padding = text.endsWith("==") ? 2 : text.endsWith("=") ? 1 : 0;
-  if (bytes.length !== (text.length / 4) * 3 - padding)
-    throw new WireError(`${field}: expected base64, got other characters`);
+/** @param base64 in ASCII. @throws WireError */
+export function fromBase64(base64: Uint8Array, field: string): Buffer {
+  if (base64.length % 4 !== 0)
+    throw new WireError(`${field}: expected base64, got ${base64.length} characters, not a multiple of 4`);
+  const bytes = Buffer.allocUnsafe(base64Bytes(base64));
+  if (!kernel.fromBase64(base64, bytes)) throw new WireError(`${field}: expected base64, got other characters`);
   return bytes;
 }
 

@@ -1,6 +1,6 @@
-// The loops over pixels: unfilter, luminance, Sobel, filter. Two implementations of one interface, SIMD in
-// WebAssembly (kernel/kernel.as.ts) and plain TypeScript (kernel/scalar.ts). It knows bytes, not PNG chunks, bands
-// or jobs: png.ts and sobel.ts do. Nothing is asynchronous, and no thread shares anything with another.
+// The loops over pixels (unfilter, luminance, Sobel, filter) and over bytes (Adler-32, base64). Two implementations of
+// one interface, SIMD in WebAssembly (kernel/kernel.as.ts) and plain TypeScript (kernel/scalar.ts). It knows bytes, not
+// PNG chunks, bands or jobs: png.ts, chunk.ts and sobel.ts do. Nothing is asynchronous, and no thread shares anything with another.
 //
 // Invariant: the two give the same bytes and the same errors, so which one a worker has never shows in a picture.
 
@@ -55,7 +55,32 @@ export interface Kernel {
    * @returns the Adler-32 of `lines`, unsigned.
    */
   filterSub(grey: Uint8Array, width: number, rows: number, lines: Uint8Array): number;
+
+  /** Adler-32 (RFC 1950), unsigned. */
+  adler32(bytes: Uint8Array): number;
+
+  /**
+   * Base64 (RFC 4648, 4) in ASCII, without the string in between that the runtimes would make of it.
+   * @param text 4 · ceil(n / 3) bytes for n of `bytes`.
+   */
+  toBase64(bytes: Uint8Array, text: Uint8Array): void;
+
+  /**
+   * @param text whole quartets, the last with its padding.
+   * @param bytes as many as `base64Bytes` says.
+   * @returns whether it is base64; if not, anything stands in `bytes`.
+   */
+  fromBase64(text: Uint8Array, bytes: Uint8Array): boolean;
 }
+
+/** How many bytes there are in base64 of whole quartets. */
+export function base64Bytes(text: Uint8Array): number {
+  const padding = text.at(-1) !== EQUALS ? 0 : text.at(-2) !== EQUALS ? 1 : 2;
+  return (text.length / 4) * 3 - padding;
+}
+
+const EQUALS = 61;
+const LETTER_OF_ZERO = 65;
 
 /** The plain TypeScript twins. */
 export const scalar: Kernel = checked("scalar", loops);
@@ -136,6 +161,16 @@ function checked(name: Kernel["name"], run: Loops): Kernel {
       expectLength("lines", lines, rows * (1 + width));
       return run.filterSub(grey, width, rows, lines);
     },
+    adler32: run.adler32,
+    toBase64(bytes, text) {
+      expectLength("text", text, 4 * Math.ceil(bytes.length / 3));
+      run.toBase64(bytes, text);
+    },
+    fromBase64(text, bytes) {
+      if (text.length % 4) throw new RangeError(`text: expected a multiple of 4 bytes, got ${text.length}`);
+      expectLength("bytes", bytes, base64Bytes(text));
+      return run.fromBase64(text, bytes);
+    },
   };
 }
 
@@ -172,11 +207,16 @@ interface Wasm {
   unfilterLuminance(lines: number, rows: number, width: number, channels: number, previous: number, grey: number): void;
   sobel(band: number, width: number, rows: number, edges: number): void;
   filterSub(grey: number, width: number, rows: number, lines: number, adler: number): number;
+  adler32(at: number, length: number, adler: number): number;
+  toBase64(bytes: number, length: number, text: number): void;
+  fromBase64(text: number, length: number, bytes: number): number;
 }
 
 // Images go through the WebAssembly memory in strips of about this many bytes, or of one row where a row is longer:
 // they stay in the second-level cache, and the memory, which can only grow, stays small whatever the image.
 const STRIP = 1 << 17;
+// Of base64 in quartets, and of what becomes of them.
+const QUARTETS = STRIP / 4;
 // The loops may load this far past the end of a buffer.
 const SLACK = 16;
 
@@ -258,6 +298,45 @@ function simdLoops(): Loops {
         lines.set(heap.subarray(out, out + count * (1 + width)), y * (1 + width));
       }
       return adler >>> 0;
+    },
+    adler32(bytes) {
+      reserve(STRIP);
+      let adler = 1;
+      for (let at = 0; at < bytes.length; at += STRIP) {
+        const strip = bytes.subarray(at, at + STRIP);
+        heap.set(strip, 0);
+        adler = wasm.adler32(0, strip.length, adler);
+      }
+      return adler >>> 0;
+    },
+    toBase64(bytes, text) {
+      const step = 3 * QUARTETS;
+      const out = step + SLACK;
+      reserve(out + 4 * QUARTETS);
+      for (let at = 0, to = 0; at < bytes.length; at += step) {
+        const strip = bytes.subarray(at, at + step);
+        const length = 4 * Math.ceil(strip.length / 3);
+        heap.set(strip, 0);
+        wasm.toBase64(0, strip.length, out);
+        text.set(heap.subarray(out, out + length), to);
+        to += length;
+      }
+    },
+    fromBase64(text, bytes) {
+      const step = 4 * QUARTETS;
+      const out = step + SLACK;
+      reserve(out + 3 * QUARTETS);
+      let sound = true;
+      for (let at = 0, to = 0; at < text.length; at += step, to += 3 * QUARTETS) {
+        const strip = text.subarray(at, at + step);
+        heap.set(strip, 0);
+        const count = Math.min((strip.length / 4) * 3, bytes.length - to);
+        // Padding stands for zeros, as this letter does.
+        heap.fill(LETTER_OF_ZERO, strip.length - ((strip.length / 4) * 3 - count), strip.length);
+        sound = wasm.fromBase64(0, strip.length, out) === 1 && sound;
+        bytes.set(heap.subarray(out, out + count), to);
+      }
+      return sound;
     },
   };
 }

@@ -23,7 +23,7 @@
  * Source: PNG Specification (Third Edition), https://www.w3.org/TR/png-3/; RFC 1950; RFC 1951.
  */
 import { pipeline, Readable } from "node:stream";
-import { crc32, createInflate, deflateSync, type Inflate, inflateSync } from "node:zlib";
+import { crc32, createInflate, type Inflate, inflateSync } from "node:zlib";
 import { deflateRuns } from "./deflate.ts";
 import { kernel } from "./kernel.ts";
 
@@ -513,6 +513,10 @@ function toEightBits(header: Header, width: number): (row: Uint8Array, grey: Uin
 }
 
 const ZLIB_HEADER = Uint8Array.of(0x78, 0x01);
+/** Bytes of a stored block of deflate, at most. */
+const MOST_STORED = 0xffff;
+/** Bytes of a PNG before its first chunk that is not IHDR. */
+const FRONT_BYTES = 8 + 12 + 13;
 /** An empty final block with fixed codes: closes a deflate stream that was sync-flushed. */
 const LAST_BLOCK = Uint8Array.of(0x03, 0x00);
 const MARK = pngChunk("soBD", Uint8Array.of(1));
@@ -544,17 +548,39 @@ function scratch(length: number): Uint8Array {
   return scratchBytes.subarray(0, length);
 }
 
-/** A PNG that is stored, not compressed: for a band on its way to a worker. `grey` is `rows × width` pixels. */
-export function encodeStored(grey: Uint8Array, width: number, rows: number): Buffer {
-  const lines = scratch(rows * (1 + width));
+/**
+ * A PNG that is stored, not compressed: for a band on its way to a worker. `grey` is `rows × width` pixels.
+ * @returns bytes that hold until the next call: they are to be copied
+ */
+export function encodeStored(grey: Uint8Array, width: number, rows: number): Uint8Array {
+  const length = rows * (1 + width);
+  const data = ZLIB_HEADER.length + 5 * Math.ceil(length / MOST_STORED) + length + 4;
+  const front = [PNG_SIGNATURE, headerChunk(width, rows), uint32(data), Buffer.from("IDAT")];
+  const size = FRONT_BYTES + 8 + data + 4 + END.length;
+  const room = scratch(size + length);
+  const png = room.subarray(0, size);
+  const lines = room.subarray(size);
   for (let y = 0, at = 0; y < rows; y++) {
     lines[at++] = 0;
     lines.set(grey.subarray(y * width, (y + 1) * width), at);
     at += width;
   }
-  // In one piece: it grows by five bytes for every 64 KiB.
-  const stored = deflateSync(lines, { level: 0, chunkSize: lines.length + (lines.length >> 12) + 64 });
-  return Buffer.concat([PNG_SIGNATURE, headerChunk(width, rows), ...chunkParts("IDAT", stored), END]);
+  let at = 0;
+  const put = (bytes: Uint8Array) => {
+    png.set(bytes, at);
+    at += bytes.length;
+  };
+  for (const part of [...front, ZLIB_HEADER]) put(part);
+  for (let y = 0; y < length; y += MOST_STORED) {
+    const block = lines.subarray(y, y + MOST_STORED);
+    const last = y + block.length === length ? 1 : 0;
+    put(Uint8Array.of(last, block.length, block.length >> 8, ~block.length, ~block.length >> 8));
+    put(block);
+  }
+  put(uint32(kernel.adler32(lines)));
+  put(uint32(crc32(png.subarray(FRONT_BYTES + 4, at))));
+  put(END);
+  return png;
 }
 
 /**
@@ -562,20 +588,16 @@ export function encodeStored(grey: Uint8Array, width: number, rows: number): Buf
  * @returns undefined if `png` is not of that very layout, whole and unharmed; `readPng` may read it still, or say why not
  */
 export function decodeStored(png: Uint8Array): { width: number; height: number; pixels: Uint8Array } | undefined {
-  const front = PNG_SIGNATURE.length + 12 + 13;
   const end = png.length - END.length;
-  if (end < front) return undefined;
+  if (end < FRONT_BYTES) return undefined;
   const view = viewOf(png);
   const [width, height] = [view.getUint32(16), view.getUint32(20)];
   const expected = Buffer.concat([PNG_SIGNATURE, headerChunk(width, height)]);
-  const idat = png.subarray(front, end);
-  if (!expected.equals(png.subarray(0, front)) || !isSoundIdat(idat) || !END.equals(png.subarray(end)))
+  const idat = png.subarray(FRONT_BYTES, end);
+  if (!expected.equals(png.subarray(0, FRONT_BYTES)) || !isSoundIdat(idat) || !END.equals(png.subarray(end)))
     return undefined;
-  const data = idat.subarray(8, -4);
-  const length = height * (1 + width);
-  // Fewer bytes than rows: that is compressed, and not for reading at once.
-  if (width === 0 || height === 0 || data.length < length) return undefined;
-  const lines = inflateWhole(data, length);
+  if (width === 0 || height === 0) return undefined;
+  const lines = storedBytes(idat.subarray(8, -4), height * (1 + width));
   if (!lines) return undefined;
   const pixels = new Uint8Array(width * height);
   for (let y = 0; y < height; y++) {
@@ -584,6 +606,28 @@ export function decodeStored(png: Uint8Array): { width: number; height: number; 
     pixels.set(lines.subarray(at + 1, at + 1 + width), y * width);
   }
   return { width, height, pixels };
+}
+
+/**
+ * What a zlib stream of stored blocks holds (RFC 1951, 3.2.4), until the next call.
+ * @returns undefined unless it is one, to its last byte, of `length` bytes
+ */
+function storedBytes(data: Uint8Array, length: number): Uint8Array | undefined {
+  if (data.length < length || !ZLIB_HEADER.every((byte, i) => data[i] === byte)) return undefined;
+  const bytes = scratch(length);
+  let at = ZLIB_HEADER.length;
+  let filled = 0;
+  for (let last = false; !last; ) {
+    const size = data[at + 1] | (data[at + 2] << 8);
+    const complement = data[at + 3] | (data[at + 4] << 8);
+    if (data[at] > 1 || (size ^ complement) !== 0xffff || filled + size > length) return undefined;
+    last = data[at] === 1;
+    bytes.set(data.subarray(at + 5, at + 5 + size), filled);
+    at += 5 + size;
+    filled += size;
+  }
+  const whole = filled === length && at + 4 === data.length;
+  return whole && viewOf(data).getUint32(at) === kernel.adler32(bytes) ? bytes : undefined;
 }
 
 /** @returns undefined unless `data` is one zlib stream to its last byte, of `length` bytes */

@@ -520,9 +520,8 @@ export class RedisResults implements Results {
   }
 
   async load(chunkId: string): Promise<Uint8Array | null> {
-    // As bytes: base64 needs no check for UTF-8.
     const text = await this.#redis.getBuffer(resultKey(chunkId));
-    return text === null ? null : fromBase64(text.toString("latin1"), resultKey(chunkId));
+    return text && fromBase64(text, resultKey(chunkId));
   }
 
   async drop(chunkId: string): Promise<void> {

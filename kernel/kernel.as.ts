@@ -1,4 +1,4 @@
-// The loops over pixels, 16 bytes at a time: AssemblyScript, compiled by `bun run build` to kernel.wasm,
+// The loops over pixels and bytes, 16 at a time: AssemblyScript, compiled by `bun run build` to kernel.wasm,
 // which is committed. Not a module to import: kernel.ts loads the .wasm, checks every length and copies
 // strips in and out. The scalar twins in scalar.ts say the same in plain TypeScript.
 //
@@ -10,6 +10,9 @@ const SUB = 1;
 const UP = 2;
 const AVERAGE = 3;
 const PAETH = 4;
+
+const A: u8 = 65;
+const EQUALS: u8 = 61;
 
 /** Undo the row filters of `rows` scanlines (1 + rowBytes bytes each) in place; `previous` takes the last row. */
 export function unfilter(lines: usize, rows: usize, rowBytes: usize, bpp: usize, previous: usize): void {
@@ -102,6 +105,77 @@ function unfilterNext(line: usize, end: usize, up: usize, rowBytes: usize, bpp: 
   }
   unfilterRow(line, up, rowBytes, bpp);
   return 1;
+}
+
+/**
+ * Adler-32 (RFC 1950), carried on from `adler`, 16 bytes a step. For a block of n bytes after sums s1 and s2: s2 grows
+ * by n·s1, by 16 times the bytes of the steps before each step, and within a step by the bytes weighted 16 .. 1.
+ */
+export function adler32(at: usize, length: usize, adler: u32): u32 {
+  let s1 = adler & 0xffff;
+  let s2 = adler >> 16;
+  const end = at + length;
+  while (at + 16 <= end) {
+    // 5552 bytes is the most before s2 could pass 32 bits (zlib's NMAX); it is 347 steps.
+    const block: usize = min<usize>(5552, (end - at) & ~15);
+    const stop = at + block;
+    let sum = i32x4.splat(0);
+    let before = i32x4.splat(0);
+    let weighted = i32x4.splat(0);
+    for (; at < stop; at += 16) {
+      const v = v128.load(at);
+      before = i32x4.add(before, sum);
+      sum = i32x4.add(sum, i32x4.extadd_pairwise_i16x8_u(i16x8.extadd_pairwise_i8x16_u(v)));
+      weighted = i32x4.add(
+        weighted,
+        i32x4.add(
+          i32x4.dot_i16x8_s(i16x8.extend_low_i8x16_u(v), i16x8(16, 15, 14, 13, 12, 11, 10, 9)),
+          i32x4.dot_i16x8_s(i16x8.extend_high_i8x16_u(v), i16x8(8, 7, 6, 5, 4, 3, 2, 1)),
+        ),
+      );
+    }
+    s2 = (s2 + <u32>block * s1 + 16 * total(before) + total(weighted)) % 65521;
+    s1 = (s1 + total(sum)) % 65521;
+  }
+  for (; at < end; at++) {
+    s1 += load<u8>(at);
+    s2 += s1;
+  }
+  return ((s2 % 65521) << 16) | s1 % 65521;
+}
+
+/** `length` bytes as base64. The last quartet may have padding. */
+export function toBase64(bytes: usize, length: usize, text: usize): void {
+  const end = bytes + length;
+  // Each step takes 12 bytes and looks at 16; kernel.ts leaves that room.
+  for (; bytes + 12 <= end; bytes += 12, text += 16) v128.store(text, letters(sextets(v128.load(bytes))));
+  if (bytes == end) return;
+  // Zeros stand for what is behind the end, and `=` for the quartets' places that hold none of the rest.
+  const rest = end - bytes;
+  const quartets = (rest + 2) / 3;
+  for (let i = rest; i < 12; i++) store<u8>(bytes + i, 0);
+  v128.store(text, letters(sextets(v128.load(bytes))));
+  for (let at = text + (rest * 4 + 2) / 3, stop = text + quartets * 4; at < stop; at++) store<u8>(at, EQUALS);
+}
+
+/** Base64 without padding, in quartets, to bytes; returns whether every character is one of the alphabet. */
+export function fromBase64(text: usize, length: usize, bytes: usize): bool {
+  const end = text + length;
+  let strange = i8x16.splat(0);
+  for (; text + 16 <= end; text += 16, bytes += 12) {
+    const characters = v128.load(text);
+    const values = sextetsOf(characters);
+    strange = v128.or(strange, strangers(characters, values));
+    v128.store(bytes, packed(values));
+  }
+  if (text < end) {
+    for (let at = end; at < text + 16; at++) store<u8>(at, A);
+    const characters = v128.load(text);
+    const values = sextetsOf(characters);
+    strange = v128.or(strange, strangers(characters, values));
+    v128.store(bytes, packed(values));
+  }
+  return !v128.any_true(strange);
 }
 
 function unfilterRow(line: usize, up: usize, rowBytes: usize, bpp: usize): void {
@@ -392,43 +466,61 @@ function magnitude(above: usize, width: usize, left: usize, x: usize, right: usi
   return min<u32>(255, <u32>nearest<f32>(sqrt<f32>(<f32>(gx * gx + gy * gy))));
 }
 
-/**
- * Adler-32 (RFC 1950), 16 bytes a step. For a block of n bytes after sums s1 and s2: s2 grows by n·s1, by 16 times
- * the bytes of the steps before each step, and within a step by the bytes weighted 16 .. 1.
- */
-function adler32(at: usize, length: usize, adler: u32): u32 {
-  let s1 = adler & 0xffff;
-  let s2 = adler >> 16;
-  const end = at + length;
-  while (at + 16 <= end) {
-    // 5552 bytes is the most before s2 could pass 32 bits (zlib's NMAX); it is 347 steps.
-    const block: usize = min<usize>(5552, (end - at) & ~15);
-    const stop = at + block;
-    let sum = i32x4.splat(0);
-    let before = i32x4.splat(0);
-    let weighted = i32x4.splat(0);
-    for (; at < stop; at += 16) {
-      const v = v128.load(at);
-      before = i32x4.add(before, sum);
-      sum = i32x4.add(sum, i32x4.extadd_pairwise_i16x8_u(i16x8.extadd_pairwise_i8x16_u(v)));
-      weighted = i32x4.add(
-        weighted,
-        i32x4.add(
-          i32x4.dot_i16x8_s(i16x8.extend_low_i8x16_u(v), i16x8(16, 15, 14, 13, 12, 11, 10, 9)),
-          i32x4.dot_i16x8_s(i16x8.extend_high_i8x16_u(v), i16x8(8, 7, 6, 5, 4, 3, 2, 1)),
-        ),
-      );
-    }
-    s2 = (s2 + <u32>block * s1 + 16 * total(before) + total(weighted)) % 65521;
-    s1 = (s1 + total(sum)) % 65521;
-  }
-  for (; at < end; at++) {
-    s1 += load<u8>(at);
-    s2 += s1;
-  }
-  return ((s2 % 65521) << 16) | s1 % 65521;
-}
-
 function total(v: v128): u32 {
   return i32x4.extract_lane(v, 0) + i32x4.extract_lane(v, 1) + i32x4.extract_lane(v, 2) + i32x4.extract_lane(v, 3);
+}
+
+/** The first 12 bytes as 16 numbers of six bits. */
+// @ts-ignore: decorator
+@inline
+function sextets(bytes: v128): v128 {
+  // Three bytes a 32-bit lane, the first uppermost.
+  const three = i8x16.swizzle(bytes, i8x16(2, 1, 0, 16, 5, 4, 3, 16, 8, 7, 6, 16, 11, 10, 9, 16));
+  const first = i32x4.shr_u(three, 18);
+  const second = v128.and(i32x4.shr_u(three, 4), i32x4.splat(0x3f00));
+  const third = v128.and(i32x4.shl(three, 10), i32x4.splat(0x3f0000));
+  const fourth = i32x4.shl(v128.and(three, i32x4.splat(0x3f)), 24);
+  return v128.or(v128.or(first, second), v128.or(third, fourth));
+}
+
+/**
+ * Numbers of six bits to `A` … `Z`, `a` … `z`, `0` … `9`, `+`, `/`: each range has one difference, found by what exceeds
+ * 51, which is 0 for both alphabets, 1 to 10 for the digits, 11 and 12 (Wojciech Muła's way).
+ */
+// @ts-ignore: decorator
+@inline
+function letters(values: v128): v128 {
+  const capital = i8x16.lt_s(values, i8x16.splat(26));
+  const range = v128.or(i8x16.sub_sat_u(values, i8x16.splat(51)), v128.and(capital, i8x16.splat(13)));
+  const differences = i8x16(71, -4, -4, -4, -4, -4, -4, -4, -4, -4, -4, -19, -16, 65, 0, 0);
+  return i8x16.add(values, i8x16.swizzle(differences, range));
+}
+
+/** The inverse of `letters`; of other characters, anything. */
+// @ts-ignore: decorator
+@inline
+function sextetsOf(characters: v128): v128 {
+  // By the upper half of the character: 2 (`+`), 3 digits, 4 and 5 capitals, 6 and 7 small. `/` is told apart.
+  const differences = i8x16(0, 0, 19, 4, -65, -65, -71, -71, 0, 0, 0, 0, 0, 0, 0, 0);
+  const slash = v128.and(i8x16.eq(characters, i8x16.splat(47)), i8x16.splat(-3));
+  return i8x16.add(i8x16.add(characters, i8x16.swizzle(differences, i8x16.shr_u(characters, 4))), slash);
+}
+
+/** Not zero where a character is none of the alphabet: it is not what its number would be written as. */
+// @ts-ignore: decorator
+@inline
+function strangers(characters: v128, values: v128): v128 {
+  return v128.or(
+    v128.xor(letters(v128.and(values, i8x16.splat(63))), characters),
+    v128.andnot(values, i8x16.splat(63)),
+  );
+}
+
+/** 16 numbers of six bits as 12 bytes. */
+// @ts-ignore: decorator
+@inline
+function packed(values: v128): v128 {
+  const pairs = v128.or(i16x8.shl(v128.and(values, i16x8.splat(63)), 6), i16x8.shr_u(values, 8));
+  const three = i32x4.dot_i16x8_s(pairs, i16x8(4096, 1, 4096, 1, 4096, 1, 4096, 1));
+  return i8x16.swizzle(three, i8x16(2, 1, 0, 6, 5, 4, 10, 9, 8, 14, 13, 12, 16, 16, 16, 16));
 }

@@ -1,4 +1,4 @@
-// The loops over pixels in plain TypeScript: the twins of kernel.as.ts, for engines without WebAssembly SIMD and
+// The loops over pixels and bytes in plain TypeScript: the twins of kernel.as.ts, for engines without WebAssembly SIMD and
 // for reading. They check nothing (kernel.ts does, before it calls them) and keep no state.
 //
 // Invariant: every byte is the one that kernel.as.ts gives. The tests run one table of cases on both.
@@ -90,6 +90,60 @@ export function filterSub(grey: Uint8Array, width: number, rows: number, lines: 
   return adler32(lines);
 }
 
+/** Adler-32 (RFC 1950). The remainders are taken every 3800 bytes, the round number that keeps `s2` in 31 bits. */
+export function adler32(bytes: Uint8Array): number {
+  let s1 = 1;
+  let s2 = 0;
+  for (let at = 0; at < bytes.length; ) {
+    const stop = Math.min(at + 3800, bytes.length);
+    while (at < stop) {
+      s1 += bytes[at++];
+      s2 += s1;
+    }
+    s1 %= 65521;
+    s2 %= 65521;
+  }
+  return s2 * 65536 + s1;
+}
+
+const LETTERS = Uint8Array.from("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/", (c) =>
+  c.charCodeAt(0),
+);
+const EQUALS = 61;
+const STRANGE = 64;
+const VALUES = new Uint8Array(256).fill(STRANGE);
+LETTERS.forEach((letter, value) => {
+  VALUES[letter] = value;
+});
+
+export function toBase64(bytes: Uint8Array, text: Uint8Array): void {
+  for (let at = 0, to = 0; at < bytes.length; at += 3) {
+    const three = (bytes[at] << 16) | (bytes[at + 1] << 8) | bytes[at + 2];
+    text[to++] = LETTERS[three >> 18];
+    text[to++] = LETTERS[(three >> 12) & 63];
+    text[to++] = at + 1 < bytes.length ? LETTERS[(three >> 6) & 63] : EQUALS;
+    text[to++] = at + 2 < bytes.length ? LETTERS[three & 63] : EQUALS;
+  }
+}
+
+export function fromBase64(text: Uint8Array, bytes: Uint8Array): boolean {
+  // The places of the padding hold what comes of no byte.
+  const end = Math.ceil((bytes.length * 4) / 3);
+  let seen = 0;
+  for (let at = 0, to = 0; at < end; at += 4) {
+    let four = 0;
+    for (let i = at; i < at + 4; i++) {
+      const value = i < end ? VALUES[text[i]] : 0;
+      seen |= value;
+      four = (four << 6) | value;
+    }
+    bytes[to++] = four >> 16;
+    bytes[to++] = four >> 8;
+    bytes[to++] = four;
+  }
+  return seen < STRANGE;
+}
+
 function unfilterRow(
   lines: Uint8Array,
   row: number,
@@ -158,20 +212,4 @@ function weigh(r: number, g: number, b: number): number {
 function overWhite(y: number, a: number): number {
   const n = y * a + 255 * (255 - a) + 127;
   return (n + 1 + (n >> 8)) >> 8;
-}
-
-/** Adler-32 (RFC 1950). The remainders are taken every 3800 bytes, the round number that keeps `s2` in 31 bits. */
-function adler32(bytes: Uint8Array): number {
-  let s1 = 1;
-  let s2 = 0;
-  for (let at = 0; at < bytes.length; ) {
-    const stop = Math.min(at + 3800, bytes.length);
-    while (at < stop) {
-      s1 += bytes[at++];
-      s2 += s1;
-    }
-    s1 %= 65521;
-    s2 %= 65521;
-  }
-  return s2 * 65536 + s1;
 }

@@ -358,7 +358,7 @@ describe("a message", () => {
     [
       "base64 that is cut off",
       { ...good, imagen: good.imagen.slice(0, -1) },
-      /^imagen: expected base64, got "iVBOR.{74}…$/,
+      /^imagen: expected base64, got \d+ characters, not a multiple of 4$/,
     ],
     [
       "base64 with other characters",
@@ -396,7 +396,7 @@ describe("a message", () => {
 test("fromBase64 takes base64 and nothing else", () => {
   for (let length = 0; length < 50; length++) {
     const data = Buffer.from(random(length));
-    expect(fromBase64(data.toString("base64"), "x")).toEqual(data);
+    expect(fromBase64(Buffer.from(data.toString("base64")), "x")).toEqual(data);
   }
   for (const text of [
     "A",
@@ -412,8 +412,8 @@ test("fromBase64 takes base64 and nothing else", () => {
     "AAAA====",
     "=AAA",
   ]) {
-    expect(() => fromBase64(text, "imagen")).toThrow(/^imagen: expected base64, got /);
-    expect(() => fromBase64(text, "imagen")).toThrow(WireError);
+    expect(() => fromBase64(Buffer.from(text), "imagen")).toThrow(/^imagen: expected base64, got /);
+    expect(() => fromBase64(Buffer.from(text), "imagen")).toThrow(WireError);
   }
 });
 

@@ -7,11 +7,12 @@ import { copyFileSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSy
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { deflateSync } from "node:zlib";
-import { type Kernel, kernel, scalar, simd } from "../kernel.ts";
+import { base64Bytes, type Kernel, kernel, scalar, simd } from "../kernel.ts";
 
 const root = join(import.meta.dirname, "..");
 const scratch = mkdtempSync(join(tmpdir(), "kernel-"));
 afterAll(() => rmSync(scratch, { recursive: true }));
+const EQUALS = 61;
 let seed = 1;
 
 describe.each([scalar, simd()].map((k): [string, Kernel] => [k.name, k]))("%s", (_name, k) => {
@@ -210,6 +211,45 @@ describe.each([scalar, simd()].map((k): [string, Kernel] => [k.name, k]))("%s", 
     }
   });
 
+  test("Adler-32, of bytes of any number", () => {
+    for (const length of [0, 1, 15, 16, 17, 5552, 5553, 131_072, 300_001]) {
+      const heavy = new Uint8Array(length).fill(255);
+      for (const bytes of [random(length), heavy]) expect(k.adler32(bytes)).toBe(referenceAdler(bytes));
+    }
+  });
+
+  test("base64 of any number of bytes, to and fro", () => {
+    for (const length of [...Array(60).keys(), 98_303, 98_304, 98_305, 98_306, 300_001]) {
+      const bytes = random(length);
+      const expected = Buffer.from(bytes).toString("base64");
+      const text = new Uint8Array(expected.length);
+      k.toBase64(bytes, text);
+      expect(Buffer.from(text).toString("latin1")).toBe(expected);
+      expect(base64Bytes(text)).toBe(length);
+      const back = new Uint8Array(length);
+      expect(k.fromBase64(text, back)).toBe(true);
+      expectSame(back, bytes, `${length} bytes`);
+    }
+  });
+
+  test("what is not base64 is found, whatever byte it is and wherever it stands", () => {
+    const sound = new Set(Buffer.from("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"));
+    for (const length of [4, 8, 16, 20, 28, 131_072, 131_076]) {
+      const text = new Uint8Array(length).fill(66);
+      const places = length > 100 ? [0, 131_071, length - 5] : Array(length).keys();
+      for (const at of places) {
+        for (let byte = 0; byte < 256; byte++) {
+          text[at] = byte;
+          // At the end it is padding.
+          const bytes = new Uint8Array(base64Bytes(text));
+          const padding = byte === EQUALS && at === length - 1;
+          expect([at, byte, k.fromBase64(text, bytes)]).toEqual([at, byte, padding || sound.has(byte)]);
+        }
+        text[at] = 66;
+      }
+    }
+  });
+
   test("OpenCV's bytes", () => {
     // r = np.random.default_rng(1); g = r.integers(0, 256, (29, 37), np.uint8); p = r.integers(0, 256, (1, 64, 3), np.uint8)
     // s = [cv2.Sobel(g, cv2.CV_64F, *d, ksize=3) for d in ((1, 0), (0, 1))]
@@ -254,6 +294,9 @@ describe.each([scalar, simd()].map((k): [string, Kernel] => [k.name, k]))("%s", 
     ["rows: expected a whole number from 0, got 1.5", () => k.filterSub(bytes(6), 4, 1.5, bytes(5))],
     ["grey: expected 4 bytes, got 3", () => k.filterSub(bytes(3), 4, 1, bytes(5))],
     ["lines: expected 5 bytes, got 4", () => k.filterSub(bytes(4), 4, 1, bytes(4))],
+    ["text: expected 8 bytes, got 4", () => k.toBase64(bytes(4), bytes(4))],
+    ["text: expected a multiple of 4 bytes, got 7", () => k.fromBase64(bytes(7), bytes(5))],
+    ["bytes: expected 3 bytes, got 2", () => k.fromBase64(bytes(4), bytes(2))],
   ])("%s", (message, call) => {
     expect(call).toThrow(new RangeError(message));
   });
@@ -388,7 +431,12 @@ function expectFiltered(k: Kernel, grey: Uint8Array, width: number, rows: number
     return x < 0 ? 1 : x === 0 ? grey[at] : grey[at] - grey[at - 1];
   });
   expectSame(lines, expected, `lines, ${width} × ${rows}`);
-  expect(adler).toBe(deflateSync(expected, { level: 0 }).subarray(-4).readUInt32BE());
+  expect(adler).toBe(referenceAdler(expected));
+}
+
+/** What zlib writes behind its data. */
+function referenceAdler(bytes: Uint8Array): number {
+  return deflateSync(bytes, { level: 0 }).subarray(-4).readUInt32BE();
 }
 
 /** A whole array in a failure message helps nobody: the first difference does. */
