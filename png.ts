@@ -157,26 +157,33 @@ class ByteReader {
     this.#atEnd = atEnd;
   }
 
-  /** Between one and `most` bytes, not copied; none at the end. */
-  async some(most: number): Promise<Uint8Array> {
-    while (this.#piece.length === 0) {
-      const next = await this.#pieces.next();
-      if (next.done) return this.#piece;
-      this.#piece = next.value;
-    }
+  /** At most `most` bytes, not copied: what can be had without waiting, and that may be none. */
+  take(most: number): Uint8Array {
     const part = this.#piece.subarray(0, most);
     this.#piece = this.#piece.subarray(part.length);
     return part;
   }
 
-  /** Fills `target`. */
-  async fill(target: Uint8Array): Promise<void> {
-    for (let at = 0; at < target.length; ) {
-      const part = await this.some(target.length - at);
-      if (part.length === 0) throw corrupt(this.#atEnd);
-      target.set(part, at);
-      at += part.length;
+  /** Between one and `most` bytes, not copied; none at the end. */
+  async some(most: number): Promise<Uint8Array> {
+    while (this.#piece.length === 0) {
+      const next = await this.#pieces.next();
+      if (next.done) break;
+      this.#piece = next.value;
     }
+    return this.take(most);
+  }
+
+  /** Between one and `most` bytes, not copied. @throws ImageError at the end */
+  async more(most: number): Promise<Uint8Array> {
+    const part = await this.some(most);
+    if (part.length === 0) throw corrupt(this.#atEnd);
+    return part;
+  }
+
+  /** Exactly `length` bytes, not copied, if they can be had without waiting. */
+  exactly(length: number): Uint8Array | undefined {
+    return this.#piece.length < length ? undefined : this.take(length);
   }
 
   /** At least one and at most `most` times `unit` bytes: not copied, but for those that lie in two pieces. */
@@ -189,23 +196,17 @@ class ByteReader {
   /** A copy of exactly `length` bytes. */
   async read(length: number): Promise<Uint8Array> {
     const bytes = new Uint8Array(length);
-    await this.fill(bytes);
+    for (let at = 0; at < length; ) {
+      const part = await this.more(length - at);
+      bytes.set(part, at);
+      at += part.length;
+    }
     return bytes;
   }
 
   /** Lets go of the source. */
   async close(): Promise<void> {
     await this.#pieces.return?.();
-  }
-
-  /** Passes `length` bytes on as they come. */
-  async *pass(length: number): AsyncGenerator<Uint8Array> {
-    for (let left = length; left > 0; ) {
-      const part = await this.some(left);
-      if (part.length === 0) throw corrupt(this.#atEnd);
-      left -= part.length;
-      yield part;
-    }
   }
 }
 
@@ -217,16 +218,23 @@ interface ChunkHead {
 }
 
 async function readChunkHead(file: ByteReader): Promise<ChunkHead> {
-  const bytes = await file.read(8);
-  const length = viewOf(bytes).getUint32(0);
-  const type = String.fromCharCode(...bytes.subarray(4));
+  return headIn(await file.read(8));
+}
+
+function headIn(bytes: Uint8Array): ChunkHead {
+  const length = uint32At(bytes, 0);
+  const type = String.fromCharCode(bytes[4], bytes[5], bytes[6], bytes[7]);
   if (!/^[A-Za-z]{4}$/.test(type)) throw corrupt(`chunk type: expected four letters, got ${JSON.stringify(type)}`);
   if (length > 0x7fffffff) throw corrupt(`${type} chunk: expected at most ${0x7fffffff} bytes, got ${length}`);
   return { length, type, crc: crc32(bytes.subarray(4)) };
 }
 
-async function checkCrc(file: ByteReader, { type, crc }: ChunkHead): Promise<void> {
-  const stored = viewOf(await file.read(4)).getUint32(0);
+async function checkCrc(file: ByteReader, head: ChunkHead): Promise<void> {
+  expectCrc(head, await file.read(4));
+}
+
+function expectCrc({ type, crc }: ChunkHead, bytes: Uint8Array): void {
+  const stored = uint32At(bytes, 0);
   if (stored !== crc) throw corrupt(`${type} chunk: expected CRC ${hex(crc)}, got ${hex(stored)}`);
 }
 
@@ -241,7 +249,11 @@ async function readPayload(file: ByteReader, head: ChunkHead, least: number, mos
 }
 
 async function skipChunk(file: ByteReader, head: ChunkHead): Promise<void> {
-  for await (const part of file.pass(head.length)) head.crc = crc32(part, head.crc);
+  for (let left = head.length; left > 0; ) {
+    const part = await file.more(left);
+    head.crc = crc32(part, head.crc);
+    left -= part.length;
+  }
   await checkCrc(file, head);
 }
 
@@ -249,9 +261,8 @@ async function readHeader(file: ByteReader): Promise<Header> {
   const head = await readChunkHead(file);
   if (head.type !== "IHDR") throw corrupt(`first chunk: expected IHDR, got ${head.type}`);
   const payload = await readPayload(file, head, 13, 13);
-  const view = viewOf(payload);
-  const width = view.getUint32(0);
-  const height = view.getUint32(4);
+  const width = uint32At(payload, 0);
+  const height = uint32At(payload, 4);
   const [depth, colour, compression, filter, interlace] = payload.subarray(8);
   if (width === 0 || height === 0) throw corrupt(`size: expected at least 1 × 1, got ${width} × ${height}`);
   if (!DEPTHS[colour]?.includes(depth)) throw corrupt(`colour type ${colour} with ${depth} bits a sample`);
@@ -296,13 +307,19 @@ async function skipOther(file: ByteReader, head: ChunkHead): Promise<void> {
   await skipChunk(file, head);
 }
 
-/** The zlib stream: payloads of the run of IDATs, joined, since libpng writes them 8 KiB small. Ends after IEND. */
+/**
+ * The zlib stream: payloads of the run of IDATs, joined, since libpng writes them 8 KiB small. Ends after IEND. Waits only
+ * where it must: there are thousands of them, and a piece of the file has many.
+ */
 async function* compressed(file: ByteReader, first: ChunkHead): AsyncGenerator<Uint8Array> {
   let joined = new Uint8Array(BLOCK_BYTES);
   let filled = 0;
   let head = first;
-  for (; head.type === "IDAT"; head = await readChunkHead(file)) {
-    for await (let part of file.pass(head.length)) {
+  while (head.type === "IDAT") {
+    for (let left = head.length; left > 0; ) {
+      let part = file.take(left);
+      if (part.length === 0) part = await file.more(left);
+      left -= part.length;
       head.crc = crc32(part, head.crc);
       if (filled === 0 && part.length >= BLOCK_BYTES) {
         yield part;
@@ -319,7 +336,9 @@ async function* compressed(file: ByteReader, first: ChunkHead): AsyncGenerator<U
         filled = 0;
       }
     }
-    await checkCrc(file, head);
+    const between = file.exactly(12) ?? (await file.read(12));
+    expectCrc(head, between.subarray(0, 4));
+    head = headIn(between.subarray(4));
   }
   if (filled > 0) yield joined.subarray(0, filled);
   for (; head.type !== "IEND"; head = await readChunkHead(file)) await skipOther(file, head);
@@ -467,7 +486,8 @@ function greyTable({ colour, depth, palette, transparency }: Header): Uint8Array
   const size = colour === PALETTE ? palette!.length / 3 : 1 << depth;
   const rgba = new Uint8Array(size * 4);
   // Of the 16 bits in tRNS those beyond the depth do not count.
-  const transparent = colour === GREY && transparency ? viewOf(transparency).getUint16(0) & (2 ** depth - 1) : -1;
+  const transparent =
+    colour === GREY && transparency ? ((transparency[0] << 8) | transparency[1]) & (2 ** depth - 1) : -1;
   for (let i = 0; i < size; i++) {
     const grey = Math.round((i * 255) / ((1 << depth) - 1));
     const rgb = colour === PALETTE ? palette!.subarray(i * 3, i * 3 + 3) : [grey, grey, grey];
@@ -590,8 +610,7 @@ export function encodeStored(grey: Uint8Array, width: number, rows: number): Uin
 export function decodeStored(png: Uint8Array): { width: number; height: number; pixels: Uint8Array } | undefined {
   const end = png.length - END.length;
   if (end < FRONT_BYTES) return undefined;
-  const view = viewOf(png);
-  const [width, height] = [view.getUint32(16), view.getUint32(20)];
+  const [width, height] = [uint32At(png, 16), uint32At(png, 20)];
   const expected = Buffer.concat([PNG_SIGNATURE, headerChunk(width, height)]);
   const idat = png.subarray(FRONT_BYTES, end);
   if (!expected.equals(png.subarray(0, FRONT_BYTES)) || !isSoundIdat(idat) || !END.equals(png.subarray(end)))
@@ -627,7 +646,7 @@ function storedBytes(data: Uint8Array, length: number): Uint8Array | undefined {
     filled += size;
   }
   const whole = filled === length && at + 4 === data.length;
-  return whole && viewOf(data).getUint32(at) === kernel.adler32(bytes) ? bytes : undefined;
+  return whole && uint32At(data, at) === kernel.adler32(bytes) ? bytes : undefined;
 }
 
 /** @returns undefined unless `data` is one zlib stream to its last byte, of `length` bytes */
@@ -686,7 +705,7 @@ function bandData(png: Uint8Array, width: number, rows: number): { chunk: Uint8A
   const end = png.length - EMPTY_TAIL.length - END.length;
   if (end < before.length + 12 || !before.equals(png.subarray(0, before.length))) return undefined;
   const chunk = png.subarray(before.length, end);
-  const adler = viewOf(png).getUint32(end + 10);
+  const adler = uint32At(png, end + 10);
   const tail = Buffer.concat([pngChunk("IDAT", LAST_BLOCK, uint32(adler)), END]);
   if (!tail.equals(png.subarray(end))) return undefined;
   return isSoundIdat(chunk) ? { chunk, adler } : undefined;
@@ -696,12 +715,11 @@ function bandData(png: Uint8Array, width: number, rows: number): { chunk: Uint8A
 function isSoundIdat(chunk: Uint8Array): boolean {
   const length = chunk.length - 12;
   if (length < 0) return false;
-  const view = viewOf(chunk);
   const type = String.fromCharCode(...chunk.subarray(4, 8));
   return (
-    view.getUint32(0) === length &&
+    uint32At(chunk, 0) === length &&
     type === "IDAT" &&
-    view.getUint32(8 + length) === crc32(chunk.subarray(4, 8 + length))
+    uint32At(chunk, 8 + length) === crc32(chunk.subarray(4, 8 + length))
   );
 }
 
@@ -732,13 +750,11 @@ function chunkParts(type: string, ...payload: Uint8Array[]): Uint8Array[] {
 }
 
 function uint32(value: number): Uint8Array {
-  const bytes = new Uint8Array(4);
-  viewOf(bytes).setUint32(0, value);
-  return bytes;
+  return Uint8Array.of(value >>> 24, value >>> 16, value >>> 8, value);
 }
 
-function viewOf(bytes: Uint8Array): DataView {
-  return new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+function uint32At(bytes: Uint8Array, at: number): number {
+  return ((bytes[at] << 24) | (bytes[at + 1] << 16) | (bytes[at + 2] << 8) | bytes[at + 3]) >>> 0;
 }
 
 function hex(value: number): string {
