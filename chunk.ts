@@ -21,7 +21,7 @@
  * Not here: what a task is (task.ts), how messages travel (queue.ts), where results lie (results.ts), how pixels are
  * compressed (png.ts).
  */
-import { base64Bytes, kernel } from "./kernel.ts";
+import { base64Bytes, base64Length, kernel } from "./kernel.ts";
 import { collectPixels, decodeStored, encodeStored, type GreyImage, ImageError, onePiece, readPng } from "./png.ts";
 
 /** How a picture is cut: `bands` bands of `rows` rows, of which the last may be lower. */
@@ -190,12 +190,13 @@ export function isTaskName(name: unknown): name is string {
 export function encodeMessage(chunk: Chunk): Buffer {
   const { chunkId, task, halo, params, width, height, pixels } = chunk;
   const head = JSON.stringify({ chunk_id: chunkId, task, halo, params }).slice(0, -1) + BEFORE_IMAGEN;
-  const png = encodeStored(pixels, width, height);
-  const length = 4 * Math.ceil(png.length / 3);
-  const message = Buffer.allocUnsafe(Buffer.byteLength(head) + length + 2);
-  const at = message.write(head);
-  kernel.toBase64(png, message.subarray(at, at + length));
-  message.set(END, at + length);
+  const imagen = encodeStored(pixels, width, height);
+  const at = Buffer.byteLength(head);
+  const end = at + base64Length(imagen);
+  const message = Buffer.allocUnsafe(end + END.length);
+  message.write(head);
+  kernel.toBase64(imagen, message.subarray(at, end));
+  message.set(END, end);
   return message;
 }
 
@@ -261,6 +262,13 @@ async function decodePicture(png: Uint8Array): Promise<{ width: number; height: 
 
 function isHalo(halo: unknown): halo is [number, number] {
   return Array.isArray(halo) && halo.length === 2 && halo.every((rows) => Number.isInteger(rows) && rows >= 0);
+}
+
+/** In ASCII. */
+export function toBase64(bytes: Uint8Array): Buffer {
+  const base64 = Buffer.allocUnsafe(base64Length(bytes));
+  kernel.toBase64(bytes, base64);
+  return base64;
 }
 
 /** @param base64 in ASCII. @throws WireError */

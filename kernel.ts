@@ -61,7 +61,7 @@ export interface Kernel {
 
   /**
    * Base64 (RFC 4648, 4) in ASCII, without the string in between that the runtimes would make of it.
-   * @param text 4 · ceil(n / 3) bytes for n of `bytes`.
+   * @param text as many bytes as `base64Length` says.
    */
   toBase64(bytes: Uint8Array, text: Uint8Array): void;
 
@@ -71,6 +71,11 @@ export interface Kernel {
    * @returns whether it is base64; if not, anything stands in `bytes`.
    */
   fromBase64(text: Uint8Array, bytes: Uint8Array): boolean;
+}
+
+/** How many characters of base64 stand for these bytes, padding included. */
+export function base64Length(bytes: Uint8Array): number {
+  return 4 * Math.ceil(bytes.length / 3);
 }
 
 /** How many bytes there are in base64 of whole quartets. */
@@ -163,7 +168,7 @@ function checked(name: Kernel["name"], run: Loops): Kernel {
     },
     adler32: run.adler32,
     toBase64(bytes, text) {
-      expectLength("text", text, 4 * Math.ceil(bytes.length / 3));
+      expectLength("text", text, base64Length(bytes));
       run.toBase64(bytes, text);
     },
     fromBase64(text, bytes) {
@@ -315,7 +320,7 @@ function simdLoops(): Loops {
       reserve(out + 4 * QUARTETS);
       for (let at = 0, to = 0; at < bytes.length; at += step) {
         const strip = bytes.subarray(at, at + step);
-        const length = 4 * Math.ceil(strip.length / 3);
+        const length = base64Length(strip);
         heap.set(strip, 0);
         wasm.toBase64(0, strip.length, out);
         text.set(heap.subarray(out, out + length), to);

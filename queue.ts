@@ -34,7 +34,7 @@ export interface Delivery {
   deliveries: number;
   /** When it was put into the queue, ms since 1970 by the sender's clock; NaN where the sender does not say. */
   sent: number;
-  /** @throws WireError where the message is not what it should be */
+  /** The chunk, to be had once for each delivery; its pixels may be given away. @throws WireError where it is none */
   open(): Promise<Chunk>;
 }
 
@@ -140,7 +140,9 @@ export class LocalQueue implements Queue {
         continue;
       }
       const [{ chunk, deliveries, sent }] = this.#waiting.splice(at, 1);
-      const outcome = await handle({ chunkId: chunk.chunkId, deliveries, sent, open: async () => chunk });
+      // Copied: a chunk that fails is handed out again.
+      const open = async () => ({ ...chunk, pixels: chunk.pixels.slice() });
+      const outcome = await handle({ chunkId: chunk.chunkId, deliveries, sent, open });
       if (outcome.do === "retry") {
         this.#waiting.push({ chunk, deliveries: deliveries + 1, sent });
         this.#arrivals.emit("chunk");

@@ -19,7 +19,7 @@
  */
 import { EventEmitter } from "node:events";
 import { Redis } from "ioredis";
-import { chunkIdOf, fromBase64, parseChunkId } from "./chunk.ts";
+import { chunkIdOf, fromBase64, parseChunkId, toBase64 } from "./chunk.ts";
 import { serverUrl } from "./queue.ts";
 import type { Offer, Values } from "./task.ts";
 
@@ -459,10 +459,11 @@ export class RedisResults implements Results {
     const key = jobKey(id);
     const bands = Number(await this.#redis.hget(key, "bands"));
     // The record first: from then on nobody writes about this job.
-    await this.#redis.del(key, `${key}:rows`, `${key}:sent`, `${key}:done`, `${key}:failures`);
-    await this.#redis.publish(key, "job");
+    const steps = this.#redis.pipeline().del(key, `${key}:rows`, `${key}:sent`, `${key}:done`, `${key}:failures`);
+    steps.publish(key, "job");
     const results = Array.from({ length: bands }, (_, band) => resultKey(chunkIdOf(id, band)));
-    for (let i = 0; i < results.length; i += 500) await this.#redis.unlink(...results.slice(i, i + 500));
+    for (let i = 0; i < results.length; i += 500) steps.unlink(...results.slice(i, i + 500));
+    for (const [error] of (await steps.exec()) ?? []) if (error) throw error;
   }
 
   async lease(id: string, owner: string, ms: number): Promise<boolean> {
@@ -500,10 +501,9 @@ export class RedisResults implements Results {
   async store(chunkId: string, picture: Uint8Array, done: Done): Promise<boolean> {
     const { jobId, band } = parseChunkId(chunkId);
     const key = jobKey(jobId);
-    const text = Buffer.from(picture.buffer, picture.byteOffset, picture.length).toString("base64");
     const keys = [key, `${key}:done`, resultKey(chunkId), `${key}:rows`];
     const record = JSON.stringify(done);
-    return (await this.#redis.eval(STORE, keys.length, ...keys, band, record, text, done.crc)) === 1;
+    return (await this.#redis.eval(STORE, keys.length, ...keys, band, record, toBase64(picture), done.crc)) === 1;
   }
 
   async adopt(id: string, awaited: Map<number, number>): Promise<void> {

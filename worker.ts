@@ -271,8 +271,7 @@ class TaskThread {
           lost(`the task took longer than ${timeout} ms`);
           thread.terminate();
         });
-        // The pixels are copied, not moved: a band that fails is tried again.
-        thread.postMessage(chunk);
+        thread.postMessage(chunk, [chunk.pixels.buffer as ArrayBuffer]);
       });
     } finally {
       clearTimeout(timer);

@@ -317,6 +317,23 @@ describe("a message", () => {
     });
   });
 
+  test("is read the same wherever its picture stands, and however it is told", async () => {
+    const picture = JSON.parse(golden("message.txt").toString()).imagen;
+    const head = `"chunk_id":"${example.chunkId}","task":"sobel","halo":[1,1]`;
+    const params = (text: string) => ({ ...example, params: { text } });
+    const bodies: [body: string, chunk: Chunk][] = [
+      [`{${head},"imagen":"${picture}"}`, { ...example, params: undefined }],
+      [`{"imagen":"${picture}",${head}}`, { ...example, params: undefined }],
+      [`{${head},"imagen":"${picture}","params":{"text":"\\"}"}}`, params('"}')],
+      [`{${head},"params":{"text":",\\"imagen\\":\\"AAAA\\"}"},"imagen":"${picture}"}`, params(',"imagen":"AAAA"}')],
+      [`{${head},"params":{"text":"é"},"imagen":"${picture}"}`, params("é")],
+      [`{${head},"imagen":"AAAA","imagen":"${picture}"}`, { ...example, params: undefined }],
+      [`{${head},"params":{"a":1,"imagen":"b"},"imagen":"${picture}"}`, { ...example, params: { a: 1, imagen: "b" } }],
+      [`{${head},"imagen":"${picture.replaceAll("/", "\\/")}"}`, { ...example, params: undefined }],
+    ];
+    for (const [body, chunk] of bodies) expect(await decodeMessage(Buffer.from(body))).toEqual(chunk);
+  });
+
   const good = JSON.parse(golden("message.txt").toString());
   const bytes = (png: Uint8Array) => Buffer.from(png).toString("base64");
   const huge = Buffer.concat([SIGNATURE, ihdr(5000, 5000, 8, GREY), chunk("IEND")]);
@@ -324,6 +341,12 @@ describe("a message", () => {
   const cases: [what: string, body: unknown, message: string | RegExp][] = [
     ["nothing", Buffer.alloc(0), "message: expected JSON, got 0 bytes that are not"],
     ["not JSON", Buffer.from("{imagen}"), "message: expected JSON, got 8 bytes that are not"],
+    [
+      "not JSON before its picture",
+      Buffer.from(',"imagen":"AAAA"}'),
+      "message: expected JSON, got 17 bytes that are not",
+    ],
+    ["not UTF-8 before it", Buffer.from('{"task":"\xff","imagen":""}', "latin1"), /^message: expected JSON, got 24 /],
     ["not UTF-8", Buffer.from('{"task":"\xff"}', "latin1"), "message: expected JSON, got 12 bytes that are not"],
     ["cut off", golden("message.txt").subarray(0, -1), /^message: expected JSON, got \d+ bytes that are not$/],
     ["a number", 5, "message: expected a JSON object"],
