@@ -569,8 +569,18 @@ export class RedisResults implements Results {
     const oldest = seconds * 1000 - LIVE_MS;
     await this.#redis.zremrangebyscore("workers", 0, oldest);
     const names = await this.#redis.zrangebyscore("workers", "-inf", "+inf");
-    const found = await Promise.all(names.map((name) => this.#redis.hgetall(`worker:${name}`)));
+    const found = await Promise.all(names.map((name) => this.#heartbeat(name)));
     return found.filter((fields) => fields.name).map(workerOf);
+  }
+
+  /** Empty where there is none, or where another program has stored something else than a hash. */
+  async #heartbeat(name: string): Promise<Record<string, string>> {
+    try {
+      return await this.#redis.hgetall(`worker:${name}`);
+    } catch (error) {
+      if ((error as Error).message.startsWith("WRONGTYPE")) return {};
+      throw error;
+    }
   }
 
   async ping(): Promise<void> {

@@ -619,6 +619,28 @@ describeWith(["rabbitmq", "redis", "python"], "a fleet", () => {
   );
 
   test(
+    "a worker whose heartbeat is no hash is not shown, and hides nobody",
+    async () => {
+      const origin = await coordinator({}, WIDTH * HEIGHT);
+      const [seconds] = await store.time();
+      for (const name of ["odd", "sound"]) await store.zadd("workers", Number(seconds) * 1000, name);
+      await store.set("worker:odd", "x");
+      await store.hset("worker:sound", { name: "sound", tasks: '["sobel"]' });
+      const answer = await ask(`${origin}/workers`);
+      expect(answer.status).toBe(200);
+      const { workers } = await answer.json();
+      expect(workers.map(({ name }: { name: string }) => name)).toEqual(["sound"]);
+      const id = crypto.randomUUID();
+      expect((await ask(`${origin}/jobs/${id}`, { method: "PUT", body: photo })).status).toBe(202);
+      for (const path of ["/tasks", `/jobs/${id}`]) {
+        const { status } = await ask(`${origin}${path}`);
+        expect([path, status]).toEqual([path, 200]);
+      }
+    },
+    LONG,
+  );
+
+  test(
     "a band that may be with a worker that does not say so is given more time than one that no worker has",
     async () => {
       const origin = await coordinator({}, WIDTH * HEIGHT);
