@@ -258,12 +258,8 @@ class Session {
       this.#answered = true;
       return response;
     } catch (cause) {
-      throw new Retry(
-        `no answer from ${this.#job.origin.origin}: ${(cause as Error).message}`,
-        undefined,
-        false,
-        cause,
-      );
+      const [why] = (cause as Error).message.split(". "); // what follows is Bun's advice to programmers
+      throw new Retry(`no answer from ${this.#job.origin.origin}: ${why}`, undefined, false, cause);
     }
   }
 

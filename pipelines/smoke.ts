@@ -36,7 +36,7 @@ async function ask(path: string, init: RequestInit = {}): Promise<{ response: Re
       if (![502, 503, 504].includes(response.status)) return { response, body };
       why = sentence(response, body);
     } catch (error) {
-      why = (error as Error).message;
+      [why] = (error as Error).message.split(". "); // what follows is Bun's advice to programmers
     }
     if (Date.now() > deadline) throw new Failed(`${path}: no answer of use in ${seconds} s: ${why}`);
     await new Promise((wake) => setTimeout(wake, PAUSE_MS));
