@@ -23,6 +23,7 @@
  */
 import { base64Bytes, base64Length, kernel } from "./kernel.ts";
 import { collectPixels, decodeStored, encodeStored, type GreyImage, ImageError, onePiece, readPng } from "./png.ts";
+import { Scratch } from "./scratch.ts";
 
 /** How a picture is cut: `bands` bands of `rows` rows, of which the last may be lower. */
 export interface Plan {
@@ -137,7 +138,8 @@ function following(band: Band, plan: Plan): Band | undefined {
 
 function emptyBand(plan: Plan, number: number): Band {
   const { y, rows } = bandRows(plan, number);
-  const pixels = new Uint8Array((rows + 2 * plan.halo) * plan.width);
+  // Not zeroed first: every row is filled before the band is given out. Nobody else has a part of its memory.
+  const pixels = new Uint8Array(Buffer.allocUnsafeSlow((rows + 2 * plan.halo) * plan.width).buffer);
   return { number, y, rows, width: plan.width, halo: [plan.halo, plan.halo], pixels };
 }
 
@@ -186,14 +188,20 @@ export function isTaskName(name: unknown): name is string {
   return typeof name === "string" && TASK_NAME.test(name);
 }
 
-/** The message for a chunk; its picture last, so that the head can be read at a glance. */
+const scratch = new Scratch();
+
+/**
+ * The message for a chunk; its picture last, so that the head can be read at a glance.
+ * @returns bytes that hold until the next call: they are to be sent, or copied, at once
+ */
 export function encodeMessage(chunk: Chunk): Buffer {
   const { chunkId, task, halo, params, width, height, pixels } = chunk;
   const head = JSON.stringify({ chunk_id: chunkId, task, halo, params }).slice(0, -1) + BEFORE_IMAGEN;
   const imagen = encodeStored(pixels, width, height);
   const at = Buffer.byteLength(head);
   const end = at + base64Length(imagen);
-  const message = Buffer.allocUnsafe(end + END.length);
+  const { buffer, byteOffset, length } = scratch.take(end + END.length);
+  const message = Buffer.from(buffer, byteOffset, length);
   message.write(head);
   kernel.toBase64(imagen, message.subarray(at, end));
   message.set(END, end);

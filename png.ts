@@ -26,6 +26,7 @@ import { pipeline, Readable } from "node:stream";
 import { crc32, createInflate, type Inflate, inflateSync } from "node:zlib";
 import { deflateRuns } from "./deflate.ts";
 import { kernel } from "./kernel.ts";
+import { Scratch } from "./scratch.ts";
 
 /** A picture as a stream of rows: each block holds whole rows, `width` bytes of 8-bit grey a row, top to bottom. */
 export interface GreyImage {
@@ -560,13 +561,7 @@ function frontOf(width: number, rows: number): Buffer {
   return Buffer.concat([PNG_SIGNATURE, headerChunk(width, rows), MARK, pngChunk("IDAT", ZLIB_HEADER)]);
 }
 
-let scratchBytes = new Uint8Array(0);
-
-/** Bytes that hold anything, until the next call: what is new from the system costs more than a copy into it. */
-function scratch(length: number): Uint8Array {
-  if (scratchBytes.length < length) scratchBytes = new Uint8Array(length);
-  return scratchBytes.subarray(0, length);
-}
+const scratch = new Scratch();
 
 /**
  * A PNG that is stored, not compressed: for a band on its way to a worker. `grey` is `rows × width` pixels.
@@ -577,7 +572,7 @@ export function encodeStored(grey: Uint8Array, width: number, rows: number): Uin
   const data = ZLIB_HEADER.length + 5 * Math.ceil(length / MOST_STORED) + length + 4;
   const front = [PNG_SIGNATURE, headerChunk(width, rows), uint32(data), Buffer.from("IDAT")];
   const size = FRONT_BYTES + 8 + data + 4 + END.length;
-  const room = scratch(size + length);
+  const room = scratch.take(size + length);
   const png = room.subarray(0, size);
   const lines = room.subarray(size);
   for (let y = 0, at = 0; y < rows; y++) {
@@ -633,7 +628,7 @@ export function decodeStored(png: Uint8Array): { width: number; height: number; 
  */
 function storedBytes(data: Uint8Array, length: number): Uint8Array | undefined {
   if (data.length < length || !ZLIB_HEADER.every((byte, i) => data[i] === byte)) return undefined;
-  const bytes = scratch(length);
+  const bytes = scratch.take(length);
   let at = ZLIB_HEADER.length;
   let filled = 0;
   for (let last = false; !last; ) {

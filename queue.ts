@@ -271,13 +271,14 @@ export class RabbitQueue implements Queue {
   }
 
   async publish(chunk: Chunk): Promise<void> {
-    const body = encodeMessage(chunk);
     const deadline = Date.now() + PUBLISH_MS;
     for (let pause = 100; ; pause = Math.min(2 * pause, 1_000)) {
       try {
         const channel = await this.#usable(deadline);
         const queue = queueOf(chunk.task);
         await this.#declare(channel, queue);
+        // Made for each attempt, and so late: the message is in memory that the next one needs.
+        const body = encodeMessage(chunk);
         return await this.#confirmed(channel, queue, body, chunk.chunkId, { "x-sent": Date.now() });
       } catch (cause) {
         if (Date.now() + pause > deadline)
@@ -297,7 +298,7 @@ export class RabbitQueue implements Queue {
     return this.#channel;
   }
 
-  /** Publishes once; resolves when the broker has it on disk. A chunk published twice does no harm. */
+  /** Publishes once, `body` being copied before this returns; resolves when the broker has it on disk. A chunk published twice does no harm. */
   async #confirmed(
     channel: ConfirmChannel,
     queue: string,

@@ -17,6 +17,7 @@
  *
  * Not here: what follows from the records (job.ts), the queue (queue.ts).
  */
+import { tracingChannel } from "node:diagnostics_channel";
 import { EventEmitter } from "node:events";
 import { Redis } from "ioredis";
 import { chunkIdOf, fromBase64, parseChunkId, toBase64 } from "./chunk.ts";
@@ -295,6 +296,17 @@ interface LocalJob {
   failures: Map<number, number>;
   bands: Map<number, Uint8Array>;
   expiry?: ReturnType<typeof setTimeout>;
+}
+
+// Bun's channels do not say whether anybody listens, as Node's and Deno's do, and so ioredis tells each command with its
+// arguments, megabytes among them, to nobody.
+const channel = Object.getPrototypeOf(tracingChannel("ioredis:command"));
+if (!("hasSubscribers" in channel)) {
+  const parts = ["start", "end", "asyncStart", "asyncEnd", "error"] as const;
+  const get = function (this: Record<string, { hasSubscribers: boolean }>) {
+    return parts.some((part) => this[part].hasSubscribers);
+  };
+  Object.defineProperty(channel, "hasSubscribers", { get, configurable: true });
 }
 
 /** KEYS job; ARGV field, value, … A record that is gone stays gone. */
