@@ -215,7 +215,7 @@ export async function decodeMessage(body: Uint8Array): Promise<Chunk> {
   if (!isTaskName(task)) throw new WireError(`task: expected a task's name, got ${shown(task)}`);
   if (!isHalo(halo)) throw new WireError(`halo: expected [rows above, rows below], got ${shown(halo)}`);
   if (!(imagen instanceof Uint8Array)) throw new WireError(`imagen: expected base64, got ${shown(imagen)}`);
-  const { width, height, pixels } = await decodePicture(fromBase64(imagen, "imagen"));
+  const { width, height, pixels } = await decodePicture(imagen);
   if (halo[0] + halo[1] >= height) throw new WireError(`halo: expected fewer than ${height} rows, got ${shown(halo)}`);
   return { chunkId: chunkId as string, task, halo, params, width, height, pixels };
 }
@@ -256,12 +256,14 @@ function text(bytes: Uint8Array): string {
   return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
 }
 
-async function decodePicture(png: Uint8Array): Promise<{ width: number; height: number; pixels: Uint8Array }> {
+/** @throws WireError */
+async function decodePicture(base64: Uint8Array): Promise<{ width: number; height: number; pixels: Uint8Array }> {
+  const png = fromBase64(base64, "imagen", scratch);
   const stored = decodeStored(png);
   if (stored) return stored;
   const limit = MAX_BASE64_BYTES;
   try {
-    const image = await readPng(onePiece(png), { streamed: limit, whole: limit });
+    const image = await readPng(onePiece(png.slice()), { streamed: limit, whole: limit });
     return { width: image.width, height: image.height, pixels: await collectPixels(image) };
   } catch (cause) {
     throw new WireError(`imagen: ${(cause as Error).message}`, { cause });
@@ -279,11 +281,15 @@ export function toBase64(bytes: Uint8Array): Buffer {
   return base64;
 }
 
-/** @param base64 in ASCII. @throws WireError */
-export function fromBase64(base64: Uint8Array, field: string): Buffer {
+/**
+ * @param base64 in ASCII
+ * @param where the bytes are put; memory of their own by default
+ * @throws WireError
+ */
+export function fromBase64(base64: Uint8Array, field: string, where = new Scratch()): Uint8Array {
   if (base64.length % 4 !== 0)
     throw new WireError(`${field}: expected base64, got ${base64.length} characters, not a multiple of 4`);
-  const bytes = Buffer.allocUnsafe(base64Bytes(base64));
+  const bytes = where.take(base64Bytes(base64));
   if (!kernel.fromBase64(base64, bytes)) throw new WireError(`${field}: expected base64, got other characters`);
   return bytes;
 }

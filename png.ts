@@ -533,6 +533,8 @@ function toEightBits(header: Header, width: number): (row: Uint8Array, grey: Uin
   };
 }
 
+const scratch = new Scratch();
+
 const ZLIB_HEADER = Uint8Array.of(0x78, 0x01);
 /** Bytes of a stored block of deflate, at most. */
 const MOST_STORED = 0xffff;
@@ -550,7 +552,7 @@ const EMPTY_TAIL = pngChunk("IDAT", LAST_BLOCK, uint32(1));
  * @returns a PNG of the layout at the top of this file
  */
 export function encodeBand(grey: Uint8Array, width: number, rows: number): Uint8Array {
-  const lines = new Uint8Array(rows * (1 + width));
+  const lines = scratch.take(rows * (1 + width));
   const adler = kernel.filterSub(grey, width, rows, lines);
   const tail = pngChunk("IDAT", LAST_BLOCK, uint32(adler));
   return Buffer.concat([frontOf(width, rows), ...chunkParts("IDAT", deflateRuns(lines)), tail, END]);
@@ -560,8 +562,6 @@ export function encodeBand(grey: Uint8Array, width: number, rows: number): Uint8
 function frontOf(width: number, rows: number): Buffer {
   return Buffer.concat([PNG_SIGNATURE, headerChunk(width, rows), MARK, pngChunk("IDAT", ZLIB_HEADER)]);
 }
-
-const scratch = new Scratch();
 
 /**
  * A PNG that is stored, not compressed: for a band on its way to a worker. `grey` is `rows × width` pixels.
