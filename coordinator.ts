@@ -529,7 +529,7 @@ exit codes
 
 async function main(): Promise<void> {
   answerHelp("coordinator.ts", ABOUT);
-  keepMemory(Boolean(process.env.RABBITMQ_URL));
+  keepMemory();
   const hostname = process.env.HOST || "127.0.0.1";
   const port = setting("PORT");
   const streamed = setting("MAX_PIXELS");

@@ -174,19 +174,13 @@ export function answerHelp(program: Program, about: string): void {
   process.exit(0);
 }
 
-/** Milliseconds. By itself Bun's allocator gives what is freed back after a few, and takes it again for the next band. */
-const KEEP = { MIMALLOC_PURGE_DELAY: "1000" };
-/** Bytes that the garbage collector takes the machine to have: where there is much, it lets much lie. */
-const SPARE = { BUN_JSC_forceRAMSize: String(Math.min(totalmem(), 4 * 2 ** 30)) };
-
 /**
- * Starts this program anew, in its own place (execve: the same process), with what keeps its memory in hand, where the
- * environment does not say otherwise. Bun reads that before a program's first line runs; from within there is no other way.
- * Taking the same memory page by page again and again is a quarter of all CPU time.
- * @param sparing one of many on a machine: some CPU time is spent so that it takes a third less memory
+ * Starts this program anew, in its own place (execve: the same process), with what the runtime should know of memory,
+ * where the environment does not say otherwise. Bun reads that before a program's first line runs; from within there is
+ * no other way.
  */
-export function keepMemory(sparing: boolean): void {
-  const wanted: Record<string, string> = sparing ? { ...KEEP, ...SPARE } : KEEP;
+export function keepMemory(): void {
+  const wanted = memorySettings(process.constrainedMemory?.());
   const missing = Object.keys(wanted).some((name) => process.env[name] === undefined);
   if (typeof Bun === "undefined" || !missing) return;
   const again = [process.execPath, ...process.execArgv, ...process.argv.slice(1)];
@@ -195,4 +189,15 @@ export function keepMemory(sparing: boolean): void {
   } catch {
     // Where that may not be done: as it was, with more of both.
   }
+}
+
+/** @param limit bytes that this process may have, as a container's may be limited; those of the machine otherwise */
+export function memorySettings(limit?: number): Record<string, string> {
+  return {
+    // Milliseconds until freed memory is given back. By itself that is a few, and it is taken again for the next band,
+    // page by page: a quarter of all CPU time.
+    MIMALLOC_PURGE_DELAY: "1000",
+    // Bytes of memory that there are, which Bun takes from the machine: where there is much, it lets much garbage lie.
+    ...(limit && limit < totalmem() && { BUN_JSC_forceRAMSize: String(limit) }),
+  };
 }

@@ -323,7 +323,7 @@ exit codes
 
 async function main(): Promise<void> {
   answerHelp("worker.ts", ABOUT);
-  keepMemory(true);
+  keepMemory();
   const { RABBITMQ_URL, REDIS_URL, WORKER_NAME, HOST } = process.env;
   const ttl = setting("RESULT_TTL_SECONDS");
   const bandTimeout = setting("BAND_TIMEOUT_SECONDS") * 1000;
