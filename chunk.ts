@@ -188,7 +188,9 @@ export function isTaskName(name: unknown): name is string {
   return typeof name === "string" && TASK_NAME.test(name);
 }
 
-const scratch = new Scratch();
+/** A message on its way out, and a picture that has come in: one at a time, each. */
+const outgoing = new Scratch();
+const incoming = new Scratch();
 
 /**
  * The message for a chunk; its picture last, so that the head can be read at a glance.
@@ -196,11 +198,11 @@ const scratch = new Scratch();
  */
 export function encodeMessage(chunk: Chunk): Buffer {
   const { chunkId, task, halo, params, width, height, pixels } = chunk;
-  const head = JSON.stringify({ chunk_id: chunkId, task, halo, params }).slice(0, -1) + BEFORE_IMAGEN;
+  const head = JSON.stringify({ chunk_id: chunkId, task, halo, params }).slice(0, -1) + BEFORE_IMAGEN.toString();
   const imagen = encodeStored(pixels, width, height);
   const at = Buffer.byteLength(head);
   const end = at + base64Length(imagen);
-  const { buffer, byteOffset, length } = scratch.take(end + END.length);
+  const { buffer, byteOffset, length } = outgoing.take(end + END.length);
   const message = Buffer.from(buffer, byteOffset, length);
   message.write(head);
   kernel.toBase64(imagen, message.subarray(at, end));
@@ -258,7 +260,7 @@ function text(bytes: Uint8Array): string {
 
 /** @throws WireError */
 async function decodePicture(base64: Uint8Array): Promise<{ width: number; height: number; pixels: Uint8Array }> {
-  const png = fromBase64(base64, "imagen", scratch);
+  const png = fromBase64(base64, "imagen", incoming);
   const stored = decodeStored(png);
   if (stored) return stored;
   const limit = MAX_BASE64_BYTES;

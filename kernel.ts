@@ -1,6 +1,7 @@
 // The loops over pixels (unfilter, luminance, Sobel, filter) and over bytes (Adler-32, base64). Two implementations of
 // one interface, SIMD in WebAssembly (kernel/kernel.as.ts) and plain TypeScript (kernel/scalar.ts). It knows bytes, not
-// PNG chunks, bands or jobs: png.ts, chunk.ts and sobel.ts do. Nothing is asynchronous, and no thread shares anything with another.
+// PNG chunks, bands or jobs: png.ts, chunk.ts and sobel.ts do. Nothing is asynchronous, and no thread shares anything
+// with another.
 //
 // Invariant: the two give the same bytes and the same errors, so which one a worker has never shows in a picture.
 

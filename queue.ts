@@ -298,7 +298,10 @@ export class RabbitQueue implements Queue {
     return this.#channel;
   }
 
-  /** Publishes once, `body` being copied before this returns; resolves when the broker has it on disk. A chunk published twice does no harm. */
+  /**
+   * Publishes once; resolves when the broker has it on disk. A chunk published twice does no harm.
+   * @param body copied (by amqplib, into frames) before this returns its promise
+   */
   async #confirmed(
     channel: ConfirmChannel,
     queue: string,

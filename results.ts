@@ -300,13 +300,13 @@ interface LocalJob {
 
 // Bun's channels do not say whether anybody listens, as Node's and Deno's do, and so ioredis tells each command with its
 // arguments, megabytes among them, to nobody.
-const channel = Object.getPrototypeOf(tracingChannel("ioredis:command"));
-if (!("hasSubscribers" in channel)) {
+const tracing = Object.getPrototypeOf(tracingChannel("ioredis:command"));
+if (!("hasSubscribers" in tracing)) {
   const parts = ["start", "end", "asyncStart", "asyncEnd", "error"] as const;
   const get = function (this: Record<string, { hasSubscribers: boolean }>) {
     return parts.some((part) => this[part].hasSubscribers);
   };
-  Object.defineProperty(channel, "hasSubscribers", { get, configurable: true });
+  Object.defineProperty(tracing, "hasSubscribers", { get, configurable: true });
 }
 
 /** KEYS job; ARGV field, value, … A record that is gone stays gone. */

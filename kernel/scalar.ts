@@ -1,5 +1,5 @@
-// The loops over pixels and bytes in plain TypeScript: the twins of kernel.as.ts, for engines without WebAssembly SIMD and
-// for reading. They check nothing (kernel.ts does, before it calls them) and keep no state.
+// The loops over pixels and bytes in plain TypeScript: the twins of kernel.as.ts, for engines without WebAssembly SIMD
+// and for reading. They check nothing (kernel.ts does, before it calls them) and keep no state.
 //
 // Invariant: every byte is the one that kernel.as.ts gives. The tests run one table of cases on both.
 
