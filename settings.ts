@@ -182,7 +182,9 @@ export function answerHelp(program: Program, about: string): void {
 export function keepMemory(): void {
   const wanted = memorySettings(process.constrainedMemory?.());
   const missing = Object.keys(wanted).some((name) => process.env[name] === undefined);
-  if (typeof Bun === "undefined" || !missing) return;
+  // A profiler stops this thread by a signal, and one that is on its way then ends the program that begins.
+  const profiled = process.execArgv.some((flag) => flag.startsWith("--cpu-prof"));
+  if (typeof Bun === "undefined" || !missing || profiled) return;
   const again = [process.execPath, ...process.execArgv, ...process.argv.slice(1)];
   try {
     process.execve?.(process.execPath, again, { ...wanted, ...process.env });

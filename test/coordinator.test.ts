@@ -1018,6 +1018,20 @@ test("the runtime is told how to keep memory, unless it was told; the process st
   }
 });
 
+test("a program that is profiled stays as it was started", async () => {
+  const folder = mkdtempSync(join(tmpdir(), "sobel-profile-"));
+  const command = [process.execPath, "--cpu-prof", `--cpu-prof-dir=${folder}`, "coordinator.ts"];
+  const program = Bun.spawn(command, { env: { ...SETTINGS, PORT: "0" }, stdout: "pipe", stderr: "inherit" });
+  try {
+    expect(await within(program.stdout.getReader().read())).toMatchObject({ done: false }); // it serves
+    expect(readFileSync(`/proc/${program.pid}/environ`, "utf8")).not.toContain("MIMALLOC");
+  } finally {
+    program.kill("SIGKILL");
+    await within(program.exited);
+    rmSync(folder, { recursive: true });
+  }
+});
+
 test("a process with a limit takes that for all the memory there is", () => {
   const told = { MIMALLOC_PURGE_DELAY: "1000" };
   expect(memorySettings(2 ** 30)).toEqual({ ...told, BUN_JSC_forceRAMSize: "1073741824" });
