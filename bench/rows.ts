@@ -14,6 +14,7 @@ import sharp from "sharp";
 import { type Band, chunkIdOf, DEFAULT_BAND_PIXELS, encodeMessage, planBands, split } from "../chunk.ts";
 import { kernel } from "../kernel.ts";
 import { collectPixels, encodeBand, onePiece, type PixelLimits, readPng } from "../png.ts";
+import { sobel, transform } from "../sobel.ts";
 import { type Bench, PICTURES } from "./bench.ts";
 import { peakMegabytes, ROLES, Service } from "./cluster.ts";
 import { type Contestant, duel, inTurn, median, quantile, timed } from "./measure.ts";
@@ -171,9 +172,28 @@ export async function smallRow(bench: Bench): Promise<Row[]> {
   const cluster = await bench.cluster();
   await cluster.resize(2);
   return [
+    ...(await smallFloorRows(bench)),
     ...(await smallRows(bench, "one process", await bench.embedded(), { most: 6 })),
     ...(await smallRows(bench, "distributed, workers: 2", await cluster.coordinator(), { most: 12 }, { least: 100 })),
   ];
+}
+
+/** What its work takes as calls of functions, one after the other in one thread: the rest is HTTP, threads and queues. */
+async function smallFloorRows(bench: Bench): Promise<Row[]> {
+  const picture = PICTURES.small;
+  const bytes = await bench.bytes(picture);
+  const data = idatOf(bytes);
+  const work = async () => {
+    const image = await readPng(onePiece(bytes), UNLIMITED, DEFAULT_BAND_PIXELS);
+    await Array.fromAsync(transform(image, sobel, DEFAULT_BAND_PIXELS));
+  };
+  for (let i = 0; i < 50; i++) await work();
+  const floors = [
+    { name: "the floor: zlib inflates the input", once: () => timed(() => inflateSync(data, INFLATE)) },
+    { name: "the work alone, one thread", once: () => timed(work) },
+  ];
+  const times = await inTurn(floors, bench.quick ? 60 : 300);
+  return floors.map(({ name }, i) => ({ what: `${name}: p50`, picture, ours: median(times[i]) * 1000, unit: "ms" }));
 }
 
 async function smallRows(bench: Bench, what: string, service: Service, p50: Row["target"], rate?: Row["target"]) {
