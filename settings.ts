@@ -198,7 +198,7 @@ export function memorySettings(limit?: number): Record<string, string> {
   return {
     // Milliseconds until freed memory is given back. By itself that is a few, and it is taken again for the next band,
     // page by page: a quarter of all CPU time.
-    MIMALLOC_PURGE_DELAY: "1000",
+    MIMALLOC_PURGE_DELAY: "500",
     // Bytes of memory that there are, which Bun takes from the machine: where there is much, it lets much garbage lie.
     ...(limit && limit < totalmem() && { BUN_JSC_forceRAMSize: String(limit) }),
   };

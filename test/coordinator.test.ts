@@ -1005,7 +1005,7 @@ describe("settings", () => {
 
 test("the runtime is told how to keep memory, unless it was told; the process stays the same", async () => {
   for (const [told, expected] of [
-    [{}, ["MIMALLOC_PURGE_DELAY=1000"]],
+    [{}, ["MIMALLOC_PURGE_DELAY=500"]],
     [{ MIMALLOC_PURGE_DELAY: "0" }, ["MIMALLOC_PURGE_DELAY=0"]],
   ] as [Record<string, string>, string[]][]) {
     const program = spawnProgram("coordinator.ts", { ...SETTINGS, PORT: "0", ...told });
@@ -1033,7 +1033,7 @@ test("a program that is profiled stays as it was started", async () => {
 });
 
 test("a process with a limit takes that for all the memory there is", () => {
-  const told = { MIMALLOC_PURGE_DELAY: "1000" };
+  const told = { MIMALLOC_PURGE_DELAY: "500" };
   expect(memorySettings(2 ** 30)).toEqual({ ...told, BUN_JSC_forceRAMSize: "1073741824" });
   for (const none of [totalmem(), Number.MAX_VALUE, 0, undefined]) expect(memorySettings(none)).toEqual(told);
 });
