@@ -189,7 +189,7 @@ export function keepMemory(): void {
   try {
     process.execve?.(process.execPath, again, { ...wanted, ...process.env });
   } catch {
-    // Where that may not be done: as it was, with more of both.
+    // Where that may not be done: as it was, more slowly.
   }
 }
 

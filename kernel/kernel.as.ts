@@ -4,7 +4,7 @@
 //
 // Invariant: nothing here allocates or keeps state. Every pointer comes from kernel.ts, and every result
 // is the scalar twin's, byte for byte. Loads may run up to 16 bytes past the end of a buffer (kernel.ts
-// leaves that room); stores there put back what was there.
+// leaves that room); stores there put back what was there, where nothing else is said.
 
 const SUB = 1;
 const UP = 2;
@@ -144,32 +144,25 @@ export function adler32(at: usize, length: usize, adler: u32): u32 {
   return ((s2 % 65521) << 16) | s1 % 65521;
 }
 
-/** `length` bytes as base64. The last quartet may have padding. */
+/** `length` bytes as base64, with its padding. Writes past the end of both, as far as loads may go. */
 export function toBase64(bytes: usize, length: usize, text: usize): void {
   const end = bytes + length;
-  // Each step takes 12 bytes and looks at 16; kernel.ts leaves that room.
-  for (; bytes + 12 <= end; bytes += 12, text += 16) v128.store(text, letters(sextets(v128.load(bytes))));
-  if (bytes == end) return;
-  // Zeros stand for what is behind the end, and `=` for the quartets' places that hold none of the rest.
-  const rest = end - bytes;
-  const quartets = (rest + 2) / 3;
-  for (let i = rest; i < 12; i++) store<u8>(bytes + i, 0);
-  v128.store(text, letters(sextets(v128.load(bytes))));
-  for (let at = text + (rest * 4 + 2) / 3, stop = text + quartets * 4; at < stop; at++) store<u8>(at, EQUALS);
+  const padding = text + (length * 4 + 2) / 3;
+  const stop = text + ((length + 2) / 3) * 4;
+  for (let at = end; at < end + 12; at++) store<u8>(at, 0);
+  for (; bytes < end; bytes += 12, text += 16) v128.store(text, letters(sextets(v128.load(bytes))));
+  for (let at = padding; at < stop; at++) store<u8>(at, EQUALS);
 }
 
-/** Base64 without padding, in quartets, to bytes; returns whether every character is one of the alphabet. */
+/**
+ * Base64 without padding, in quartets, to bytes; returns whether every character is one of the alphabet. Writes past the
+ * end of both, as far as loads may go.
+ */
 export function fromBase64(text: usize, length: usize, bytes: usize): bool {
   const end = text + length;
   let strange = i8x16.splat(0);
-  for (; text + 16 <= end; text += 16, bytes += 12) {
-    const characters = v128.load(text);
-    const values = sextetsOf(characters);
-    strange = v128.or(strange, strangers(characters, values));
-    v128.store(bytes, packed(values));
-  }
-  if (text < end) {
-    for (let at = end; at < text + 16; at++) store<u8>(at, A);
+  for (let at = end; at < end + 12; at++) store<u8>(at, A);
+  for (; text < end; text += 16, bytes += 12) {
     const characters = v128.load(text);
     const values = sextetsOf(characters);
     strange = v128.or(strange, strangers(characters, values));

@@ -15,6 +15,7 @@ import {
   test,
 } from "bun:test";
 import { execFile } from "node:child_process";
+import { tracingChannel } from "node:diagnostics_channel";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { connect, type Socket } from "node:net";
 import { availableParallelism, tmpdir, totalmem } from "node:os";
@@ -1013,8 +1014,8 @@ test("the runtime is told how to keep memory, unless it was told; the process st
     const environment = readFileSync(`/proc/${program.pid}/environ`, "utf8").split("\0");
     expect(environment.filter((line) => /^(MIMALLOC|BUN_JSC)_/.test(line)).toSorted()).toEqual(expected);
     expect(environment).toContain("PORT=0");
-    program.kill("SIGKILL");
-    await within(program.exited);
+    program.kill();
+    expect(await within(program.exited)).toBe(0);
   }
 });
 
@@ -1036,6 +1037,16 @@ test("a process with a limit takes that for all the memory there is", () => {
   const told = { MIMALLOC_PURGE_DELAY: "500" };
   expect(memorySettings(2 ** 30)).toEqual({ ...told, BUN_JSC_forceRAMSize: "1073741824" });
   for (const none of [totalmem(), Number.MAX_VALUE, 0, undefined]) expect(memorySettings(none)).toEqual(told);
+});
+
+test("commands to Redis are told to a tracer that listens, and to no other", () => {
+  const commands = tracingChannel("ioredis:command");
+  const heard = { start() {} };
+  expect(commands.hasSubscribers).toBe(false);
+  commands.subscribe(heard as never);
+  expect(commands.hasSubscribers).toBe(true);
+  commands.unsubscribe(heard as never);
+  expect(commands.hasSubscribers).toBe(false);
 });
 
 describe("SIGTERM", () => {
