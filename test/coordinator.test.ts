@@ -1039,6 +1039,28 @@ test("a process with a limit takes that for all the memory there is", () => {
   for (const none of [totalmem(), Number.MAX_VALUE, 0, undefined]) expect(memorySettings(none)).toEqual(told);
 });
 
+test("a band whose pixels were given away is whole when it is handed out again", async () => {
+  const queue = new LocalQueue();
+  const seen: number[][] = [];
+  const twice = Promise.withResolvers<void>();
+  const stop = await queue.consume(["sobel"], async (delivery) => {
+    const { pixels } = await delivery.open();
+    seen.push([...pixels]);
+    structuredClone(pixels, { transfer: [pixels.buffer as ArrayBuffer] });
+    if (seen.length === 1) return { do: "retry" };
+    twice.resolve();
+    return { do: "done" };
+  });
+  const chunkId = `{${crypto.randomUUID()}}:0`;
+  await queue.publish({ chunkId, task: "sobel", halo: [0, 0], width: 3, height: 1, pixels: Uint8Array.of(1, 2, 3) });
+  await within(twice.promise);
+  await stop();
+  expect(seen).toEqual([
+    [1, 2, 3],
+    [1, 2, 3],
+  ]);
+});
+
 test("commands to Redis are told to a tracer that listens, and to no other", () => {
   const commands = tracingChannel("ioredis:command");
   const heard = { start() {} };
