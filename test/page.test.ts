@@ -453,6 +453,8 @@ describeWith(["chromium"], "page", () => {
     expect((await download).suggestedFilename()).toBe("photo.sobel.png");
     expect(asked.length).toBeGreaterThan(1);
     expect(new Set(asked).size).toBe(1);
+    // The file comes with the last event, the figures with the next frame.
+    await page.waitForSelector('#stage[data-phase="done"]');
     expect(await page.locator("#ratio").textContent()).toBe("19 of 19");
   });
 
