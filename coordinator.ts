@@ -168,7 +168,7 @@ export function createApp({
 
   async function newJob(id: string, request: Request, task: Task, upload: Upload) {
     const asked = { params: paramsOf(request, task), workers: workersOf(request), bandPixels };
-    const image = await readImage(await upload.image(request), limits, bandPixels);
+    const image = await readImage(await upload.image(request), limits);
     return { job: jobOf(id, task, asked, image), image };
   }
 

@@ -21,17 +21,15 @@ const BLOCK_PIXELS = 1 << 16;
 
 /**
  * Reads a picture's header at once and its rows on demand.
- * @param atOnce pixels: of a picture that has no more, no row is wanted before all have come
  * @throws ImageError 400 empty or text, 413 more pixels than `limits`, 415 a format that is not read, 422 corrupt
  */
 export async function readImage(
   source: AsyncIterable<Uint8Array>,
   limits: PixelLimits = DEFAULT_LIMITS,
-  atOnce = 0,
 ): Promise<GreyImage> {
   const { first, all } = await peek(source);
   const format = formatOf(first);
-  return format === "PNG" ? readPng(all, limits, atOnce) : readWhole(all, format, limits);
+  return format === "PNG" ? readPng(all, limits) : readWhole(all, format, limits);
 }
 
 /** The first bytes, and an iterable that has them still. */

@@ -57,8 +57,11 @@ export interface Kernel {
    */
   filterSub(grey: Uint8Array, width: number, rows: number, lines: Uint8Array): number;
 
-  /** Adler-32 (RFC 1950), unsigned. */
-  adler32(bytes: Uint8Array): number;
+  /**
+   * Adler-32 (RFC 1950), unsigned.
+   * @param adler of the bytes before these, if there are any.
+   */
+  adler32(bytes: Uint8Array, adler?: number): number;
 
   /**
    * Base64 (RFC 4648, 4) in ASCII, without the string in between that the runtimes would make of it.
@@ -305,9 +308,8 @@ function simdLoops(): Loops {
       }
       return adler >>> 0;
     },
-    adler32(bytes) {
+    adler32(bytes, adler = 1) {
       reserve(STRIP);
-      let adler = 1;
       for (let at = 0; at < bytes.length; at += STRIP) {
         const strip = bytes.subarray(at, at + STRIP);
         heap.set(strip, 0);

@@ -19,12 +19,12 @@
  *     └ IEND                                            └ IEND
  *
  * Not here: which format a file has (image.ts), where bands begin and end (chunk.ts), the loops over pixels (kernel.ts),
- * how bands are compressed (deflate.ts).
+ * how bands are compressed (deflate.ts) and pictures decompressed (inflate.ts).
  * Source: PNG Specification (Third Edition), https://www.w3.org/TR/png-3/; RFC 1950; RFC 1951.
  */
-import { pipeline, Readable } from "node:stream";
-import { crc32, createInflate, type Inflate, inflateSync } from "node:zlib";
+import { crc32 } from "node:zlib";
 import { deflateRuns } from "./deflate.ts";
+import { InflateError, Inflater } from "./inflate.ts";
 import { kernel } from "./kernel.ts";
 import { Scratch } from "./scratch.ts";
 
@@ -70,11 +70,8 @@ const DEPTHS: Record<number, number[]> = {
   [RGBA]: [8, 16],
 };
 
-/** Scanlines are unfiltered, and pieces inflated, in blocks of about this many bytes: fits the second-level cache. */
+/** Scanlines are unfiltered in blocks of about this many bytes: fits the second-level cache. */
 const BLOCK_BYTES = 1 << 18;
-
-/** Of a picture that is to be inflated at once, the scanlines have at most so many bytes: some 4 ms. */
-const AT_ONCE_BYTES = 1 << 20;
 
 /** Where each pass of an Adam7 image begins, and its steps: x0, y0, dx, dy (PNG, 8.1). */
 const ADAM7 = [
@@ -102,10 +99,9 @@ interface Header {
 /**
  * Reads a PNG's header at once and its rows on demand.
  * @param source the file's bytes, in pieces of any size; what follows IEND is left unread
- * @param atOnce pixels: of a picture that has no more, no row is wanted before all have come
  * @throws ImageError 413 past `limits`, 422 for anything the specification forbids that could change a pixel
  */
-export async function readPng(source: AsyncIterable<Uint8Array>, limits: PixelLimits, atOnce = 0): Promise<GreyImage> {
+export async function readPng(source: AsyncIterable<Uint8Array>, limits: PixelLimits): Promise<GreyImage> {
   const file = new ByteReader(source, "the file ends before its IEND chunk");
   const signature = await file.read(8);
   if (!PNG_SIGNATURE.every((byte, i) => signature[i] === byte)) throw corrupt("no PNG signature");
@@ -113,11 +109,8 @@ export async function readPng(source: AsyncIterable<Uint8Array>, limits: PixelLi
   const { width, height, interlaced } = header;
   checkPixels(width, height, interlaced ? limits.whole : limits.streamed);
   const firstIdat = await readUpToIdat(file, header);
-  const zlib = compressed(file, firstIdat);
-  if (interlaced) return { width, height, blocks: deinterlaced(header, inflated(zlib)) };
-  const length = height * (1 + rowBytes(header, width));
-  const small = width * height <= atOnce && length <= AT_ONCE_BYTES;
-  return { width, height, blocks: greyBlocks(header, small ? inflatedAtOnce(zlib, length) : inflated(zlib)) };
+  const scanlines = inflated(file, firstIdat);
+  return { width, height, blocks: interlaced ? deinterlaced(header, scanlines) : greyBlocks(header, scanlines) };
 }
 
 /** All rows of an image that is small enough to hold: `width × height` pixels. */
@@ -309,91 +302,39 @@ async function skipOther(file: ByteReader, head: ChunkHead): Promise<void> {
 }
 
 /**
- * The zlib stream: payloads of the run of IDATs, joined, since libpng writes them 8 KiB small. Ends after IEND. Waits only
- * where it must: there are thousands of them, and a piece of the file has many.
+ * The scanlines: payloads of the run of IDATs, inflated; the last of them come when IEND has been read. Waits only where it
+ * must: libpng writes IDATs of 8 KiB, so there are thousands of them, and a piece of the file has many.
  */
-async function* compressed(file: ByteReader, first: ChunkHead): AsyncGenerator<Uint8Array> {
-  let joined = new Uint8Array(BLOCK_BYTES);
-  let filled = 0;
+async function* inflated(file: ByteReader, first: ChunkHead): AsyncGenerator<Uint8Array> {
+  const inflater = new Inflater();
   let head = first;
-  while (head.type === "IDAT") {
-    for (let left = head.length; left > 0; ) {
-      let part = file.take(left);
-      if (part.length === 0) part = await file.more(left);
-      left -= part.length;
-      head.crc = crc32(part, head.crc);
-      if (filled === 0 && part.length >= BLOCK_BYTES) {
-        yield part;
-        continue;
-      }
-      while (part.length > 0) {
-        const room = part.subarray(0, joined.length - filled);
-        joined.set(room, filled);
-        filled += room.length;
-        part = part.subarray(room.length);
-        if (filled < joined.length) continue;
-        yield joined;
-        joined = new Uint8Array(BLOCK_BYTES);
-        filled = 0;
-      }
-    }
-    const between = file.exactly(12) ?? (await file.read(12));
-    expectCrc(head, between.subarray(0, 4));
-    head = headIn(between.subarray(4));
-  }
-  if (filled > 0) yield joined.subarray(0, filled);
-  for (; head.type !== "IEND"; head = await readChunkHead(file)) await skipOther(file, head);
-  await skipChunk(file, head);
-}
-
-/**
- * What `inflated` gives, in one piece, and made here: for each piece a way to another thread and back costs as much as
- * the work. Anything that is not as it should be is left to `inflated`, which finds out what.
- * @param length in bytes, of what comes out if all is well
- */
-async function* inflatedAtOnce(source: AsyncIterable<Uint8Array>, length: number): AsyncGenerator<Uint8Array> {
-  const pieces = source[Symbol.asyncIterator]();
-  const held: Uint8Array[] = [];
-  // Of what is smaller when it is inflated, no more is held: it may be endless.
-  for (let bytes = 0; bytes <= length + 1024; bytes += held.at(-1)!.length) {
-    const { done, value } = await pieces.next();
-    if (done) {
-      const whole = inflateWhole(Buffer.concat(held), length);
-      if (whole) return yield whole;
-      break;
-    }
-    held.push(value);
-  }
-  yield* inflated(chained(held, pieces));
-}
-
-async function* chained(first: Uint8Array[], rest: AsyncIterator<Uint8Array>): AsyncGenerator<Uint8Array> {
-  yield* first;
-  yield* { [Symbol.asyncIterator]: () => rest };
-}
-
-/** Inflates off this thread. The stream must end where its input ends: zlib itself says nothing of bytes behind it. */
-async function* inflated(source: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
-  const inflate = createInflate({ chunkSize: BLOCK_BYTES });
-  let fed = 0;
-  const counted = async function* () {
-    for await (const piece of source) {
-      fed += piece.length;
-      yield piece;
-    }
-  };
-  // Errors of either side destroy `inflate`, and so come out of the loop below.
-  pipeline(Readable.from(counted(), { highWaterMark: 1 }), inflate, () => {});
   try {
-    for await (const piece of inflate) yield piece;
+    while (head.type === "IDAT") {
+      for (let left = head.length; left > 0; ) {
+        let part = file.take(left);
+        if (part.length === 0) part = await file.more(left);
+        left -= part.length;
+        head.crc = crc32(part, head.crc);
+        for (;;) {
+          part = part.subarray(inflater.take(part));
+          if (part.length === 0) break;
+          yield* inflater.blocks(false);
+        }
+      }
+      const between = file.exactly(12) ?? (await file.read(12));
+      expectCrc(head, between.subarray(0, 4));
+      head = headIn(between.subarray(4));
+    }
+    for (; head.type !== "IEND"; head = await readChunkHead(file)) await skipOther(file, head);
+    await skipChunk(file, head);
+    yield* inflater.blocks(true);
   } catch (error) {
-    const code = (error as NodeJS.ErrnoException).code ?? "";
-    throw code.startsWith("Z_") ? corrupt(`compressed data: ${(error as Error).message}`, error) : error;
+    throw error instanceof InflateError ? corrupt(`compressed data: ${error.message}`, error) : error;
   } finally {
-    inflate.destroy();
+    inflater.close();
   }
-  if (fed !== inflate.bytesWritten) {
-    throw corrupt(`compressed data: expected to end with IDAT, ${fed - inflate.bytesWritten} bytes follow`);
+  if (inflater.behind > 0) {
+    throw corrupt(`compressed data: expected to end with IDAT, ${inflater.behind} bytes follow`);
   }
 }
 
@@ -642,17 +583,6 @@ function storedBytes(data: Uint8Array, length: number): Uint8Array | undefined {
   }
   const whole = filled === length && at + 4 === data.length;
   return whole && uint32At(data, at) === kernel.adler32(bytes) ? bytes : undefined;
-}
-
-/** @returns undefined unless `data` is one zlib stream to its last byte, of `length` bytes */
-function inflateWhole(data: Uint8Array, length: number): Uint8Array | undefined {
-  try {
-    const options = { maxOutputLength: length, chunkSize: length + 64, info: true };
-    const { buffer, engine } = inflateSync(data, options) as unknown as { buffer: Buffer; engine: Inflate };
-    return buffer.length === length && engine.bytesWritten === data.length ? buffer : undefined;
-  } catch {
-    return undefined; // `readPng` says what is wrong
-  }
 }
 
 /** Joins bands to one PNG: `head()`, then `band()` for each from the top down, then `tail()`, in this order in the file. */

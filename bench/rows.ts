@@ -184,7 +184,7 @@ async function smallFloorRows(bench: Bench): Promise<Row[]> {
   const bytes = await bench.bytes(picture);
   const data = idatOf(bytes);
   const work = async () => {
-    const image = await readPng(onePiece(bytes), UNLIMITED, DEFAULT_BAND_PIXELS);
+    const image = await readPng(onePiece(bytes), UNLIMITED);
     await Array.fromAsync(transform(image, sobel, DEFAULT_BAND_PIXELS));
   };
   for (let i = 0; i < 50; i++) await work();

@@ -91,9 +91,9 @@ export function filterSub(grey: Uint8Array, width: number, rows: number, lines: 
 }
 
 /** Adler-32 (RFC 1950). The remainders are taken every 3800 bytes, the round number that keeps `s2` in 31 bits. */
-export function adler32(bytes: Uint8Array): number {
-  let s1 = 1;
-  let s2 = 0;
+export function adler32(bytes: Uint8Array, adler = 1): number {
+  let s1 = adler & 0xffff;
+  let s2 = adler >>> 16;
   for (let at = 0; at < bytes.length; ) {
     const stop = Math.min(at + 3800, bytes.length);
     while (at < stop) {

@@ -214,7 +214,11 @@ describe.each([scalar, simd()].map((k): [string, Kernel] => [k.name, k]))("%s", 
   test("Adler-32, of bytes of any number", () => {
     for (const length of [0, 1, 15, 16, 17, 5552, 5553, 131_072, 300_001]) {
       const heavy = new Uint8Array(length).fill(255);
-      for (const bytes of [random(length), heavy]) expect(k.adler32(bytes)).toBe(referenceAdler(bytes));
+      for (const bytes of [random(length), heavy]) {
+        expect(k.adler32(bytes)).toBe(referenceAdler(bytes));
+        const cut = length >> 2;
+        expect(k.adler32(bytes.subarray(cut), k.adler32(bytes.subarray(0, cut)))).toBe(referenceAdler(bytes));
+      }
     }
   });
 
@@ -346,7 +350,7 @@ describe("which kernel", () => {
     await expect(import(copyOfKernel(new Uint8Array(0)))).rejects.toBeInstanceOf(WebAssembly.CompileError);
   });
 
-  test.each(["kernel", "deflate"])(
+  test.each(["kernel", "deflate", "inflate"])(
     "%s.wasm is what its source compiles to, byte for byte",
     (part) => {
       const out = join(scratch, `${part}.wasm`);

@@ -9,16 +9,7 @@ import { join } from "node:path";
 import { constants, crc32, deflateRawSync, deflateSync, inflateSync } from "node:zlib";
 import { decode, encode } from "fast-png";
 import sharp from "sharp";
-import {
-  collectPixels,
-  combineAdler,
-  decodeStored,
-  encodeBand,
-  encodeStored,
-  ImageError,
-  readPng,
-  Stitcher,
-} from "../png.ts";
+import { combineAdler, decodeStored, encodeBand, encodeStored, ImageError, readPng, Stitcher } from "../png.ts";
 import {
   CHANNELS,
   chance,
@@ -463,39 +454,6 @@ describe("refuses", () => {
     expect(error.message).toBe("corrupt PNG: too much image data");
     expect(given).toBeLessThan(700_000);
   });
-});
-
-test("at once or in pieces: the same pixels, and the same complaints", async () => {
-  const outcome = async (png: Uint8Array, atOnce: number) => {
-    const image = readPng(inPieces(png, 1000), UNLIMITED, atOnce);
-    return await image.then(collectPixels).catch((error: Error) => error.message);
-  };
-  let refused = 0;
-  for (const picture of [
-    randomPicture(33, 21, RGB, 8),
-    randomPicture(70, 9, PALETTE, 4),
-    randomPicture(40, 30, RGBA, 16),
-  ]) {
-    const png = pngOf(picture, [100]);
-    for (let at = 0; at < png.length; at += 7) {
-      const flipped = Uint8Array.from(png);
-      flipped[at] ^= 1 << (at % 8);
-      for (const file of [png, flipped, png.subarray(0, at)]) {
-        const [inPieces, atOnce] = [await outcome(file, 0), await outcome(file, 1e9)];
-        expect(atOnce).toEqual(inPieces);
-        if (typeof atOnce === "string") refused++;
-      }
-    }
-    // The checksum right again: what is wrong comes up in the rows.
-    const [lines, data] = [scanlines(picture), (bytes: Uint8Array) => chunk("IDAT", deflateSync(bytes))];
-    const behind = chunk("IDAT", Buffer.concat([deflateSync(lines), Uint8Array.of(0)]));
-    for (const idat of [data(lines.subarray(1)), data(Buffer.concat([lines, lines])), behind, data(lines.fill(9))]) {
-      const broken = file(headerOf(picture), idat, END);
-      expect(await outcome(broken, 1e9)).toEqual(await outcome(broken, 0));
-      expect(await outcome(broken, 1e9)).toStartWith("corrupt PNG: ");
-    }
-  }
-  expect(refused).toBeGreaterThan(500);
 });
 
 test("an error of the source comes out as it is", async () => {
