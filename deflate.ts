@@ -1,5 +1,5 @@
 /**
- * Deflate for edges: the runs that Sobel leaves of even surfaces, and Huffman codes for all else. What zlib does at
+ * Deflate for edges: the runs that Sobel leaves of even surfaces, and Huffman codes for all else. About what zlib does at
  * level 1 with Z_RLE, in a third of the time, and the same bytes wherever it runs, whatever zlib a runtime has.
  *
  *     a block       3 bits: not the last, dynamic codes
@@ -13,13 +13,17 @@
  */
 import { readFileSync } from "node:fs";
 
-/** Bytes that share one set of codes: enough to be worth its hundred bytes, few enough to be alike. */
+/**
+ * Bytes that share one set of codes: enough to be worth its hundred bytes, few enough to be alike, and no more than fflate
+ * and what is built on it, such as fast-png, can read.
+ */
 const BLOCK = 1 << 17;
 const END = 256;
 const TOKENS = 513;
 /** The token of a run is 254 + its length of 3 to 258. */
 const RUN = 254;
-const LONGEST_CODE = 15;
+/** One less than may be: four of them fit into a word. */
+const LONGEST_CODE = 14;
 const LONGEST_LENGTHS_CODE = 7;
 /** Lengths of runs, from symbol 257 on: the shortest of each symbol; the difference is told by extra bits. */
 const RUN_BASES = [3, 4, 5, 6, 7, 8, 9, 10, 11, 13, 15, 17, 19, 23, 27, 31, 35, 43, 51, 59, 67, 83, 99, 115, 131, 163];
@@ -50,9 +54,9 @@ interface Wasm {
   flush(out: number): number;
 }
 
-// The WebAssembly memory: words (counts, then codes), a block with the byte before it, and all that is written.
+// The WebAssembly memory: words (counters, then codes), a block with the byte before it, and all that is written.
 const WORDS = 0;
-const BYTES = WORDS + 4 * 1024;
+const BYTES = WORDS + 4 * 2048;
 const OUT = BYTES + 16 + BLOCK + 16;
 
 const file = readFileSync(new URL("./kernel/deflate.wasm", import.meta.url));
@@ -65,7 +69,7 @@ export function deflateRuns(bytes: Uint8Array): Uint8Array<ArrayBuffer> {
   let out = OUT;
   reserve(out + 16);
   for (let at = 0; at < bytes.length; at += BLOCK) {
-    // No code has more than 15 bits, but for runs, of which 21 stand for three bytes or more.
+    // No literal has more than 14 bits, and a run no more than 20.
     reserve(out + 2 * BLOCK + 4 * 1024);
     const block = bytes.subarray(at, at + BLOCK);
     // Before the first byte stands one that begins no run.
@@ -85,12 +89,11 @@ function reserve(bytes: number): void {
   if (missing <= 0) return;
   wasm.memory.grow(Math.ceil(missing / 65536));
   heap = new Uint8Array(wasm.memory.buffer);
-  words = new Uint32Array(wasm.memory.buffer, WORDS, 1024);
+  words = new Uint32Array(wasm.memory.buffer, WORDS, 2048);
 }
 
 /** Writes a block from `out` on; returns where the next goes. */
 function writeBlock(at: number, end: number, out: number): number {
-  words.fill(0, 0, TOKENS);
   wasm.count(at, end, WORDS);
   words[END] = 1;
   const counts = new Uint32Array(SYMBOLS);
@@ -154,13 +157,16 @@ function toldLengths(lengths: number[]): { symbol: number; extra: number }[] {
 
 /** How long the code of each symbol is, by Huffman; 0 for those that do not occur. At least two must. */
 function codeLengths(counts: Uint32Array, longest: number): Uint8Array {
-  // Sorted by count, then by symbol, as one number.
-  const leaves = counts.map((count, symbol) => count * 512 + symbol).filter((leaf) => leaf >= 512);
+  // By count, then by symbol, as one number.
+  const leaves = new Uint32Array(counts.filter((count) => count > 0).length);
+  for (let symbol = 0, next = 0; symbol < counts.length; symbol++) {
+    if (counts[symbol] > 0) leaves[next++] = counts[symbol] * 512 + symbol;
+  }
   leaves.sort();
   // Nodes in the order in which they are made are in the order of their weights too: two queues, no heap.
   const weights = new Uint32Array(2 * leaves.length - 1);
   const parents = new Uint16Array(weights.length);
-  weights.set(leaves.map((leaf) => leaf >> 9));
+  for (let at = 0; at < leaves.length; at++) weights[at] = leaves[at] >>> 9;
   let leaf = 0;
   let node = leaves.length;
   for (let made = node; made < weights.length; made++) {
