@@ -9,13 +9,16 @@
  * (SVG, PDF), and is not asked to.
  */
 import { kernel } from "./kernel.ts";
-import { checkPixels, type GreyImage, ImageError, type PixelLimits, PNG_SIGNATURE, readPng } from "./png.ts";
+import { checkPixels, type GreyImage, ImageError, type PixelLimits, PNG_SIGNATURE, pngSize, readPng } from "./png.ts";
+import { blocksAside } from "./reader.ts";
 
 /** 1 Gpx streamed; 128 Mpx where the whole picture is held (four bytes a pixel at most). */
 export const DEFAULT_LIMITS: PixelLimits = { streamed: 1_000_000_000, whole: 1 << 27 };
 
-/** How many first bytes tell a format. */
-const MAGIC_BYTES = 16;
+/** How many first bytes tell a format, and a PNG's size. */
+const FIRST_BYTES = 24;
+/** PNGs with more pixels are read in a thread of their own: with fewer, it is there and back that takes the time. */
+const LARGE_PIXELS = 1 << 21;
 /** Luminance is computed in blocks of about this many pixels, so that a block stays in the cache. */
 const BLOCK_PIXELS = 1 << 16;
 
@@ -29,7 +32,11 @@ export async function readImage(
 ): Promise<GreyImage> {
   const { first, all } = await peek(source);
   const format = formatOf(first);
-  return format === "PNG" ? readPng(all, limits) : readWhole(all, format, limits);
+  if (format !== "PNG") return readWhole(all, format, limits);
+  const { width, height } = pngSize(first);
+  if (width * height <= LARGE_PIXELS) return readPng(all, limits);
+  checkPixels(width, height, limits.streamed);
+  return { width, height, blocks: blocksAside(all, width, limits) };
 }
 
 /** The first bytes, and an iterable that has them still. */
@@ -38,7 +45,7 @@ async function peek(
 ): Promise<{ first: Uint8Array; all: AsyncGenerator<Uint8Array> }> {
   const pieces = source[Symbol.asyncIterator]();
   let first: Uint8Array = new Uint8Array(0);
-  while (first.length < MAGIC_BYTES) {
+  while (first.length < FIRST_BYTES) {
     const next = await pieces.next();
     if (next.done) break;
     first = first.length === 0 ? next.value : Buffer.concat([first, next.value]);
@@ -55,7 +62,7 @@ async function peek(
 function formatOf(first: Uint8Array): string {
   if (first.length === 0) throw new ImageError(400, "not an image: expected a picture, got no bytes");
   if (PNG_SIGNATURE.every((byte, i) => first[i] === byte)) return "PNG";
-  const text = String.fromCharCode(...first.subarray(0, MAGIC_BYTES));
+  const text = String.fromCharCode(...first.subarray(0, 16));
   if (text.startsWith("\xff\xd8\xff")) return "JPEG";
   if (text.startsWith("RIFF") && text.startsWith("WEBP", 8)) return "WebP";
   if (text.startsWith("II*\0") || text.startsWith("MM\0*")) return "TIFF";

@@ -113,6 +113,11 @@ export async function readPng(source: AsyncIterable<Uint8Array>, limits: PixelLi
   return { width, height, blocks: interlaced ? deinterlaced(header, scanlines) : greyBlocks(header, scanlines) };
 }
 
+/** What a PNG's first 24 bytes say of its size in pixels, unchecked; none if there are fewer. */
+export function pngSize(first: Uint8Array): { width: number; height: number } {
+  return first.length < 24 ? { width: 0, height: 0 } : { width: uint32At(first, 16), height: uint32At(first, 20) };
+}
+
 /** All rows of an image that is small enough to hold: `width × height` pixels. */
 export async function collectPixels({ width, height, blocks }: GreyImage): Promise<Uint8Array> {
   const pixels = new Uint8Array(width * height);

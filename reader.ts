@@ -1,0 +1,293 @@
+/**
+ * Reads large PNGs in a thread of its own: one part is decoded while the rows of the part before are on their way to the
+ * workers. Nothing else that a coordinator does for a picture is as much work.
+ *
+ *     here                                the reader's thread
+ *     pieces of the file  ── pieces ──►   readPng
+ *     rows of grey        ◄── blocks ──
+ *
+ * Both go through a few buffers that the two share; messages say which are full and which are empty. Who has no empty one
+ * waits for the other, so neither runs ahead. A thread reads one picture at a time, and is kept for the next. Where all are
+ * busy, or there is one core only, a picture is read by whoever asks for its rows.
+ *
+ * Not here: how a PNG is read (png.ts), which are large (image.ts). The thread is this same file.
+ */
+import { availableParallelism } from "node:os";
+import { parentPort, Worker as Thread, workerData } from "node:worker_threads";
+import { ImageError, type PixelLimits, readPng } from "./png.ts";
+
+const ROLE = "reader of pictures";
+/** One for each core beside that of the thread that asks. */
+const MOST_THREADS = availableParallelism() - 1;
+/** Bytes of each buffer: pieces of the file, or as many whole rows as there is room for. */
+const BUFFER_BYTES = 1 << 19;
+/** Of either kind: one that is filled, one that waits, one that is read. */
+const BUFFERS = 3;
+
+/** A buffer by its place, and how many bytes of it are filled. */
+interface Filled {
+  buffer: number;
+  length: number;
+}
+
+/** What the reader is told; a piece of no bytes is the file's end. */
+type Order = { begin: PixelLimits } | { piece: Filled } | { emptyBlock: number } | { stop: true };
+
+/** What it tells. All but the first two are the end, and it is free again. */
+type Report =
+  | { block: Filled }
+  | { emptyPiece: number }
+  | { done: true }
+  | { refused: string; status: ImageError["status"] }
+  | { broken: string };
+
+/** What both have. */
+interface Shared {
+  role: typeof ROLE;
+  pieces: SharedArrayBuffer[];
+  blocks: SharedArrayBuffer[];
+}
+
+interface Reader {
+  thread: Thread;
+  pieces: Uint8Array[];
+  blocks: Uint8Array[];
+}
+
+let idle: Reader[] = [];
+let threads = 0;
+
+/**
+ * The blocks of `readPng`, read in another thread where one is free; from when the first is asked for.
+ * @param source its pieces are copied
+ */
+export async function* blocksAside(
+  source: AsyncIterable<Uint8Array>,
+  width: number,
+  limits: PixelLimits,
+): AsyncGenerator<Uint8Array> {
+  const fits = width <= BUFFER_BYTES;
+  const reader = fits ? (idle.pop() ?? (threads < MOST_THREADS ? started() : undefined)) : undefined;
+  if (reader) yield* new Reading(reader).blocks(source, limits);
+  else yield* (await readPng(source, limits)).blocks;
+}
+
+function started(): Reader {
+  const buffers = () => Array.from({ length: BUFFERS }, () => new SharedArrayBuffer(BUFFER_BYTES));
+  const shared: Shared = { role: ROLE, pieces: buffers(), blocks: buffers() };
+  const thread = new Thread(new URL(import.meta.url), { workerData: shared });
+  threads++;
+  thread.once("exit", () => {
+    threads--;
+    idle = idle.filter((reader) => reader.thread !== thread);
+  });
+  return { thread, pieces: shared.pieces.map(bytesOf), blocks: shared.blocks.map(bytesOf) };
+}
+
+function bytesOf(buffer: SharedArrayBuffer): Uint8Array {
+  return new Uint8Array(buffer);
+}
+
+/** Things one after the other, for whoever waits for them. */
+class Mailbox<T> {
+  readonly #held: T[];
+  #wake: (() => void) | undefined;
+  #closed = false;
+
+  constructor(held: T[] = []) {
+    this.#held = held;
+  }
+
+  put(one: T): void {
+    this.#held.push(one);
+    this.#wake?.();
+  }
+
+  /** Whoever waits, or comes later, gets nothing. */
+  close(): void {
+    this.#closed = true;
+    this.#wake?.();
+  }
+
+  async take(): Promise<T | undefined> {
+    while (!this.#closed && this.#held.length === 0) {
+      await new Promise<void>((wake) => {
+        this.#wake = wake;
+      });
+    }
+    return this.#closed ? undefined : this.#held.shift();
+  }
+}
+
+/** A picture that a thread reads, seen from here. */
+class Reading {
+  readonly #reader: Reader;
+  readonly #empty: Mailbox<number>;
+  readonly #reports = new Mailbox<Report>();
+  readonly #listeners = {
+    message: (report: Report) => this.#told(report),
+    error: (error: Error) => this.#broke(error.message),
+    exit: () => this.#broke("it has ended"),
+  };
+  /** Why the file has no more pieces. */
+  #failure: { error: unknown } | undefined;
+  #ended = false;
+
+  constructor(reader: Reader) {
+    this.#reader = reader;
+    this.#empty = new Mailbox([...reader.pieces.keys()]);
+    const { message, error, exit } = this.#listeners;
+    reader.thread.on("message", message).on("error", error).on("exit", exit).ref();
+  }
+
+  async *blocks(source: AsyncIterable<Uint8Array>, limits: PixelLimits): AsyncGenerator<Uint8Array> {
+    this.#order({ begin: limits });
+    this.#handOver(source);
+    try {
+      for (;;) {
+        const report = (await this.#reports.take())!;
+        if ("done" in report) return;
+        if (!("block" in report)) throw this.#failure ? this.#failure.error : errorOf(report);
+        const { buffer, length } = report.block;
+        yield this.#reader.blocks[buffer].subarray(0, length);
+        this.#order({ emptyBlock: buffer });
+      }
+    } finally {
+      this.#order({ stop: true });
+      this.#empty.close();
+    }
+  }
+
+  #told(report: Report): void {
+    if ("emptyPiece" in report) {
+      this.#empty.put(report.emptyPiece);
+      return;
+    }
+    this.#reports.put(report);
+    if ("block" in report) return;
+    this.#end();
+    idle.push(this.#reader);
+  }
+
+  #broke(why: string): void {
+    this.#reports.put({ broken: why });
+    this.#end();
+  }
+
+  /** The thread knows no more of this picture. */
+  #end(): void {
+    this.#ended = true;
+    this.#empty.close();
+    const { message, error, exit } = this.#listeners;
+    this.#reader.thread.off("message", message).off("error", error).off("exit", exit).unref();
+  }
+
+  /** The file, a buffer at a time, until the reader wants no more of it. */
+  async #handOver(source: AsyncIterable<Uint8Array>): Promise<void> {
+    try {
+      let buffer = await this.#empty.take();
+      let length = 0;
+      for await (let piece of source) {
+        while (buffer !== undefined && piece.length > 0) {
+          const part = piece.subarray(0, BUFFER_BYTES - length);
+          this.#reader.pieces[buffer].set(part, length);
+          length += part.length;
+          piece = piece.subarray(part.length);
+          if (length < BUFFER_BYTES) continue;
+          this.#order({ piece: { buffer, length } });
+          buffer = await this.#empty.take();
+          length = 0;
+        }
+        if (buffer === undefined) return;
+      }
+      if (buffer !== undefined && length > 0) this.#order({ piece: { buffer, length } });
+      this.#order({ piece: { buffer: 0, length: 0 } });
+    } catch (error) {
+      this.#failure = { error };
+      this.#order({ stop: true });
+    }
+  }
+
+  #order(order: Order): void {
+    if (!this.#ended) this.#reader.thread.postMessage(order);
+  }
+}
+
+function errorOf(report: Exclude<Report, { block: Filled } | { done: true }>): Error {
+  if ("refused" in report) return new ImageError(report.status, report.refused);
+  return new Error(`the thread that reads pictures broke: ${"broken" in report ? report.broken : ""}`);
+}
+
+/** The other side: one picture after the other. */
+function serve(shared: Shared): void {
+  const buffers = { pieces: shared.pieces.map(bytesOf), blocks: shared.blocks.map(bytesOf) };
+  let pieces = new Mailbox<Filled>();
+  let empty = new Mailbox<number>();
+  parentPort!.on("message", (order: Order) => {
+    if ("begin" in order) {
+      pieces = new Mailbox();
+      empty = new Mailbox([...buffers.blocks.keys()]);
+      read(piecesOf(pieces, buffers.pieces), empty, buffers.blocks, order.begin);
+    } else if ("piece" in order) {
+      pieces.put(order.piece);
+    } else if ("emptyBlock" in order) {
+      empty.put(order.emptyBlock);
+    } else {
+      pieces.close();
+      empty.close();
+    }
+  });
+}
+
+/** Never throws. */
+async function read(
+  source: AsyncIterable<Uint8Array>,
+  empty: Mailbox<number>,
+  blocks: Uint8Array[],
+  limits: PixelLimits,
+): Promise<void> {
+  try {
+    const image = await readPng(source, limits);
+    const most = BUFFER_BYTES - (BUFFER_BYTES % image.width);
+    let buffer = await empty.take();
+    let length = 0;
+    for await (let rows of image.blocks) {
+      while (rows.length > 0) {
+        if (buffer === undefined) throw new Error("nobody wants the rows");
+        const part = rows.subarray(0, most - length);
+        blocks[buffer].set(part, length);
+        length += part.length;
+        rows = rows.subarray(part.length);
+        if (length < most) continue;
+        report({ block: { buffer, length } });
+        buffer = await empty.take();
+        length = 0;
+      }
+    }
+    if (buffer !== undefined && length > 0) report({ block: { buffer, length } });
+    report({ done: true });
+  } catch (error) {
+    const { message } = error as Error;
+    report(error instanceof ImageError ? { refused: message, status: error.status } : { broken: message });
+  }
+}
+
+/** Copies, since not every function takes memory that is shared. */
+async function* piecesOf(pieces: Mailbox<Filled>, buffers: Uint8Array[]): AsyncGenerator<Uint8Array> {
+  const own = new Uint8Array(BUFFER_BYTES);
+  for (;;) {
+    const piece = await pieces.take();
+    if (!piece) throw new Error("the file has been given up");
+    const { buffer, length } = piece;
+    if (length === 0) return;
+    own.set(buffers[buffer].subarray(0, length));
+    report({ emptyPiece: buffer });
+    yield own.subarray(0, length);
+  }
+}
+
+function report(report: Report): void {
+  parentPort!.postMessage(report);
+}
+
+if (workerData?.role === ROLE) serve(workerData);
