@@ -24,6 +24,7 @@ import { stopAll } from "./test/servers.ts";
 /** In the order in which they are measured and told. */
 const ROWS: Record<string, (bench: Bench) => Promise<rows.Row[]>> = {
   kernel: rows.kernelRow,
+  inflate: rows.inflateRow,
   decode: rows.decodeRow,
   encode: rows.encodeRow,
   floor: rows.floorRow,

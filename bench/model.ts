@@ -1,7 +1,7 @@
 /**
  * A model of a job as a pipeline: how long it takes with any number of workers, and what holds it up.
  *
- *     inflate ──► coordinator ──► RabbitMQ ──► workers × N ──► Redis ──► coordinator
+ *     reader ──► coordinator ──► RabbitMQ ──► workers × N ──► Redis ──► coordinator
  *
  * Each stage has a cost in CPU seconds: so much a job, a megapixel and a band, found by least squares over jobs that were
  * measured. Bands follow one another, so a job takes what a stage needs for all of them, the way of one band through the
@@ -26,7 +26,7 @@ export interface Load {
   bands: number;
 }
 
-export const STAGES = ["inflate", "coordinator", "RabbitMQ", "workers", "Redis"] as const;
+export const STAGES = ["reader", "coordinator", "RabbitMQ", "workers", "Redis"] as const;
 export type Stage = (typeof STAGES)[number];
 export type Bottleneck = Stage | "bands" | "cores";
 

@@ -122,7 +122,7 @@ export function checkTable({ checks }: Scaling): string[][] {
 }
 
 const HELD_UP: Record<Bottleneck, string> = {
-  inflate: "inflating the input",
+  reader: "reading the input",
   coordinator: "the coordinator",
   RabbitMQ: "RabbitMQ",
   workers: "workers",
@@ -167,7 +167,7 @@ export function fleetTable({ model, load }: Scaling): string[][] {
       ...scenes.flatMap(({ task }) => {
         const of: Record<Stage, number> = needed(model, load, { workers, task });
         const perSecond = (workers * load.mpx) / (task * costOf(model.stages.workers, load));
-        return [figure(perSecond), ...[Math.max(of.coordinator, of.inflate), of.RabbitMQ, of.Redis].map(count)];
+        return [figure(perSecond), ...[Math.max(of.coordinator, of.reader), of.RabbitMQ, of.Redis].map(count)];
       }),
     ]),
   ];

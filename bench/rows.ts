@@ -12,6 +12,7 @@ import { Readable } from "node:stream";
 import { inflateSync } from "node:zlib";
 import sharp from "sharp";
 import { type Band, chunkIdOf, DEFAULT_BAND_PIXELS, encodeMessage, planBands, split } from "../chunk.ts";
+import { Inflater } from "../inflate.ts";
 import { kernel } from "../kernel.ts";
 import { collectPixels, encodeBand, onePiece, type PixelLimits, readPng } from "../png.ts";
 import { sobel, transform } from "../sobel.ts";
@@ -35,8 +36,6 @@ export interface Row {
   target?: { ratio?: number; most?: number; least?: number };
 }
 
-/** zlib's own steps of 16 KiB would be half the time. */
-export const INFLATE = { chunkSize: 1 << 20 };
 const UNLIMITED: PixelLimits = { streamed: 1e9, whole: 1e9 };
 
 /** Our Sobel over the bands of a picture, one thread. A copy of the same bytes is as fast as memory lets anything be. */
@@ -61,6 +60,16 @@ export async function kernelRow(bench: Bench): Promise<Row[]> {
     const peer = row.peer && { ...row.peer, value: speed(row.peer.value) };
     return { ...row, ours: speed(row.ours), unit: "Mpx/s", ...(peer && { peer }), ...(target && { target }) };
   });
+}
+
+export async function inflateRow(bench: Bench): Promise<Row[]> {
+  const data = idatOf(await bench.bytes());
+  // Its own steps of 16 KiB would be half the time.
+  const zlib = () => inflateSync(data, { chunkSize: 1 << 20 });
+  return against(bench, "inflate alone, one thread", bench.sketch, [
+    { name: "", once: () => timed(() => inflate(data)) },
+    { name: "zlib", once: () => timed(zlib) },
+  ]);
 }
 
 export async function decodeRow(bench: Bench): Promise<Row[]> {
@@ -110,8 +119,7 @@ export async function encodeRow(bench: Bench): Promise<Row[]> {
 /** What no design goes below: the input is inflated by one thread, a byte after the other. */
 export async function floorRow(bench: Bench): Promise<Row[]> {
   const data = idatOf(await bench.bytes());
-  const floor = { name: "", once: () => timed(() => inflateSync(data, INFLATE)) };
-  return wholeJob(bench, "the floor: zlib inflates the input", floor);
+  return wholeJob(bench, "the floor: the input inflated", { name: "", once: () => timed(() => inflate(data)) });
 }
 
 export async function oneMachineRow(bench: Bench): Promise<Row[]> {
@@ -189,7 +197,7 @@ async function smallFloorRows(bench: Bench): Promise<Row[]> {
   };
   for (let i = 0; i < 50; i++) await work();
   const floors = [
-    { name: "the floor: zlib inflates the input", once: () => timed(() => inflateSync(data, INFLATE)) },
+    { name: "the floor: the input inflated", once: () => timed(() => inflate(data)) },
     { name: "the work alone, one thread", once: () => timed(work) },
   ];
   const times = await inTurn(floors, bench.quick ? 60 : 300);
@@ -316,8 +324,18 @@ async function* inPieces(bytes: Uint8Array, size: number): AsyncGenerator<Uint8A
   for (let at = 0; at < bytes.length; at += size) yield bytes.subarray(at, at + size);
 }
 
+/** A zlib stream to its end, what comes out thrown away. */
+function inflate(data: Uint8Array): void {
+  const inflater = new Inflater();
+  for (let at = inflater.take(data); at < data.length; at += inflater.take(data.subarray(at))) {
+    for (const _ of inflater.blocks(false));
+  }
+  for (const _ of inflater.blocks(true));
+  inflater.close();
+}
+
 /** The zlib stream of a PNG that was made here. */
-export function idatOf(file: Buffer): Buffer {
+function idatOf(file: Buffer): Buffer {
   const parts: Buffer[] = [];
   for (let at = 8; at < file.length; at += 12 + file.readUInt32BE(at)) {
     const payload = file.subarray(at + 8, at + 8 + file.readUInt32BE(at));

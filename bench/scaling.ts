@@ -5,7 +5,6 @@
  * Not here: the model itself (model.ts), its tables and its plot (report.ts, plot.ts).
  */
 import process from "node:process";
-import { inflateSync } from "node:zlib";
 import { DEFAULT_BAND_PIXELS, planBands } from "../chunk.ts";
 import { type Bench, PICTURES } from "./bench.ts";
 import {
@@ -20,7 +19,7 @@ import {
 import { median, timed } from "./measure.ts";
 import { costOf, fitCost, type Load, type Model, type Prediction, predict, STAGES } from "./model.ts";
 import { megapixels, type Sketch } from "./pictures.ts";
-import { INFLATE, idatOf, type Row } from "./rows.ts";
+import type { Row } from "./rows.ts";
 
 const BAND_SIZES = [1 << 16, 1 << 18, DEFAULT_BAND_PIXELS, 1 << 22];
 
@@ -106,17 +105,14 @@ export async function bandRow(bench: Bench): Promise<Row[]> {
   }));
 }
 
-/** The model out of what jobs cost; `inflate` is measured alone, since its thread cannot be told from its neighbours. */
+/** The model out of what jobs cost. Whatever is not the coordinator's main thread is taken for the one that reads. */
 export async function scaling(bench: Bench): Promise<Scaling> {
   const jobs = await observations(bench);
   const cost = (pick: (seconds: Observation["seconds"]) => number) =>
     fitCost(jobs.map(({ mpx, bands, seconds }) => ({ mpx, bands, seconds: pick(seconds) })));
   const load = { mpx: megapixels(bench.sketch), bands: bandsOf(bench.sketch, DEFAULT_BAND_PIXELS) };
-  const data = idatOf(await bench.bytes());
-  const inflating: number[] = [];
-  for (let i = 0; i < 5; i++) inflating.push(await timed(() => inflateSync(data, INFLATE)));
   const stages = {
-    inflate: { job: 0, mpx: median(inflating) / load.mpx, band: 0 },
+    reader: cost((seconds) => seconds.coordinator - seconds["main thread"]),
     coordinator: cost((seconds) => seconds["main thread"]),
     RabbitMQ: cost((seconds) => seconds.RabbitMQ),
     workers: cost((seconds) => seconds.workers),

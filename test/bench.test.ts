@@ -110,7 +110,7 @@ describe("the model", () => {
   const cost = (job: number, mpx: number, band: number): Cost => ({ job, mpx, band });
   const model: Model = {
     stages: {
-      inflate: cost(0, 0.005, 0),
+      reader: cost(0, 0.005, 0),
       coordinator: cost(0.002, 0.01, 0.001),
       RabbitMQ: cost(0, 0.003, 0.001),
       workers: cost(0, 0.1, 0.002),
