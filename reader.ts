@@ -17,8 +17,8 @@ import { parentPort, Worker as Thread, workerData } from "node:worker_threads";
 import { ImageError, type PixelLimits, readPng } from "./png.ts";
 
 const ROLE = "reader of pictures";
-/** One for each core beside that of the thread that asks. */
-const MOST_THREADS = availableParallelism() - 1;
+/** Each has a core beside that of the thread that asks, and two give that one all the rows that it can deal with. */
+const MOST_THREADS = Math.min(2, availableParallelism() - 1);
 /** Bytes of each buffer: pieces of the file, or as many whole rows as there is room for. */
 const BUFFER_BYTES = 1 << 19;
 /** Of either kind: one that is filled, one that waits, one that is read. */

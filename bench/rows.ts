@@ -14,10 +14,12 @@ import sharp from "sharp";
 import { type Band, chunkIdOf, DEFAULT_BAND_PIXELS, encodeMessage, planBands, split } from "../chunk.ts";
 import { Inflater } from "../inflate.ts";
 import { kernel } from "../kernel.ts";
+import { openLog } from "../log.ts";
 import { collectPixels, encodeBand, onePiece, type PixelLimits, readPng } from "../png.ts";
+import { RabbitQueue } from "../queue.ts";
 import { sobel, transform } from "../sobel.ts";
 import { type Bench, PICTURES } from "./bench.ts";
-import { peakMegabytes, ROLES, Service } from "./cluster.ts";
+import { type Cluster, peakMegabytes, ROLES, Service } from "./cluster.ts";
 import { type Contestant, duel, inTurn, median, quantile, timed } from "./measure.ts";
 import { runToEnd } from "./peers.ts";
 import { megapixels, pngPieces, type Sketch } from "./pictures.ts";
@@ -180,27 +182,46 @@ export async function smallRow(bench: Bench): Promise<Row[]> {
   const cluster = await bench.cluster();
   await cluster.resize(2);
   return [
-    ...(await smallFloorRows(bench)),
+    ...(await smallFloorRows(bench, cluster)),
     ...(await smallRows(bench, "one process", await bench.embedded(), { most: 6 })),
     ...(await smallRows(bench, "distributed, workers: 2", await cluster.coordinator(), { most: 12 }, { least: 100 })),
   ];
 }
 
-/** What its work takes as calls of functions, one after the other in one thread: the rest is HTTP, threads and queues. */
-async function smallFloorRows(bench: Bench): Promise<Row[]> {
+/**
+ * What its work takes as calls of functions, one after the other in one thread, and what the broker takes to have its
+ * message on disk: the rest is HTTP, threads and the store.
+ */
+async function smallFloorRows(bench: Bench, cluster: Cluster): Promise<Row[]> {
   const picture = PICTURES.small;
   const bytes = await bench.bytes(picture);
   const data = idatOf(bytes);
-  const work = async () => {
-    const image = await readPng(onePiece(bytes), UNLIMITED);
-    await Array.fromAsync(transform(image, sobel, DEFAULT_BAND_PIXELS));
-  };
+  const reading = () => readPng(onePiece(bytes), UNLIMITED);
+  const work = async () => Array.fromAsync(transform(await reading(), sobel, DEFAULT_BAND_PIXELS));
   for (let i = 0; i < 50; i++) await work();
+
+  const task = "floor"; // of no worker
+  const queue = await RabbitQueue.connect(cluster.env.RABBITMQ_URL, openLog("error"));
+  await queue.consume([task], async () => ({ do: "done" }));
+  const plan = planBands(picture.width, picture.height, 1, DEFAULT_BAND_PIXELS);
+  const [{ pixels, halo, width }] = await Array.fromAsync(split(await reading(), plan));
+  const chunk = {
+    chunkId: chunkIdOf(crypto.randomUUID(), 0),
+    task,
+    halo,
+    width,
+    height: pixels.length / width,
+    pixels,
+  };
+  for (let i = 0; i < 20; i++) await queue.publish(chunk);
+
   const floors = [
     { name: "the floor: the input inflated", once: () => timed(() => inflate(data)) },
     { name: "the work alone, one thread", once: () => timed(work) },
+    { name: "the floor: RabbitMQ confirms its message", once: () => timed(() => queue.publish(chunk)) },
   ];
   const times = await inTurn(floors, bench.quick ? 60 : 300);
+  await queue.close();
   return floors.map(({ name }, i) => ({ what: `${name}: p50`, picture, ours: median(times[i]) * 1000, unit: "ms" }));
 }
 

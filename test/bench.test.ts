@@ -256,7 +256,7 @@ describe("the program", () => {
   test("says what it does not know", () => {
     const { status, stdout, stderr } = run("--only", "kernel,speed");
     expect([status, stdout]).toEqual([2, ""]);
-    expect(stderr).toStartWith("bench.ts: --only: expected kernel, decode, ");
+    expect(stderr).toStartWith("bench.ts: --only: expected kernel, inflate, decode, ");
     expect(stderr).toContain("got speed\n");
     expect(run("--write", "--only", "kernel").status).toBe(2);
     expect(run("--help")).toMatchObject({ status: 0, stdout: expect.stringContaining("usage: bun run bench.ts") });

@@ -28,7 +28,7 @@ import {
 setDefaultTimeout(30_000);
 
 /** Bytes of a buffer that the two share. */
-const BUFFER = 1 << 20;
+const BUFFER = 1 << 19;
 
 function pictureOf(width: number, height: number, colour: number, depth: number, interlaced = false): Picture {
   const channels = { [GREY]: 1, [RGB]: 3, [PALETTE]: 1, [GREY_ALPHA]: 2, [RGBA]: 4 }[colour]!;
