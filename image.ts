@@ -9,14 +9,23 @@
  * (SVG, PDF), and is not asked to.
  */
 import { kernel } from "./kernel.ts";
-import { checkPixels, type GreyImage, ImageError, type PixelLimits, PNG_SIGNATURE, pngSize, readPng } from "./png.ts";
+import {
+  checkPixels,
+  type GreyImage,
+  ImageError,
+  onePiece,
+  type PixelLimits,
+  PNG_SIGNATURE,
+  readPng,
+  readPngSize,
+} from "./png.ts";
 import { blocksAside } from "./reader.ts";
 
 /** 1 Gpx streamed; 128 Mpx where the whole picture is held (four bytes a pixel at most). */
 export const DEFAULT_LIMITS: PixelLimits = { streamed: 1_000_000_000, whole: 1 << 27 };
 
-/** How many first bytes tell a format, and a PNG's size. */
-const FIRST_BYTES = 24;
+/** How many first bytes tell a format, and a PNG's size: its signature and its first chunk. */
+const FIRST_BYTES = 33;
 /** PNGs with more pixels are read in a thread of their own: with fewer, it is there and back that takes the time. */
 const LARGE_PIXELS = 1 << 21;
 /** Luminance is computed in blocks of about this many pixels, so that a block stays in the cache. */
@@ -33,9 +42,8 @@ export async function readImage(
   const { first, all } = await peek(source);
   const format = formatOf(first);
   if (format !== "PNG") return readWhole(all, format, limits);
-  const { width, height } = pngSize(first);
+  const { width, height } = await readPngSize(onePiece(first), limits);
   if (width * height <= LARGE_PIXELS) return readPng(all, limits);
-  checkPixels(width, height, limits.streamed);
   return { width, height, blocks: blocksAside(all, width, limits) };
 }
 

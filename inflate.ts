@@ -9,7 +9,8 @@
  * Not here: the loops over bits and bytes (kernel/inflate.as.ts), where the stream stands in a file (png.ts).
  * Invariant: no input has more written than a block beyond what has been asked for, and what comes out of a stream that
  * ends without an error is what went in.
- * Source: RFC 1950; RFC 1951. What is not allowed, and how it is called, is as in zlib.
+ * Source: RFC 1950; RFC 1951. What is not allowed, and how it is called, is as in zlib, but that this one finds fault with an
+ * empty code for lengths, and zlib with what comes of it.
  */
 import { readFileSync } from "node:fs";
 import { kernel } from "./kernel.ts";
@@ -48,18 +49,19 @@ const ERRORS = [
 const BLOCK = 1 << 18;
 /** How far back a match may reach. */
 const WINDOW = 1 << 15;
-/** The Adler-32. */
+/** Method and window; the Adler-32. */
+const HEADER_BYTES = 2;
 const TRAILER_BYTES = 4;
 /** How far the loops may read behind the input: over a block's head, more than a step takes. */
 const PAST_INPUT = 512;
-/** How far they may write behind the output: a longest match, 258, and a word. */
+/** How far they may write behind the output: a longest match, 258, and two words. */
 const PAST_OUTPUT = 272;
 
 const module = new WebAssembly.Module(readFileSync(new URL("./kernel/inflate.wasm", import.meta.url)));
 /** Those that no stream uses now. */
 const idle: Wasm[] = [];
 
-/** One stream. */
+/** One stream: `take` and `blocks` in turn, each `blocks` to its end; then, or after an error, `close`, once. */
 export class Inflater {
   readonly #wasm = idle.pop() ?? (new WebAssembly.Instance(module).exports as unknown as Wasm);
   readonly #in = this.#wasm.FREE.value;
@@ -68,7 +70,8 @@ export class Inflater {
   #filled = 0;
   #begun = false;
   #ended = false;
-  #length = 0;
+  /** Bytes that have come out. */
+  length = 0;
   #adler = 1;
   #behind = 0;
 
@@ -99,10 +102,11 @@ export class Inflater {
     const { input, output } = this.#wasm;
     input.value = this.#in;
     if (last) this.#heap.fill(0, end, end + PAST_INPUT);
+    if (!this.#begun && !last && this.#filled < HEADER_BYTES) return;
     if (!this.#begun) input.value += this.#readHeader();
     while (!this.#ended) {
       output.value = this.#out;
-      const window = this.#out - Math.min(this.#length, WINDOW);
+      const window = this.#out - Math.min(this.length, WINDOW);
       const outcome = this.#wasm.inflate(end, last, window, this.#out + BLOCK);
       if (outcome < 0) throw new InflateError(ERRORS[-1 - outcome]);
       if (output.value > this.#out) yield this.#block(output.value);
@@ -125,21 +129,21 @@ export class Inflater {
 
   /** Its length in bytes. */
   #readHeader(): number {
-    const [method, flags] = this.#heap.subarray(this.#in, this.#in + 2);
-    if (this.#filled < 2) throw new InflateError("unexpected end of file");
+    const [method, flags] = this.#heap.subarray(this.#in, this.#in + HEADER_BYTES);
+    if (this.#filled < HEADER_BYTES) throw new InflateError("unexpected end of file");
     if (((method << 8) | flags) % 31 !== 0) throw new InflateError("incorrect header check");
     if ((method & 15) !== 8) throw new InflateError("unknown compression method");
     if (method >> 4 > 7) throw new InflateError("invalid window size");
     if ((flags & 32) !== 0) throw new InflateError("missing dictionary");
     this.#begun = true;
-    return 2;
+    return HEADER_BYTES;
   }
 
   #block(end: number): Uint8Array {
     const block = this.#heap.subarray(this.#out, end);
     // Before anybody writes over it: what comes next may refer to it.
     this.#heap.copyWithin(this.#out - WINDOW, end - WINDOW, end);
-    this.#length += block.length;
+    this.length += block.length;
     this.#adler = kernel.adler32(block, this.#adler);
     return block;
   }

@@ -102,20 +102,23 @@ interface Header {
  * @throws ImageError 413 past `limits`, 422 for anything the specification forbids that could change a pixel
  */
 export async function readPng(source: AsyncIterable<Uint8Array>, limits: PixelLimits): Promise<GreyImage> {
-  const file = new ByteReader(source, "the file ends before its IEND chunk");
-  const signature = await file.read(8);
-  if (!PNG_SIGNATURE.every((byte, i) => signature[i] === byte)) throw corrupt("no PNG signature");
-  const header = await readHeader(file);
+  const file = readerOf(source);
+  const header = await readHeader(file, limits);
   const { width, height, interlaced } = header;
-  checkPixels(width, height, interlaced ? limits.whole : limits.streamed);
   const firstIdat = await readUpToIdat(file, header);
   const scanlines = inflated(file, firstIdat);
   return { width, height, blocks: interlaced ? deinterlaced(header, scanlines) : greyBlocks(header, scanlines) };
 }
 
-/** What a PNG's first 24 bytes say of its size in pixels, unchecked; none if there are fewer. */
-export function pngSize(first: Uint8Array): { width: number; height: number } {
-  return first.length < 24 ? { width: 0, height: 0 } : { width: uint32At(first, 16), height: uint32At(first, 20) };
+/**
+ * What a PNG's first 33 bytes say of its size in pixels.
+ * @throws ImageError as `readPng` does of these bytes
+ */
+export async function readPngSize(
+  source: AsyncIterable<Uint8Array>,
+  limits: PixelLimits,
+): Promise<{ width: number; height: number }> {
+  return readHeader(readerOf(source), limits);
 }
 
 /** All rows of an image that is small enough to hold: `width × height` pixels. */
@@ -256,7 +259,14 @@ async function skipChunk(file: ByteReader, head: ChunkHead): Promise<void> {
   await checkCrc(file, head);
 }
 
-async function readHeader(file: ByteReader): Promise<Header> {
+function readerOf(source: AsyncIterable<Uint8Array>): ByteReader {
+  return new ByteReader(source, "the file ends before its IEND chunk");
+}
+
+/** @throws ImageError 413 past `limits`, too */
+async function readHeader(file: ByteReader, limits: PixelLimits): Promise<Header> {
+  const signature = await file.read(8);
+  if (!PNG_SIGNATURE.every((byte, i) => signature[i] === byte)) throw corrupt("no PNG signature");
   const head = await readChunkHead(file);
   if (head.type !== "IHDR") throw corrupt(`first chunk: expected IHDR, got ${head.type}`);
   const payload = await readPayload(file, head, 13, 13);
@@ -268,7 +278,9 @@ async function readHeader(file: ByteReader): Promise<Header> {
   if (compression !== 0 || filter !== 0)
     throw corrupt(`compression and filter method: expected 0 and 0, got ${compression} and ${filter}`);
   if (interlace > 1) throw corrupt(`interlace method: expected 0 or 1, got ${interlace}`);
-  return { width, height, depth, colour, interlaced: interlace === 1 };
+  const interlaced = interlace === 1;
+  checkPixels(width, height, interlaced ? limits.whole : limits.streamed);
+  return { width, height, depth, colour, interlaced };
 }
 
 /** Takes in the palette and transparency; returns the head of the first IDAT, its payload unread. */
@@ -323,7 +335,10 @@ async function* inflated(file: ByteReader, first: ChunkHead): AsyncGenerator<Uin
         for (;;) {
           part = part.subarray(inflater.take(part));
           if (part.length === 0) break;
+          const before = inflater.length;
           yield* inflater.blocks(false);
+          // Blocks may hold nothing, for as long as the file goes on: others get their turn meanwhile.
+          if (inflater.length === before) await new Promise((wake) => setImmediate(wake));
         }
       }
       const between = file.exactly(12) ?? (await file.read(12));

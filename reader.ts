@@ -8,7 +8,10 @@
  *
  * Both go through a few buffers that the two share; messages say which are full and which are empty. Who has no empty one
  * waits for the other, so neither runs ahead. A thread reads one picture at a time, and is kept for the next. Where all are
- * busy, or there is one core only, a picture is read by whoever asks for its rows.
+ * busy, or there is one core only, or a row is longer than a buffer, a picture is read by whoever asks for its rows.
+ *
+ * Invariant: a thread and its buffers are of one picture, until the thread has said its last of it and whoever asked for the
+ * rows has let go of them.
  *
  * Not here: how a PNG is read (png.ts), which are large (image.ts). The thread is this same file.
  */
@@ -33,10 +36,9 @@ interface Filled {
 /** What the reader is told; a piece of no bytes is the file's end. */
 type Order = { begin: PixelLimits } | { piece: Filled } | { emptyBlock: number } | { stop: true };
 
-/** What it tells. All but the first two are the end, and it is free again. */
+/** What it tells of the rows; the last three are its last. */
 type Report =
   | { block: Filled }
-  | { emptyPiece: number }
   | { done: true }
   | { refused: string; status: ImageError["status"] }
   | { broken: string };
@@ -77,6 +79,8 @@ function started(): Reader {
   const shared: Shared = { role: ROLE, pieces: buffers(), blocks: buffers() };
   const thread = new Thread(new URL(import.meta.url), { workerData: shared });
   threads++;
+  // Whoever reads a picture with it hears of an error; without one, it would end the program.
+  thread.on("error", () => {});
   thread.once("exit", () => {
     threads--;
     idle = idle.filter((reader) => reader.thread !== thread);
@@ -125,13 +129,21 @@ class Reading {
   readonly #empty: Mailbox<number>;
   readonly #reports = new Mailbox<Report>();
   readonly #listeners = {
-    message: (report: Report) => this.#told(report),
+    message: (told: Report | { emptyPiece: number }) => this.#told(told),
     error: (error: Error) => this.#broke(error.message),
     exit: () => this.#broke("it has ended"),
   };
   /** Why the file has no more pieces. */
   #failure: { error: unknown } | undefined;
+  /** The buffer that is being filled, how far it is, and how many the thread has. */
+  #buffer: number | undefined;
+  #length = 0;
+  #handed = 0;
+  /** The thread has said its last; nobody wants more rows. */
   #ended = false;
+  #left = false;
+  #stopped = false;
+  #sound = true;
 
   constructor(reader: Reader) {
     this.#reader = reader;
@@ -147,75 +159,96 @@ class Reading {
       for (;;) {
         const report = (await this.#reports.take())!;
         if ("done" in report) return;
-        if (!("block" in report)) throw this.#failure ? this.#failure.error : errorOf(report);
+        if ("refused" in report) throw new ImageError(report.status, report.refused);
+        if ("broken" in report) {
+          throw this.#failure
+            ? this.#failure.error
+            : new Error(`the thread that reads pictures broke: ${report.broken}`);
+        }
         const { buffer, length } = report.block;
         yield this.#reader.blocks[buffer].subarray(0, length);
         this.#order({ emptyBlock: buffer });
       }
     } finally {
-      this.#order({ stop: true });
+      this.#left = true;
+      this.#stop();
       this.#empty.close();
+      this.#release();
     }
   }
 
-  #told(report: Report): void {
-    if ("emptyPiece" in report) {
-      this.#empty.put(report.emptyPiece);
+  #told(told: Report | { emptyPiece: number }): void {
+    if ("emptyPiece" in told) {
+      this.#handed--;
+      this.#empty.put(told.emptyPiece);
+      if (this.#handed === 0) this.#hand();
       return;
     }
-    this.#reports.put(report);
-    if ("block" in report) return;
-    this.#end();
-    idle.push(this.#reader);
+    this.#reports.put(told);
+    if (!("block" in told)) this.#end(!("broken" in told) || this.#stopped);
   }
 
   #broke(why: string): void {
     this.#reports.put({ broken: why });
-    this.#end();
+    this.#end(false);
   }
 
-  /** The thread knows no more of this picture. */
-  #end(): void {
+  #end(sound: boolean): void {
     this.#ended = true;
+    this.#sound = sound;
     this.#empty.close();
     const { message, error, exit } = this.#listeners;
     this.#reader.thread.off("message", message).off("error", error).off("exit", exit).unref();
+    this.#release();
   }
 
-  /** The file, a buffer at a time, until the reader wants no more of it. */
+  /** The thread is for the next picture, or for none: what has broken unasked may be broken for good. */
+  #release(): void {
+    if (!this.#ended || !this.#left) return;
+    if (this.#sound) idle.push(this.#reader);
+    else this.#reader.thread.terminate();
+  }
+
+  /** The file, for as long as it is wanted: a buffer at a time, or less where the thread has nothing to do. */
   async #handOver(source: AsyncIterable<Uint8Array>): Promise<void> {
     try {
-      let buffer = await this.#empty.take();
-      let length = 0;
       for await (let piece of source) {
-        while (buffer !== undefined && piece.length > 0) {
-          const part = piece.subarray(0, BUFFER_BYTES - length);
-          this.#reader.pieces[buffer].set(part, length);
-          length += part.length;
+        // It may have been long in coming: the buffer is not ours any more.
+        if (this.#ended || this.#left) return;
+        while (piece.length > 0) {
+          this.#buffer ??= await this.#empty.take();
+          if (this.#buffer === undefined) return;
+          const part = piece.subarray(0, BUFFER_BYTES - this.#length);
+          this.#reader.pieces[this.#buffer].set(part, this.#length);
+          this.#length += part.length;
           piece = piece.subarray(part.length);
-          if (length < BUFFER_BYTES) continue;
-          this.#order({ piece: { buffer, length } });
-          buffer = await this.#empty.take();
-          length = 0;
+          if (this.#length === BUFFER_BYTES || this.#handed === 0) this.#hand();
         }
-        if (buffer === undefined) return;
       }
-      if (buffer !== undefined && length > 0) this.#order({ piece: { buffer, length } });
+      this.#hand();
       this.#order({ piece: { buffer: 0, length: 0 } });
     } catch (error) {
       this.#failure = { error };
-      this.#order({ stop: true });
+      this.#stop();
     }
+  }
+
+  #hand(): void {
+    if (this.#buffer === undefined) return;
+    this.#handed++;
+    this.#order({ piece: { buffer: this.#buffer, length: this.#length } });
+    this.#buffer = undefined;
+    this.#length = 0;
+  }
+
+  #stop(): void {
+    this.#stopped = true;
+    this.#order({ stop: true });
   }
 
   #order(order: Order): void {
     if (!this.#ended) this.#reader.thread.postMessage(order);
   }
-}
-
-function errorOf(report: Exclude<Report, { block: Filled } | { done: true }>): Error {
-  if ("refused" in report) return new ImageError(report.status, report.refused);
-  return new Error(`the thread that reads pictures broke: ${"broken" in report ? report.broken : ""}`);
 }
 
 /** The other side: one picture after the other. */
@@ -281,7 +314,7 @@ async function* piecesOf(pieces: Mailbox<Filled>, buffers: Uint8Array[]): AsyncG
     const { buffer, length } = piece;
     if (length === 0) return;
     own.set(buffers[buffer].subarray(0, length));
-    report({ emptyPiece: buffer });
+    parentPort!.postMessage({ emptyPiece: buffer });
     yield own.subarray(0, length);
   }
 }

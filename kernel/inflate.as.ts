@@ -57,6 +57,9 @@ const WELL = 3;
 export let input: usize = 0;
 export let output: usize = 0;
 
+/** Bytes that a block gives before its literals are paired. */
+const SHORT_BLOCK: usize = 2048;
+
 const HEAD = 0;
 const STORED = 1;
 const CODED = 2;
@@ -68,6 +71,7 @@ let storedLeft: usize = 0;
 let bits: u64 = 0;
 let held: u64 = 0;
 let fixedTables = false;
+let pairs = false;
 
 for (let literal: u32 = 0; literal < 256; literal++) store<u32>(literalSymbols + 4 * literal, (1 << 6) | (literal << 8));
 store<u32>(literalSymbols + 4 * 256, SPECIAL | (BLOCK_END << 12));
@@ -109,7 +113,13 @@ export function inflate(inEnd: usize, last: bool, window: usize, outEnd: usize):
       if (!last && input + 320 > inEnd) return WANTS_INPUT;
       outcome = readHead();
     } else if (state == CODED) {
-      outcome = readBlock(last ? inEnd + 8 : inEnd - 24, window, outEnd);
+      // Of a short block the pairs are not worth their making.
+      const room = pairs ? outEnd : min(outEnd, output + SHORT_BLOCK);
+      outcome = readBlock(last ? inEnd + 8 : inEnd - 24, window, room);
+      if (outcome == WANTS_ROOM && output < outEnd) {
+        pairLiterals();
+        outcome = WELL;
+      }
     }
     // Zeros behind the end were read: whatever came of it, that is what is wrong.
     if (input > inEnd) return WANTS_INPUT;
@@ -175,9 +185,9 @@ function readCodes(): i32 {
     let length = symbol;
     let times: u32 = 1;
     if (symbol == 16) {
+      times = 3 + take(2);
       if (told == 0) return -5;
       length = load<u8>(lengths + told - 1);
-      times = 3 + take(2);
     } else if (symbol > 16) {
       length = 0;
       times = symbol == 17 ? 3 + take(3) : 11 + take(7);
@@ -193,7 +203,7 @@ function readCodes(): i32 {
 function makeTables(literals: u32, distances: u32): i32 {
   if (makeTable(lengths, literals, literalSymbols, literalTable, LITERAL_BITS) == WRONG) return -7;
   if (makeTable(lengths + literals, distances, distanceSymbols, distanceTable, DISTANCE_BITS) == WRONG) return -8;
-  pairLiterals();
+  pairs = false;
   return WELL;
 }
 
@@ -222,7 +232,9 @@ function makeTable(lengths: usize, number: u32, symbols: usize, table: usize, ta
     const length: usize = load<u8>(lengths + symbol);
     if (length > 0) store<u16>(sorted + 2 * <usize>add(places + 2 * length), symbol);
   }
-  if (free > 0) fill(table, 0, 1 << tableBits, 1, SPECIAL | (NO_CODE << 12) | 1);
+  // What the longest code does not tell apart is the same again and again.
+  const filled: u32 = min(tableBits, max(longest, 1));
+  if (free > 0) fill(table, 0, 1 << filled, 1, SPECIAL | (NO_CODE << 12) | 1);
 
   // Codes are written from their first bit on, lowest in `code`.
   let code: u32 = 0;
@@ -235,7 +247,7 @@ function makeTable(lengths: usize, number: u32, symbols: usize, table: usize, ta
     const length: u32 = load<u8>(lengths + symbol);
     const entry = load<u32>(symbols + 4 * symbol);
     if (length <= tableBits) {
-      fill(table, code, 1 << tableBits, 1 << length, withCode(entry, length));
+      fill(table, code, 1 << filled, 1 << length, withCode(entry, length));
     } else {
       const rest = length - tableBits;
       if (low(code, tableBits) != prefix) {
@@ -253,6 +265,7 @@ function makeTable(lengths: usize, number: u32, symbols: usize, table: usize, ta
     }
     code = after(code, length);
   }
+  for (let size: u32 = 1 << filled; size < 1 << tableBits; size *= 2) memory.copy(table + 4 * size, table, 4 * size);
   return free > 0 ? SINGLE : COMPLETE;
 }
 
@@ -290,6 +303,7 @@ function add(counter: usize): u32 {
 
 /** Two literals whose codes fit into one index are one entry. From the end: the second is looked up further in front. */
 function pairLiterals(): void {
+  pairs = true;
   for (let index = (1 << LITERAL_BITS) - 1; index >= 0; index--) {
     const at = literalTable + 4 * <usize>index;
     const first = load<u32>(at);
@@ -379,7 +393,7 @@ function readBlock(inLimit: usize, window: usize, outEnd: usize): i32 {
   return outcome;
 }
 
-/** Writes `length` bytes, each what is `distance` before it, and up to 7 bytes more. */
+/** Writes `length` bytes, each what is `distance` before it, and up to 14 bytes more. */
 // @ts-ignore: decorator
 @inline
 function repeat(out: usize, distance: usize, length: usize): void {

@@ -456,6 +456,45 @@ describe("refuses", () => {
   });
 });
 
+test("a file that goes on and on and says nothing leaves others their turn", async () => {
+  // A block of codes of its own that holds nothing but its end, 91 bits: the lengths told are 138 and 118 zeros, 1 and 0.
+  const bits: number[] = [];
+  const put = (value: number, length: number) => {
+    for (let i = 0; i < length; i++) bits.push((value >> i) & 1);
+  };
+  for (let block = 0; block < 8; block++) {
+    for (const [value, length] of [
+      [0b100, 3],
+      [0, 5],
+      [0, 5],
+      [14, 4],
+    ])
+      put(value, length);
+    for (let i = 0; i < 18; i++) put(i === 2 ? 1 : i === 3 || i === 17 ? 2 : 0, 3);
+    for (const [value, length] of [
+      [0, 1],
+      [127, 7],
+      [0, 1],
+      [107, 7],
+      [0b11, 2],
+      [0b01, 2],
+      [0, 1],
+    ])
+      put(value, length);
+  }
+  const eight = Buffer.alloc(bits.length / 8);
+  bits.forEach((bit, at) => {
+    eight[at >> 3] |= bit << (at & 7);
+  });
+  const endless = Buffer.concat([Buffer.from("7801", "hex"), ...Array(20_000).fill(eight)]);
+  let turns = 0;
+  const others = setInterval(() => turns++, 0);
+  const error = await caught(read(inPieces(file(ihdr(1, 1, 8, GREY), chunk("IDAT", endless), END), 65_536)));
+  clearInterval(others);
+  expect(error.message).toBe("corrupt PNG: compressed data: unexpected end of file");
+  expect(turns).toBeGreaterThan(3);
+});
+
 test("an error of the source comes out as it is", async () => {
   const png = pngOf(randomPicture(33, 21, RGB, 8), [100]);
   for (const error of [new TypeError("socket hang up"), Object.assign(new Error("reset"), { code: "ECONNRESET" })]) {

@@ -172,21 +172,89 @@ describe("whoever wants no more rows", () => {
   });
 });
 
-test("neither runs ahead: of a file that nobody takes the rows of, only so much is read", async () => {
-  const stored = deflateSync(new Uint8Array(2001 * 12_000), { level: 0 });
-  const endless = Buffer.concat([SIGNATURE, ihdr(2000, 12_000, 8, GREY), chunk("IDAT", stored)]);
-  let given = 0;
-  const counted = async function* () {
-    for await (const piece of inPieces(endless, 100_000)) {
-      given += piece.length;
-      yield piece;
+describe("a thread is of one picture", () => {
+  const other = pictureOf(1000, 2000, GREY, 8);
+  const otherPng = pngOf(other, [8192]);
+  const otherGrey = greyOf(other);
+
+  test("until its rows have been let go of, though it has read them all", async () => {
+    // As many rows as there are buffers for: the thread is done before they are taken.
+    const few = pictureOf(1000, 1200, GREY, 8);
+    const expected = greyOf(few);
+    for (let round = 0; round < 5; round++) {
+      const rows: Buffer[] = [];
+      for await (const block of blocksAside(inPieces(pngOf(few, [8192])), few.width, UNLIMITED)) {
+        await Bun.sleep(30);
+        expectSame(await readAside(inPieces(otherPng), other), otherGrey);
+        rows.push(Buffer.from(block));
+      }
+      expectSame(new Uint8Array(Buffer.concat(rows)), expected);
     }
-  };
-  const blocks = blocksAside(counted(), 2000, UNLIMITED);
-  await blocks.next();
-  await Bun.sleep(300);
-  // Three buffers each way, what the inflater holds, what is being decoded.
-  expect(given).toBeGreaterThan(2 * BUFFER);
-  expect(given).toBeLessThan(10 * BUFFER);
-  await blocks.return(undefined);
+  });
+
+  test("whatever its file still brings, once it has been refused or given up", async () => {
+    for (const stops of ["refused", "given up"]) {
+      const harmed = Uint8Array.from(largePng);
+      if (stops === "refused") harmed[1000] ^= 1;
+      let bring = () => {};
+      const late = new Promise<void>((wake) => {
+        bring = wake;
+      });
+      let brought = false;
+      const source = async function* () {
+        yield harmed.subarray(0, 1_200_000);
+        await late;
+        brought = true;
+        yield harmed.subarray(1_200_000, 2_400_000).fill(0xee);
+      };
+      const blocks = blocksAside(source(), large.width, UNLIMITED);
+      const first = blocks.next();
+      if (stops === "refused") await expect(first).rejects.toThrow("expected CRC");
+      else await first;
+      // What is given up waits for the file, and the next picture does not wait for it.
+      const left = stops === "refused" ? undefined : blocks.return(undefined);
+      const pieces = async function* () {
+        for await (const piece of inPieces(otherPng, 100_000)) {
+          yield piece;
+          bring();
+          await Bun.sleep(1);
+        }
+      };
+      expectSame(await readAside(pieces(), other), otherGrey);
+      await left;
+      expect(brought).toBe(true);
+    }
+  });
 });
+
+test("a picture is read as it comes, and nothing behind its end is waited for", async () => {
+  const { promise, resolve } = Promise.withResolvers<void>();
+  const open = async function* () {
+    yield largePng;
+    await promise;
+  };
+  expectSame(await readAside(open(), large), largeGrey);
+  resolve();
+});
+
+test.skipIf(availableParallelism() === 1)(
+  "neither runs ahead: of a file that nobody takes the rows of, only so much is read",
+  async () => {
+    const stored = deflateSync(new Uint8Array(2001 * 12_000), { level: 0 });
+    const endless = Buffer.concat([SIGNATURE, ihdr(2000, 12_000, 8, GREY), chunk("IDAT", stored)]);
+    let given = 0;
+    const counted = async function* () {
+      for await (const piece of inPieces(endless, 100_000)) {
+        given += piece.length;
+        yield piece;
+      }
+    };
+    const blocks = blocksAside(counted(), 2000, UNLIMITED);
+    await blocks.next();
+    await Bun.sleep(300);
+    // Three buffers each way, what the inflater holds, what is being decoded.
+    expect(given).toBeGreaterThan(2 * BUFFER);
+    expect(given).toBeLessThan(10 * BUFFER);
+    await blocks.return(undefined);
+  },
+);
