@@ -213,8 +213,9 @@ describe("a thread is of one picture", () => {
       else await first;
       // What is given up waits for the file, and the next picture does not wait for it.
       const left = stops === "refused" ? undefined : blocks.return(undefined);
+      // All buffers are full of the next picture when it comes.
       const pieces = async function* () {
-        for await (const piece of inPieces(otherPng, 100_000)) {
+        for await (const piece of inPieces(otherPng, 3 * BUFFER)) {
           yield piece;
           bring();
           await Bun.sleep(1);
