@@ -168,9 +168,10 @@ describeWith(["chromium"], "page", () => {
 
     // Any of them takes the stage, and what is over leaves the list.
     await page.getByRole("button", { name: "Show third.png" }).click();
-    expect(await page.locator("#name").textContent()).toBe("third.png");
+    await page.waitForFunction(() => document.getElementById("name")?.textContent === "third.png");
     await page.getByRole("button", { name: "Remove third.png from the list" }).click();
-    expect(await page.locator(".job").count()).toBe(3);
+    // Drawn with the next frame.
+    await page.waitForFunction(() => document.querySelectorAll(".job").length === 3);
     expect(await page.locator("#name").textContent()).not.toBe("third.png");
     expect(complaints).toEqual([]);
   });
