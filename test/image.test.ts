@@ -312,6 +312,24 @@ describe("refuses", () => {
     await expectRefusal(png, 422, "corrupt PNG: too little image data");
   });
 
+  test("a large PNG for its header, before anything is begun", async () => {
+    const of = (header: Uint8Array) => inPieces(Buffer.concat([SIGNATURE, header, new Uint8Array(20)]));
+    const harmed = ihdr(3000, 3000, 8, GREY);
+    harmed[20] ^= 1;
+    const limits = { streamed: 1e9, whole: 1e6 };
+    const cases: [header: Uint8Array, status: number, message: RegExp][] = [
+      [harmed, 422, /IHDR chunk: expected CRC/],
+      [ihdr(3000, 3000, 7, GREY), 422, /colour type 0 with 7 bits a sample/],
+      [chunk("CgBI", random(13)), 422, /first chunk: expected IHDR, got CgBI/],
+      [ihdr(3000, 3000, 8, GREY, [0, 0, 1]), 413, /at most 1000000 pixels, got 3000 × 3000/],
+    ];
+    for (const [header, status, message] of cases) {
+      const error = await caught(readImage(of(header), limits));
+      expect(error).toMatchObject({ status, message: expect.stringMatching(message) });
+    }
+    expect(await readImage(of(ihdr(3000, 3000, 8, GREY)), limits)).toMatchObject({ width: 3000, height: 3000 });
+  });
+
   test("an error of the source comes out as it is", async () => {
     const reset = new TypeError("connection reset");
     for (const file of [await picture(3).jpeg().toBuffer(), pngOf(small)]) {
