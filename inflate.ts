@@ -1,5 +1,5 @@
 /**
- * Inflate: a zlib stream's bytes, decompressed as they come. It takes three quarters of zlib's time, gives the same bytes
+ * Inflate: a zlib stream's bytes, decompressed as they come. It takes two thirds of zlib's time, gives the same bytes
  * wherever it runs, and is not asynchronous: for each piece, a way to another thread and back costs as much as the work.
  *
  *     a stream      78 xx          method and window
@@ -109,6 +109,8 @@ export class Inflater {
       const window = this.#out - Math.min(this.length, WINDOW);
       const outcome = this.#wasm.inflate(end, last, window, this.#out + BLOCK);
       if (outcome < 0) throw new InflateError(ERRORS[-1 - outcome]);
+      // What came out may be of the zeros behind the end.
+      if (last && outcome === WANTS_INPUT) throw new InflateError("unexpected end of file");
       if (output.value > this.#out) yield this.#block(output.value);
       if (outcome === ENDED) this.#ended = true;
       if (outcome === WANTS_INPUT) break;
@@ -156,7 +158,7 @@ export class Inflater {
   }
 
   #checkEnd(): void {
-    if (!this.#ended || this.#filled < TRAILER_BYTES) throw new InflateError("unexpected end of file");
+    if (this.#filled < TRAILER_BYTES) throw new InflateError("unexpected end of file");
     const [a, b, c, d] = this.#heap.subarray(this.#in, this.#in + TRAILER_BYTES);
     if (((a << 24) | (b << 16) | (c << 8) | d) >>> 0 !== this.#adler) throw new InflateError("incorrect data check");
   }
