@@ -11,7 +11,6 @@ import { decode, encode } from "fast-png";
 import sharp from "sharp";
 import { combineAdler, decodeStored, encodeBand, encodeStored, ImageError, readPng, Stitcher } from "../png.ts";
 import {
-  CHANNELS,
   chance,
   chunk,
   expectSame,
@@ -23,11 +22,11 @@ import {
   inPieces,
   over,
   PALETTE,
-  type Picture,
   pngOf,
   RGB,
   RGBA,
   random,
+  randomPicture,
   read,
   SIGNATURE,
   scanlines,
@@ -742,28 +741,6 @@ describe("combineAdler", () => {
     }
   });
 });
-
-/** With a transparent colour that is there, and in 16 bits others that differ from it in the low byte alone. */
-function randomPicture(width: number, height: number, colour: number, depth: number, transparent = false): Picture {
-  const channels = CHANNELS[colour];
-  const colours = colour === PALETTE ? Math.min(1 << depth, 1 + Math.floor(chance() * 256)) : 1 << depth;
-  const samples = Uint16Array.from({ length: width * height * channels }, () => chance() * colours);
-  const picture: Picture = { width, height, colour, depth, samples };
-  if (colour === PALETTE) picture.palette = random(colours * 3);
-  if (!transparent) return picture;
-  if (colour === PALETTE) return { ...picture, transparency: random(colours) };
-  const key = samples.slice(0, channels);
-  for (let i = 0; i < samples.length; i += channels) {
-    if (chance() < 0.5) samples.set(key, i);
-    if (chance() < 0.3) samples[i + Math.floor(chance() * channels)] ^= 1;
-  }
-  samples.set(key, 0);
-  return { ...picture, transparency: bigEndian(key) };
-}
-
-function bigEndian(samples: Uint16Array): Uint8Array {
-  return Uint8Array.from({ length: samples.length * 2 }, (_, i) => samples[i >> 1] >> (i % 2 ? 0 : 8));
-}
 
 function file(...chunks: Uint8Array[]): Buffer {
   return Buffer.concat([SIGNATURE, ...chunks]);

@@ -20,7 +20,7 @@ import {
   pngOf,
   RGB,
   RGBA,
-  random,
+  randomPicture,
   SIGNATURE,
   UNLIMITED,
 } from "./pictures.ts";
@@ -30,25 +30,23 @@ setDefaultTimeout(30_000);
 /** Bytes of a buffer that the two share. */
 const BUFFER = 1 << 19;
 
-function pictureOf(width: number, height: number, colour: number, depth: number, interlaced = false): Picture {
-  const channels = { [GREY]: 1, [RGB]: 3, [PALETTE]: 1, [GREY_ALPHA]: 2, [RGBA]: 4 }[colour]!;
-  const samples = Uint16Array.from(random(width * height * channels, Math.min(256, 2 ** depth)));
-  return { width, height, colour, depth, samples, interlaced, ...(colour === PALETTE && { palette: random(768) }) };
-}
-
 async function readAside(source: AsyncIterable<Uint8Array>, { width, height }: Picture): Promise<Uint8Array> {
   return collectPixels({ width, height, blocks: blocksAside(source, width, UNLIMITED) });
 }
 
 /** More than all buffers hold, both ways: 9 MB in, 6 Mpx out. */
-const large = pictureOf(2000, 3000, GREY, 8);
+const large = randomPicture(2000, 3000, GREY, 8);
 const largePng = pngOf(large, [8192]);
 const largeGrey = greyOf(large);
 
 describe("the rows", () => {
   test("of every kind of picture, in pieces of any size", async () => {
-    const kinds = [pictureOf(33, 21, RGB, 8), pictureOf(70, 9, PALETTE, 4), pictureOf(40, 30, RGBA, 16)];
-    kinds.push(pictureOf(9, 400, GREY, 1), pictureOf(50, 50, GREY_ALPHA, 8, true), pictureOf(1, 1, GREY, 8));
+    const kinds = [randomPicture(33, 21, RGB, 8), randomPicture(70, 9, PALETTE, 4), randomPicture(40, 30, RGBA, 16)];
+    kinds.push(
+      randomPicture(9, 400, GREY, 1),
+      { ...randomPicture(50, 50, GREY_ALPHA, 8), interlaced: true },
+      randomPicture(1, 1, GREY, 8),
+    );
     for (const picture of kinds) {
       const png = pngOf(picture, [100]);
       for (const size of [1, 37, png.length])
@@ -76,7 +74,7 @@ describe("the rows", () => {
 
   test("of rows that are as long as a buffer, and longer", async () => {
     for (const width of [BUFFER, BUFFER + 1]) {
-      const wide = pictureOf(width, 2, GREY, 8);
+      const wide = randomPicture(width, 2, GREY, 8);
       expectSame(await readAside(inPieces(pngOf(wide), 100_000), wide), greyOf(wide), String(width));
     }
   });
@@ -93,7 +91,7 @@ describe("the rows", () => {
       for await (const block of blocks) return block.buffer instanceof SharedArrayBuffer;
     };
     expect(await sharedRows(large, largePng)).toBe(true);
-    const small = pictureOf(200, 300, GREY, 8);
+    const small = randomPicture(200, 300, GREY, 8);
     expect(await sharedRows(small, pngOf(small))).toBe(false);
   });
 });
@@ -106,7 +104,7 @@ test("the complaints are those of whoever reads it here", async () => {
       is: error.message,
     }));
   let refused = 0;
-  const picture = pictureOf(33, 21, RGB, 8);
+  const picture = randomPicture(33, 21, RGB, 8);
   const png = pngOf(picture, [100]);
   for (let i = 0; i < 600; i++) {
     const harmed = Uint8Array.from(png);
@@ -173,13 +171,13 @@ describe("whoever wants no more rows", () => {
 });
 
 describe("a thread is of one picture", () => {
-  const other = pictureOf(1000, 2000, GREY, 8);
+  const other = randomPicture(1000, 2000, GREY, 8);
   const otherPng = pngOf(other, [8192]);
   const otherGrey = greyOf(other);
 
   test("until its rows have been let go of, though it has read them all", async () => {
     // As many rows as there are buffers for: the thread is done before they are taken.
-    const few = pictureOf(1000, 1200, GREY, 8);
+    const few = randomPicture(1000, 1200, GREY, 8);
     const expected = greyOf(few);
     for (let round = 0; round < 5; round++) {
       const rows: Buffer[] = [];
