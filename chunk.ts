@@ -23,7 +23,7 @@
  */
 import { base64Bytes, base64Length, kernel } from "./kernel.ts";
 import { collectPixels, decodeStored, encodeStored, type GreyImage, ImageError, onePiece, readPng } from "./png.ts";
-import { Scratch } from "./scratch.ts";
+import { Pool, Scratch } from "./scratch.ts";
 
 /** How a picture is cut: `bands` bands of `rows` rows, of which the last may be lower. */
 export interface Plan {
@@ -102,10 +102,11 @@ export function bandRows(plan: Pick<Plan, "rows" | "height">, number: number): {
 /**
  * Turns a stream of rows into a stream of bands. Each band owns its pixels; besides them only the halo rows shared
  * with the next band are held.
+ * @param pool where the pixels come from, and where whoever is done with a band may put them again
  */
-export async function* split(image: GreyImage, plan: Plan): AsyncGenerator<Band> {
+export async function* split(image: GreyImage, plan: Plan, pool = new Pool(0)): AsyncGenerator<Band> {
   const { width, height, halo } = plan;
-  let band: Band | undefined = emptyBand(plan, 0);
+  let band: Band | undefined = emptyBand(plan, 0, pool);
   let y = 0; // the next row to come
   // The picture is walked to its end even when the last band is out: a fault may come after the last row.
   for await (const block of image.blocks) {
@@ -114,8 +115,9 @@ export async function* split(image: GreyImage, plan: Plan): AsyncGenerator<Band>
       const end = Math.min(band.y + band.rows + halo, height);
       if (y === end) {
         mirrorEdges(band, height, halo);
+        const next = following(band, plan, pool); // while the rows that both have are there
         yield band;
-        band = following(band, plan);
+        band = next;
       } else if (at < block.length) {
         const rows = Math.min((block.length - at) / width, end - y);
         band.pixels.set(block.subarray(at, at + rows * width), (y - band.y + halo) * width);
@@ -129,17 +131,16 @@ export async function* split(image: GreyImage, plan: Plan): AsyncGenerator<Band>
 }
 
 /** The band below, with the rows that both have; undefined below the last. */
-function following(band: Band, plan: Plan): Band | undefined {
+function following(band: Band, plan: Plan, pool: Pool): Band | undefined {
   if (band.number + 1 === plan.bands) return undefined;
-  const next = emptyBand(plan, band.number + 1);
+  const next = emptyBand(plan, band.number + 1, pool);
   next.pixels.set(band.pixels.subarray(band.rows * band.width));
   return next;
 }
 
-function emptyBand(plan: Plan, number: number): Band {
+function emptyBand(plan: Plan, number: number, pool: Pool): Band {
   const { y, rows } = bandRows(plan, number);
-  // Not zeroed first: every row is filled before the band is given out. Nobody else has a part of its memory.
-  const pixels = new Uint8Array(Buffer.allocUnsafeSlow((rows + 2 * plan.halo) * plan.width).buffer);
+  const pixels = pool.take((rows + 2 * plan.halo) * plan.width); // every row is filled before the band is given out
   return { number, y, rows, width: plan.width, halo: [plan.halo, plan.halo], pixels };
 }
 
@@ -210,14 +211,17 @@ export function encodeMessage(chunk: Chunk): Buffer {
   return message;
 }
 
-/** @throws WireError naming the field that is not as the top of this file has it */
-export async function decodeMessage(body: Uint8Array): Promise<Chunk> {
+/**
+ * @param where the pixels are put; memory of their own by default
+ * @throws WireError naming the field that is not as the top of this file has it
+ */
+export async function decodeMessage(body: Uint8Array, where = new Scratch()): Promise<Chunk> {
   const { chunk_id: chunkId, task, halo, params, imagen } = quickFields(body) ?? parseObject(body);
   parseChunkId(chunkId);
   if (!isTaskName(task)) throw new WireError(`task: expected a task's name, got ${shown(task)}`);
   if (!isHalo(halo)) throw new WireError(`halo: expected [rows above, rows below], got ${shown(halo)}`);
   if (!(imagen instanceof Uint8Array)) throw new WireError(`imagen: expected base64, got ${shown(imagen)}`);
-  const { width, height, pixels } = await decodePicture(imagen);
+  const { width, height, pixels } = await decodePicture(imagen, where);
   if (halo[0] + halo[1] >= height) throw new WireError(`halo: expected fewer than ${height} rows, got ${shown(halo)}`);
   return { chunkId: chunkId as string, task, halo, params, width, height, pixels };
 }
@@ -259,14 +263,17 @@ function text(bytes: Uint8Array): string {
 }
 
 /** @throws WireError */
-async function decodePicture(base64: Uint8Array): Promise<{ width: number; height: number; pixels: Uint8Array }> {
+async function decodePicture(
+  base64: Uint8Array,
+  where: Scratch,
+): Promise<{ width: number; height: number; pixels: Uint8Array }> {
   const png = fromBase64(base64, "imagen", incoming);
-  const stored = decodeStored(png);
+  const stored = decodeStored(png, where);
   if (stored) return stored;
   const limit = MAX_BASE64_BYTES;
   try {
     const image = await readPng(onePiece(png.slice()), { streamed: limit, whole: limit });
-    return { width: image.width, height: image.height, pixels: await collectPixels(image) };
+    return { width: image.width, height: image.height, pixels: await collectPixels(image, where) };
   } catch (cause) {
     throw new WireError(`imagen: ${(cause as Error).message}`, { cause });
   }
@@ -285,13 +292,14 @@ export function toBase64(bytes: Uint8Array): Buffer {
 
 /**
  * @param base64 in ASCII
- * @param where the bytes are put; memory of their own by default
+ * @param where the bytes are put; by default in the place of the text, which is then gone
  * @throws WireError
  */
-export function fromBase64(base64: Uint8Array, field: string, where = new Scratch()): Uint8Array {
+export function fromBase64(base64: Uint8Array, field: string, where?: Scratch): Uint8Array {
   if (base64.length % 4 !== 0)
     throw new WireError(`${field}: expected base64, got ${base64.length} characters, not a multiple of 4`);
-  const bytes = where.take(base64Bytes(base64));
+  const length = base64Bytes(base64);
+  const bytes = where ? where.take(length) : base64.subarray(0, length);
   if (!kernel.fromBase64(base64, bytes)) throw new WireError(`${field}: expected base64, got other characters`);
   return bytes;
 }

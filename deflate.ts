@@ -64,8 +64,11 @@ const wasm = new WebAssembly.Instance(new WebAssembly.Module(file)).exports as u
 let heap = new Uint8Array(0);
 let words = new Uint32Array(0);
 
-/** @returns deflate data that ends on a byte boundary and has no final block; no match reaches before `bytes` */
-export function deflateRuns(bytes: Uint8Array): Uint8Array<ArrayBuffer> {
+/**
+ * @returns deflate data that ends on a byte boundary and has no final block; no match reaches before `bytes`. It holds until
+ * the next call
+ */
+export function deflateRuns(bytes: Uint8Array): Uint8Array {
   let out = OUT;
   reserve(out + 16);
   for (let at = 0; at < bytes.length; at += BLOCK) {
@@ -80,7 +83,7 @@ export function deflateRuns(bytes: Uint8Array): Uint8Array<ArrayBuffer> {
   words[0] = bits(0, 3);
   out = wasm.flush(wasm.writeCodes(WORDS, 1, out));
   heap.set([0, 0, 0xff, 0xff], out);
-  return heap.slice(OUT, out + 4);
+  return heap.subarray(OUT, out + 4);
 }
 
 /** Growing detaches every view, so the room is made before anything goes in. */

@@ -19,6 +19,7 @@ import { type Band, bandRows, chunkIdOf, planBands, split, WireError } from "./c
 import { readImage } from "./image.ts";
 import { collectPixels, encodeBand, type GreyImage, ImageError, onePiece, Stitcher } from "./png.ts";
 import type { Job, Results } from "./results.ts";
+import { Pool } from "./scratch.ts";
 import { Spool } from "./spool.ts";
 import {
   type DataTask,
@@ -158,6 +159,7 @@ async function feedBands(
   const job = watch.expectJob();
   const hasRoom = windowOf(job, results);
   const own = Object.keys(params).length > 0 ? params : undefined;
+  const pool = new Pool(Number.POSITIVE_INFINITY); // of as many bands as are in flight
   const sending = new Set<Promise<void>>();
   const failed = new AbortController();
   const stop = AbortSignal.any([signal, failed.signal]);
@@ -178,21 +180,28 @@ async function feedBands(
     await results.markSent(job.id, number, crc);
   };
   try {
-    for await (const band of split(image, { ...job, halo })) {
+    for await (const band of split(image, { ...job, halo }, pool)) {
       const crc = crcOf(band);
       const before = watch.done.get(band.number)?.crc ?? watch.sent.get(band.number);
       if (before !== undefined && before !== crc) {
         throw new JobError(409, `this job was started with another picture: band ${band.number} differs`);
       }
-      if (before !== undefined) continue;
+      if (before !== undefined) {
+        pool.give(band.pixels);
+        continue;
+      }
       await watch.until(() => hasRoom(watch.inFlight), stop);
       watch.sent.set(band.number, crc);
-      const sent = send(band, crc).catch((error) => {
-        watch.sent.delete(band.number); // whoever else watches this job must not take it for sent
-        failed.abort(error);
-      });
+      const sent = send(band, crc)
+        .catch((error) => {
+          watch.sent.delete(band.number); // whoever else watches this job must not take it for sent
+          failed.abort(error);
+        })
+        .finally(() => {
+          sending.delete(sent);
+          pool.give(band.pixels);
+        });
       sending.add(sent);
-      sent.finally(() => sending.delete(sent));
     }
   } finally {
     // Whoever sends the picture again must not meet sends that are still under way.

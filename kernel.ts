@@ -71,7 +71,7 @@ export interface Kernel {
 
   /**
    * @param text whole quartets, the last with its padding.
-   * @param bytes as many as `base64Bytes` says.
+   * @param bytes as many as `base64Bytes` says; they may be the first of `text` itself.
    * @returns whether it is base64; if not, anything stands in `bytes`.
    */
   fromBase64(text: Uint8Array, bytes: Uint8Array): boolean;

@@ -122,8 +122,8 @@ export async function readPngSize(
 }
 
 /** All rows of an image that is small enough to hold: `width × height` pixels. */
-export async function collectPixels({ width, height, blocks }: GreyImage): Promise<Uint8Array> {
-  const pixels = new Uint8Array(width * height);
+export async function collectPixels({ width, height, blocks }: GreyImage, where = new Scratch()): Promise<Uint8Array> {
+  const pixels = where.take(width * height);
   let at = 0;
   for await (const block of blocks) {
     pixels.set(block, at);
@@ -510,13 +510,21 @@ const EMPTY_TAIL = pngChunk("IDAT", LAST_BLOCK, uint32(1));
 /**
  * Compresses a band so that it can be stitched: every row filtered with Sub, which needs no row above.
  * @param grey `rows × width` pixels, row-major
+ * @param where the result is put; memory of its own by default
  * @returns a PNG of the layout at the top of this file
  */
-export function encodeBand(grey: Uint8Array, width: number, rows: number): Uint8Array {
+export function encodeBand(grey: Uint8Array, width: number, rows: number, where = new Scratch()): Uint8Array {
   const lines = scratch.take(rows * (1 + width));
   const adler = kernel.filterSub(grey, width, rows, lines);
   const tail = pngChunk("IDAT", LAST_BLOCK, uint32(adler));
-  return Buffer.concat([frontOf(width, rows), ...chunkParts("IDAT", deflateRuns(lines)), tail, END]);
+  const parts = [frontOf(width, rows), ...chunkParts("IDAT", deflateRuns(lines)), tail, END];
+  const png = where.take(parts.reduce((sum, part) => sum + part.length, 0));
+  let at = 0;
+  for (const part of parts) {
+    png.set(part, at);
+    at += part.length;
+  }
+  return png;
 }
 
 /** What stands before a band's data. */
@@ -561,9 +569,13 @@ export function encodeStored(grey: Uint8Array, width: number, rows: number): Uin
 
 /**
  * The inverse of `encodeStored`, at once, where `readPng` takes a dozen turns of the event loop.
+ * @param where the pixels are put; memory of their own by default
  * @returns undefined if `png` is not of that very layout, whole and unharmed; `readPng` may read it still, or say why not
  */
-export function decodeStored(png: Uint8Array): { width: number; height: number; pixels: Uint8Array } | undefined {
+export function decodeStored(
+  png: Uint8Array,
+  where = new Scratch(),
+): { width: number; height: number; pixels: Uint8Array } | undefined {
   const end = png.length - END.length;
   if (end < FRONT_BYTES) return undefined;
   const [width, height] = [uint32At(png, 16), uint32At(png, 20)];
@@ -574,7 +586,7 @@ export function decodeStored(png: Uint8Array): { width: number; height: number; 
   if (width === 0 || height === 0) return undefined;
   const lines = storedBytes(idat.subarray(8, -4), height * (1 + width));
   if (!lines) return undefined;
-  const pixels = new Uint8Array(width * height);
+  const pixels = where.take(width * height);
   for (let y = 0; y < height; y++) {
     const at = y * (1 + width);
     if (lines[at] !== 0) return undefined;

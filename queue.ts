@@ -24,6 +24,7 @@ import {
 } from "amqplib";
 import { type Chunk, decodeMessage, encodeMessage } from "./chunk.ts";
 import type { Log } from "./log.ts";
+import { Pool, type Scratch } from "./scratch.ts";
 
 export type Outcome = { do: "done" } | { do: "retry" } | { do: "bury"; reason: string };
 
@@ -34,14 +35,14 @@ export interface Delivery {
   deliveries: number;
   /** When it was put into the queue, ms since 1970 by the sender's clock; NaN where the sender does not say. */
   sent: number;
-  /** The chunk, to be had once for each delivery; its pixels may be given away. @throws WireError where it is none */
-  open(): Promise<Chunk>;
+  /** The chunk, its pixels put into `where`. @throws WireError where it is none */
+  open(where: Scratch): Promise<Chunk>;
 }
 
 export type Handler = (delivery: Delivery) => Promise<Outcome>;
 
 export interface Queue {
-  /** Resolves once the chunk is safe in the queue. Rejects with `QueueError` when that cannot be had in `PUBLISH_MS`. */
+  /** Resolves once the chunk is safe in the queue, its pixels copied. Rejects with `QueueError` when that cannot be had in `PUBLISH_MS`. */
   publish(chunk: Chunk): Promise<void>;
   /**
    * Hands chunks of these tasks to `handle`, one at a time.
@@ -66,6 +67,8 @@ export const QUEUE = "tareas";
 export const DEAD_LETTERS = "tareas.muertas";
 export const DELIVERY_LIMIT = 20;
 
+/** What the queue in this process keeps of the memory of chunks that are settled, bytes. */
+const POOL_BYTES = 16 << 20;
 /** How long a publish is tried for, ms. */
 const PUBLISH_MS = 30_000;
 /** How long the broker may take to confirm one, ms. */
@@ -104,11 +107,14 @@ export class LocalQueue implements Queue {
   readonly #waiting: { chunk: Chunk; deliveries: number; sent: number }[] = [];
   readonly #arrivals = new EventEmitter().setMaxListeners(0);
   readonly #consumers: string[][] = [];
+  readonly #pool = new Pool(POOL_BYTES);
   /** What was buried, newest last. */
   readonly buried: { chunkId: string; reason: string }[] = [];
 
   async publish(chunk: Chunk): Promise<void> {
-    this.#waiting.push({ chunk, deliveries: 0, sent: Date.now() });
+    const pixels = this.#pool.take(chunk.pixels.length);
+    pixels.set(chunk.pixels);
+    this.#waiting.push({ chunk: { ...chunk, pixels }, deliveries: 0, sent: Date.now() });
     this.#arrivals.emit("chunk");
   }
 
@@ -140,13 +146,19 @@ export class LocalQueue implements Queue {
         continue;
       }
       const [{ chunk, deliveries, sent }] = this.#waiting.splice(at, 1);
-      // Copied: a chunk that fails is handed out again.
-      const open = async () => ({ ...chunk, pixels: chunk.pixels.slice() });
+      const open = async (where: Scratch) => {
+        const pixels = where.take(chunk.pixels.length);
+        pixels.set(chunk.pixels);
+        return { ...chunk, pixels };
+      };
       const outcome = await handle({ chunkId: chunk.chunkId, deliveries, sent, open });
       if (outcome.do === "retry") {
         this.#waiting.push({ chunk, deliveries: deliveries + 1, sent });
         this.#arrivals.emit("chunk");
-      } else if (outcome.do === "bury") {
+        continue;
+      }
+      this.#pool.give(chunk.pixels);
+      if (outcome.do === "bury") {
         this.buried.push({ chunkId: chunk.chunkId, reason: outcome.reason });
         this.buried.splice(0, this.buried.length - 100);
       }
@@ -369,7 +381,8 @@ export class RabbitQueue implements Queue {
     const chunkId = String(message.properties.messageId ?? "");
     const deliveries = Number(headers["x-delivery-count"] ?? 0);
     const sent = Number(headers["x-sent"]);
-    const outcome = await consumer.handle({ chunkId, deliveries, sent, open: () => decodeMessage(message.content) });
+    const open = (where: Scratch) => decodeMessage(message.content, where);
+    const outcome = await consumer.handle({ chunkId, deliveries, sent, open });
     if (outcome.do === "bury") {
       const reason = { "x-reason": outcome.reason, "x-queue": message.fields.routingKey };
       const buried = this.#confirmed(channel, DEAD_LETTERS, message.content, chunkId, reason);

@@ -110,6 +110,7 @@ export interface Results {
   /**
    * Stores a band, marks it done and tells so, all or nothing. False: the job is gone or has failed, or `done.crc` is not
    * what `expectRows` said, so the band is left over from a job that had the same id.
+   * @param picture to be left as it is until this resolves
    */
   store(chunkId: string, picture: Uint8Array, done: Done): Promise<boolean>;
   /** Marks as done the bands of `awaited` (band → CRC) whose result was set by a worker that does no more than that. */
@@ -229,7 +230,7 @@ export class LocalResults implements Results {
     const { jobId, band } = parseChunkId(chunkId);
     const entry = this.#jobs.get(jobId);
     if (!entry || entry.job.error !== null || entry.rows.get(band) !== done.crc) return false;
-    entry.bands.set(band, picture);
+    entry.bands.set(band, picture.slice());
     this.#renew(entry);
     if (entry.done.has(band)) return true;
     entry.done.set(band, done);

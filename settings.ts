@@ -178,9 +178,10 @@ export function answerHelp(program: Program, about: string): void {
  * Starts this program anew, in its own place (execve: the same process), with what the runtime should know of memory,
  * where the environment does not say otherwise. Bun reads that before a program's first line runs; from within there is
  * no other way.
+ * @param enough bytes that the collector is to get along with, if it can
  */
-export function keepMemory(): void {
-  const wanted = memorySettings(process.constrainedMemory?.());
+export function keepMemory(enough?: number): void {
+  const wanted = memorySettings(enough, process.constrainedMemory?.());
   const missing = Object.keys(wanted).some((name) => process.env[name] === undefined);
   // A profiler stops this thread by a signal, and one that is on its way then ends the program that begins.
   const profiled = process.execArgv.some((flag) => flag.startsWith("--cpu-prof"));
@@ -194,12 +195,15 @@ export function keepMemory(): void {
 }
 
 /** @param limit bytes that this process may have, as a container's may be limited; those of the machine otherwise */
-export function memorySettings(limit?: number): Record<string, string> {
+export function memorySettings(enough = totalmem(), limit = totalmem()): Record<string, string> {
+  const most = Math.min(enough, limit || totalmem());
   return {
-    // Milliseconds until freed memory is given back. By itself that is a few, and it is taken again for the next band,
-    // page by page: a quarter of all CPU time.
-    MIMALLOC_PURGE_DELAY: "500",
+    // Milliseconds until freed memory is given back, and whether that between what is still used is given back too, at
+    // each collection. By itself it is a tenth of a second, and yes; and it is taken again for the next band, page by page:
+    // half of all CPU time.
+    MIMALLOC_PURGE_DELAY: "60000",
+    MIMALLOC_PURGE_HOLES: "0",
     // Bytes of memory that there are, which Bun takes from the machine: where there is much, it lets much garbage lie.
-    ...(limit && limit < totalmem() && { BUN_JSC_forceRAMSize: String(limit) }),
+    ...(most < totalmem() && { BUN_JSC_forceRAMSize: String(most) }),
   };
 }

@@ -30,6 +30,7 @@ import type { BuriedReason, WorkerMetrics } from "./metrics.ts";
 import { encodeBand } from "./png.ts";
 import type { Delivery, Outcome, Queue } from "./queue.ts";
 import { BEAT_MS, type Results, type WorkerInfo } from "./results.ts";
+import { Scratch } from "./scratch.ts";
 import { answerHelp, keepMemory, levelSetting, setting } from "./settings.ts";
 import { offerOf, runTask } from "./task.ts";
 import { namesIn, TASKS, taskNames } from "./tasks.ts";
@@ -38,6 +39,8 @@ import { namesIn, TASKS, taskNames } from "./tasks.ts";
 const ATTEMPTS = 3;
 /** How long the band in hand may take once the program is told to end, ms. Kubernetes waits for 30 s. */
 const STOP_MS = 25_000;
+/** It holds one band at a time: all else that it would fill more memory with is garbage. */
+const MEMORY_BYTES = 256 << 20;
 /** Before this many deliveries the queue itself would bury the band, and nobody would tell the job. */
 const MOST_DELIVERIES = 18;
 /** A task is ended when its time is over; one that still runs so much later cannot be, ms. */
@@ -150,7 +153,7 @@ export class Worker {
     }
     let chunk: Chunk;
     try {
-      chunk = await delivery.open();
+      chunk = await delivery.open(this.#thread.room);
     } catch (error) {
       return this.#giveUp(delivery.chunkId, `message cannot be read: ${(error as Error).message}`, "unreadable");
     }
@@ -239,17 +242,22 @@ export class Worker {
 }
 
 interface BandResult {
-  /** A PNG as `encodeBand` makes it, or a data task's JSON in UTF-8. */
+  /** A PNG as `encodeBand` makes it, or a data task's JSON in UTF-8; in shared memory, until the next band. */
   made: Uint8Array;
   /** CRC-32 of the band's own rows as they came. */
   crc: number;
 }
 
-/** The thread that tasks run in; started anew after one did not end. */
+/** The thread that tasks run in; started anew after one did not end. Bands go there and back in memory that both have. */
 class TaskThread {
   #thread: Thread | undefined;
+  /** Where the next band's pixels are to be put. */
+  room = new Scratch(SharedArrayBuffer);
 
-  /** @throws Error what the task threw, or that it took longer than `timeout` ms */
+  /**
+   * @param chunk with its pixels in `room`
+   * @throws Error what the task threw, or that it took longer than `timeout` ms
+   */
   async run(chunk: Chunk, timeout: number): Promise<BandResult> {
     this.#thread ??= new Thread(new URL(import.meta.url));
     const thread = this.#thread;
@@ -263,6 +271,7 @@ class TaskThread {
         });
         const lost = (why: string) => {
           this.#thread = undefined;
+          this.room = new Scratch(SharedArrayBuffer); // it may read on for a moment
           reject(new Error(why));
         };
         thread.once("error", (error: Error) => lost(`the task's thread broke: ${error.message}`));
@@ -271,7 +280,7 @@ class TaskThread {
           lost(`the task took longer than ${timeout} ms`);
           thread.terminate();
         });
-        thread.postMessage(chunk, [chunk.pixels.buffer as ArrayBuffer]);
+        thread.postMessage(chunk);
       });
     } finally {
       clearTimeout(timer);
@@ -286,15 +295,25 @@ class TaskThread {
 
 /** The other side of `TaskThread`. */
 function serveTasks(): void {
+  const [own, shared] = [new Scratch(), new Scratch(SharedArrayBuffer)];
   parentPort!.on("message", (chunk: Chunk) => {
     try {
-      const { width, height, halo, pixels } = chunk;
+      const { width, height, halo } = chunk;
       const rows = height - halo[0] - halo[1];
+      // Not every function that a task may call takes memory that is shared.
+      const pixels = own.take(chunk.pixels.length);
+      pixels.set(chunk.pixels);
       const crc = crc32(pixels.subarray(halo[0] * width, (halo[0] + rows) * width));
-      const result = runTask(TASKS.get(chunk.task)!, chunk);
-      const made = typeof result === "string" ? Buffer.from(result) : encodeBand(result, width, rows);
-      const moved = made.byteOffset === 0 && made.length === made.buffer.byteLength ? [made.buffer as ArrayBuffer] : [];
-      parentPort!.postMessage({ made, crc } satisfies BandResult, moved);
+      const result = runTask(TASKS.get(chunk.task)!, { ...chunk, pixels });
+      let made: Uint8Array;
+      if (typeof result === "string") {
+        const text = Buffer.from(result);
+        made = shared.take(text.length);
+        made.set(text);
+      } else {
+        made = encodeBand(result, width, rows, shared);
+      }
+      parentPort!.postMessage({ made, crc } satisfies BandResult);
     } catch (error) {
       parentPort!.postMessage({ error: (error as Error).message });
     }
@@ -323,7 +342,7 @@ exit codes
 
 async function main(): Promise<void> {
   answerHelp("worker.ts", ABOUT);
-  keepMemory();
+  keepMemory(MEMORY_BYTES);
   const { RABBITMQ_URL, REDIS_URL, WORKER_NAME, HOST } = process.env;
   const ttl = setting("RESULT_TTL_SECONDS");
   const bandTimeout = setting("BAND_TIMEOUT_SECONDS") * 1000;

@@ -31,6 +31,7 @@ import { readImage } from "../image.ts";
 import { openLog } from "../log.ts";
 import { type Handler, LocalQueue } from "../queue.ts";
 import { type Done, type Job, LocalResults, type WorkerInfo } from "../results.ts";
+import { Scratch } from "../scratch.ts";
 import { memorySettings } from "../settings.ts";
 import { sobel, transform } from "../sobel.ts";
 import { Worker } from "../worker.ts";
@@ -1012,8 +1013,8 @@ describe("settings", () => {
 
 test("the runtime is told how to keep memory, unless it was told; the process stays the same", async () => {
   for (const [told, expected] of [
-    [{}, ["MIMALLOC_PURGE_DELAY=500"]],
-    [{ MIMALLOC_PURGE_DELAY: "0" }, ["MIMALLOC_PURGE_DELAY=0"]],
+    [{}, ["MIMALLOC_PURGE_DELAY=60000", "MIMALLOC_PURGE_HOLES=0"]],
+    [{ MIMALLOC_PURGE_DELAY: "0" }, ["MIMALLOC_PURGE_DELAY=0", "MIMALLOC_PURGE_HOLES=0"]],
   ] as [Record<string, string>, string[]][]) {
     const program = spawnProgram("coordinator.ts", { ...SETTINGS, PORT: "0", ...told });
     await originOf(program);
@@ -1039,20 +1040,25 @@ test("a program that is profiled stays as it was started", async () => {
   }
 });
 
-test("a process with a limit takes that for all the memory there is", () => {
-  const told = { MIMALLOC_PURGE_DELAY: "500" };
-  expect(memorySettings(2 ** 30)).toEqual({ ...told, BUN_JSC_forceRAMSize: "1073741824" });
-  for (const none of [totalmem(), Number.MAX_VALUE, 0, undefined]) expect(memorySettings(none)).toEqual(told);
+test("a process with a limit takes that for all the memory there is, or less where less is enough", () => {
+  const told = { MIMALLOC_PURGE_DELAY: "60000", MIMALLOC_PURGE_HOLES: "0" };
+  const gibibyte = { ...told, BUN_JSC_forceRAMSize: "1073741824" };
+  expect(memorySettings(undefined, 2 ** 30)).toEqual(gibibyte);
+  expect(memorySettings(2 ** 30, 0)).toEqual(gibibyte);
+  expect(memorySettings(2 ** 30, 2 ** 31)).toEqual(gibibyte);
+  expect(memorySettings(2 ** 31, 2 ** 30)).toEqual(gibibyte);
+  for (const none of [totalmem(), Number.MAX_VALUE, 0, undefined])
+    expect(memorySettings(undefined, none)).toEqual(told);
 });
 
-test("a band whose pixels were given away is whole when it is handed out again", async () => {
+test("a band whose pixels were written over is whole when it is handed out again", async () => {
   const queue = new LocalQueue();
   const seen: number[][] = [];
   const twice = Promise.withResolvers<void>();
   const stop = await queue.consume(["sobel"], async (delivery) => {
-    const { pixels } = await delivery.open();
+    const { pixels } = await delivery.open(new Scratch());
     seen.push([...pixels]);
-    structuredClone(pixels, { transfer: [pixels.buffer as ArrayBuffer] });
+    pixels.fill(0);
     if (seen.length === 1) return { do: "retry" };
     twice.resolve();
     return { do: "done" };
