@@ -24,6 +24,7 @@ import {
   WireError,
 } from "../chunk.ts";
 import { encodeBand, ImageError, Stitcher } from "../png.ts";
+import { Pool } from "../scratch.ts";
 import { sobel, transform } from "../sobel.ts";
 import { runTask, type Task } from "../task.ts";
 import mirrored from "./golden/reflect101.json";
@@ -177,6 +178,25 @@ describe("split", () => {
     }
   });
 
+  test("fills what was given back, and nothing that was not", async () => {
+    const pixels = random(5 * 60);
+    const plan: Plan = { width: 5, height: 60, rows: 4, bands: 15, halo: 2 };
+    const pool = new Pool(1 << 20);
+    const memory = new Set<ArrayBufferLike>();
+    const held: Band[] = [];
+    for await (const band of split(imageOf(pixels, 5, 3), plan, pool)) {
+      memory.add(band.pixels.buffer);
+      held.push(band);
+      if (held.length < 3) continue;
+      const done = held.shift()!;
+      expectBand(done, plan, pixels);
+      done.pixels.fill(0xaa);
+      pool.give(done.pixels);
+    }
+    for (const band of held) expectBand(band, plan, pixels);
+    expect(memory.size).toBe(4); // three that are looked at, and the one that is being filled
+  });
+
   test("passes on an error, one behind the last row too", async () => {
     const end = new Error("the checksum is wrong");
     const plan: Plan = { width: 5, height: 6, rows: 2, bands: 3, halo: 1 };
@@ -194,6 +214,20 @@ describe("split", () => {
       expect(numbers).toEqual([0, 1, 2].slice(0, whole));
     }
   });
+});
+
+test("a pool gives memory that is large enough, and keeps no more than it may", () => {
+  const pool = new Pool(100);
+  const small = pool.take(40);
+  const large = pool.take(60);
+  expect([small.length, large.length]).toEqual([40, 60]);
+  expect(small.buffer).not.toBe(large.buffer);
+  for (const bytes of [small, large, new Uint8Array(1)]) pool.give(bytes); // the last is too much
+  const first = pool.take(50);
+  expect(first.buffer).toBe(large.buffer);
+  expect(first.length).toBe(50);
+  expect(pool.take(1).buffer).toBe(small.buffer);
+  expect([small.buffer, large.buffer]).not.toContain(pool.take(1).buffer);
 });
 
 test("reflect101 is OpenCV's", () => {

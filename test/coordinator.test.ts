@@ -25,9 +25,10 @@ import { deflateSync } from "node:zlib";
 import { encode } from "fast-png";
 import { chromium } from "playwright-core";
 import sharp from "sharp";
-import type { Chunk } from "../chunk.ts";
+import { type Chunk, chunkIdOf } from "../chunk.ts";
 import { createApp, type Dependencies } from "../coordinator.ts";
 import { readImage } from "../image.ts";
+import { jobOf } from "../job.ts";
 import { openLog } from "../log.ts";
 import { type Handler, LocalQueue } from "../queue.ts";
 import { type Done, type Job, LocalResults, type WorkerInfo } from "../results.ts";
@@ -1049,6 +1050,19 @@ test("a process with a limit takes that for all the memory there is, or less whe
   expect(memorySettings(2 ** 31, 2 ** 30)).toEqual(gibibyte);
   for (const none of [totalmem(), Number.MAX_VALUE, 0, undefined])
     expect(memorySettings(undefined, none)).toEqual(told);
+});
+
+test("a result is kept as it was when it was stored", async () => {
+  const results = new LocalResults(60);
+  const id = crypto.randomUUID();
+  const image = { width: 5, height: 4 };
+  await results.putJob(jobOf(id, sobel, { params: {}, workers: null, bandPixels: 100 }, image));
+  await results.expectRows(id, 0, 7);
+  const picture = Uint8Array.of(1, 2, 3);
+  const done = { worker: "a", ms: 1, crc: 7, bytes: 3, deliveries: 0 };
+  expect(await results.store(chunkIdOf(id, 0), picture, done)).toBe(true);
+  picture.fill(0);
+  expect(await results.load(chunkIdOf(id, 0))).toEqual(Uint8Array.of(1, 2, 3));
 });
 
 test("a band whose pixels were written over is whole when it is handed out again", async () => {

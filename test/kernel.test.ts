@@ -233,6 +233,8 @@ describe.each([scalar, simd()].map((k): [string, Kernel] => [k.name, k]))("%s", 
       const back = new Uint8Array(length);
       expect(k.fromBase64(text, back)).toBe(true);
       expectSame(back, bytes, `${length} bytes`);
+      expect(k.fromBase64(text, text.subarray(0, length))).toBe(true);
+      expectSame(text.subarray(0, length), bytes, `${length} bytes, in the place of the text`);
     }
   });
 
