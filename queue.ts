@@ -42,7 +42,7 @@ export interface Delivery {
 export type Handler = (delivery: Delivery) => Promise<Outcome>;
 
 export interface Queue {
-  /** Resolves once the chunk is safe in the queue, its pixels copied. Rejects with `QueueError` when that cannot be had in `PUBLISH_MS`. */
+  /** Resolves once the chunk is safe in the queue, its pixels copied. Rejects with `QueueError` when the queue takes nothing for `PUBLISH_MS`. */
   publish(chunk: Chunk): Promise<void>;
   /**
    * Hands chunks of these tasks to `handle`, one at a time.
@@ -71,6 +71,8 @@ export const DELIVERY_LIMIT = 20;
 const POOL_BYTES = 16 << 20;
 /** How long a publish is tried for, ms. */
 const PUBLISH_MS = 30_000;
+/** How many are on their way to the broker at a time: of more at once, none would be confirmed in time. */
+const MOST_PUBLISHING = 16;
 /** How long the broker may take to confirm one, ms. */
 const CONFIRM_MS = 5_000;
 /** How long the broker may take to say how much is in a queue, or goodbye, ms. */
@@ -177,6 +179,9 @@ export class RabbitQueue implements Queue {
   #connection!: RecoveringChannelModel;
   #channel: ConfirmChannel | undefined;
   #blocked = false;
+  #publishing = 0;
+  /** When the last chunk was safe, ms since 1970. */
+  #confirmedAt = 0;
   /** Queues known to exist, as of this connection. */
   #declared = new Set<string>();
   /** Chunks that came back because no queue took them. */
@@ -283,6 +288,24 @@ export class RabbitQueue implements Queue {
   }
 
   async publish(chunk: Chunk): Promise<void> {
+    const start = Date.now();
+    while (this.#publishing >= MOST_PUBLISHING) {
+      // As long as others are confirmed, the time begins anew.
+      const left = Math.max(start, this.#confirmedAt) + PUBLISH_MS - Date.now();
+      if (left <= 0) throw new QueueError("the queue takes no work: others wait for it too");
+      await once(this.#changes, "turn", { signal: AbortSignal.timeout(left) }).catch(() => {});
+    }
+    this.#publishing++;
+    try {
+      await this.#publish(chunk);
+      this.#confirmedAt = Date.now();
+    } finally {
+      this.#publishing--;
+      this.#changes.emit("turn");
+    }
+  }
+
+  async #publish(chunk: Chunk): Promise<void> {
     const deadline = Date.now() + PUBLISH_MS;
     for (let pause = 100; ; pause = Math.min(2 * pause, 1_000)) {
       try {

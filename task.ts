@@ -64,7 +64,7 @@ interface Described<P extends Params> {
 export interface PictureTask<P extends Params = Params> extends Described<P> {
   /** A parameter that, where it is not given, is made of a data task's result for the whole picture. */
   first?: { param: keyof P & string; task: DataTask; find(data: unknown): number | boolean | string };
-  /** @returns the band's own rows, `rows × width` */
+  /** @returns the band's own rows, `rows × width`; they are looked at before the next band is run, and not after */
   run(band: View, params: Values<P>): Uint8Array | Uint8ClampedArray;
 }
 

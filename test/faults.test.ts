@@ -7,7 +7,7 @@ import { connect as tcp } from "node:net";
 import { connect as amqp, type Channel } from "amqplib";
 import { encode } from "fast-png";
 import { Redis } from "ioredis";
-import { planBands } from "../chunk.ts";
+import { chunkIdOf, planBands } from "../chunk.ts";
 import { readImage } from "../image.ts";
 import { openLog } from "../log.ts";
 import { DEAD_LETTERS, QUEUE, RabbitQueue } from "../queue.ts";
@@ -221,6 +221,25 @@ describeWith(["rabbitmq", "redis"], "faults", () => {
     await expectAccepted(put);
     await expectEdges(origin, id);
     expect((await ask(`${origin}/readyz`)).status).toBe(200);
+  });
+
+  test("a crowd of bands goes to RabbitMQ a few at a time, the others when those are confirmed", async () => {
+    const queue = await RabbitQueue.connect(throughProxy(), openLog("warn"));
+    await until(() => queue.ready());
+    const band = { task: "sobel", halo: [0, 0] as [number, number], width: 3, height: 1, pixels: new Uint8Array(3) };
+    await queue.publish({ ...band, chunkId: chunkIdOf(crypto.randomUUID(), 0) }); // the queue is known from now on
+    const letGo = proxy.hold();
+    const job = crypto.randomUUID();
+    const crowd = Array.from({ length: 40 }, (_, i) => queue.publish({ ...band, chunkId: chunkIdOf(job, i) }));
+    const waiting = () => withChannel(async (channel) => (await channel.checkQueue(QUEUE)).messageCount);
+    await until(async () => (await waiting()) >= 17);
+    await sleep(500);
+    expect(await waiting()).toBe(17);
+    letGo();
+    await Promise.all(crowd);
+    expect(await waiting()).toBe(41);
+    await withChannel((channel) => channel.purgeQueue(QUEUE));
+    await queue.close();
   });
 
   test("the way to RabbitMQ cut while a worker subscribes: it does with the next connection", async () => {

@@ -10,10 +10,14 @@ export interface TcpProxy {
   /** The same, and refuses new ones until `accept`. */
   refuse(): Promise<void>;
   accept(): Promise<void>;
+  /** Keeps back what the server answers, until it is let go. */
+  hold(): () => void;
 }
 
 export async function startProxy(port: number, target: number): Promise<TcpProxy> {
   const sockets = new Set<Socket>();
+  /** From the server to the client. */
+  const answers = new Map<Socket, Socket>();
   let server: Server;
   const cut = () => {
     for (const socket of sockets) socket.destroy();
@@ -22,6 +26,7 @@ export async function startProxy(port: number, target: number): Promise<TcpProxy
   const accept = () => {
     server = createServer((client) => {
       const upstream = connect(target, "127.0.0.1");
+      answers.set(upstream, client);
       for (const [socket, other] of [
         [client, upstream],
         [upstream, client],
@@ -30,6 +35,7 @@ export async function startProxy(port: number, target: number): Promise<TcpProxy
         socket.on("error", () => {}); // `close` follows
         socket.on("close", () => {
           sockets.delete(socket);
+          answers.delete(socket);
           other.destroy();
         });
         socket.pipe(other);
@@ -50,6 +56,12 @@ export async function startProxy(port: number, target: number): Promise<TcpProxy
       return closed;
     },
     accept,
+    hold() {
+      for (const [upstream, client] of answers) upstream.unpipe(client).pause();
+      return () => {
+        for (const [upstream, client] of answers) upstream.pipe(client);
+      };
+    },
   };
 }
 
