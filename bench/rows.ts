@@ -3,7 +3,6 @@
  *
  * Not here: how it is measured (measure.ts), what is started (bench.ts), how rows are shown (report.ts).
  */
-import { openAsBlob } from "node:fs";
 import { rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -134,18 +133,18 @@ export async function oneMachineRow(bench: Bench): Promise<Row[]> {
 }
 
 export async function embeddedRow(bench: Bench): Promise<Row[]> {
-  const [service, bytes] = [await bench.embedded(), await bench.bytes()];
-  const once = () => timed(() => service.send(bytes));
+  const [service, file] = [await bench.embedded(), await bench.file()];
+  const once = () => timed(() => service.send(file));
   return wholeJob(bench, "one process, over HTTP", { name: "", once }, { ratio: 0.55 });
 }
 
 export async function distributedRow(bench: Bench): Promise<Row[]> {
   const cluster = await bench.cluster();
-  const [service, bytes] = [await cluster.coordinator(), await bench.bytes()];
+  const [service, file] = [await cluster.coordinator(), await bench.file()];
   const rows: Row[] = [];
   for (const workers of [1, 2, 3, 4]) {
     await cluster.resize(workers);
-    const once = () => timed(() => service.send(bytes));
+    const once = () => timed(() => service.send(file));
     const target = workers === 2 ? { ratio: 0.75 } : undefined;
     const [row] = await wholeJob(bench, `distributed, workers: ${workers}`, { name: "", once }, target);
     bench.distributed.set(workers, row.ours);
@@ -156,9 +155,9 @@ export async function distributedRow(bench: Bench): Promise<Row[]> {
 
 export async function courseRow(bench: Bench): Promise<Row[]> {
   const cluster = await bench.cluster();
-  const [service, bytes] = [await cluster.coordinator(), await bench.bytes()];
+  const [service, file] = [await cluster.coordinator(), await bench.file()];
   await cluster.resize(2);
-  const once = () => timed(() => service.send(bytes));
+  const once = () => timed(() => service.send(file));
   const peers = await bench.course(2);
   const rows = await against(bench, "distributed, workers: 2", bench.sketch, [{ name: "", once }, ...peers]);
   return peers.length === 0 ? [] : rows.map((row) => ({ ...row, target: { ratio: 0.25 } }));
@@ -166,10 +165,10 @@ export async function courseRow(bench: Bench): Promise<Row[]> {
 
 export async function vipsRow(bench: Bench): Promise<Row[]> {
   if (!bench.peers.vips) return [];
-  const [service, bytes, path] = [await bench.embedded(), await bench.bytes(), await bench.path()];
+  const [service, file, path] = [await bench.embedded(), await bench.file(), await bench.path()];
   const out = join(tmpdir(), `sobel-bench-${process.pid}-vips.png`);
   const rows = await against(bench, "one process, over HTTP", bench.sketch, [
-    { name: "", once: () => timed(() => service.send(bytes)) },
+    { name: "", once: () => timed(() => service.send(file)) },
     // Its own Sobel is of 8 bits and not exact; its PNG is at its fastest here.
     { name: "libvips", once: () => timed(() => runToEnd("vips", "sobel", path, `${out}[compression=1]`)) },
   ]);
@@ -227,8 +226,8 @@ async function smallFloorRows(bench: Bench, cluster: Cluster): Promise<Row[]> {
 
 async function smallRows(bench: Bench, what: string, service: Service, p50: Row["target"], rate?: Row["target"]) {
   const picture = PICTURES.small;
-  const bytes = await bench.bytes(picture);
-  const one = () => timed(() => service.send(bytes));
+  const file = await bench.file(picture);
+  const one = () => timed(() => service.send(file));
   for (let i = 0; i < 50; i++) await one(); // until the runtime has compiled what it will
   const [ours, theirs] = await inTurn(
     [{ name: "", once: one }, ...(await bench.opencv({ do: "job" }, bench.cores, picture))],
@@ -245,7 +244,7 @@ async function smallRows(bench: Bench, what: string, service: Service, p50: Row[
     let left = bench.quick ? 100 : 400;
     const jobs = left;
     const client = async () => {
-      while (left-- > 0) await service.send(bytes);
+      while (left-- > 0) await service.send(file);
     };
     const seconds = await timed(() => Promise.all(Array.from({ length: clients }, client)));
     const target = clients > 1 && rate && { target: rate };
@@ -266,7 +265,7 @@ export async function memoryRow(bench: Bench): Promise<Row[]> {
     await cluster.resize(0);
     await cluster.resize(2);
     const service = await Service.start(cluster.env);
-    await service.send(picture.kind === "photo" ? await openAsBlob(await bench.path(picture)) : drawn(picture));
+    await service.send(picture.kind === "photo" ? await bench.file(picture) : drawn(picture));
     const aim = (most: number) => (megapixels(picture) === 1000 ? { target: { most } } : {});
     const worker = Math.max(...cluster.workers.map(({ pid }) => peakMegabytes(pid)));
     const coordinator = peakMegabytes(service.program.pid);
@@ -282,11 +281,11 @@ export async function memoryRow(bench: Bench): Promise<Row[]> {
 export async function cpuRow(bench: Bench): Promise<Row[]> {
   const cluster = await bench.cluster();
   await cluster.resize(2);
-  const [service, bytes] = [await cluster.coordinator(), await bench.bytes()];
-  for (let i = 0; i < 2; i++) await service.send(bytes);
+  const [service, file] = [await cluster.coordinator(), await bench.file()];
+  for (let i = 0; i < 2; i++) await service.send(file);
   const jobs = bench.pairs;
   const before = cluster.cpu(service);
-  for (let i = 0; i < jobs; i++) await service.send(bytes);
+  for (let i = 0; i < jobs; i++) await service.send(file);
   const after = cluster.cpu(service);
   return ROLES.map((role) => {
     const ours = (after[role] - before[role]) / jobs;

@@ -63,15 +63,15 @@ async function observe(bench: Bench): Promise<Observation[]> {
   await cluster.resize(2);
   const found: Observation[] = [];
   for (const picture of [PICTURES.small, ...(bench.quick ? [] : [PICTURES["6 Mpx"]]), bench.sketch]) {
-    const bytes = await bench.bytes(picture);
+    const file = await bench.file(picture);
     const sizes = picture === PICTURES.small ? [DEFAULT_BAND_PIXELS] : BAND_SIZES;
     for (const size of sizes) {
       const service = await cluster.coordinator(size);
       // Enough that a tick of the kernel's clock, 10 ms, is little.
       const jobs = Math.ceil((bench.quick ? 18 : 96) / megapixels(picture) ** 0.6);
-      for (let i = 0; i < 5; i++) await service.send(bytes);
+      for (let i = 0; i < 5; i++) await service.send(file);
       const before = usage(cluster, service);
-      for (let i = 0; i < jobs; i++) await service.send(bytes);
+      for (let i = 0; i < jobs; i++) await service.send(file);
       const after = usage(cluster, service);
       const seconds = { ...after };
       for (const name of Object.keys(after) as (keyof typeof after)[])
@@ -134,20 +134,20 @@ async function latencyOf(bench: Bench, { stages }: Model): Promise<number> {
   const picture = PICTURES.small;
   const load = { mpx: megapixels(picture), bands: bandsOf(picture, DEFAULT_BAND_PIXELS) };
   const work = STAGES.reduce((sum, stage) => sum + costOf(stages[stage], load), 0);
-  const seconds = await jobSeconds(await (await bench.cluster()).coordinator(), await bench.bytes(picture), 40);
+  const seconds = await jobSeconds(await (await bench.cluster()).coordinator(), await bench.file(picture), 40);
   return Math.max(0, seconds - work);
 }
 
 /** All on this machine, as measured for the rows of distributed jobs, or here. */
 async function checkedHere(bench: Bench, model: Model, load: Load): Promise<Check[]> {
   const cluster = await bench.cluster();
-  const [service, bytes] = [await cluster.coordinator(), await bench.bytes()];
+  const [service, file] = [await cluster.coordinator(), await bench.file()];
   const checks: Check[] = [];
   for (const workers of [1, 2, 3, 4]) {
     let measured = bench.distributed.get(workers);
     if (measured === undefined) {
       await cluster.resize(workers);
-      measured = await jobSeconds(service, bytes, bench.pairs);
+      measured = await jobSeconds(service, file, bench.pairs);
     }
     checks.push({ workers, part: 1, measured, ...predict(model, load, { workers, cores: bench.cores }) });
   }
@@ -161,17 +161,17 @@ async function checkedHere(bench: Bench, model: Model, load: Load): Promise<Chec
  */
 async function checkedSlow(bench: Bench, model: Model, load: Load): Promise<Check[]> {
   const cluster = await bench.cluster();
-  const [service, bytes] = [await cluster.coordinator(), await bench.bytes()];
+  const [service, file] = [await cluster.coordinator(), await bench.file()];
   const jobs = bench.quick ? 2 : 4;
   const checks: Check[] = [];
   for (const workers of bench.quick ? [1, 2, 4] : [1, 2, 4, 8]) {
     await cluster.resize(workers);
-    await service.send(bytes); // at full speed: until the runtime has compiled what it will
+    await service.send(file); // at full speed: until the runtime has compiled what it will
     const pids = cluster.workers.map(({ pid }) => pid);
     const letGo = limitCpu(pids, HELD_AT);
     try {
       const before = pids.map(cpuSeconds);
-      const measured = await jobSeconds(service, bytes, jobs);
+      const measured = await jobSeconds(service, file, jobs);
       const spent = pids.reduce((sum, pid, i) => sum + cpuSeconds(pid) - before[i], 0) / (jobs + 1);
       const speed = Math.min(HELD_AT, (HELD_AT * costOf(model.stages.workers, load)) / spent);
       checks.push({
@@ -187,9 +187,9 @@ async function checkedSlow(bench: Bench, model: Model, load: Load): Promise<Chec
   return checks;
 }
 
-async function jobSeconds(service: Service, bytes: Buffer<ArrayBuffer>, jobs: number): Promise<number> {
+async function jobSeconds(service: Service, file: Blob, jobs: number): Promise<number> {
   const seconds: number[] = [];
-  await service.send(bytes);
-  for (let i = 0; i < jobs; i++) seconds.push(await timed(() => service.send(bytes)));
+  await service.send(file);
+  for (let i = 0; i < jobs; i++) seconds.push(await timed(() => service.send(file)));
   return median(seconds);
 }
