@@ -19,6 +19,7 @@ import { Bench } from "./bench/bench.ts";
 import { describe, printed, type Report, write } from "./bench/report.ts";
 import * as rows from "./bench/rows.ts";
 import { bandRow, type Scaling, scaling } from "./bench/scaling.ts";
+import { keepMemory, memorySettings } from "./settings.ts";
 import { stopAll } from "./test/servers.ts";
 
 /** In the order in which they are measured and told. */
@@ -98,6 +99,9 @@ function commandLine() {
 async function main(): Promise<void> {
   const { quick, only, json, write: writing, help } = commandLine();
   if (help) return console.log(USAGE);
+  // For those that are measured in this process, ours and the peers alike; programs are as their users have them.
+  keepMemory();
+  for (const name of Object.keys(memorySettings())) delete process.env[name];
   const report = await measured(quick, only);
   console.log(json ? JSON.stringify(report, null, 2) : printed(report));
   if (writing) write(report);
