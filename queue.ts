@@ -42,7 +42,10 @@ export interface Delivery {
 export type Handler = (delivery: Delivery) => Promise<Outcome>;
 
 export interface Queue {
-  /** Resolves once the chunk is safe in the queue, its pixels copied. Rejects with `QueueError` when the queue takes nothing for `PUBLISH_MS`. */
+  /**
+   * Resolves once the chunk is safe in the queue, its pixels copied. Rejects with `QueueError` when the queue takes nothing
+   * for `PUBLISH_MS`.
+   */
   publish(chunk: Chunk): Promise<void>;
   /**
    * Hands chunks of these tasks to `handle`, one at a time.

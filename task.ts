@@ -18,7 +18,10 @@
  * Not here: which tasks there are (tasks.ts), how a band reaches one (worker.ts).
  */
 
-/** Rows of a picture, and the rows around them: `(halo + rows + halo) × width` pixels, row-major, 8-bit grey. */
+/**
+ * Rows of a picture, and the rows around them: `(halo + rows + halo) × width` pixels, row-major, 8-bit grey. They may be
+ * written over, and hold until the next band.
+ */
 export interface View {
   pixels: Uint8Array;
   width: number;
