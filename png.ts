@@ -510,21 +510,13 @@ const EMPTY_TAIL = pngChunk("IDAT", LAST_BLOCK, uint32(1));
 /**
  * Compresses a band so that it can be stitched: every row filtered with Sub, which needs no row above.
  * @param grey `rows × width` pixels, row-major
- * @param where the result is put; memory of its own by default
  * @returns a PNG of the layout at the top of this file
  */
-export function encodeBand(grey: Uint8Array, width: number, rows: number, where = new Scratch()): Uint8Array {
+export function encodeBand(grey: Uint8Array, width: number, rows: number): Uint8Array {
   const lines = scratch.take(rows * (1 + width));
   const adler = kernel.filterSub(grey, width, rows, lines);
   const tail = pngChunk("IDAT", LAST_BLOCK, uint32(adler));
-  const parts = [frontOf(width, rows), ...chunkParts("IDAT", deflateRuns(lines)), tail, END];
-  const png = where.take(parts.reduce((sum, part) => sum + part.length, 0));
-  let at = 0;
-  for (const part of parts) {
-    png.set(part, at);
-    at += part.length;
-  }
-  return png;
+  return Buffer.concat([frontOf(width, rows), ...chunkParts("IDAT", deflateRuns(lines)), tail, END]);
 }
 
 /** What stands before a band's data. */

@@ -5,17 +5,11 @@
 
 /** For one thing at a time. */
 export class Scratch {
-  readonly #kind: typeof ArrayBuffer | typeof SharedArrayBuffer;
-  #bytes: Uint8Array = new Uint8Array(0);
-
-  /** @param kind of memory: other threads see what stands in that which is shared */
-  constructor(kind: typeof ArrayBuffer | typeof SharedArrayBuffer = ArrayBuffer) {
-    this.#kind = kind;
-  }
+  #bytes = new Uint8Array(0);
 
   /** `length` bytes that hold anything, until the next call. */
   take(length: number): Uint8Array {
-    if (this.#bytes.length < length) this.#bytes = new Uint8Array(new this.#kind(length));
+    if (this.#bytes.length < length) this.#bytes = new Uint8Array(length);
     return this.#bytes.subarray(0, length);
   }
 }

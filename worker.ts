@@ -153,7 +153,7 @@ export class Worker {
     }
     let chunk: Chunk;
     try {
-      chunk = await delivery.open(this.#thread.room);
+      chunk = await delivery.open(new Scratch());
     } catch (error) {
       return this.#giveUp(delivery.chunkId, `message cannot be read: ${(error as Error).message}`, "unreadable");
     }
@@ -242,20 +242,18 @@ export class Worker {
 }
 
 interface BandResult {
-  /** A PNG as `encodeBand` makes it, or a data task's JSON in UTF-8; in shared memory, until the next band. */
+  /** A PNG as `encodeBand` makes it, or a data task's JSON in UTF-8. */
   made: Uint8Array;
   /** CRC-32 of the band's own rows as they came. */
   crc: number;
 }
 
-/** The thread that tasks run in; started anew after one did not end. Bands go there and back in memory that both have. */
+/** The thread that tasks run in; started anew after one did not end. */
 class TaskThread {
   #thread: Thread | undefined;
-  /** Where the next band's pixels are to be put. */
-  room = new Scratch(SharedArrayBuffer);
 
   /**
-   * @param chunk with its pixels in `room`
+   * @param chunk whose pixels are given away
    * @throws Error what the task threw, or that it took longer than `timeout` ms
    */
   async run(chunk: Chunk, timeout: number): Promise<BandResult> {
@@ -271,7 +269,6 @@ class TaskThread {
         });
         const lost = (why: string) => {
           this.#thread = undefined;
-          this.room = new Scratch(SharedArrayBuffer); // it may read on for a moment
           reject(new Error(why));
         };
         thread.once("error", (error: Error) => lost(`the task's thread broke: ${error.message}`));
@@ -280,7 +277,7 @@ class TaskThread {
           lost(`the task took longer than ${timeout} ms`);
           thread.terminate();
         });
-        thread.postMessage(chunk);
+        thread.postMessage(chunk, [chunk.pixels.buffer as ArrayBuffer]);
       });
     } finally {
       clearTimeout(timer);
@@ -295,25 +292,15 @@ class TaskThread {
 
 /** The other side of `TaskThread`. */
 function serveTasks(): void {
-  const [own, shared] = [new Scratch(), new Scratch(SharedArrayBuffer)];
   parentPort!.on("message", (chunk: Chunk) => {
     try {
-      const { width, height, halo } = chunk;
+      const { width, height, halo, pixels } = chunk;
       const rows = height - halo[0] - halo[1];
-      // Not every function that a task may call takes memory that is shared.
-      const pixels = own.take(chunk.pixels.length);
-      pixels.set(chunk.pixels);
       const crc = crc32(pixels.subarray(halo[0] * width, (halo[0] + rows) * width));
-      const result = runTask(TASKS.get(chunk.task)!, { ...chunk, pixels });
-      let made: Uint8Array;
-      if (typeof result === "string") {
-        const text = Buffer.from(result);
-        made = shared.take(text.length);
-        made.set(text);
-      } else {
-        made = encodeBand(result, width, rows, shared);
-      }
-      parentPort!.postMessage({ made, crc } satisfies BandResult);
+      const result = runTask(TASKS.get(chunk.task)!, chunk);
+      const made = typeof result === "string" ? Buffer.from(result) : encodeBand(result, width, rows);
+      const moved = made.byteOffset === 0 && made.length === made.buffer.byteLength ? [made.buffer as ArrayBuffer] : [];
+      parentPort!.postMessage({ made, crc } satisfies BandResult, moved);
     } catch (error) {
       parentPort!.postMessage({ error: (error as Error).message });
     }

@@ -178,7 +178,7 @@ describe("split", () => {
     }
   });
 
-  test("fills what was given back, and nothing that was not", async () => {
+  test.each([1, 3])("fills what was given back, and nothing that was not: %i held at a time", async (most) => {
     const pixels = random(5 * 60);
     const plan: Plan = { width: 5, height: 60, rows: 4, bands: 15, halo: 2 };
     const pool = new Pool(1 << 20);
@@ -187,14 +187,14 @@ describe("split", () => {
     for await (const band of split(imageOf(pixels, 5, 3), plan, pool)) {
       memory.add(band.pixels.buffer);
       held.push(band);
-      if (held.length < 3) continue;
+      if (held.length < most) continue;
       const done = held.shift()!;
       expectBand(done, plan, pixels);
       done.pixels.fill(0xaa);
       pool.give(done.pixels);
     }
     for (const band of held) expectBand(band, plan, pixels);
-    expect(memory.size).toBe(4); // three that are looked at, and the one that is being filled
+    expect(memory.size).toBe(most + 1); // those that are held, and the one that is being filled
   });
 
   test("passes on an error, one behind the last row too", async () => {
