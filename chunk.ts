@@ -211,17 +211,14 @@ export function encodeMessage(chunk: Chunk): Buffer {
   return message;
 }
 
-/**
- * @param where the pixels are put; memory of their own by default
- * @throws WireError naming the field that is not as the top of this file has it
- */
-export async function decodeMessage(body: Uint8Array, where = new Scratch()): Promise<Chunk> {
+/** @throws WireError naming the field that is not as the top of this file has it */
+export async function decodeMessage(body: Uint8Array): Promise<Chunk> {
   const { chunk_id: chunkId, task, halo, params, imagen } = quickFields(body) ?? parseObject(body);
   parseChunkId(chunkId);
   if (!isTaskName(task)) throw new WireError(`task: expected a task's name, got ${shown(task)}`);
   if (!isHalo(halo)) throw new WireError(`halo: expected [rows above, rows below], got ${shown(halo)}`);
   if (!(imagen instanceof Uint8Array)) throw new WireError(`imagen: expected base64, got ${shown(imagen)}`);
-  const { width, height, pixels } = await decodePicture(imagen, where);
+  const { width, height, pixels } = await decodePicture(imagen);
   if (halo[0] + halo[1] >= height) throw new WireError(`halo: expected fewer than ${height} rows, got ${shown(halo)}`);
   return { chunkId: chunkId as string, task, halo, params, width, height, pixels };
 }
@@ -263,17 +260,14 @@ function text(bytes: Uint8Array): string {
 }
 
 /** @throws WireError */
-async function decodePicture(
-  base64: Uint8Array,
-  where: Scratch,
-): Promise<{ width: number; height: number; pixels: Uint8Array }> {
+async function decodePicture(base64: Uint8Array): Promise<{ width: number; height: number; pixels: Uint8Array }> {
   const png = fromBase64(base64, "imagen", incoming);
-  const stored = decodeStored(png, where);
+  const stored = decodeStored(png);
   if (stored) return stored;
   const limit = MAX_BASE64_BYTES;
   try {
     const image = await readPng(onePiece(png.slice()), { streamed: limit, whole: limit });
-    return { width: image.width, height: image.height, pixels: await collectPixels(image, where) };
+    return { width: image.width, height: image.height, pixels: await collectPixels(image) };
   } catch (cause) {
     throw new WireError(`imagen: ${(cause as Error).message}`, { cause });
   }

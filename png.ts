@@ -122,8 +122,8 @@ export async function readPngSize(
 }
 
 /** All rows of an image that is small enough to hold: `width × height` pixels. */
-export async function collectPixels({ width, height, blocks }: GreyImage, where = new Scratch()): Promise<Uint8Array> {
-  const pixels = where.take(width * height);
+export async function collectPixels({ width, height, blocks }: GreyImage): Promise<Uint8Array> {
+  const pixels = new Uint8Array(width * height);
   let at = 0;
   for await (const block of blocks) {
     pixels.set(block, at);
@@ -561,13 +561,9 @@ export function encodeStored(grey: Uint8Array, width: number, rows: number): Uin
 
 /**
  * The inverse of `encodeStored`, at once, where `readPng` takes a dozen turns of the event loop.
- * @param where the pixels are put; memory of their own by default
  * @returns undefined if `png` is not of that very layout, whole and unharmed; `readPng` may read it still, or say why not
  */
-export function decodeStored(
-  png: Uint8Array,
-  where = new Scratch(),
-): { width: number; height: number; pixels: Uint8Array } | undefined {
+export function decodeStored(png: Uint8Array): { width: number; height: number; pixels: Uint8Array } | undefined {
   const end = png.length - END.length;
   if (end < FRONT_BYTES) return undefined;
   const [width, height] = [uint32At(png, 16), uint32At(png, 20)];
@@ -578,7 +574,7 @@ export function decodeStored(
   if (width === 0 || height === 0) return undefined;
   const lines = storedBytes(idat.subarray(8, -4), height * (1 + width));
   if (!lines) return undefined;
-  const pixels = where.take(width * height);
+  const pixels = new Uint8Array(width * height);
   for (let y = 0; y < height; y++) {
     const at = y * (1 + width);
     if (lines[at] !== 0) return undefined;

@@ -24,7 +24,7 @@ import {
 } from "amqplib";
 import { type Chunk, decodeMessage, encodeMessage } from "./chunk.ts";
 import type { Log } from "./log.ts";
-import { Pool, type Scratch } from "./scratch.ts";
+import { Pool } from "./scratch.ts";
 
 export type Outcome = { do: "done" } | { do: "retry" } | { do: "bury"; reason: string };
 
@@ -35,8 +35,8 @@ export interface Delivery {
   deliveries: number;
   /** When it was put into the queue, ms since 1970 by the sender's clock; NaN where the sender does not say. */
   sent: number;
-  /** The chunk, its pixels put into `where`. @throws WireError where it is none */
-  open(where: Scratch): Promise<Chunk>;
+  /** The chunk, its pixels in memory of their own. @throws WireError where it is none */
+  open(): Promise<Chunk>;
 }
 
 export type Handler = (delivery: Delivery) => Promise<Outcome>;
@@ -151,11 +151,7 @@ export class LocalQueue implements Queue {
         continue;
       }
       const [{ chunk, deliveries, sent }] = this.#waiting.splice(at, 1);
-      const open = async (where: Scratch) => {
-        const pixels = where.take(chunk.pixels.length);
-        pixels.set(chunk.pixels);
-        return { ...chunk, pixels };
-      };
+      const open = async () => ({ ...chunk, pixels: chunk.pixels.slice() });
       const outcome = await handle({ chunkId: chunk.chunkId, deliveries, sent, open });
       if (outcome.do === "retry") {
         this.#waiting.push({ chunk, deliveries: deliveries + 1, sent });
@@ -407,7 +403,7 @@ export class RabbitQueue implements Queue {
     const chunkId = String(message.properties.messageId ?? "");
     const deliveries = Number(headers["x-delivery-count"] ?? 0);
     const sent = Number(headers["x-sent"]);
-    const open = (where: Scratch) => decodeMessage(message.content, where);
+    const open = () => decodeMessage(message.content);
     const outcome = await consumer.handle({ chunkId, deliveries, sent, open });
     if (outcome.do === "bury") {
       const reason = { "x-reason": outcome.reason, "x-queue": message.fields.routingKey };

@@ -30,7 +30,6 @@ import type { BuriedReason, WorkerMetrics } from "./metrics.ts";
 import { encodeBand } from "./png.ts";
 import type { Delivery, Outcome, Queue } from "./queue.ts";
 import { BEAT_MS, type Results, type WorkerInfo } from "./results.ts";
-import { Scratch } from "./scratch.ts";
 import { answerHelp, keepMemory, levelSetting, setting } from "./settings.ts";
 import { offerOf, runTask } from "./task.ts";
 import { namesIn, TASKS, taskNames } from "./tasks.ts";
@@ -153,7 +152,7 @@ export class Worker {
     }
     let chunk: Chunk;
     try {
-      chunk = await delivery.open(new Scratch());
+      chunk = await delivery.open();
     } catch (error) {
       return this.#giveUp(delivery.chunkId, `message cannot be read: ${(error as Error).message}`, "unreadable");
     }
@@ -241,6 +240,9 @@ export class Worker {
   }
 }
 
+/** A band for the thread. Its memory, and not a view of it: Deno looks for ports in all that it is sent, byte after byte. */
+type Order = Omit<Chunk, "pixels"> & { pixels: ArrayBuffer; at: number };
+
 interface BandResult {
   /** A PNG as `encodeBand` makes it, or a data task's JSON in UTF-8. */
   made: Uint8Array;
@@ -277,7 +279,9 @@ class TaskThread {
           lost(`the task took longer than ${timeout} ms`);
           thread.terminate();
         });
-        thread.postMessage(chunk, [chunk.pixels.buffer as ArrayBuffer]);
+        const { buffer, byteOffset } = chunk.pixels;
+        const order: Order = { ...chunk, pixels: buffer as ArrayBuffer, at: byteOffset };
+        thread.postMessage(order, [order.pixels]);
       });
     } finally {
       clearTimeout(timer);
@@ -292,9 +296,11 @@ class TaskThread {
 
 /** The other side of `TaskThread`. */
 function serveTasks(): void {
-  parentPort!.on("message", (chunk: Chunk) => {
+  parentPort!.on("message", ({ at, ...order }: Order) => {
     try {
-      const { width, height, halo, pixels } = chunk;
+      const { width, height, halo } = order;
+      const pixels = new Uint8Array(order.pixels, at, width * height);
+      const chunk: Chunk = { ...order, pixels };
       const rows = height - halo[0] - halo[1];
       const crc = crc32(pixels.subarray(halo[0] * width, (halo[0] + rows) * width));
       const result = runTask(TASKS.get(chunk.task)!, chunk);

@@ -94,6 +94,12 @@ count() {
   echo "$sum"
 }
 
+# What each test that failed printed last, once more: it stands far above, between the lines of the other half. A list of
+# the names alone, with which Bun may end, is not it.
+repeat_failures() {
+  sed -s '/^[0-9]* tests\? failed:$/,$d' "$reports"/*.log | grep -B 30 '^(fail)' || true
+}
+
 reports="$(mktemp -d)"
 complaint="$reports/complaint"
 trap 'rm -rf "$reports"' EXIT
@@ -120,6 +126,7 @@ for name in ${failures[@]+"${failures[@]}"}; do
   # Bun's own count has the tests that failed, not a run that broke off.
   if [ "$name" != "tests: bun test" ] || [ "$failed" -eq 0 ]; then failed=$((failed + 1)); fi
 done
+repeat_failures
 if [ "$passed" -eq 0 ]; then
   echo "FAILED: no test has passed"
   failed=$((failed > 0 ? failed : 1))

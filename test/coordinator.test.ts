@@ -32,7 +32,6 @@ import { jobOf } from "../job.ts";
 import { openLog } from "../log.ts";
 import { type Handler, LocalQueue } from "../queue.ts";
 import { type Done, type Job, LocalResults, type WorkerInfo } from "../results.ts";
-import { Scratch } from "../scratch.ts";
 import { memorySettings } from "../settings.ts";
 import { sobel, transform } from "../sobel.ts";
 import { Worker } from "../worker.ts";
@@ -1070,7 +1069,7 @@ test("a band whose pixels were written over is whole when it is handed out again
   const seen: number[][] = [];
   const twice = Promise.withResolvers<void>();
   const stop = await queue.consume(["sobel"], async (delivery) => {
-    const { pixels } = await delivery.open(new Scratch());
+    const { pixels } = await delivery.open();
     seen.push([...pixels]);
     pixels.fill(0);
     if (seen.length === 1) return { do: "retry" };
@@ -1364,7 +1363,7 @@ function chunked(bytes: Uint8Array): ReadableStream<Uint8Array> {
 }
 
 function flipped(bytes: Uint8Array, at: number): Part {
-  const copy = Uint8Array.from(bytes);
+  const copy = new Uint8Array(bytes);
   copy[at] ^= 1;
   return copy;
 }

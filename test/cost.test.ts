@@ -4,9 +4,10 @@
 // Counted where they arrive: in a Redis of its own, and by a proxy that reads the AMQP frames that go through it. Both are
 // asked by the project's own coordinator and worker. What they say now and then by the clock (heartbeats, a look at a
 // job that is quiet) can only raise a count, so the least of a few runs is what the job itself costs.
-import { afterAll, beforeAll, expect, test } from "bun:test";
+import { afterAll, beforeAll, expect, spyOn, test } from "bun:test";
 import { connect, createServer, type Socket } from "node:net";
 import { Readable } from "node:stream";
+import { Worker as Thread } from "node:worker_threads";
 import { Redis } from "ioredis";
 import { pngPieces } from "../bench/pictures.ts";
 import { planBands } from "../chunk.ts";
@@ -175,10 +176,27 @@ test("no buffer grows with the picture", async () => {
   expect(largest[0]).toBeLessThan(2_000_000);
 });
 
+test("threads are sent memory, and no views of it, which Deno looks through byte after byte", async () => {
+  const results = new LocalResults(600);
+  const queue = new LocalQueue();
+  const worker = new Worker({ queue, results, name: "counted", bandTimeout: 10_000, log });
+  await worker.start();
+  const { fetch } = createApp({ queue, results });
+  const post = spyOn(Thread.prototype, "postMessage");
+  const init = { method: "POST", body: photo(3).bytes };
+  await (await fetch(new Request("http://localhost/tasks/sobel", init))).arrayBuffer();
+  await worker.stop();
+  const sent = post.mock.calls.map(([message]) => Object.values(message as object));
+  post.mockRestore();
+  const bands = sent.filter((fields) => fields.some((field) => field instanceof ArrayBuffer));
+  expect(bands.length).toBeGreaterThan(0);
+  expect(sent.flat().filter((field) => ArrayBuffer.isView(field))).toEqual([]);
+});
+
 /** The most bytes that anyone has asked for at once while `step` ran, in this thread. */
 async function largestBuffer(step: () => Promise<void>): Promise<number> {
   const { Uint8Array: plain } = globalThis;
-  const { alloc, allocUnsafe, concat } = Buffer;
+  const { alloc, allocUnsafe, allocUnsafeSlow, concat } = Buffer;
   let largest = 0;
   const note = <T>(bytes: T): T => {
     if (typeof bytes === "number") largest = Math.max(largest, bytes);
@@ -192,6 +210,7 @@ async function largestBuffer(step: () => Promise<void>): Promise<number> {
   });
   Buffer.alloc = (size, ...rest) => alloc(note(size), ...(rest as []));
   Buffer.allocUnsafe = (size) => allocUnsafe(note(size));
+  Buffer.allocUnsafeSlow = (size) => allocUnsafeSlow(note(size));
   Buffer.concat = (list, total) => {
     note(total ?? list.reduce((sum, { length }) => sum + length, 0));
     return concat(list, total) as never;
@@ -201,7 +220,7 @@ async function largestBuffer(step: () => Promise<void>): Promise<number> {
     return largest;
   } finally {
     globalThis.Uint8Array = plain;
-    Object.assign(Buffer, { alloc, allocUnsafe, concat });
+    Object.assign(Buffer, { alloc, allocUnsafe, allocUnsafeSlow, concat });
   }
 }
 
