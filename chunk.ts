@@ -213,36 +213,43 @@ export function encodeMessage(chunk: Chunk): Buffer {
 
 /** @throws WireError naming the field that is not as the top of this file has it */
 export async function decodeMessage(body: Uint8Array): Promise<Chunk> {
-  const { chunk_id: chunkId, task, halo, params, imagen } = quickFields(body) ?? parseObject(body);
+  const { chunk_id: chunkId, task, halo, params, imagen, png } = quickFields(body) ?? parseObject(body);
   parseChunkId(chunkId);
   if (!isTaskName(task)) throw new WireError(`task: expected a task's name, got ${shown(task)}`);
   if (!isHalo(halo)) throw new WireError(`halo: expected [rows above, rows below], got ${shown(halo)}`);
   if (!(imagen instanceof Uint8Array)) throw new WireError(`imagen: expected base64, got ${shown(imagen)}`);
-  const { width, height, pixels } = await decodePicture(imagen);
+  const { width, height, pixels } = await decodePicture(png ?? fromBase64(imagen, "imagen", incoming));
   if (halo[0] + halo[1] >= height) throw new WireError(`halo: expected fewer than ${height} rows, got ${shown(halo)}`);
   return { chunkId: chunkId as string, task, halo, params, width, height, pixels };
+}
+
+interface Fields extends Record<string, unknown> {
+  /** In bytes, where it is a string. */
+  imagen: unknown;
+  /** What `imagen` stands for, where that is known already; until the next message. */
+  png?: Uint8Array;
 }
 
 /**
  * What `parseObject` gives, without making a string of megabytes, where the picture stands last.
  * @returns undefined where that is not so
  */
-function quickFields(body: Uint8Array): Record<string, unknown> | undefined {
+function quickFields(body: Uint8Array): Fields | undefined {
   const bytes = Buffer.from(body.buffer, body.byteOffset, body.length);
   const at = bytes.indexOf(BEFORE_IMAGEN);
   if (at < 0 || !bytes.subarray(-2).equals(END)) return undefined;
   const imagen = bytes.subarray(at + BEFORE_IMAGEN.length, -END.length);
-  // It ends sooner, or says something else than it shows.
-  if (imagen.includes('"') || imagen.includes("\\")) return undefined;
   try {
-    return { ...JSON.parse(`${text(bytes.subarray(0, at))}}`), imagen };
+    // Were there a quotation mark or a backslash in it, it would end sooner, or say something else than it shows.
+    const png = fromBase64(imagen, "imagen", incoming);
+    return { ...JSON.parse(`${text(bytes.subarray(0, at))}}`), imagen, png };
   } catch {
     return undefined; // `parseObject` says what is wrong
   }
 }
 
-/** The fields of a message, `imagen` in bytes. @throws WireError */
-function parseObject(body: Uint8Array): Record<string, unknown> {
+/** @throws WireError */
+function parseObject(body: Uint8Array): Fields {
   let fields: unknown;
   try {
     fields = JSON.parse(text(body));
@@ -250,8 +257,8 @@ function parseObject(body: Uint8Array): Record<string, unknown> {
     throw new WireError(`message: expected JSON, got ${body.length} bytes that are not`, { cause });
   }
   if (fields === null || typeof fields !== "object") throw new WireError("message: expected a JSON object");
-  const { imagen, ...rest } = fields as Record<string, unknown>;
-  return { ...rest, imagen: typeof imagen === "string" ? Buffer.from(imagen) : imagen };
+  const { imagen } = fields as Record<string, unknown>;
+  return { ...fields, png: undefined, imagen: typeof imagen === "string" ? Buffer.from(imagen) : imagen };
 }
 
 /** @throws TypeError where it is not UTF-8 */
@@ -260,8 +267,7 @@ function text(bytes: Uint8Array): string {
 }
 
 /** @throws WireError */
-async function decodePicture(base64: Uint8Array): Promise<{ width: number; height: number; pixels: Uint8Array }> {
-  const png = fromBase64(base64, "imagen", incoming);
+async function decodePicture(png: Uint8Array): Promise<{ width: number; height: number; pixels: Uint8Array }> {
   const stored = decodeStored(png);
   if (stored) return stored;
   const limit = MAX_BASE64_BYTES;

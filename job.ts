@@ -38,6 +38,8 @@ import { gone, JobError, JobWatch } from "./watch.ts";
 const LEAST_WINDOW = 4;
 /** How often the fleet is counted, ms. */
 const COUNT_MS = 2_000;
+/** Of bands that the queue has, for the next ones of any job: as many as are in flight of a few, bytes. */
+const pool = new Pool(16 << 20);
 
 /** A record for a task that is asked to do a picture. */
 export function jobOf(
@@ -101,8 +103,8 @@ function shown({ task, params, width, height }: Job): string {
 }
 
 /** Removes a job, and that of its first step. */
-export async function removeJob(results: Results, { id, first }: Pick<Job, "id" | "first">): Promise<void> {
-  await results.removeJob(id);
+export async function removeJob(results: Results, { id, first, bands }: Job): Promise<void> {
+  await results.removeJob(id, bands);
   if (first) await results.removeJob(first);
 }
 
@@ -159,7 +161,6 @@ async function feedBands(
   const job = watch.expectJob();
   const hasRoom = windowOf(job, results);
   const own = Object.keys(params).length > 0 ? params : undefined;
-  const pool = new Pool(Number.POSITIVE_INFINITY); // of as many bands as are in flight
   const sending = new Set<Promise<void>>();
   const failed = new AbortController();
   const stop = AbortSignal.any([signal, failed.signal]);
@@ -256,7 +257,8 @@ export async function* merge(
     for await (const picture of resultsOf(watch, keep, signal)) {
       const { rows } = bandRows(job, band);
       const part = stitcher.band(picture, rows) ?? stitcher.band(await ownForm(picture, job, band), rows)!;
-      yield band === 0 ? Buffer.concat([stitcher.head(), part]) : part;
+      if (band === 0) yield stitcher.head();
+      yield part;
       band++;
     }
     yield stitcher.tail();

@@ -10,7 +10,8 @@
  *     resultado:<chunk id> base64 of the band as a picture, or of its JSON
  *     workers              sorted set: name → time of the last heartbeat, ms by Redis's clock
  *     worker:<name>        hash: what it is and has done
- *     channel job:{<id>}   a band's number, or "job" when the record has changed: hints, the hashes are the truth
+ *     channel job:{<id>}   a band's number and record; "fed" when only that has changed; "job" when more may have. Hints:
+ *                          the hashes are the truth
  *
  * Every key of a job has a TTL, and everything written about a job is written only while its record stands: what was
  * removed is not brought back by a worker that comes late.
@@ -86,14 +87,17 @@ export interface WorkerInfo {
   busy: string;
 }
 
+/** What a watcher is told: a band is done, or the whole picture is in the queue; with nothing, anything may have changed. */
+export type Hint = { band: number; done: Done } | "fed";
+
 export interface Results {
   /** Writes a whole record; it is gone `ttl` seconds after its last band. */
   putJob(job: Job): Promise<void>;
   findJob(id: string): Promise<Job | null>;
   /** Changes a record that stands; false where there is none. */
-  updateJob(id: string, change: Partial<Pick<Job, "fed" | "error" | "found">>): Promise<boolean>;
-  /** Removes the record and all that belongs to it. */
-  removeJob(id: string): Promise<void>;
+  updateJob(id: string, change: Change): Promise<boolean>;
+  /** Removes the record and all that belongs to it. @param bands how many it has, where that is known */
+  removeJob(id: string, bands?: number): Promise<void>;
 
   /** Takes or renews the right to feed a job, for `ms`; false while another owner has it. */
   lease(id: string, owner: string, ms: number): Promise<boolean>;
@@ -126,8 +130,7 @@ export interface Results {
   /** Sees to it that a result set by a worker that does no more than that expires, even if its job is gone. */
   sweep(): Promise<void>;
 
-  /** Calls `listener` with a band that is done, or with nothing when anything may have changed. */
-  watch(id: string, listener: (band?: number, done?: Done) => void): Promise<() => void>;
+  watch(id: string, listener: (hint?: Hint) => void): Promise<() => void>;
 
   beat(worker: WorkerInfo): Promise<void>;
   leave(name: string): Promise<void>;
@@ -169,7 +172,7 @@ export class LocalResults implements Results {
     entry.job = { ...job };
     this.#jobs.set(job.id, entry);
     this.#renew(entry);
-    this.#events.emit(job.id);
+    this.#tell(job.id);
   }
 
   async findJob(id: string): Promise<Job | null> {
@@ -177,18 +180,18 @@ export class LocalResults implements Results {
     return entry ? { ...entry.job } : null;
   }
 
-  async updateJob(id: string, change: Partial<Job>): Promise<boolean> {
+  async updateJob(id: string, change: Change): Promise<boolean> {
     const entry = this.#jobs.get(id);
     if (!entry) return false;
     Object.assign(entry.job, change);
-    this.#events.emit(id);
+    this.#tell(id, hintOf(change));
     return true;
   }
 
   async removeJob(id: string): Promise<void> {
     clearTimeout(this.#jobs.get(id)?.expiry);
     this.#jobs.delete(id);
-    this.#events.emit(id);
+    this.#tell(id);
   }
 
   async lease(id: string, owner: string, ms: number): Promise<boolean> {
@@ -234,7 +237,7 @@ export class LocalResults implements Results {
     this.#renew(entry);
     if (entry.done.has(band)) return true;
     entry.done.set(band, done);
-    this.#events.emit(jobId, band, done);
+    this.#tell(jobId, { band, done });
     return true;
   }
 
@@ -258,7 +261,7 @@ export class LocalResults implements Results {
 
   async sweep(): Promise<void> {}
 
-  async watch(id: string, listener: (band?: number, done?: Done) => void): Promise<() => void> {
+  async watch(id: string, listener: (hint?: Hint) => void): Promise<() => void> {
     this.#events.on(id, listener);
     return () => this.#events.off(id, listener);
   }
@@ -282,11 +285,21 @@ export class LocalResults implements Results {
     for (const { expiry } of this.#jobs.values()) clearTimeout(expiry);
   }
 
+  #tell(id: string, hint?: Hint): void {
+    this.#events.emit(id, hint);
+  }
+
   #renew(entry: LocalJob): void {
     clearTimeout(entry.expiry);
     entry.expiry = setTimeout(() => this.removeJob(entry.job.id), this.ttlSeconds * 1000);
     entry.expiry.unref?.();
   }
+}
+
+type Change = Partial<Pick<Job, "fed" | "error" | "found">>;
+
+function hintOf(change: Change): "fed" | undefined {
+  return change.fed && Object.keys(change).length === 1 ? "fed" : undefined;
 }
 
 interface LocalJob {
@@ -310,11 +323,11 @@ if (!("hasSubscribers" in tracing)) {
   Object.defineProperty(tracing, "hasSubscribers", { get, configurable: true });
 }
 
-/** KEYS job; ARGV field, value, … A record that is gone stays gone. */
+/** KEYS job; ARGV hint, field, value, … A record that is gone stays gone. */
 const UPDATE = `
 if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
-redis.call('HSET', KEYS[1], unpack(ARGV))
-redis.call('PUBLISH', KEYS[1], 'job')
+redis.call('HSET', KEYS[1], unpack(ARGV, 2))
+redis.call('PUBLISH', KEYS[1], ARGV[1])
 return 1`;
 
 /** KEYS job, done, result, rows; ARGV band, record, picture, CRC. */
@@ -406,8 +419,9 @@ export class RedisResults implements Results {
     this.#subscriber.on("error", () => {});
     this.#subscriber.on("message", (channel: string, message: string) => {
       const space = message.indexOf(" ");
-      if (space < 0) this.#events.emit(channel);
-      else this.#events.emit(channel, Number(message.slice(0, space)), JSON.parse(message.slice(space)));
+      const band = Number(message.slice(0, space));
+      const told: Hint | undefined = message === "fed" ? message : undefined;
+      this.#events.emit(channel, space < 0 ? told : { band, done: JSON.parse(message.slice(space)) });
     });
     // What was published while the connection was away is lost: everybody reads again.
     this.#subscriber.on("ready", () => {
@@ -454,12 +468,12 @@ export class RedisResults implements Results {
     };
   }
 
-  async updateJob(id: string, change: Partial<Pick<Job, "fed" | "error" | "found">>): Promise<boolean> {
+  async updateJob(id: string, change: Change): Promise<boolean> {
     const fields: string[] = [];
     if (change.found) fields.push("found", JSON.stringify(change.found));
     if (change.fed !== undefined) fields.push("fed", change.fed ? "1" : "0");
     if (change.error !== undefined) fields.push("error", change.error ?? "");
-    return (await this.#redis.eval(UPDATE, 1, jobKey(id), ...fields)) === 1;
+    return (await this.#redis.eval(UPDATE, 1, jobKey(id), hintOf(change) ?? "job", ...fields)) === 1;
   }
 
   /** Lets a failed job go on: what is done stays, the rest is to be sent again. */
@@ -468,9 +482,9 @@ export class RedisResults implements Results {
     await this.#redis.del(`${jobKey(id)}:sent`, `${jobKey(id)}:failures`);
   }
 
-  async removeJob(id: string): Promise<void> {
+  async removeJob(id: string, known?: number): Promise<void> {
     const key = jobKey(id);
-    const bands = Number(await this.#redis.hget(key, "bands"));
+    const bands = known ?? Number(await this.#redis.hget(key, "bands"));
     // The record first: from then on nobody writes about this job.
     const steps = this.#redis.pipeline().del(key, `${key}:rows`, `${key}:sent`, `${key}:done`, `${key}:failures`);
     steps.publish(key, "job");
@@ -550,7 +564,7 @@ export class RedisResults implements Results {
     } while (cursor !== "0");
   }
 
-  async watch(id: string, listener: (band?: number, done?: Done) => void): Promise<() => void> {
+  async watch(id: string, listener: (hint?: Hint) => void): Promise<() => void> {
     const channel = jobKey(id);
     this.#events.on(channel, listener);
     await this.#subscriber.subscribe(channel);

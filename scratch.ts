@@ -28,9 +28,13 @@ export class Pool {
     return new Uint8Array(memory, 0, length);
   }
 
-  /** @param bytes that `take` gave, and that nobody will look at any more */
+  /**
+   * The last that was given is taken first. What lies longest goes where there is too much: it may be too small for anybody.
+   * @param bytes that `take` gave, and that nobody will look at any more
+   */
   give(bytes: Uint8Array): void {
-    const kept = this.#free.reduce((sum, { byteLength }) => sum + byteLength, 0);
-    if (kept + bytes.buffer.byteLength <= this.most) this.#free.push(bytes.buffer);
+    this.#free.unshift(bytes.buffer);
+    let kept = this.#free.reduce((sum, { byteLength }) => sum + byteLength, 0);
+    while (kept > this.most) kept -= this.#free.pop()!.byteLength;
   }
 }

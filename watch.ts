@@ -15,7 +15,7 @@
  */
 import { EventEmitter } from "node:events";
 import { DEAD_LETTERS, type Queue } from "./queue.ts";
-import type { Done, Job, Results } from "./results.ts";
+import type { Done, Hint, Job, Results } from "./results.ts";
 
 export interface Backends {
   queue: Queue;
@@ -121,6 +121,7 @@ export class JobWatch {
   readonly #changes = new EventEmitter().setMaxListeners(0);
   #heard = Date.now();
   #refreshed = 0;
+  #reading = 0;
   #timer: ReturnType<typeof setTimeout> | undefined;
   #closed = false;
   #unwatch: Promise<() => void> | undefined;
@@ -143,7 +144,7 @@ export class JobWatch {
     const { watch } = entry;
     try {
       // Events first, records second: nothing falls between.
-      watch.#unwatch ??= backends.results.watch(id, (band, done) => watch.#hear(band, done));
+      watch.#unwatch ??= backends.results.watch(id, (hint) => watch.#hear(hint));
       await watch.#unwatch;
       watch.#take(fresh ? { job: fresh, sent: new Map(), done: new Map() } : await read(backends.results, id));
     } catch (error) {
@@ -210,17 +211,25 @@ export class JobWatch {
     });
   }
 
-  #hear(band?: number, done?: Done): void {
+  #hear(hint?: Hint): void {
     this.#heard = Date.now();
-    if (band === undefined || done === undefined) {
-      read(this.backends.results, this.id).then(
-        (known) => this.#take(known),
-        () => {}, // the next look will tell
-      );
+    // What is being read may be from before.
+    if (hint === undefined || (hint === "fed" && this.#reading > 0)) {
+      this.#refresh(read(this.backends.results, this.id)).catch(() => {}); // the next look will tell
       return;
     }
-    this.done.set(band, done);
+    if (hint !== "fed") this.done.set(hint.band, hint.done);
+    else if (this.job) this.job.fed = true;
     this.#changes.emit("change");
+  }
+
+  async #refresh(reading: Promise<Known | null>): Promise<void> {
+    this.#reading++;
+    try {
+      this.#take(await reading);
+    } finally {
+      this.#reading--;
+    }
   }
 
   #take(known: Known | null): void {
@@ -249,7 +258,7 @@ export class JobWatch {
     if (now - this.#heard < LOOK_MS) return;
     if (now - this.#refreshed >= REFRESH_MS) {
       this.#refreshed = now;
-      return this.#take(await lookUp(this.backends, this.id));
+      return this.#refresh(lookUp(this.backends, this.id));
     }
     const awaited = awaitedOf(this as Known);
     if (awaited.size > 0) await this.backends.results.adopt(this.id, awaited);

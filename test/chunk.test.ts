@@ -216,18 +216,22 @@ describe("split", () => {
   });
 });
 
-test("a pool gives memory that is large enough, and keeps no more than it may", () => {
+test("a pool gives memory that is large enough, and keeps no more than it may: of what was given, the last", () => {
   const pool = new Pool(100);
   const small = pool.take(40);
   const large = pool.take(60);
   expect([small.length, large.length]).toEqual([40, 60]);
   expect(small.buffer).not.toBe(large.buffer);
-  for (const bytes of [small, large, new Uint8Array(1)]) pool.give(bytes); // the last is too much
+  const tiny = new Uint8Array(1);
+  for (const bytes of [small, large, tiny]) pool.give(bytes); // the first has to go
   const first = pool.take(50);
   expect(first.buffer).toBe(large.buffer);
   expect(first.length).toBe(50);
-  expect(pool.take(1).buffer).toBe(small.buffer);
-  expect([small.buffer, large.buffer]).not.toContain(pool.take(1).buffer);
+  expect(pool.take(1).buffer).toBe(tiny.buffer);
+  expect([small.buffer, large.buffer, tiny.buffer]).not.toContain(pool.take(1).buffer);
+  const huge = new Uint8Array(101);
+  for (const bytes of [large, huge]) pool.give(bytes);
+  expect([large.buffer, huge.buffer]).not.toContain(pool.take(1).buffer);
 });
 
 test("reflect101 is OpenCV's", () => {

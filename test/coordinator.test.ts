@@ -31,9 +31,10 @@ import { readImage } from "../image.ts";
 import { jobOf } from "../job.ts";
 import { openLog } from "../log.ts";
 import { type Handler, LocalQueue } from "../queue.ts";
-import { type Done, type Job, LocalResults, type WorkerInfo } from "../results.ts";
+import { type Done, type Hint, type Job, LocalResults, type WorkerInfo } from "../results.ts";
 import { memorySettings } from "../settings.ts";
 import { sobel, transform } from "../sobel.ts";
+import { JobWatch } from "../watch.ts";
 import { Worker } from "../worker.ts";
 import { chunk, expectSame, ihdr, PALETTE, pngOf, random, SIGNATURE } from "./pictures.ts";
 import { binaries, describeWith, type Program, spawnProgram } from "./servers.ts";
@@ -1064,6 +1065,31 @@ test("a result is kept as it was when it was stored", async () => {
   expect(await results.load(chunkIdOf(id, 0))).toEqual(Uint8Array.of(1, 2, 3));
 });
 
+test("a job that is fed while its record is read is not taken for unfed", async () => {
+  const reading = Promise.withResolvers<void>();
+  const results = new (class extends LocalResults {
+    slow = false;
+    override async findJob(id: string): Promise<Job | null> {
+      const job = await super.findJob(id);
+      if (this.slow) await reading.promise;
+      return job;
+    }
+  })(60);
+  const id = crypto.randomUUID();
+  const asked = { params: {}, workers: null, bandPixels: BAND_PIXELS };
+  const job = jobOf(id, sobel, asked, { width: 10, height: 10 });
+  await results.putJob(job);
+  const watch = await JobWatch.open({ queue: new LocalQueue(), results }, id);
+  results.slow = true;
+  await results.putJob(job); // whoever watches reads it again
+  await results.updateJob(id, { fed: true });
+  reading.resolve();
+  await Bun.sleep(20);
+  expect(watch.job?.fed).toBe(true);
+  watch.close();
+  await results.removeJob(id);
+});
+
 test("a band whose pixels were written over is whole when it is handed out again", async () => {
   const queue = new LocalQueue();
   const seen: number[][] = [];
@@ -1456,7 +1482,7 @@ class CountedResults extends LocalResults {
     return super.workers();
   }
 
-  override async watch(id: string, listener: (band?: number, done?: Done) => void): Promise<() => void> {
+  override async watch(id: string, listener: (hint?: Hint) => void): Promise<() => void> {
     this.watched++;
     const unwatch = await super.watch(id, listener);
     return () => {

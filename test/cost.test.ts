@@ -122,7 +122,7 @@ describeWith(["rabbitmq", "redis"], "a distributed job", () => {
       "unsubscribe",
     ];
     const once = perJob.reduce((sum, name) => sum + (few[name] ?? 0) - 2 * perBand(name), 0);
-    expect(once).toBeLessThanOrEqual(11);
+    expect(once).toBeLessThanOrEqual(8);
   });
 
   test("a band is one message: published, confirmed, delivered, acknowledged", async () => {
