@@ -152,6 +152,7 @@ class ByteReader {
   #pieces: AsyncIterator<Uint8Array>;
   #piece: Uint8Array = new Uint8Array(0);
   #atEnd: string;
+  readonly #unit = new Scratch();
 
   /** @param atEnd what is wrong with the file when it ends too early */
   constructor(source: AsyncIterable<Uint8Array>, atEnd: string) {
@@ -188,16 +189,18 @@ class ByteReader {
     return this.#piece.length < length ? undefined : this.take(length);
   }
 
-  /** At least one and at most `most` times `unit` bytes: not copied, but for those that lie in two pieces. */
+  /**
+   * At least one and at most `most` times `unit` bytes, until the next call: not copied, but for those that lie in two
+   * pieces.
+   */
   async units(unit: number, most: number): Promise<Uint8Array> {
     if (this.#piece.length === 0) this.#piece = (await this.#pieces.next()).value ?? this.#piece;
     const whole = Math.min(most, Math.floor(this.#piece.length / unit));
-    return whole > 0 ? this.some(whole * unit) : this.read(unit);
+    return whole > 0 ? this.some(whole * unit) : this.read(unit, this.#unit.take(unit));
   }
 
-  /** A copy of exactly `length` bytes. */
-  async read(length: number): Promise<Uint8Array> {
-    const bytes = new Uint8Array(length);
+  /** A copy of exactly `length` bytes. @param bytes where it is put */
+  async read(length: number, bytes: Uint8Array = new Uint8Array(length)): Promise<Uint8Array> {
     for (let at = 0; at < length; ) {
       const part = await this.more(length - at);
       bytes.set(part, at);
