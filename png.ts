@@ -534,32 +534,41 @@ function frontOf(width: number, rows: number): Buffer {
 export function encodeStored(grey: Uint8Array, width: number, rows: number): Uint8Array {
   const length = rows * (1 + width);
   const data = ZLIB_HEADER.length + 5 * Math.ceil(length / MOST_STORED) + length + 4;
-  const front = [PNG_SIGNATURE, headerChunk(width, rows), uint32(data), Buffer.from("IDAT")];
-  const size = FRONT_BYTES + 8 + data + 4 + END.length;
-  const room = scratch.take(size + length);
-  const png = room.subarray(0, size);
-  const lines = room.subarray(size);
-  for (let y = 0, at = 0; y < rows; y++) {
-    lines[at++] = 0;
-    lines.set(grey.subarray(y * width, (y + 1) * width), at);
-    at += width;
-  }
+  const png = scratch.take(FRONT_BYTES + 8 + data + 4 + END.length);
   let at = 0;
   const put = (bytes: Uint8Array) => {
     png.set(bytes, at);
     at += bytes.length;
   };
-  for (const part of [...front, ZLIB_HEADER]) put(part);
-  for (let y = 0; y < length; y += MOST_STORED) {
-    const block = lines.subarray(y, y + MOST_STORED);
-    const last = y + block.length === length ? 1 : 0;
-    put(Uint8Array.of(last, block.length, block.length >> 8, ~block.length, ~block.length >> 8));
-    put(block);
+  for (const part of [PNG_SIGNATURE, headerChunk(width, rows), uint32(data), Buffer.from("IDAT"), ZLIB_HEADER])
+    put(part);
+  let adler = 1;
+  for (let from = 0; from < length; from += MOST_STORED) {
+    const size = Math.min(MOST_STORED, length - from);
+    const last = from + size === length ? 1 : 0;
+    put(Uint8Array.of(last, size, size >> 8, ~size, ~size >> 8));
+    const block = png.subarray(at, at + size);
+    fillLines(block, grey, width, from);
+    adler = kernel.adler32(block, adler);
+    at += size;
   }
-  put(uint32(kernel.adler32(lines)));
+  put(uint32(adler));
   put(uint32(crc32(png.subarray(FRONT_BYTES + 4, at))));
   put(END);
   return png;
+}
+
+/** Fills `lines` with what stands from byte `from` on in the unfiltered scanlines of `grey`. */
+function fillLines(lines: Uint8Array, grey: Uint8Array, width: number, from: number): void {
+  for (let at = 0; at < lines.length; ) {
+    const row = Math.floor((from + at) / (1 + width));
+    const column = from + at - row * (1 + width);
+    if (column === 0) lines[at++] = 0;
+    const first = row * width + Math.max(0, column - 1);
+    const part = grey.subarray(first, Math.min((row + 1) * width, first + lines.length - at));
+    lines.set(part, at);
+    at += part.length;
+  }
 }
 
 /**
