@@ -94,10 +94,14 @@ count() {
   echo "$sum"
 }
 
-# What each test that failed printed last, once more: it stands far above, between the lines of the other half. A list of
-# the names alone, with which Bun may end, is not it.
+# What each test that failed printed last, and what failed between tests, once more: it stands far above, between the lines
+# of the other half. A list of the names alone, with which Bun may end, is not it.
 repeat_failures() {
-  sed -s '/^[0-9]* tests\? failed:$/,$d' "$reports"/*.log | grep -B 30 '^(fail)' || true
+  local half
+  for half in "$reports"/*.log; do
+    sed '/^[0-9]* tests\? failed:$/,$d' "$half" | grep -B 30 '^(fail)' || true
+    grep -A 20 '^# Unhandled error' "$half" || true
+  done
 }
 
 reports="$(mktemp -d)"

@@ -1,6 +1,6 @@
 // The page in a real Chromium, against the real coordinator with its embedded workers. Nothing is stubbed: what makes a
 // job slow enough to watch, to cancel or to lose is the browser's own network, throttled.
-import { afterAll, afterEach, beforeAll, describe, expect, test } from "bun:test";
+import { afterAll, afterEach, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { deflateSync } from "node:zlib";
@@ -22,6 +22,8 @@ import {
   spawnProgram,
   temporaryFolder,
 } from "./servers.ts";
+
+setDefaultTimeout(60_000);
 
 const WORKERS = 2;
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/;
