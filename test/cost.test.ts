@@ -151,11 +151,7 @@ describeWith(["rabbitmq", "redis"], "a distributed job", () => {
 });
 
 test("no buffer grows with the picture", async () => {
-  const results = new LocalResults(600);
-  const queue = new LocalQueue();
-  const worker = new Worker({ queue, results, name: "counted", bandTimeout: 10_000, log });
-  await worker.start();
-  const { fetch } = createApp({ queue, results });
+  const { worker, fetch } = await embedded();
   const largest: number[] = [];
   for (const height of [4000, 16_000]) {
     const pieces = pngPieces({ kind: "flat", width: 6000, height }, 6000 * 100);
@@ -177,11 +173,7 @@ test("no buffer grows with the picture", async () => {
 });
 
 test("threads are sent memory, and no views of it, which Deno looks through byte after byte", async () => {
-  const results = new LocalResults(600);
-  const queue = new LocalQueue();
-  const worker = new Worker({ queue, results, name: "counted", bandTimeout: 10_000, log });
-  await worker.start();
-  const { fetch } = createApp({ queue, results });
+  const { worker, fetch } = await embedded();
   const post = spyOn(Thread.prototype, "postMessage");
   const init = { method: "POST", body: photo(3).bytes };
   await (await fetch(new Request("http://localhost/tasks/sobel", init))).arrayBuffer();
@@ -192,6 +184,15 @@ test("threads are sent memory, and no views of it, which Deno looks through byte
   expect(bands.length).toBeGreaterThan(0);
   expect(sent.flat().filter((field) => ArrayBuffer.isView(field))).toEqual([]);
 });
+
+/** Everything in this process. */
+async function embedded() {
+  const results = new LocalResults(600);
+  const queue = new LocalQueue();
+  const worker = new Worker({ queue, results, name: "counted", bandTimeout: 10_000, log });
+  await worker.start();
+  return { worker, fetch: createApp({ queue, results }).fetch };
+}
 
 /** The most bytes that anyone has asked for at once while `step` ran, in this thread. */
 async function largestBuffer(step: () => Promise<void>): Promise<number> {
