@@ -238,6 +238,8 @@ export function write(report: Report): void {
     const told = { costs: costTable, checks: checkTable, predictions: predictionTable, fleet: fleetTable };
     for (const [name, table] of Object.entries(told))
       replaceBetween("docs/benchmark.md", [asMarkdown(table(scaling))], name);
+    for (const name of ["checks", "predictions"] as const)
+      replaceBetween("README.md", [asMarkdown(told[name](scaling))], name);
   }
   replaceBetween("docs/benchmark.md", parts);
 }

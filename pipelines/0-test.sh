@@ -2,10 +2,11 @@
 # Every check of the project, on this machine: types, lint, shell scripts, known holes in the packages, and all tests, with a real RabbitMQ, Redis,
 # Chromium and Deno. Installs what is missing (Debian packages as root or with sudo). Nothing may be skipped. Three checks need
 # what no package brings (Terraform, gcloud, rights to make namespaces): where that is missing they are named as not done.
+# Then the benchmark in short: its ratios are printed, and none of them fails.
 #
 #   bash pipelines/0-test.sh
 #
-# Expect about eight minutes, and a few more where packages have to be installed. The last line is `N passed, N failed`,
+# Expect about ten minutes, and a few more where packages have to be installed. The last line is `N passed, N failed`,
 # where a check that failed counts as one. Exit code 0 when all is well. It may be run again at any time.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -121,6 +122,8 @@ step "lint: biome check" bun x biome check --error-on-warnings .
 step "shell scripts: shellcheck" shellcheck -x pipelines/*.sh terraform/*.sh k8s/*.sh .ci/run
 step "packages without known holes: bun audit" audit
 step "tests: bun test" run_tests
+step "the benchmark's ratios, of which none fails: bun run bench.ts --quick" \
+  bun run bench.ts --quick --only kernel,decode,encode,embedded,distributed
 
 passed="$(count pass)"
 failed="$(count fail)"

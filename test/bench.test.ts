@@ -251,6 +251,7 @@ describe("the program", () => {
     expect(row.ours).toBeGreaterThan(0);
     expect(row.ratio.value).toBeGreaterThan(0);
     expect(report.rows.length + report.missing.length).toBeGreaterThanOrEqual(3);
+    expect(report.rows.filter(({ target }: Row) => target)).toEqual([]); // the aims are for the larger picture
   });
 
   test("says what it does not know", () => {
