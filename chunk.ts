@@ -213,43 +213,36 @@ export function encodeMessage(chunk: Chunk): Buffer {
 
 /** @throws WireError naming the field that is not as the top of this file has it */
 export async function decodeMessage(body: Uint8Array): Promise<Chunk> {
-  const { chunk_id: chunkId, task, halo, params, imagen, png } = quickFields(body) ?? parseObject(body);
+  const { chunk_id: chunkId, task, halo, params, imagen } = quickFields(body) ?? parseObject(body);
   parseChunkId(chunkId);
   if (!isTaskName(task)) throw new WireError(`task: expected a task's name, got ${shown(task)}`);
   if (!isHalo(halo)) throw new WireError(`halo: expected [rows above, rows below], got ${shown(halo)}`);
-  if (!(imagen instanceof Uint8Array)) throw new WireError(`imagen: expected base64, got ${shown(imagen)}`);
-  const { width, height, pixels } = await decodePicture(png ?? fromBase64(imagen, "imagen", incoming));
+  const { width, height, pixels } = await decodePicture(imagen instanceof Uint8Array ? imagen : bytesOf(imagen));
   if (halo[0] + halo[1] >= height) throw new WireError(`halo: expected fewer than ${height} rows, got ${shown(halo)}`);
   return { chunkId: chunkId as string, task, halo, params, width, height, pixels };
 }
 
-interface Fields extends Record<string, unknown> {
-  /** In bytes, where it is a string. */
-  imagen: unknown;
-  /** What `imagen` stands for, where that is known already; until the next message. */
-  png?: Uint8Array;
-}
-
 /**
- * What `parseObject` gives, without making a string of megabytes, where the picture stands last.
+ * What `parseObject` gives, but for `imagen`, which is decoded, until the next message; without making a string of
+ * megabytes, where the picture stands last.
  * @returns undefined where that is not so
  */
-function quickFields(body: Uint8Array): Fields | undefined {
+function quickFields(body: Uint8Array): Record<string, unknown> | undefined {
   const bytes = Buffer.from(body.buffer, body.byteOffset, body.length);
   const at = bytes.indexOf(BEFORE_IMAGEN);
   if (at < 0 || !bytes.subarray(-2).equals(END)) return undefined;
-  const imagen = bytes.subarray(at + BEFORE_IMAGEN.length, -END.length);
+  const base64 = bytes.subarray(at + BEFORE_IMAGEN.length, -END.length);
   try {
     // Were there a quotation mark or a backslash in it, it would end sooner, or say something else than it shows.
-    const png = fromBase64(imagen, "imagen", incoming);
-    return { ...JSON.parse(`${text(bytes.subarray(0, at))}}`), imagen, png };
+    const imagen = fromBase64(base64, "imagen", incoming);
+    return { ...JSON.parse(`${text(bytes.subarray(0, at))}}`), imagen };
   } catch {
     return undefined; // `parseObject` says what is wrong
   }
 }
 
 /** @throws WireError */
-function parseObject(body: Uint8Array): Fields {
+function parseObject(body: Uint8Array): Record<string, unknown> {
   let fields: unknown;
   try {
     fields = JSON.parse(text(body));
@@ -257,8 +250,13 @@ function parseObject(body: Uint8Array): Fields {
     throw new WireError(`message: expected JSON, got ${body.length} bytes that are not`, { cause });
   }
   if (fields === null || typeof fields !== "object") throw new WireError("message: expected a JSON object");
-  const { imagen } = fields as Record<string, unknown>;
-  return { ...fields, png: undefined, imagen: typeof imagen === "string" ? Buffer.from(imagen) : imagen };
+  return fields as Record<string, unknown>;
+}
+
+/** @throws WireError */
+function bytesOf(imagen: unknown): Uint8Array {
+  if (typeof imagen !== "string") throw new WireError(`imagen: expected base64, got ${shown(imagen)}`);
+  return fromBase64(Buffer.from(imagen), "imagen");
 }
 
 /** @throws TypeError where it is not UTF-8 */

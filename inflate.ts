@@ -1,7 +1,6 @@
 /**
- * Inflate: a zlib stream's bytes, decompressed as they come, in less than half the time of zlib's own streams. It gives the
- * same bytes wherever it runs, and is not asynchronous: for each piece, a way to another thread and back costs as much as
- * the work.
+ * Inflate: a zlib stream's bytes, decompressed as they come, in about half of zlib's time (bench.ts). It gives the same bytes
+ * wherever it runs, and is not asynchronous: for each piece, a way to another thread and back costs as much as the work.
  *
  *     a stream      78 xx          method and window
  *                   blocks         stored, of fixed codes, or of codes of their own

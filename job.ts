@@ -38,7 +38,7 @@ import { gone, JobError, JobWatch } from "./watch.ts";
 const LEAST_WINDOW = 4;
 /** How often the fleet is counted, ms. */
 const COUNT_MS = 2_000;
-/** Of bands that the queue has, for the next ones of any job: as many as are in flight of a few, bytes. */
+/** The memory of bands that the queue has confirmed, for the next ones of any job. */
 const pool = new Pool(16 << 20);
 
 /** A record for a task that is asked to do a picture. */
@@ -257,7 +257,7 @@ export async function* merge(
     for await (const picture of resultsOf(watch, keep, signal)) {
       const { rows } = bandRows(job, band);
       const part = stitcher.band(picture, rows) ?? stitcher.band(await ownForm(picture, job, band), rows)!;
-      // One piece, and so one write: two take a client longer than a copy does.
+      // One piece, and so one write.
       yield band === 0 ? Buffer.concat([stitcher.head(), part]) : part;
       band++;
     }

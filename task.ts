@@ -20,7 +20,7 @@
 
 /**
  * Rows of a picture, and the rows around them: `(halo + rows + halo) × width` pixels, row-major, 8-bit grey. They may be
- * written over, and hold until the next band.
+ * written over.
  */
 export interface View {
   pixels: Uint8Array;
