@@ -93,7 +93,8 @@ function commandLine() {
     const only = values.only.split(",").filter(Boolean);
     const unknown = only.filter((name) => !NAMES.includes(name));
     if (unknown.length > 0) throw new Error(`--only: expected ${NAMES.join(", ")}, got ${unknown.join(", ")}`);
-    if (values.write && only.length < NAMES.length) throw new Error("--write: expected all rows, got --only");
+    if (values.write && (values.quick || only.length < NAMES.length))
+      throw new Error("--write: expected all rows in full, got --quick or --only");
     return { ...values, only };
   } catch (error) {
     console.error(`bench.ts: ${(error as Error).message}\n\n${USAGE}`);

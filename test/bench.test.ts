@@ -260,6 +260,7 @@ describe("the program", () => {
     expect(stderr).toStartWith("bench.ts: --only: expected kernel, inflate, decode, ");
     expect(stderr).toContain("got speed\n");
     expect(run("--write", "--only", "kernel").status).toBe(2);
+    expect(run("--write", "--quick").status).toBe(2);
     expect(run("--help")).toMatchObject({ status: 0, stdout: expect.stringContaining("usage: bun run bench.ts") });
   });
 });
