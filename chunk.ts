@@ -21,9 +21,12 @@
  * Not here: what a task is (task.ts), how messages travel (queue.ts), where results lie (results.ts), how pixels are
  * compressed (png.ts).
  */
-import { base64Bytes, base64Length, kernel } from "./kernel.ts";
-import { collectPixels, decodeStored, encodeStored, type GreyImage, ImageError, onePiece, readPng } from "./png.ts";
-import { Pool, Scratch } from "./scratch.ts";
+
+import { Pool, Scratch } from "./picture/buffers.ts";
+import { base64Bytes, base64Length, kernel } from "./picture/kernel/kernel.ts";
+import { collectPixels, type GreyImage, ImageError, onePiece } from "./picture/picture.ts";
+import { readPng } from "./picture/png-read.ts";
+import { decodeStored, encodeStored } from "./picture/png-write.ts";
 
 /** How a picture is cut: `bands` bands of `rows` rows, of which the last may be lower. */
 export interface Plan {
@@ -61,9 +64,6 @@ export interface Chunk {
 export class WireError extends Error {
   override name = "WireError";
 }
-
-/** A band of 1 Mi pixels: 1.4 MB on the wire, some 10 ms of work. */
-export const DEFAULT_BAND_PIXELS = 1 << 20;
 
 /** RabbitMQ refuses messages over 16 MiB by default; this leaves room for the fields beside the picture. */
 const MAX_BASE64_BYTES = 12 << 20;

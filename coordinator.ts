@@ -14,23 +14,23 @@ import { randomUUID } from "node:crypto";
 import process from "node:process";
 import { Elysia } from "elysia";
 import type { Registry } from "prom-client";
-import { DEFAULT_BAND_PIXELS, isJobId } from "./chunk.ts";
-import { eventStream, view } from "./events.ts";
-import { type End, Follower } from "./follow.ts";
-import { expectToken, HttpError, problem, rangeOf, serve, slice, streamed, Upload, unavailable } from "./http.ts";
-import { DEFAULT_LIMITS, readImage } from "./image.ts";
+import { isJobId } from "./chunk.ts";
+import { LocalQueue, LocalResults } from "./embedded.ts";
+import { eventStream, view } from "./http/events.ts";
+import { apiDocument } from "./http/openapi.ts";
+import { Previews, WIDTHS } from "./http/preview.ts";
+import { expectToken, HttpError, problem, rangeOf, slice, streamed, unavailable } from "./http/respond.ts";
+import { serve } from "./http/serve.ts";
+import { readPage, servePage } from "./http/static.ts";
+import { Upload } from "./http/upload.ts";
 import { feed, jobOf, merge, removeJob, startOrResume } from "./job.ts";
-import { type Log, openLog } from "./log.ts";
-import { CoordinatorMetrics, FleetMetrics, openRegistry, Standing, WorkerMetrics } from "./metrics.ts";
-import { apiDocument } from "./openapi.ts";
-import { readPage, servePage } from "./page.ts";
-import { ImageError, type PixelLimits, Stitcher } from "./png.ts";
-import { Previews, WIDTHS } from "./preview.ts";
-import { standing } from "./probes.ts";
-import { LocalQueue, RabbitQueue } from "./queue.ts";
-import { type Job, LocalResults, RedisResults } from "./results.ts";
+import { type End, Follower } from "./ops/follow.ts";
+import { standing } from "./ops/health.ts";
+import { type Log, openLog } from "./ops/log.ts";
+import { CoordinatorMetrics, FleetMetrics, openRegistry, Standing, WorkerMetrics } from "./ops/metrics.ts";
 import {
   answerHelp,
+  DEFAULT_BAND_PIXELS,
   DEFAULT_JOBS,
   DEFAULT_UPLOAD_BYTES,
   keepMemory,
@@ -38,7 +38,12 @@ import {
   MAX_WORKERS,
   setting,
   tokenSetting,
-} from "./settings.ts";
+} from "./ops/settings.ts";
+import { ImageError, type PixelLimits } from "./picture/picture.ts";
+import { Stitcher } from "./picture/png-write.ts";
+import { DEFAULT_LIMITS, readImage } from "./picture/read.ts";
+import { RabbitQueue } from "./queue.ts";
+import { type Job, RedisResults } from "./results.ts";
 import {
   type DataTask,
   isData,
@@ -52,11 +57,13 @@ import {
   versionOf,
   wireName,
 } from "./task.ts";
-import { TASKS, taskNamed, taskNames } from "./tasks.ts";
+import { loadTasks, type Tasks } from "./tasks/index.ts";
 import { type Backends, JobError, JobWatch, lookUp, stateOf } from "./watch.ts";
 import { Worker } from "./worker.ts";
 
 export interface Dependencies extends Backends {
+  /** The tasks that this program has. */
+  tasks: Tasks;
   bandPixels?: number;
   maxUploadBytes?: number;
   limits?: PixelLimits;
@@ -89,6 +96,7 @@ const DRAIN_MS = 20_000;
 export function createApp({
   queue,
   results,
+  tasks: known,
   bandPixels = DEFAULT_BAND_PIXELS,
   maxUploadBytes = DEFAULT_UPLOAD_BYTES,
   limits = DEFAULT_LIMITS,
@@ -103,7 +111,7 @@ export function createApp({
   const metrics = new CoordinatorMetrics(registry, maxJobs);
   const observed = [
     new Standing(registry, { queue, results }),
-    new FleetMetrics(registry, { queue, results }, [...TASKS.keys()]),
+    new FleetMetrics(registry, { queue, results }, [...known.keys()]),
   ];
   const follower = new Follower(metrics, log);
   let uploads = 0;
@@ -137,7 +145,7 @@ export function createApp({
 
   /** Its own tasks, and what else workers offer: the newest version of each. */
   async function allTasks(): Promise<Task[]> {
-    const own = new Map<string, Task>(taskNames().map((name) => [name, taskNamed(name)!]));
+    const own = new Map<string, Task>(known.names().map((name) => [name, known.newest(name)!]));
     const others = new Map<string, Task>();
     for (const task of await offered()) {
       const newest = versionOf(task) > versionOf(others.get(task.name));
@@ -147,7 +155,7 @@ export function createApp({
   }
 
   async function taskOrRefuse(name: string): Promise<Task> {
-    const own = taskNamed(name);
+    const own = known.newest(name);
     if (own) return own;
     const all = await allTasks();
     const found = all.find((task) => task.name === name);
@@ -162,7 +170,7 @@ export function createApp({
   async function taskToResume(id: string, name: string): Promise<Task> {
     const begun = (await results.findJob(id))?.task;
     if (begun?.split(".")[0] !== name) return taskOrRefuse(name);
-    const same = TASKS.get(begun) ?? (await offered()).find((task) => wireName(task) === begun);
+    const same = known.get(begun) ?? (await offered()).find((task) => wireName(task) === begun);
     return same ?? taskOrRefuse(name);
   }
 
@@ -288,7 +296,7 @@ export function createApp({
     const etag = `"${id}-${job.created}"`;
     const name = disposition(parameter(request, "name") || `${id}.${fileOf(job.task, job)}`);
     const headers = { ...HEADERS[job.kind], "content-disposition": name, etag };
-    const task = dataTaskOf(job);
+    const task = dataTaskOf(job, known);
     const pieces = async () => metrics.sending(merge(await JobWatch.open({ queue, results }, id), task, true));
     if (task) return streamed(await pieces(), { headers });
     const sizes = [...done.values()].map(({ bytes }) => bytes);
@@ -394,7 +402,7 @@ export function createApp({
   let document: string | undefined;
 
   function api(): Response {
-    const facts = { tasks: taskNames(), maxWorkers: MAX_WORKERS, maxUploadBytes };
+    const facts = { tasks: known.names(), maxWorkers: MAX_WORKERS, maxUploadBytes };
     document ??= JSON.stringify(apiDocument(app.routes, facts));
     return new Response(document, { headers: { "content-type": "application/json" } });
   }
@@ -405,8 +413,8 @@ export function createApp({
     .onAfterHandle(({ request, route, responseValue }) => {
       metrics.answered(request, route, responseValue as Response);
     })
-    .get("/", ({ request }) => servePage(request, page, "page.html"))
-    .get("/page/:file", ({ request, params }) => servePage(request, page, `page/${params.file}`))
+    .get("/", ({ request }) => servePage(request, page, "index.html"))
+    .get("/page/:file", ({ request, params }) => servePage(request, page, params.file))
     .get("/healthz", () => Response.json({ status: "ok" }))
     .get("/readyz", ready)
     .get("/openapi.json", (): Response => api())
@@ -445,9 +453,9 @@ function paramsOf(request: Request, task: Task): Values {
 }
 
 /** Null for a job of pictures: those are merged by any coordinator. @throws HttpError 503 */
-function dataTaskOf({ kind, task }: Job): DataTask | null {
+function dataTaskOf({ kind, task }: Job, tasks: Tasks): DataTask | null {
   if (kind === "picture") return null;
-  const known = TASKS.get(task);
+  const known = tasks.get(task);
   if (known && isData(known)) return known;
   throw unavailable(`this coordinator has no task ${task}: ask one that has`);
 }
@@ -484,7 +492,7 @@ function disposition(name: string): string {
 }
 
 /** Both URLs: RabbitMQ and Redis. Neither: this process, with `WORKERS` threads. */
-async function connect(log: Log, registry: Registry): Promise<Backends & { stop(): Promise<void> }> {
+async function connect(tasks: Tasks, log: Log, registry: Registry): Promise<Backends & { stop(): Promise<void> }> {
   const { RABBITMQ_URL, REDIS_URL } = process.env;
   const ttl = setting("RESULT_TTL_SECONDS");
   if (RABBITMQ_URL && REDIS_URL) {
@@ -508,7 +516,8 @@ async function connect(log: Log, registry: Registry): Promise<Backends & { stop(
   const bandTimeout = setting("BAND_TIMEOUT_SECONDS") * 1000;
   const names = Array.from({ length: setting("WORKERS") }, (_, i) => `thread-${i + 1}`);
   const metrics = new WorkerMetrics(registry);
-  const workers = names.map((name) => new Worker({ queue, results, name, bandTimeout, log, metrics }));
+  const modules = process.env.TASKS;
+  const workers = names.map((name) => new Worker({ queue, results, name, tasks, modules, bandTimeout, log, metrics }));
   await Promise.all(workers.map((worker) => worker.start()));
   return {
     queue,
@@ -542,10 +551,11 @@ async function main(): Promise<void> {
   const authToken = tokenSetting();
   const log = openLog(levelSetting());
   const registry = openRegistry(true);
-  const backends = await connect(log, registry);
+  const tasks = await loadTasks(process.env.TASKS);
+  const backends = await connect(tasks, log, registry);
   setInterval(() => backends.results.sweep().catch(() => {}), SWEEP_MS); // if the store is away: the next time
   const stopping = new AbortController();
-  const app = createApp({ ...backends, ...options, authToken, log, registry, stopping: stopping.signal });
+  const app = createApp({ ...backends, tasks, ...options, authToken, log, registry, stopping: stopping.signal });
   const server = serve(app.fetch, hostname, port);
   console.log(`Sobel, distributed: http://${hostname}:${server.port}`);
   const stop = async () => {

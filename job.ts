@@ -16,11 +16,12 @@
 import { randomUUID } from "node:crypto";
 import { crc32 } from "node:zlib";
 import { type Band, bandRows, chunkIdOf, planBands, split, WireError } from "./chunk.ts";
-import { readImage } from "./image.ts";
-import { collectPixels, encodeBand, type GreyImage, ImageError, onePiece, Stitcher } from "./png.ts";
+import { Pool } from "./picture/buffers.ts";
+import { collectPixels, type GreyImage, ImageError, onePiece } from "./picture/picture.ts";
+import { encodeBand, Stitcher } from "./picture/png-write.ts";
+import { readImage } from "./picture/read.ts";
+import { Spool } from "./picture/spool.ts";
 import type { Job, Results } from "./results.ts";
-import { Pool } from "./scratch.ts";
-import { Spool } from "./spool.ts";
 import {
   type DataTask,
   finished,

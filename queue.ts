@@ -23,8 +23,8 @@ import {
   type RecoveringChannelModel,
 } from "amqplib";
 import { type Chunk, decodeMessage, encodeMessage } from "./chunk.ts";
-import type { Log } from "./log.ts";
-import { Pool } from "./scratch.ts";
+import type { Log } from "./ops/log.ts";
+import { serverUrl } from "./ops/settings.ts";
 
 export type Outcome = { do: "done" } | { do: "retry" } | { do: "bury"; reason: string };
 
@@ -70,8 +70,6 @@ export const QUEUE = "tareas";
 export const DEAD_LETTERS = "tareas.muertas";
 export const DELIVERY_LIMIT = 20;
 
-/** What the queue in this process keeps of the memory of chunks that are settled, bytes. */
-const POOL_BYTES = 16 << 20;
 /** How long a publish is tried for, ms. */
 const PUBLISH_MS = 30_000;
 /** How many are on their way to the broker at a time: of more at once, none would be confirmed in time. */
@@ -83,94 +81,8 @@ const ANSWER_MS = 2_000;
 /** After two of these without a sign of life the broker takes a worker for dead, and hands its chunk out again. */
 const HEARTBEAT_SECONDS = 10;
 
-/**
- * A server's address from the environment, checked. It may hold a password, so the error has the variable's name and
- * not its value.
- */
-export function serverUrl(name: string, text: string, scheme: "amqp" | "redis"): URL {
-  const url = URL.parse(text);
-  if (url && [`${scheme}:`, `${scheme}s:`].includes(url.protocol) && url.hostname !== "" && isEncoded(url.href)) {
-    return url;
-  }
-  throw new Error(`${name}: expected ${scheme}://user:password@host:port, or ${scheme}s:// for TLS, percent-encoded`);
-}
-
-function isEncoded(text: string): boolean {
-  try {
-    return decodeURIComponent(text) !== "";
-  } catch {
-    return false;
-  }
-}
-
 export function queueOf(task: string): string {
   return task === "sobel" ? QUEUE : `${QUEUE}.${task}`;
-}
-
-/** A queue in this process: the embedded mode. */
-export class LocalQueue implements Queue {
-  readonly #waiting: { chunk: Chunk; deliveries: number; sent: number }[] = [];
-  readonly #arrivals = new EventEmitter().setMaxListeners(0);
-  readonly #consumers: string[][] = [];
-  readonly #pool = new Pool(POOL_BYTES);
-  /** What was buried, newest last. */
-  readonly buried: { chunkId: string; reason: string }[] = [];
-
-  async publish(chunk: Chunk): Promise<void> {
-    const pixels = this.#pool.take(chunk.pixels.length);
-    pixels.set(chunk.pixels);
-    this.#waiting.push({ chunk: { ...chunk, pixels }, deliveries: 0, sent: Date.now() });
-    this.#arrivals.emit("chunk");
-  }
-
-  async consume(tasks: string[], handle: Handler): Promise<() => Promise<void>> {
-    const stop = new AbortController();
-    this.#consumers.push(tasks);
-    const running = this.#serve(tasks, handle, stop.signal);
-    return () => {
-      stop.abort();
-      this.#consumers.splice(this.#consumers.indexOf(tasks), 1);
-      return running;
-    };
-  }
-
-  async depth(task: string): Promise<{ waiting: number; consumers: number }> {
-    const waiting = this.#waiting.filter(({ chunk }) => chunk.task === task).length;
-    return { waiting, consumers: this.#consumers.filter((tasks) => tasks.includes(task)).length };
-  }
-
-  async deadLetters(): Promise<number> {
-    return this.buried.length;
-  }
-
-  async #serve(tasks: string[], handle: Handler, stop: AbortSignal): Promise<void> {
-    while (!stop.aborted) {
-      const at = this.#waiting.findIndex(({ chunk }) => tasks.includes(chunk.task));
-      if (at < 0) {
-        await once(this.#arrivals, "chunk", { signal: stop }).catch(() => {});
-        continue;
-      }
-      const [{ chunk, deliveries, sent }] = this.#waiting.splice(at, 1);
-      const open = async () => ({ ...chunk, pixels: chunk.pixels.slice() });
-      const outcome = await handle({ chunkId: chunk.chunkId, deliveries, sent, open });
-      if (outcome.do === "retry") {
-        this.#waiting.push({ chunk, deliveries: deliveries + 1, sent });
-        this.#arrivals.emit("chunk");
-        continue;
-      }
-      this.#pool.give(chunk.pixels);
-      if (outcome.do === "bury") {
-        this.buried.push({ chunkId: chunk.chunkId, reason: outcome.reason });
-        this.buried.splice(0, this.buried.length - 100);
-      }
-    }
-  }
-
-  ready(): boolean {
-    return true;
-  }
-
-  async close(): Promise<void> {}
 }
 
 /** The queue in RabbitMQ. It reconnects by itself, for as long as it takes. */

@@ -18,11 +18,13 @@
  *
  * Not here: what follows from the records (job.ts), the queue (queue.ts).
  */
+
 import { tracingChannel } from "node:diagnostics_channel";
 import { EventEmitter } from "node:events";
 import { Redis } from "ioredis";
 import { chunkIdOf, fromBase64, parseChunkId, toBase64 } from "./chunk.ts";
-import { serverUrl } from "./queue.ts";
+import { ADOPT, LEASE, MARK, RELEASE, STORE, SUSPECT, UPDATE } from "./lua.ts";
+import { serverUrl } from "./ops/settings.ts";
 import type { Offer, Values } from "./task.ts";
 
 export interface Job {
@@ -151,165 +153,10 @@ export const FOREIGN_WORKER = "foreign";
 const jobKey = (id: string) => `job:{${id}}`;
 const resultKey = (chunkId: string) => `resultado:${chunkId}`;
 
-/** Results in this process: the embedded mode. */
-export class LocalResults implements Results {
-  readonly #jobs = new Map<string, LocalJob>();
-  readonly #leases = new Map<string, { owner: string; until: number }>();
-  readonly #workers = new Map<string, { worker: WorkerInfo; at: number }>();
-  readonly #events = new EventEmitter().setMaxListeners(0);
+export type Change = Partial<Pick<Job, "fed" | "error" | "found">>;
 
-  constructor(readonly ttlSeconds: number) {}
-
-  async putJob(job: Job): Promise<void> {
-    const entry = this.#jobs.get(job.id) ?? {
-      job,
-      rows: new Map(),
-      sent: new Map(),
-      done: new Map(),
-      failures: new Map(),
-      bands: new Map(),
-    };
-    entry.job = { ...job };
-    this.#jobs.set(job.id, entry);
-    this.#renew(entry);
-    this.#tell(job.id);
-  }
-
-  async findJob(id: string): Promise<Job | null> {
-    const entry = this.#jobs.get(id);
-    return entry ? { ...entry.job } : null;
-  }
-
-  async updateJob(id: string, change: Change): Promise<boolean> {
-    const entry = this.#jobs.get(id);
-    if (!entry) return false;
-    Object.assign(entry.job, change);
-    this.#tell(id, hintOf(change));
-    return true;
-  }
-
-  async removeJob(id: string): Promise<void> {
-    clearTimeout(this.#jobs.get(id)?.expiry);
-    this.#jobs.delete(id);
-    this.#tell(id);
-  }
-
-  async lease(id: string, owner: string, ms: number): Promise<boolean> {
-    const held = this.#leases.get(id);
-    if (held && held.owner !== owner && held.until > Date.now()) return false;
-    this.#leases.set(id, { owner, until: Date.now() + ms });
-    return true;
-  }
-
-  async release(id: string, owner: string): Promise<void> {
-    if (this.#leases.get(id)?.owner === owner) this.#leases.delete(id);
-  }
-
-  async expectRows(id: string, band: number, crc: number): Promise<void> {
-    this.#jobs.get(id)?.rows.set(band, crc);
-  }
-
-  async markSent(id: string, band: number, crc: number): Promise<void> {
-    this.#jobs.get(id)?.sent.set(band, crc);
-  }
-
-  async sent(id: string): Promise<Map<number, number>> {
-    return new Map(this.#jobs.get(id)?.sent);
-  }
-
-  async done(id: string): Promise<Map<number, Done>> {
-    return new Map(this.#jobs.get(id)?.done);
-  }
-
-  async countFailure(chunkId: string): Promise<number> {
-    const { jobId, band } = parseChunkId(chunkId);
-    const failures = this.#jobs.get(jobId)?.failures;
-    const count = (failures?.get(band) ?? 0) + 1;
-    failures?.set(band, count);
-    return count;
-  }
-
-  async store(chunkId: string, picture: Uint8Array, done: Done): Promise<boolean> {
-    const { jobId, band } = parseChunkId(chunkId);
-    const entry = this.#jobs.get(jobId);
-    if (!entry || entry.job.error !== null || entry.rows.get(band) !== done.crc) return false;
-    entry.bands.set(band, picture.slice());
-    this.#renew(entry);
-    if (entry.done.has(band)) return true;
-    entry.done.set(band, done);
-    this.#tell(jobId, { band, done });
-    return true;
-  }
-
-  /** Nobody but our own workers can reach this process. */
-  async adopt(): Promise<void> {}
-
-  /** The queue is in this process too: what is in it cannot vanish without the job. */
-  async suspect(): Promise<number> {
-    return 0;
-  }
-
-  async load(chunkId: string): Promise<Uint8Array | null> {
-    const { jobId, band } = parseChunkId(chunkId);
-    return this.#jobs.get(jobId)?.bands.get(band) ?? null;
-  }
-
-  async drop(chunkId: string): Promise<void> {
-    const { jobId, band } = parseChunkId(chunkId);
-    this.#jobs.get(jobId)?.bands.delete(band);
-  }
-
-  async sweep(): Promise<void> {}
-
-  async watch(id: string, listener: (hint?: Hint) => void): Promise<() => void> {
-    this.#events.on(id, listener);
-    return () => this.#events.off(id, listener);
-  }
-
-  async beat(worker: WorkerInfo): Promise<void> {
-    this.#workers.set(worker.name, { worker: { ...worker }, at: Date.now() });
-  }
-
-  async leave(name: string): Promise<void> {
-    this.#workers.delete(name);
-  }
-
-  async workers(): Promise<WorkerInfo[]> {
-    const alive = [...this.#workers.values()].filter(({ at }) => at > Date.now() - LIVE_MS);
-    return alive.map(({ worker }) => worker);
-  }
-
-  async ping(): Promise<void> {}
-
-  async close(): Promise<void> {
-    for (const { expiry } of this.#jobs.values()) clearTimeout(expiry);
-  }
-
-  #tell(id: string, hint?: Hint): void {
-    this.#events.emit(id, hint);
-  }
-
-  #renew(entry: LocalJob): void {
-    clearTimeout(entry.expiry);
-    entry.expiry = setTimeout(() => this.removeJob(entry.job.id), this.ttlSeconds * 1000);
-    entry.expiry.unref?.();
-  }
-}
-
-type Change = Partial<Pick<Job, "fed" | "error" | "found">>;
-
-function hintOf(change: Change): "fed" | undefined {
+export function hintOf(change: Change): "fed" | undefined {
   return change.fed && Object.keys(change).length === 1 ? "fed" : undefined;
-}
-
-interface LocalJob {
-  job: Job;
-  rows: Map<number, number>;
-  sent: Map<number, number>;
-  done: Map<number, Done>;
-  failures: Map<number, number>;
-  bands: Map<number, Uint8Array>;
-  expiry?: ReturnType<typeof setTimeout>;
 }
 
 // Bun's channels do not say whether anybody listens, as Node's and Deno's do, and so ioredis tells each command with its
@@ -322,75 +169,6 @@ if (!("hasSubscribers" in tracing)) {
   };
   Object.defineProperty(tracing, "hasSubscribers", { get, configurable: true });
 }
-
-/** KEYS job; ARGV hint, field, value, … A record that is gone stays gone. */
-const UPDATE = `
-if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
-redis.call('HSET', KEYS[1], unpack(ARGV, 2))
-redis.call('PUBLISH', KEYS[1], ARGV[1])
-return 1`;
-
-/** KEYS job, done, result, rows; ARGV band, record, picture, CRC. */
-const STORE = `
-local ttl, failed = unpack(redis.call('HMGET', KEYS[1], 'ttl', 'error'))
-if not ttl or failed ~= '' or redis.call('HGET', KEYS[4], ARGV[1]) ~= ARGV[4] then return 0 end
-redis.call('SET', KEYS[3], ARGV[3], 'EX', ttl)
-redis.call('EXPIRE', KEYS[1], ttl)
-redis.call('HDEL', KEYS[1], 'suspect')
-if redis.call('HSETNX', KEYS[2], ARGV[1], ARGV[2]) == 1 then redis.call('PUBLISH', KEYS[1], ARGV[1] .. ' ' .. ARGV[2]) end
-redis.call('EXPIRE', KEYS[2], ttl)
-redis.call('EXPIRE', KEYS[4], ttl)
-return 1`;
-
-/** KEYS job, done, then results; ARGV for each result its band and record. */
-const ADOPT = `
-local ttl, kind = unpack(redis.call('HMGET', KEYS[1], 'ttl', 'kind'))
-if not ttl then return 0 end
-local picture = kind ~= 'data'
-for i = 3, #KEYS do
-  local band, record = ARGV[i * 2 - 5], ARGV[i * 2 - 4]
-  -- A picture whose base64 does not begin as that of every PNG. A WebP could be exact, but nothing says so.
-  if picture and redis.call('GETRANGE', KEYS[i], 0, 7) ~= 'iVBORw0K' then
-    record = record:sub(1, -2) .. ',"lossy":true}'
-  end
-  if redis.call('EXPIRE', KEYS[i], ttl) == 1 and redis.call('HSETNX', KEYS[2], band, record) == 1 then
-    redis.call('EXPIRE', KEYS[1], ttl)
-    redis.call('EXPIRE', KEYS[2], ttl)
-    redis.call('PUBLISH', KEYS[1], band .. ' ' .. record)
-  end
-end
-return 1`;
-
-/** KEYS job, hash; ARGV command (HSET or HINCRBY), field, value. */
-const MARK = `
-local ttl = redis.call('HGET', KEYS[1], 'ttl')
-if not ttl then return 0 end
-local value = redis.call(ARGV[1], KEYS[2], ARGV[2], ARGV[3])
-redis.call('EXPIRE', KEYS[2], ttl)
-return value`;
-
-/** KEYS job; ARGV 1 or 0. */
-const SUSPECT = `
-if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
-if ARGV[1] == '0' then
-  redis.call('HDEL', KEYS[1], 'suspect')
-  return 0
-end
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-redis.call('HSETNX', KEYS[1], 'suspect', now)
-return now - redis.call('HGET', KEYS[1], 'suspect')`;
-
-/** KEYS lease; ARGV owner, ms. */
-const LEASE = `
-local owner = redis.call('GET', KEYS[1])
-if owner and owner ~= ARGV[1] then return 0 end
-redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-return 1`;
-
-const RELEASE = `
-if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
-return 0`;
 
 /** Results in Redis: what the distributed mode shares. */
 export class RedisResults implements Results {

@@ -1,151 +1,59 @@
 /**
- * The one-machine program: Sobel, or any other task, over one picture.
+ * Sobel: the magnitude of the gradient of a grey picture. This is what the project computes.
  *
- *     bun run sobel.ts in.jpg out.png
- *     bun run sobel.ts --task blur --params sigma=2.5 in.jpg out.png
+ *     gx = −1 0 1     gy = −1 −2 −1     edge = min(255, round(√(gx² + gy²)))
+ *          −2 0 2           0  0  0
+ *          −1 0 1           1  2  1
  *
- * It takes the very way of the distributed one (rows, bands, task, stitch) without a queue between, so for the same band
- * size it writes the same bytes. It is what the distributed result is compared with.
+ * `task` is what workers run, one band at a time, with a halo of one row above and below. `sobel` is its loop, as one would
+ * write it down; the SIMD kernel (picture/kernel/) does the same in a tenth of the time, and the tests hold it against
+ * this one. Pixel for pixel OpenCV's `convertScaleAbs(magnitude(…))` of `Sobel(grey, CV_64F, …, ksize=3)`.
  *
- * Not here: the tasks themselves (tasks/).
+ *     bun run sobel.ts in.jpg out.png        one picture on one machine, without a queue (cli/local.ts)
+ *
+ * Source: I. Sobel, G. Feldman, "A 3x3 Isotropic Gradient Operator for Image Processing" (1968).
  */
-import { createReadStream, createWriteStream } from "node:fs";
-import { rename, rm } from "node:fs/promises";
 import process from "node:process";
-import { Readable } from "node:stream";
-import { pipeline } from "node:stream/promises";
-import { parseArgs } from "node:util";
-import { DEFAULT_BAND_PIXELS, planBands, split } from "./chunk.ts";
-import { readImage } from "./image.ts";
-import { encodeBand, type GreyImage, Stitcher } from "./png.ts";
-import { settingsOf, tokenSetting } from "./settings.ts";
-import { Spool } from "./spool.ts";
-import { finished, firstOf, haloOf, isData, ParamError, queryValues, runTask, type Task, type Values } from "./task.ts";
-import { task as sobel } from "./tasks/sobel.ts";
-import { taskNamed, taskNames } from "./tasks.ts";
+import { Scratch } from "./picture/buffers.ts";
+import { expectSobel, kernel } from "./picture/kernel/kernel.ts";
+import { pictureTask } from "./task.ts";
 
-export { sobel };
+const memory = new Scratch();
+
+export const task = pictureTask({
+  name: "sobel",
+  description: "Edges: the magnitude of the 3 × 3 Sobel gradient",
+  halo: 1,
+  run({ pixels, width, rows }) {
+    const edges = memory.take(rows * width);
+    // Only an engine without WebAssembly SIMD has no kernel for it.
+    (kernel.sobel ?? sobel)(pixels, width, rows, edges);
+    return edges;
+  },
+});
 
 /**
- * Runs a task over a whole picture in this process.
- * @returns the pieces of a PNG, or of the JSON of a data task
+ * @param band `(rows + 2) × width` pixels, 8-bit grey, row-major: the rows and one halo row on either side. The halo rows
+ *   hold what lies above and below; left and right edges are mirrored here (BORDER_REFLECT_101)
+ * @param edges `rows × width` pixels, written over
  */
-export async function* transform(
-  image: GreyImage,
-  task: Task,
-  bandPixels: number,
-  params: Values = queryValues(task, new URLSearchParams()),
-): AsyncGenerator<Uint8Array> {
-  const step = firstOf(task, params);
-  if (!step) return yield* transformed(image, task, bandPixels, params);
-  const spool = await Spool.open();
-  try {
-    const data = await Array.fromAsync(transform(spool.passing(image), step.task, bandPixels));
-    const found = { [step.param]: step.find(JSON.parse(Buffer.concat(data).toString())) };
-    yield* transformed(spool.again(image), task, bandPixels, { ...params, ...found });
-  } finally {
-    await spool.close();
+export function sobel(band: Uint8Array, width: number, rows: number, edges: Uint8Array): void {
+  expectSobel(band, width, rows, edges);
+  for (let y = 0; y < rows; y++) {
+    const above = band.subarray(y * width, (y + 1) * width);
+    const row = band.subarray((y + 1) * width, (y + 2) * width);
+    const below = band.subarray((y + 2) * width, (y + 3) * width);
+    for (let x = 0; x < width; x++) {
+      // The neighbour beyond an edge is the one before it; a single column is its own neighbour.
+      const left = x > 0 ? x - 1 : Math.min(1, width - 1);
+      const right = x < width - 1 ? x + 1 : Math.max(0, width - 2);
+      const gx = above[right] + 2 * row[right] + below[right] - above[left] - 2 * row[left] - below[left];
+      const gy = below[left] + 2 * below[x] + below[right] - above[left] - 2 * above[x] - above[right];
+      // A root never falls on a half (k² + k + ¼ is no integer), so the direction of rounding does not matter.
+      edges[y * width + x] = Math.min(255, Math.round(Math.sqrt(gx * gx + gy * gy)));
+    }
   }
 }
 
-/** While a band is computed, the next are inflated, off this thread. */
-async function* transformed(
-  image: GreyImage,
-  task: Task,
-  bandPixels: number,
-  params: Values,
-): AsyncGenerator<Uint8Array> {
-  const plan = planBands(image.width, image.height, haloOf(task, params), bandPixels);
-  const stitcher = new Stitcher(plan.width, plan.height);
-  let all: unknown;
-  if (!isData(task)) yield stitcher.head();
-  for await (const { number, pixels, width, rows, halo } of split(image, plan)) {
-    const height = rows + halo[0] + halo[1];
-    const made = runTask(task, { pixels, width, height, halo, params });
-    if (typeof made !== "string") yield stitcher.band(encodeBand(made, width, rows), rows)!;
-    else if (isData(task)) all = number === 0 ? JSON.parse(made) : task.merge(all, JSON.parse(made));
-  }
-  yield isData(task) ? Buffer.from(`${JSON.stringify(finished(task, all, params))}\n`) : stitcher.tail();
-}
-
-const USAGE = `usage: bun run sobel.ts [--task NAME] [--params QUERY] IN OUT
-       bun run sobel.ts --remote URL [--workers N] [--task NAME] [--params QUERY] IN OUT
-
-  IN   a PNG, JPEG, WebP, TIFF, GIF or AVIF file, or - for standard input
-  OUT  its Sobel edges, a PNG, or - for standard output
-
-  --task NAME     another task than sobel; some write JSON instead of a PNG
-  --params QUERY  the task's own parameters: 'sigma=2.5', several with & between
-  --remote URL    sends the picture to the coordinator there, shows how it goes, and fetches the result. What fails in passing is
-                  tried again; standard input is first written to a temporary file. Ctrl-C cancels the job
-  --workers N     at most so many workers at a time
-  --help
-
-exit codes
-  0    the result is written
-  1    it is not: the picture cannot be read, or the job has failed
-  2    the command line, or BAND_PIXELS, cannot be read
-  130  interrupted`;
-
-const OPTIONS = {
-  help: { type: "boolean", short: "h" },
-  remote: { type: "string" },
-  workers: { type: "string" },
-  task: { type: "string", default: sobel.name },
-  params: { type: "string", default: "" },
-} as const;
-
-async function main(args: string[]): Promise<void> {
-  const { values, positionals } = parseArgs({ args, allowPositionals: true, options: OPTIONS });
-  if (values.help) return console.log(`${USAGE}\n\n${settingsOf("sobel.ts")}`);
-  if (positionals.length !== 2) throw new TypeError(`expected two files, got ${positionals.length}\n${USAGE}`);
-  const [from, to] = positionals;
-  if (values.remote !== undefined) {
-    const { remote } = await import("./remote.ts");
-    const { workers, task, params } = values;
-    return remote({ origin: originOf(values.remote), from, to, task, params, workers, token: tokenSetting() });
-  }
-  if (values.workers !== undefined) throw new TypeError("--workers: only with --remote");
-  const bandPixels = Number(process.env.BAND_PIXELS ?? DEFAULT_BAND_PIXELS);
-  if (!(bandPixels >= 1))
-    throw new TypeError(`BAND_PIXELS: expected a number of pixels, got ${process.env.BAND_PIXELS}`);
-  const task = taskNamed(values.task);
-  if (!task) throw new TypeError(`unknown task ${values.task}: expected ${taskNames().join(", ")}`);
-  const params = queryValues(task, new URLSearchParams(values.params));
-  const image = await readImage(from === "-" ? process.stdin : createReadStream(from, { highWaterMark: 1 << 18 }));
-  const png = Readable.from(transform(image, task, bandPixels, params));
-  if (to === "-") return pipeline(png, process.stdout);
-  // Written beside and renamed, so that a bad picture does not cost the file that stood there.
-  const part = `${to}.part`;
-  try {
-    await pipeline(png, createWriteStream(part));
-    await rename(part, to);
-  } catch (error) {
-    await rm(part, { force: true });
-    throw error;
-  }
-}
-
-/** @throws TypeError, without the address, which may hold a password */
-function originOf(text: string): URL {
-  const url = URL.parse(text);
-  if (url && /^https?:$/.test(url.protocol) && url.username === "" && url.password === "") {
-    url.search = "";
-    url.hash = "";
-    if (!url.pathname.endsWith("/")) url.pathname += "/";
-    return url;
-  }
-  throw new TypeError("--remote: expected http://host:port or https://host, without a user or password");
-}
-
-if (import.meta.main) {
-  main(process.argv.slice(2)).then(
-    // Once the output is out; standard input, which may stay open behind the picture, is not waited for.
-    () => process.stdout.write("", () => process.exit()),
-    (error) => {
-      console.error(`sobel.ts: ${error.message}`);
-      const misread = error instanceof TypeError || error instanceof ParamError;
-      process.exit(error.exitCode ?? (misread ? 2 : 1));
-    },
-  );
-}
+// Loaded here and not above: it imports this file.
+if (import.meta.main) import("./cli/local.ts").then(({ main }) => main(process.argv.slice(2)));

@@ -22,17 +22,17 @@
  */
 import { availableParallelism, hostname } from "node:os";
 import process from "node:process";
-import { isMainThread, parentPort, Worker as Thread } from "node:worker_threads";
+import { isMainThread, parentPort, Worker as Thread, workerData } from "node:worker_threads";
 import { crc32 } from "node:zlib";
 import { type Chunk, isChunkId, parseChunkId } from "./chunk.ts";
-import { type Fields, type Log, openLog } from "./log.ts";
-import type { BuriedReason, WorkerMetrics } from "./metrics.ts";
-import { encodeBand } from "./png.ts";
+import { type Fields, type Log, openLog } from "./ops/log.ts";
+import type { BuriedReason, WorkerMetrics } from "./ops/metrics.ts";
+import { answerHelp, keepMemory, levelSetting, setting } from "./ops/settings.ts";
+import { encodeBand } from "./picture/png-write.ts";
 import type { Delivery, Outcome, Queue } from "./queue.ts";
 import { BEAT_MS, type Results, type WorkerInfo } from "./results.ts";
-import { answerHelp, keepMemory, levelSetting, setting } from "./settings.ts";
 import { offerOf, runTask } from "./task.ts";
-import { namesIn, TASKS, taskNames } from "./tasks.ts";
+import { loadTasks, namesIn, type Tasks } from "./tasks/index.ts";
 
 /** How often a band may fail before its job does. */
 const ATTEMPTS = 3;
@@ -42,6 +42,8 @@ const STOP_MS = 25_000;
 const MEMORY_BYTES = 256 << 20;
 /** Before this many deliveries the queue itself would bury the band, and nobody would tell the job. */
 const MOST_DELIVERIES = 18;
+/** What a thread of this file is started for: one that only imports it does not serve. */
+const ROLE = "tasks";
 /** A task is ended when its time is over; one that still runs so much later cannot be, ms. */
 const STUCK_MS = 30_000;
 
@@ -49,8 +51,12 @@ export interface WorkerOptions {
   queue: Queue;
   results: Results;
   name: string;
-  /** The tasks that it does, by their names on the wire; all that this program has. */
-  tasks?: string[];
+  /** The tasks that this program has. */
+  tasks: Tasks;
+  /** Those that it does, by their names on the wire; all of them where this is absent. */
+  only?: string[] | undefined;
+  /** Modules that bring tasks of their own, as the setting `TASKS` has them: its thread loads them too. */
+  modules?: string | undefined;
   /** How long a task may take for one band, ms. */
   bandTimeout: number;
   log: Log;
@@ -61,7 +67,7 @@ export interface WorkerOptions {
 /** One worker of the fleet: one band at a time. */
 export class Worker {
   readonly #options: WorkerOptions;
-  readonly #thread = new TaskThread();
+  readonly #thread: TaskThread;
   readonly #info: WorkerInfo;
   readonly #log: Log;
   /** When the task for the band in hand was begun; null while there is none. */
@@ -76,10 +82,11 @@ export class Worker {
   constructor(options: WorkerOptions) {
     this.#options = options;
     const runtime = "Deno" in globalThis ? "deno" : "bun";
-    const { name, tasks = [...TASKS.keys()] } = options;
+    const { name, only: tasks = [...options.tasks.keys()] } = options;
+    this.#thread = new TaskThread(options.modules);
     this.#log = options.log.with({ worker: name });
     const counts = { since: Date.now(), bands: 0, pixels: 0, ms: 0, busy: "" };
-    const offers = tasks.flatMap((task) => offerOf(TASKS.get(task)!) ?? []);
+    const offers = tasks.flatMap((task) => offerOf(options.tasks.get(task)!) ?? []);
     const machine = { host: hostname(), pid: process.pid, runtime, cores: availableParallelism() };
     this.#info = { name, ...machine, tasks, offers, ...counts };
   }
@@ -157,8 +164,9 @@ export class Worker {
       return this.#giveUp(delivery.chunkId, `message cannot be read: ${(error as Error).message}`, "unreadable");
     }
     const { chunkId, task } = chunk;
-    if (!TASKS.has(task))
-      return this.#giveUp(chunkId, `unknown task ${task}: this worker has ${[...TASKS.keys()]}`, "unknown_task");
+    const { tasks } = this.#options;
+    if (!tasks.has(task))
+      return this.#giveUp(chunkId, `unknown task ${task}: this worker has ${[...tasks.keys()]}`, "unknown_task");
     this.#taken(delivery, task);
     const { jobId } = parseChunkId(chunkId);
     const job = await this.#insist(() => this.#options.results.findJob(jobId));
@@ -254,12 +262,14 @@ interface BandResult {
 class TaskThread {
   #thread: Thread | undefined;
 
+  constructor(readonly modules: string | undefined) {}
+
   /**
    * @param chunk whose pixels are given away
    * @throws Error what the task threw, or that it took longer than `timeout` ms
    */
   async run(chunk: Chunk, timeout: number): Promise<BandResult> {
-    this.#thread ??= new Thread(new URL(import.meta.url));
+    this.#thread ??= new Thread(new URL(import.meta.url), { workerData: { role: ROLE, modules: this.modules } });
     const thread = this.#thread;
     const giveUp = new AbortController();
     const timer = setTimeout(() => giveUp.abort(), timeout);
@@ -295,7 +305,8 @@ class TaskThread {
 }
 
 /** The other side of `TaskThread`. */
-function serveTasks(): void {
+async function serveTasks(modules: string | undefined): Promise<void> {
+  const tasks = await loadTasks(modules);
   parentPort!.on("message", ({ at, ...order }: Order) => {
     try {
       const { width, height, halo } = order;
@@ -303,7 +314,7 @@ function serveTasks(): void {
       const chunk: Chunk = { ...order, pixels };
       const rows = height - halo[0] - halo[1];
       const crc = crc32(pixels.subarray(halo[0] * width, (halo[0] + rows) * width));
-      const result = runTask(TASKS.get(chunk.task)!, chunk);
+      const result = runTask(tasks.get(chunk.task)!, chunk);
       const made = typeof result === "string" ? Buffer.from(result) : encodeBand(result, width, rows);
       const moved = made.byteOffset === 0 && made.length === made.buffer.byteLength ? [made.buffer as ArrayBuffer] : [];
       parentPort!.postMessage({ made, crc } satisfies BandResult, moved);
@@ -314,15 +325,15 @@ function serveTasks(): void {
 }
 
 /** The setting `WORKER_TASKS`: which tasks a worker does, all versions of `grow`, one of `grow.2`; all where it is not set. */
-function tasksSetting(): string[] | undefined {
+function onlySetting(tasks: Tasks): string[] | undefined {
   const names = namesIn(process.env.WORKER_TASKS);
   if (names.length === 0) return undefined;
-  const known = taskNames();
+  const known = tasks.names();
   for (const name of names) {
-    if (known.includes(name) || TASKS.has(name)) continue;
+    if (known.includes(name) || tasks.has(name)) continue;
     throw new Error(`WORKER_TASKS: expected some of ${known.join(", ")}, got ${name}`);
   }
-  return [...TASKS].filter(([wire, { name }]) => names.includes(name) || names.includes(wire)).map(([wire]) => wire);
+  return [...tasks].filter(([wire, { name }]) => names.includes(name) || names.includes(wire)).map(([wire]) => wire);
 }
 
 const ABOUT = `Joins the fleet: takes bands off the queue in RabbitMQ, runs their task, stores the results in Redis. As many
@@ -341,7 +352,8 @@ async function main(): Promise<void> {
   const bandTimeout = setting("BAND_TIMEOUT_SECONDS") * 1000;
   const metricsPort = setting("METRICS_PORT");
   const name = WORKER_NAME || `${hostname()}-${process.pid}`;
-  const tasks = tasksSetting();
+  const tasks = await loadTasks(process.env.TASKS);
+  const only = onlySetting(tasks);
   const log = openLog(levelSetting());
   if (!RABBITMQ_URL || !REDIS_URL)
     throw new Error(
@@ -356,8 +368,8 @@ async function main(): Promise<void> {
   let worker: Worker | undefined;
   let metrics: WorkerMetrics | undefined;
   if (metricsPort >= 0) {
-    const { openRegistry, Standing, WorkerMetrics } = await import("./metrics.ts");
-    const { serveProbes } = await import("./probes.ts");
+    const { openRegistry, Standing, WorkerMetrics } = await import("./ops/metrics.ts");
+    const { serveProbes } = await import("./ops/health.ts");
     const registry = openRegistry(true);
     metrics = new WorkerMetrics(registry);
     const now = new Standing(registry, { queue, results });
@@ -372,7 +384,7 @@ async function main(): Promise<void> {
     const port = await serveProbes(watched, HOST || "127.0.0.1", metricsPort);
     log.info("probes and metrics are served", { worker: name, port });
   }
-  worker = new Worker({ queue, results, name, tasks, bandTimeout, log, metrics });
+  worker = new Worker({ queue, results, name, tasks, only, modules: process.env.TASKS, bandTimeout, log, metrics });
   await worker.start();
   console.log(`${name}: at work`);
   const stop = async () => {
@@ -390,7 +402,7 @@ async function main(): Promise<void> {
   process.on("SIGINT", stop);
 }
 
-if (!isMainThread) serveTasks();
+if (!isMainThread && workerData?.role === ROLE) serveTasks(workerData.modules);
 else if (import.meta.main) {
   main().catch((error) => {
     console.error(`worker.ts: ${error.message}`);

@@ -17,7 +17,7 @@ import { open } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { constants, deflateRawSync } from "node:zlib";
-import { combineAdler } from "../png.ts";
+import { combineAdler } from "../picture/png-format.ts";
 import { chunk, ihdr, RGB, SIGNATURE } from "../test/pictures.ts";
 
 export const KINDS = ["photo", "line art", "flat", "noise"] as const;

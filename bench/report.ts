@@ -4,13 +4,13 @@
 import { readFileSync, writeFileSync } from "node:fs";
 import { cpus, totalmem } from "node:os";
 import process from "node:process";
-import type { Bench } from "./bench.ts";
 import { type Bottleneck, costOf, type Fleet, needed, predict, type Stage } from "./model.ts";
 import { said } from "./peers.ts";
 import { megapixels, type Sketch } from "./pictures.ts";
 import { type Curve, plot } from "./plot.ts";
 import type { Row } from "./rows.ts";
 import type { Scaling } from "./scaling.ts";
+import type { Bench } from "./setup.ts";
 
 export interface Report {
   machine: { cpu: string; cores: number; memoryGB: number };

@@ -10,18 +10,22 @@ import process from "node:process";
 import { Readable } from "node:stream";
 import { inflateSync } from "node:zlib";
 import sharp from "sharp";
-import { type Band, chunkIdOf, DEFAULT_BAND_PIXELS, encodeMessage, planBands, split } from "../chunk.ts";
-import { Inflater } from "../inflate.ts";
-import { kernel } from "../kernel.ts";
-import { openLog } from "../log.ts";
-import { collectPixels, encodeBand, onePiece, type PixelLimits, readPng } from "../png.ts";
+import { type Band, chunkIdOf, encodeMessage, planBands, split } from "../chunk.ts";
+import { transform } from "../cli/local.ts";
+import { openLog } from "../ops/log.ts";
+import { DEFAULT_BAND_PIXELS } from "../ops/settings.ts";
+import { Inflater } from "../picture/kernel/inflate.ts";
+import { simd } from "../picture/kernel/kernel.ts";
+import { collectPixels, onePiece, type PixelLimits } from "../picture/picture.ts";
+import { readPng } from "../picture/png-read.ts";
+import { encodeBand } from "../picture/png-write.ts";
 import { RabbitQueue } from "../queue.ts";
-import { sobel, transform } from "../sobel.ts";
-import { type Bench, PICTURES } from "./bench.ts";
+import { task as sobel } from "../sobel.ts";
 import { type Cluster, peakMegabytes, ROLES, Service } from "./cluster.ts";
 import { type Contestant, duel, inTurn, median, quantile, timed } from "./measure.ts";
 import { runToEnd } from "./peers.ts";
 import { megapixels, pngPieces, type Sketch } from "./pictures.ts";
+import { type Bench, PICTURES } from "./setup.ts";
 
 /** What one measurement came to. */
 export interface Row {
@@ -45,8 +49,9 @@ export async function kernelRow(bench: Bench): Promise<Row[]> {
   const image = await readPng(onePiece(await bench.bytes()), UNLIMITED);
   const bands: Band[] = [];
   for await (const band of split(image, planBands(image.width, image.height, 1, DEFAULT_BAND_PIXELS))) bands.push(band);
+  const { sobel } = simd();
   const out = bands.map(({ rows, width }) => new Uint8Array(rows * width));
-  const ours = () => bands.forEach(({ pixels, width, rows }, i) => void kernel.sobel(pixels, width, rows, out[i]));
+  const ours = () => bands.forEach(({ pixels, width, rows }, i) => void sobel(pixels, width, rows, out[i]));
   const copy = () =>
     bands.forEach(({ pixels, width, rows }, i) => void out[i].set(pixels.subarray(width, (rows + 1) * width)));
   const rows = await against(bench, "Sobel alone, one thread", picture, [
@@ -92,7 +97,7 @@ export async function encodeRow(bench: Bench): Promise<Row[]> {
   const grey = await collectPixels(image);
   const mirrored = Buffer.concat([grey.subarray(width, 2 * width), grey, grey.subarray(-2 * width, -width)]);
   const edges = new Uint8Array(grey.length);
-  kernel.sobel(mirrored, width, height, edges);
+  simd().sobel(mirrored, width, height, edges);
   const plan = planBands(width, height, 0, DEFAULT_BAND_PIXELS);
   let bytes = 0;
   const ours = () => {
@@ -298,13 +303,14 @@ export async function cpuRow(bench: Bench): Promise<Row[]> {
 export async function wireRow(bench: Bench): Promise<Row[]> {
   const image = await readPng(onePiece(await bench.bytes()), UNLIMITED);
   const { width, height } = image;
+  const { sobel } = simd();
   let [sent, stored] = [0, 0];
   for await (const band of split(image, planBands(width, height, 1, DEFAULT_BAND_PIXELS))) {
     const { pixels, rows, halo } = band;
     const chunkId = chunkIdOf(crypto.randomUUID(), band.number);
     sent += encodeMessage({ chunkId, task: "sobel", halo, width, height: rows + 2, pixels }).length;
     const edges = new Uint8Array(rows * width);
-    kernel.sobel(pixels, width, rows, edges);
+    sobel(pixels, width, rows, edges);
     stored += Math.ceil(encodeBand(edges, width, rows).length / 3) * 4;
   }
   const base = { picture: bench.sketch, unit: "bytes/px" } as const;

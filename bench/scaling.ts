@@ -5,8 +5,8 @@
  * Not here: the model itself (model.ts), its tables and its plot (report.ts, plot.ts).
  */
 import process from "node:process";
-import { DEFAULT_BAND_PIXELS, planBands } from "../chunk.ts";
-import { type Bench, PICTURES } from "./bench.ts";
+import { planBands } from "../chunk.ts";
+import { DEFAULT_BAND_PIXELS } from "../ops/settings.ts";
 import {
   type Cluster,
   cpuSeconds,
@@ -20,6 +20,7 @@ import { median, timed } from "./measure.ts";
 import { costOf, fitCost, type Load, type Model, type Prediction, predict, STAGES } from "./model.ts";
 import { megapixels, type Sketch } from "./pictures.ts";
 import type { Row } from "./rows.ts";
+import { type Bench, PICTURES } from "./setup.ts";
 
 const BAND_SIZES = [1 << 16, 1 << 18, DEFAULT_BAND_PIXELS, 1 << 22];
 

@@ -122,8 +122,8 @@ step "lint: biome check" bun x biome check --error-on-warnings .
 step "shell scripts: shellcheck" shellcheck -x pipelines/*.sh terraform/*.sh k8s/*.sh .ci/run
 step "packages without known holes: bun audit" audit
 step "tests: bun test" run_tests
-step "the benchmark's ratios, of which none fails: bun run bench.ts --quick" \
-  bun run bench.ts --quick --only kernel,decode,encode,embedded,distributed
+step "the benchmark's ratios, of which none fails: bun run bench --quick" \
+  bun run bench --quick --only kernel,decode,encode,embedded,distributed
 
 passed="$(count pass)"
 failed="$(count fail)"

@@ -9,8 +9,9 @@
 import { createHash, randomUUID } from "node:crypto";
 import { createReadStream, readFileSync } from "node:fs";
 import process from "node:process";
-import { readImage } from "../image.ts";
-import { sobel, transform } from "../sobel.ts";
+import { transform } from "../cli/local.ts";
+import { readImage } from "../picture/read.ts";
+import { task as sobel } from "../sobel.ts";
 
 /** How long one answer may take, ms: an upload lasts as long as its job. */
 const ANSWER_MS = 120_000;

@@ -12,7 +12,8 @@ import { drawnRows, KINDS, type Kind, pngPieces, scanlines } from "../bench/pict
 import { plot } from "../bench/plot.ts";
 import { asMarkdown, asText, cells } from "../bench/report.ts";
 import type { Row } from "../bench/rows.ts";
-import { collectPixels, readPng } from "../png.ts";
+import { collectPixels } from "../picture/picture.ts";
+import { readPng } from "../picture/png-read.ts";
 import { inPieces, UNLIMITED } from "./pictures.ts";
 
 setDefaultTimeout(30_000);
@@ -234,7 +235,7 @@ describe("the report", () => {
 
 describe("the program", () => {
   const run = (...args: string[]) => {
-    const { status, stdout, stderr } = spawnSync(process.execPath, ["run", "bench.ts", ...args], { cwd: root });
+    const { status, stdout, stderr } = spawnSync(process.execPath, ["run", "bench/main.ts", ...args], { cwd: root });
     return { status, stdout: stdout.toString(), stderr: stderr.toString() };
   };
 

@@ -23,9 +23,11 @@ import {
   split,
   WireError,
 } from "../chunk.ts";
-import { encodeBand, ImageError, Stitcher } from "../png.ts";
-import { Pool } from "../scratch.ts";
-import { sobel, transform } from "../sobel.ts";
+import { transform } from "../cli/local.ts";
+import { Pool } from "../picture/buffers.ts";
+import { ImageError } from "../picture/picture.ts";
+import { encodeBand, Stitcher } from "../picture/png-write.ts";
+import { task as sobel } from "../sobel.ts";
 import { runTask, type Task } from "../task.ts";
 import mirrored from "./golden/reflect101.json";
 import { chunk, expectSame, GREY, ihdr, imageOf, pngOf, RGB, random, SIGNATURE, sobelOf } from "./pictures.ts";

@@ -9,14 +9,18 @@ import { decode, encode } from "fast-png";
 import { Redis } from "ioredis";
 import sharp from "sharp";
 import type { Chunk } from "../chunk.ts";
+import { transform } from "../cli/local.ts";
 import { createApp } from "../coordinator.ts";
-import { readImage } from "../image.ts";
-import { openLog } from "../log.ts";
+import { openLog } from "../ops/log.ts";
+import { readImage } from "../picture/read.ts";
 import { DEAD_LETTERS, QUEUE, RabbitQueue } from "../queue.ts";
 import { type Job, RedisResults } from "../results.ts";
-import { sobel, transform } from "../sobel.ts";
+import { task as sobel } from "../sobel.ts";
+import { loadTasks } from "../tasks/index.ts";
 import { expectSame, greyOf, inPieces, RGB, sobelOf } from "./pictures.ts";
 import { describeWith, type Program, type RabbitMQ, type RedisServer, sharedServers, spawnProgram } from "./servers.ts";
+
+const tasks = await loadTasks();
 
 setDefaultTimeout(60_000);
 
@@ -610,7 +614,7 @@ async function startApp({ bandPixels, ttlSeconds = 60 }: { bandPixels: number; t
       return typeof value === "function" && name !== "publish" ? value.bind(target) : value;
     },
   });
-  const app = createApp({ queue: watched, results, bandPixels });
+  const app = createApp({ queue: watched, results, tasks, bandPixels });
   apps.push(async () => {
     await queue.close();
     await results.close();

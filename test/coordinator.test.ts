@@ -26,18 +26,23 @@ import { encode } from "fast-png";
 import { chromium } from "playwright-core";
 import sharp from "sharp";
 import { type Chunk, chunkIdOf } from "../chunk.ts";
+import { transform } from "../cli/local.ts";
 import { createApp, type Dependencies } from "../coordinator.ts";
-import { readImage } from "../image.ts";
+import { LocalQueue, LocalResults } from "../embedded.ts";
 import { jobOf } from "../job.ts";
-import { openLog } from "../log.ts";
-import { type Handler, LocalQueue } from "../queue.ts";
-import { type Done, type Hint, type Job, LocalResults, type WorkerInfo } from "../results.ts";
-import { memorySettings } from "../settings.ts";
-import { sobel, transform } from "../sobel.ts";
+import { openLog } from "../ops/log.ts";
+import { memorySettings } from "../ops/settings.ts";
+import { readImage } from "../picture/read.ts";
+import type { Handler } from "../queue.ts";
+import type { Done, Hint, Job, WorkerInfo } from "../results.ts";
+import { task as sobel } from "../sobel.ts";
+import { loadTasks } from "../tasks/index.ts";
 import { JobWatch } from "../watch.ts";
 import { Worker } from "../worker.ts";
 import { chunk, expectSame, ihdr, PALETTE, pngOf, random, SIGNATURE } from "./pictures.ts";
 import { binaries, describeWith, type Program, spawnProgram } from "./servers.ts";
+
+const tasks = await loadTasks();
 
 type Bytes = Buffer<ArrayBuffer>;
 type Part = Uint8Array<ArrayBuffer>;
@@ -1515,7 +1520,7 @@ async function startKit({
 }: Partial<Dependencies> & { workers: number; ttlSeconds?: number }): Promise<Kit> {
   const queue = new CountedQueue();
   const results = new CountedResults(ttlSeconds);
-  const app = createApp({ queue, results, bandPixels: BAND_PIXELS, ...options });
+  const app = createApp({ queue, results, tasks, bandPixels: BAND_PIXELS, ...options });
   const running: Worker[] = [];
   let uploads = 0;
   let mostInFlight = 0;
@@ -1552,7 +1557,7 @@ async function startKit({
     async startWorkers(count) {
       for (let i = 0; i < count; i++) {
         const name = `worker-${running.length + 1}`;
-        const worker = new Worker({ queue, results, name, bandTimeout: 10_000, log: openLog("warn") });
+        const worker = new Worker({ queue, results, tasks, name, bandTimeout: 10_000, log: openLog("warn") });
         running.push(worker);
         await worker.start();
       }

@@ -12,11 +12,15 @@ import { Redis } from "ioredis";
 import { pngPieces } from "../bench/pictures.ts";
 import { planBands } from "../chunk.ts";
 import { createApp } from "../coordinator.ts";
-import { openLog } from "../log.ts";
-import { LocalQueue, RabbitQueue } from "../queue.ts";
-import { LocalResults, RedisResults } from "../results.ts";
+import { LocalQueue, LocalResults } from "../embedded.ts";
+import { openLog } from "../ops/log.ts";
+import { RabbitQueue } from "../queue.ts";
+import { RedisResults } from "../results.ts";
+import { loadTasks } from "../tasks/index.ts";
 import { Worker } from "../worker.ts";
 import { describeWith, freePort, type RedisServer, sharedServers, startRedis } from "./servers.ts";
+
+const tasks = await loadTasks();
 
 const RUNS = 3;
 const BAND_PIXELS = 1 << 16;
@@ -42,9 +46,9 @@ describeWith(["rabbitmq", "redis"], "a distributed job", () => {
     wire = await countingProxy(rabbitmq.port);
     const results = new RedisResults(redis.server.url, 600, false);
     const queue = await RabbitQueue.connect(`amqp://guest:guest@127.0.0.1:${wire.port}`, log);
-    const worker = new Worker({ queue, results, name: "counted", bandTimeout: 10_000, log });
+    const worker = new Worker({ queue, results, tasks, name: "counted", bandTimeout: 10_000, log });
     await worker.start();
-    fetch = createApp({ queue, results, bandPixels: BAND_PIXELS }).fetch;
+    fetch = createApp({ queue, results, tasks, bandPixels: BAND_PIXELS }).fetch;
     closing.push(
       () => worker.stop(),
       () => queue.close(),
@@ -189,9 +193,9 @@ test("threads are sent memory, and no views of it, which Deno looks through byte
 async function embedded() {
   const results = new LocalResults(600);
   const queue = new LocalQueue();
-  const worker = new Worker({ queue, results, name: "counted", bandTimeout: 10_000, log });
+  const worker = new Worker({ queue, results, tasks, name: "counted", bandTimeout: 10_000, log });
   await worker.start();
-  return { worker, fetch: createApp({ queue, results }).fetch };
+  return { worker, fetch: createApp({ queue, results, tasks }).fetch };
 }
 
 /** The most bytes that anyone has asked for at once while `step` ran, in this thread. */

@@ -3,8 +3,8 @@
 import { expect, test } from "bun:test";
 import { constants, deflateRawSync, inflateRawSync } from "node:zlib";
 import { decode } from "fast-png";
-import { deflateRuns } from "../deflate.ts";
-import { encodeBand, Stitcher } from "../png.ts";
+import { deflateRuns } from "../picture/kernel/deflate.ts";
+import { encodeBand, Stitcher } from "../picture/png-write.ts";
 import { chance, expectSame, random } from "./pictures.ts";
 
 /** A final block that is empty. */

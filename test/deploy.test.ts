@@ -201,7 +201,7 @@ const MUTATIONS: [check: keyof typeof CHECKS, what: string, step: (broken: Model
   ["images", "another base", (m) => (m.dockerfiles.worker.text += "\nFROM debian:12\n"), /Dockerfile\.worker: from debian:12/],
   ["images", "a file too few", (m) => m.dockerfiles.coordinator.copied.splice(3, 1), /Dockerfile\.coordinator: add \S+, which coordinator\.ts needs/],
   ["images", "a file too many", (m) => m.dockerfiles.worker.copied.push("coordinator.ts"), /Dockerfile\.worker: coordinator\.ts is not needed/],
-  ["images", "a file that does not come through", (m) => (m.dockerignore = "*\n!*.ts"), /\.dockerignore keeps page\.html out/],
+  ["images", "a file that does not come through", (m) => (m.dockerignore = "*\n!*.ts"), /\.dockerignore keeps page\/ out/],
   ["images", "a shell around the program", (m) => (m.dockerfiles.worker.entrypoint = ["sh", "-c", "bun worker.ts"]), /Dockerfile\.worker: starts sh/],
   ["images", "no health check", (m) => (m.dockerfiles.worker.healthcheck = []), /no HEALTHCHECK/],
   ["compose", "a network that is not there", (m) => (m.compose.services.worker.networks = ["insde"]), /worker: no network insde/],

@@ -12,7 +12,7 @@ import type { LabelSelector, ObjectMeta } from "kubernetes-types/meta/v1";
 import type { NetworkPolicy, NetworkPolicyPeer, NetworkPolicyPort } from "kubernetes-types/networking/v1";
 import type { PodDisruptionBudget } from "kubernetes-types/policy/v1";
 import { parse, parseAllDocuments } from "yaml";
-import { SETTINGS } from "../settings.ts";
+import { SETTINGS } from "../ops/settings.ts";
 import type { ScaledObject, TriggerAuthentication } from "./keda.ts";
 
 const PROJECT = dirname(dirname(fileURLToPath(import.meta.url)));
@@ -133,20 +133,23 @@ function readTable(): string[] {
   });
 }
 
-/** What a program's image needs: itself, and whatever it reaches by import or by address. */
+/** The files that a program needs: itself, and whatever it reaches by import or by address. */
 function reached(entry: string, seen = new Set<string>()): Set<string> {
   if (seen.has(entry)) return seen;
   seen.add(entry);
-  // A folder is copied as a whole; what its files reach elsewhere is not.
   if (entry.endsWith("/")) {
-    const within = readdirSync(join(PROJECT, entry)).flatMap((name) => [...reached(join(entry, name))]);
-    for (const one of within) if (!one.startsWith(entry)) seen.add(one);
+    for (const name of readdirSync(join(PROJECT, entry))) reached(join(entry, name), seen);
   }
   if (!entry.endsWith(".ts")) return seen;
-  const imports = /^(?:import|export) (?!type )[^;]*?from "\.\/([^"]+)"|import\("\.\/([^"]+)"\)/gm;
-  const addresses = /new URL\("(?:\.\/)?([^"]+)", import\.meta\.url\)/g;
+  // What a file does as a program of its own is not needed by those that import it.
+  const text = read(entry).replace(/^if \(import\.meta\.main\).*$/gm, "");
+  const imports = /^(?:import|export) (?!type )[^;]*?from "(\.[^"]+)"|import\("(\.[^"]+)"\)/gm;
+  const addresses = /new URL\("([^"]+)", import\.meta\.url\)/g;
   for (const pattern of [imports, addresses]) {
-    for (const [, one, other] of read(entry).matchAll(pattern)) reached(join(dirname(entry), one ?? other), seen);
+    for (const [, one, other] of text.matchAll(pattern)) {
+      const path = join(dirname(entry), one ?? other);
+      reached(one === "." ? `${path}/` : path, seen);
+    }
   }
   return seen;
 }
@@ -555,10 +558,15 @@ function contents(model: Model, name: string, dockerfile: Dockerfile): string[] 
     ([, from]) => !/^oven\/bun:\$\{BUN_VERSION\}-/.test(from),
   );
   for (const [, from] of bases) faults.push(`${file}: from ${from}`);
-  const needed = new Set([...reached(PROGRAMS[name]), "package.json"]);
-  for (const one of needed)
-    if (!dockerfile.copied.includes(one)) faults.push(`${file}: add ${one}, which ${entry} needs`);
-  for (const one of dockerfile.copied) if (!needed.has(one)) faults.push(`${file}: ${one} is not needed`);
+  const needed = [...reached(PROGRAMS[name]), "package.json"].filter((one) => !one.endsWith("/"));
+  const brings = (copied: string, one: string) => one === copied || (copied.endsWith("/") && one.startsWith(copied));
+  for (const one of needed) {
+    if (!dockerfile.copied.some((copied) => brings(copied, one)))
+      faults.push(`${file}: add ${one}, which ${entry} needs`);
+  }
+  for (const copied of dockerfile.copied) {
+    if (!needed.some((one) => brings(copied, one))) faults.push(`${file}: ${copied} is not needed`);
+  }
   const patterns = model.dockerignore.split("\n").filter((line) => line.startsWith("!"));
   const admitted = patterns.map(
     (line) => new RegExp(`^${line.slice(1).replaceAll(".", "\\.").replaceAll("*", "[^/]*")}$`),

@@ -8,10 +8,11 @@ import { connect as amqp, type Channel } from "amqplib";
 import { encode } from "fast-png";
 import { Redis } from "ioredis";
 import { chunkIdOf, planBands } from "../chunk.ts";
-import { readImage } from "../image.ts";
-import { openLog } from "../log.ts";
+import { transform } from "../cli/local.ts";
+import { openLog } from "../ops/log.ts";
+import { readImage } from "../picture/read.ts";
 import { DEAD_LETTERS, QUEUE, RabbitQueue } from "../queue.ts";
-import { sobel, transform } from "../sobel.ts";
+import { task as sobel } from "../sobel.ts";
 import { Client, generator, startProxy, type TcpProxy } from "./faults.ts";
 import { expectSame, inPieces } from "./pictures.ts";
 import {

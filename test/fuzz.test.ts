@@ -10,7 +10,8 @@ import { deflateSync, inflateSync } from "node:zlib";
 import { decode } from "fast-png";
 import sharp from "sharp";
 import { type Chunk, chunkIdOf, decodeMessage, encodeMessage, parseChunkId, WireError } from "../chunk.ts";
-import { encodeBand, ImageError, type PixelLimits, Stitcher } from "../png.ts";
+import { ImageError, type PixelLimits } from "../picture/picture.ts";
+import { encodeBand, Stitcher } from "../picture/png-write.ts";
 import {
   CHANNELS,
   chunk,

@@ -3,8 +3,8 @@ import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { spawnSync } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { DEFAULT_LIMITS } from "../image.ts";
-import { SETTINGS } from "../settings.ts";
+import { SETTINGS } from "../ops/settings.ts";
+import { DEFAULT_LIMITS } from "../picture/read.ts";
 import { binaries } from "./servers.ts";
 
 setDefaultTimeout(30_000);
@@ -69,7 +69,7 @@ test("every setting is some program's, and stands in the README's table; nothing
 });
 
 test("every setting that a program reads is told, and every one that is told is read", () => {
-  const texts = [...PROGRAMS, "settings.ts", "tasks.ts", "log.ts"]
+  const texts = [...PROGRAMS, "cli/local.ts", "ops/settings.ts", "ops/log.ts"]
     .map((file) => readFileSync(join(root, file), "utf8"))
     .join("\n");
   const read = [...texts.matchAll(/(?:setting\("|process\.env\.)([A-Z][A-Z_]+)/g)].map(([, name]) => name);

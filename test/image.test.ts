@@ -3,8 +3,8 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { deflateSync } from "node:zlib";
 import sharp, { type Sharp } from "sharp";
-import { DEFAULT_LIMITS, readImage } from "../image.ts";
-import { collectPixels, ImageError, type PixelLimits } from "../png.ts";
+import { collectPixels, ImageError, type PixelLimits } from "../picture/picture.ts";
+import { DEFAULT_LIMITS, readImage } from "../picture/read.ts";
 import { chunk, expectSame, GREY, ihdr, inPieces, over, pngOf, RGB, random, SIGNATURE } from "./pictures.ts";
 
 setDefaultTimeout(30_000);

@@ -2,7 +2,7 @@
 // streams written bit by bit, for what zlib never writes.
 import { describe, expect, test } from "bun:test";
 import { constants, deflateSync, inflateSync } from "node:zlib";
-import { InflateError, Inflater } from "../inflate.ts";
+import { InflateError, Inflater } from "../picture/kernel/inflate.ts";
 import { chance, expectSame, random } from "./pictures.ts";
 
 /** Bytes of input that an inflater holds, and of output that it gives at a time. */

@@ -3,11 +3,12 @@
 
 import { afterAll, describe, expect, spyOn, test } from "bun:test";
 import { spawnSync } from "node:child_process";
-import { copyFileSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { copyFileSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { deflateSync } from "node:zlib";
-import { base64Bytes, type Kernel, kernel, scalar, simd } from "../kernel.ts";
+import { base64Bytes, kernel, type SimdKernel, scalar, simd } from "../picture/kernel/kernel.ts";
+import { sobel } from "../sobel.ts";
 
 const root = join(import.meta.dirname, "..");
 const scratch = mkdtempSync(join(tmpdir(), "kernel-"));
@@ -15,7 +16,7 @@ afterAll(() => rmSync(scratch, { recursive: true }));
 const EQUALS = 61;
 let seed = 1;
 
-describe.each([scalar, simd()].map((k): [string, Kernel] => [k.name, k]))("%s", (_name, k) => {
+describe.each([{ ...scalar, sobel }, simd()].map((k): [string, SimdKernel] => [k.name, k]))("%s", (_name, k) => {
   describe.each([1, 2, 3, 4, 6, 8])("unfilter, %i bytes per pixel", (bpp) => {
     test.each([0, 1, 2, 3, 4])("filter %i, widths from 1", (filter) => {
       for (const width of [1, 2, 3, 4, 5, 7, 11, 16, 17, 33, 101]) {
@@ -332,7 +333,7 @@ describe("which kernel", () => {
     const validate = spyOn(WebAssembly, "validate").mockReturnValue(false);
     const warn = spyOn(console, "warn").mockImplementation(() => {});
     try {
-      const fresh = await import(copyOfKernel(readFileSync(join(root, "kernel/kernel.wasm"))));
+      const fresh = await import(copyOfKernel(readFileSync(join(root, "picture/kernel/kernel.wasm"))));
       expect(fresh.kernel.name).toBe("scalar");
       expect(warn.mock.calls).toEqual([[expect.stringContaining("no WebAssembly SIMD")]]);
       expect(() => fresh.simd()).toThrow("expected an engine with WebAssembly SIMD");
@@ -347,7 +348,7 @@ describe("which kernel", () => {
   });
 
   test("so is a broken one", async () => {
-    const whole = readFileSync(join(root, "kernel/kernel.wasm"));
+    const whole = readFileSync(join(root, "picture/kernel/kernel.wasm"));
     await expect(import(copyOfKernel(whole.subarray(0, -9)))).rejects.toBeInstanceOf(WebAssembly.CompileError);
     await expect(import(copyOfKernel(new Uint8Array(0)))).rejects.toBeInstanceOf(WebAssembly.CompileError);
   });
@@ -357,10 +358,18 @@ describe("which kernel", () => {
     (part) => {
       const out = join(scratch, `${part}.wasm`);
       const asc = join(root, "node_modules/assemblyscript/bin/asc.js");
-      const args = [`kernel/${part}.as.ts`, "--config", "kernel/asconfig.json", "--target", part, "--outFile", out];
+      const args = [
+        `picture/kernel/${part}.as.ts`,
+        "--config",
+        "picture/kernel/asconfig.json",
+        "--target",
+        part,
+        "--outFile",
+        out,
+      ];
       const { status, stderr } = spawnSync(process.execPath, [asc, ...args], { cwd: root, encoding: "utf8" });
       expect({ status, stderr }).toEqual({ status: 0, stderr: "" });
-      const committed = readFileSync(join(root, `kernel/${part}.wasm`));
+      const committed = readFileSync(join(root, `picture/kernel/${part}.wasm`));
       expectSame(committed, readFileSync(out), `${part}.wasm; \`bun run build\` makes it anew`);
     },
     60_000,
@@ -428,7 +437,7 @@ function referenceSobel(band: Uint8Array, width: number, rows: number): Uint8Arr
   });
 }
 
-function expectFiltered(k: Kernel, grey: Uint8Array, width: number, rows: number): void {
+function expectFiltered(k: SimdKernel, grey: Uint8Array, width: number, rows: number): void {
   const lines = new Uint8Array(rows * (1 + width));
   const adler = k.filterSub(grey, width, rows, lines);
   const expected = Uint8Array.from(lines, (_, i) => {
@@ -471,8 +480,7 @@ function randomLines(rows: number, rowBytes: number, filter: (y: number) => numb
 /** kernel.ts and its twins in a folder of their own, to be imported anew beside this kernel.wasm, or none. */
 function copyOfKernel(wasm?: Uint8Array): string {
   const dir = mkdtempSync(join(scratch, "copy-"));
-  mkdirSync(join(dir, "kernel"));
-  for (const file of ["kernel.ts", "kernel/scalar.ts"]) copyFileSync(join(root, file), join(dir, file));
-  if (wasm) writeFileSync(join(dir, "kernel/kernel.wasm"), wasm);
+  for (const file of ["kernel.ts", "scalar.ts"]) copyFileSync(join(root, "picture/kernel", file), join(dir, file));
+  if (wasm) writeFileSync(join(dir, "kernel.wasm"), wasm);
   return join(dir, "kernel.ts");
 }

@@ -25,7 +25,7 @@ function linesOf(out: string): Line[] {
 /** A small program that uses log.ts; `$LOG` stands for its path. */
 function program(text: string): string {
   const file = join(folder, `${crypto.randomUUID()}.ts`);
-  writeFileSync(file, text.replace("$LOG", join(root, "log.ts")));
+  writeFileSync(file, text.replace("$LOG", join(root, "ops/log.ts")));
   return file;
 }
 

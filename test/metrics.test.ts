@@ -4,10 +4,9 @@ import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { encode } from "fast-png";
 import { Registry } from "prom-client";
-import { reasonOf } from "../follow.ts";
-import { FleetMetrics } from "../metrics.ts";
-import { LocalQueue } from "../queue.ts";
-import { LocalResults } from "../results.ts";
+import { LocalQueue, LocalResults } from "../embedded.ts";
+import { reasonOf } from "../ops/follow.ts";
+import { FleetMetrics } from "../ops/metrics.ts";
 import {
   binaries,
   describeWith,

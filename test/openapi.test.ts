@@ -5,10 +5,12 @@ import { Validator } from "@seriousme/openapi-schema-validator";
 import Ajv2020 from "ajv/dist/2020";
 import { encode } from "fast-png";
 import { createApp } from "../coordinator.ts";
-import { apiDocument } from "../openapi.ts";
-import { LocalQueue } from "../queue.ts";
-import { LocalResults } from "../results.ts";
+import { LocalQueue, LocalResults } from "../embedded.ts";
+import { apiDocument } from "../http/openapi.ts";
+import { loadTasks } from "../tasks/index.ts";
 import { binaries, type Program, spawnProgram } from "./servers.ts";
+
+const tasks = await loadTasks();
 
 setDefaultTimeout(30_000);
 
@@ -24,7 +26,7 @@ interface Document {
 
 const TOKEN = "open-sesame";
 const photo = Buffer.from(encode({ width: 60, height: 40, channels: 1, data: new Uint8Array(2400).fill(9) }));
-const app = createApp({ queue: new LocalQueue(), results: new LocalResults(60) });
+const app = createApp({ queue: new LocalQueue(), results: new LocalResults(60), tasks });
 
 let program: Program;
 let origin: string;

@@ -6,9 +6,10 @@ import { afterEach, beforeAll, describe, expect, setDefaultTimeout, test } from 
 import { readFileSync } from "node:fs";
 import { connect, type Socket } from "node:net";
 import { encode } from "fast-png";
-import { Upload } from "../http.ts";
-import { readImage } from "../image.ts";
-import { sobel, transform } from "../sobel.ts";
+import { transform } from "../cli/local.ts";
+import { Upload } from "../http/upload.ts";
+import { readImage } from "../picture/read.ts";
+import { task as sobel } from "../sobel.ts";
 import { expectSame, inPieces, random } from "./pictures.ts";
 import { describeWith, type Program, type RabbitMQ, type RedisServer, sharedServers, spawnProgram } from "./servers.ts";
 

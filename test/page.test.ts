@@ -838,7 +838,7 @@ describeWith(["chromium"], "page", () => {
     const policy = answer.headers.get("content-security-policy") ?? "";
     expect(policy).toContain("script-src");
     expect(policy).not.toContain("unsafe");
-    const html = readFileSync(join(import.meta.dir, "..", "page.html"), "utf8");
+    const html = readFileSync(join(import.meta.dir, "..", "page", "index.html"), "utf8");
     expect(html.match(/<script\b/g)).toHaveLength(1);
     expect(html).not.toMatch(/<style\b/);
     expect(html).not.toMatch(/<[^>]*\s(on\w+|style)=/);

@@ -2,7 +2,8 @@
 // should become. Written from the specification, pixel by pixel; nothing here is shared with png.ts or the kernel.
 import { expect } from "bun:test";
 import { crc32, deflateSync } from "node:zlib";
-import { collectPixels, type GreyImage, type PixelLimits, readPng } from "../png.ts";
+import { collectPixels, type GreyImage, type PixelLimits } from "../picture/picture.ts";
+import { readPng } from "../picture/png-read.ts";
 
 export const GREY = 0;
 export const RGB = 2;

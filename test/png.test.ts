@@ -9,7 +9,10 @@ import { join } from "node:path";
 import { constants, crc32, deflateRawSync, deflateSync, inflateSync } from "node:zlib";
 import { decode, encode } from "fast-png";
 import sharp from "sharp";
-import { combineAdler, decodeStored, encodeBand, encodeStored, ImageError, readPng, Stitcher } from "../png.ts";
+import { ImageError } from "../picture/picture.ts";
+import { combineAdler } from "../picture/png-format.ts";
+import { readPng } from "../picture/png-read.ts";
+import { decodeStored, encodeBand, encodeStored, Stitcher } from "../picture/png-write.ts";
 import {
   chance,
   chunk,

@@ -3,9 +3,10 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { availableParallelism } from "node:os";
 import { deflateSync } from "node:zlib";
-import { readImage } from "../image.ts";
-import { collectPixels, ImageError, readPng } from "../png.ts";
-import { blocksAside } from "../reader.ts";
+import { blocksAside } from "../picture/kernel/reader.ts";
+import { collectPixels, ImageError } from "../picture/picture.ts";
+import { readPng } from "../picture/png-read.ts";
+import { readImage } from "../picture/read.ts";
 import {
   chance,
   chunk,

@@ -12,7 +12,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { decode } from "fast-png";
 import sharp from "sharp";
-import { sobel } from "../sobel.ts";
+import { task as sobel } from "../sobel.ts";
 import { runTask } from "../task.ts";
 import { chunk, expectSame, GREY, greyOf, ihdr, pngOf, RGB, RGBA, random, SIGNATURE, sobelOf } from "./pictures.ts";
 

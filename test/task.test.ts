@@ -5,8 +5,8 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { crc32 } from "node:zlib";
 import { decode } from "fast-png";
-import { onePiece } from "../png.ts";
-import { transform } from "../sobel.ts";
+import { transform } from "../cli/local.ts";
+import { onePiece } from "../picture/picture.ts";
 import {
   checkedValues,
   type DataTask,
@@ -27,8 +27,10 @@ import {
   type Values,
   wireName,
 } from "../task.ts";
-import { TASKS, taskNamed, taskNames } from "../tasks.ts";
+import { loadTasks } from "../tasks/index.ts";
 import { expectSame, imageOf, random, read, sobelOf } from "./pictures.ts";
+
+const tasks = await loadTasks();
 
 setDefaultTimeout(30_000);
 
@@ -234,7 +236,7 @@ describe("a task", () => {
   });
 
   test("is offered where its functions are not needed, and taken for what it is", () => {
-    expect([...TASKS.values()].filter(offerOf).map(({ name }) => name)).toEqual(["scharr", "sobel"]);
+    expect([...tasks.values()].filter(offerOf).map(({ name }) => name)).toEqual(["scharr", "sobel"]);
     const offer = JSON.parse(JSON.stringify(offerOf({ ...plain, version: 3 })));
     expect(offer).toEqual({ name: "plain", version: 3, halo: 2 });
     const task = taskOf(offer)!;
@@ -268,14 +270,14 @@ describe("the built-in tasks", () => {
     const pixels = new Uint8Array(width * height);
     for (let row = 0; row < height; row++)
       pixels.set(scene.subarray((y + row) * 101 + x, (y + row) * 101 + x + width), row * width);
-    const task = taskNamed(name)!;
+    const task = tasks.newest(name)!;
     const values = queryValues(task, new URLSearchParams(query));
     return Buffer.concat(await Array.fromAsync(transform(imageOf(pixels, width, 7), task, rows * width, values)));
   }
 
   test("have a case each", () => {
     const named = new Set(cases.map(({ task }) => task));
-    expect(taskNames().filter((name) => !named.has(name))).toEqual(["sobel"]); // sobel.test.ts
+    expect(tasks.names().filter((name) => !named.has(name))).toEqual(["sobel"]); // sobel.test.ts
   });
 
   test("are OpenCV's, pixel for pixel", async () => {
@@ -309,6 +311,6 @@ describe("the built-in tasks", () => {
 
 test("Sobel is one of them, and nothing more", async () => {
   const pixels = random(23 * 17);
-  const png = Buffer.concat(await Array.fromAsync(transform(imageOf(pixels, 23, 4), taskNamed("sobel")!, 69)));
+  const png = Buffer.concat(await Array.fromAsync(transform(imageOf(pixels, 23, 4), tasks.newest("sobel")!, 69)));
   expectSame(decode(png).data as Uint8Array, sobelOf(pixels, 23, 17));
 });

@@ -11,14 +11,16 @@ import { encode } from "fast-png";
 import { Redis } from "ioredis";
 import sharp from "sharp";
 import { decodeMessage, encodeMessage, fromBase64 } from "../chunk.ts";
+import { transform } from "../cli/local.ts";
 import { createApp } from "../coordinator.ts";
-import { readImage } from "../image.ts";
-import { collectPixels, encodeBand, onePiece } from "../png.ts";
-import { DEAD_LETTERS, LocalQueue, QUEUE, queueOf } from "../queue.ts";
-import { BEAT_MS, LocalResults } from "../results.ts";
-import { transform } from "../sobel.ts";
+import { LocalQueue, LocalResults } from "../embedded.ts";
+import { collectPixels, onePiece } from "../picture/picture.ts";
+import { encodeBand } from "../picture/png-write.ts";
+import { readImage } from "../picture/read.ts";
+import { DEAD_LETTERS, QUEUE, queueOf } from "../queue.ts";
+import { BEAT_MS } from "../results.ts";
 import { queryValues, runTask } from "../task.ts";
-import { taskNamed, taskNames } from "../tasks.ts";
+import { loadTasks } from "../tasks/index.ts";
 import { expectSame, random } from "./pictures.ts";
 import {
   describeWith,
@@ -29,6 +31,8 @@ import {
   spawnProgram,
   temporaryFolder,
 } from "./servers.ts";
+
+const tasks = await loadTasks();
 
 setDefaultTimeout(60_000);
 
@@ -52,7 +56,7 @@ const programs: Program[] = [];
 
 /** Every task, its result by `POST` and by `PUT`, against the one-machine program's. */
 async function expectAllTasks(origin: string, bandPixels: number): Promise<void> {
-  for (const name of taskNames()) {
+  for (const name of tasks.names()) {
     for (const query of QUERIES[name] ?? [""]) {
       const expected = await alone(name, query, bandPixels);
       const answer = await ask(`${origin}/tasks/${name}?${query}`, { method: "POST", body: photo });
@@ -272,7 +276,7 @@ describeWith(["rabbitmq", "redis", "python"], "a fleet", () => {
   afterEach(async () => {
     await endAll();
     for (const queue of ["", ".tint", ".tint.2", ".slow", ".thin"]) await channel.deleteQueue(`${QUEUE}${queue}`);
-    for (const name of taskNames()) await channel.deleteQueue(queueOf(name));
+    for (const name of tasks.names()) await channel.deleteQueue(queueOf(name));
     await channel.deleteQueue(DEAD_LETTERS);
     await store.flushall();
   });
@@ -566,7 +570,7 @@ describeWith(["rabbitmq", "redis", "python"], "a fleet", () => {
       await store.hset("worker:snake", { name: "snake", tasks: '["thin"]', busy: "", offers });
       await store.pexpire("worker:snake", 12_000);
       const listed = (await (await ask(`${origin}/tasks`)).json()).tasks.map(({ name }: { name: string }) => name);
-      expect(listed.toSorted()).toEqual([...taskNames(), "thin"].toSorted());
+      expect(listed.toSorted()).toEqual([...tasks.names(), "thin"].toSorted());
 
       const answer = ask(`${origin}/tasks/thin?by=3`, { method: "POST", body: photo });
       await until(() => store.keys("job:*:sent").then((keys) => keys.length === 1));
@@ -613,7 +617,7 @@ describeWith(["rabbitmq", "redis", "python"], "a fleet", () => {
       expect(told.get("garbled-0")).toMatchObject({ tasks: [], bands: 0 });
       expect(told.get("half")).toMatchObject({ tasks: ["sobel"], bands: 0, ms: 0 });
       const listed = (await (await ask(`${origin}/tasks`)).json()).tasks.map(({ name }: { name: string }) => name);
-      expect(listed.toSorted()).toEqual([...taskNames(), "thin"].toSorted());
+      expect(listed.toSorted()).toEqual([...tasks.names(), "thin"].toSorted());
     },
     LONG,
   );
@@ -717,7 +721,7 @@ describe("the golden messages of docs/wire.md", () => {
     expect(encodeMessage(chunk).toString()).toBe(body.toString());
     expect(queueOf(message.task)).toBe(queue);
     expect([message_id, result.key]).toEqual([message.chunk_id, `resultado:${message.chunk_id}`]);
-    const made = runTask(taskNamed(name)!, chunk);
+    const made = runTask(tasks.newest(name)!, chunk);
     const value = Buffer.from(fromBase64(Buffer.from(result.value), "value"));
     if (typeof made === "string") expect(value.toString()).toBe(made);
     else {
@@ -731,7 +735,7 @@ describe("the golden messages of docs/wire.md", () => {
 
 test("a first step reads the picture once, and keeps no more of it in memory than of any", async () => {
   const queue = new LocalQueue();
-  const app = createApp({ queue, results: new LocalResults(60), bandPixels: SOME });
+  const app = createApp({ queue, results: new LocalResults(60), tasks, bandPixels: SOME });
   const id = crypto.randomUUID();
   const body = new ReadableStream({
     start(controller) {
@@ -751,7 +755,7 @@ type Bytes = Buffer<ArrayBuffer>;
 
 /** What the one-machine program writes. */
 async function alone(name: string, query: string, bandPixels: number, picture = photo): Promise<Bytes> {
-  const task = taskNamed(name)!;
+  const task = tasks.newest(name)!;
   const values = queryValues(task, new URLSearchParams(query));
   return Buffer.concat(await Array.fromAsync(transform(await readImage(onePiece(picture)), task, bandPixels, values)));
 }

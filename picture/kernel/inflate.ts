@@ -6,7 +6,7 @@
  *                   blocks         stored, of fixed codes, or of codes of their own
  *                   Adler-32       of what comes out, high byte first
  *
- * Not here: the loops over bits and bytes (kernel/inflate.as.ts), where the stream stands in a file (png.ts).
+ * Not here: the loops over bits and bytes (inflate.as.ts), where the stream stands in a file (png.ts).
  * Invariant: no input has more written than a block beyond what has been asked for, and what comes out of a stream that
  * ends without an error is what went in.
  * Source: RFC 1950; RFC 1951. What is not allowed, and how it is called, is as in zlib, but that this one finds fault with an
@@ -57,7 +57,7 @@ const PAST_INPUT = 512;
 /** How far they may write behind the output: a longest match, 258, and two words. */
 const PAST_OUTPUT = 272;
 
-const module = new WebAssembly.Module(readFileSync(new URL("./kernel/inflate.wasm", import.meta.url)));
+const module = new WebAssembly.Module(readFileSync(new URL("./inflate.wasm", import.meta.url)));
 /** Those that no stream uses now. */
 const idle: Wasm[] = [];
 

@@ -17,7 +17,8 @@
  */
 import { availableParallelism } from "node:os";
 import { parentPort, Worker as Thread, workerData } from "node:worker_threads";
-import { ImageError, type PixelLimits, readPng } from "./png.ts";
+import { ImageError, type PixelLimits } from "../picture.ts";
+import { readPng } from "../png-read.ts";
 
 const ROLE = "reader of pictures";
 /** Each has a core beside that of the thread that asks, and two give that one all the rows that it can deal with. */

@@ -5,10 +5,10 @@
  *
  * Invariant: pictures are scaled off the event loop, and a few at a time, whatever is asked for.
  */
-import { bandRows, chunkIdOf } from "./chunk.ts";
-import { pixelsOf, unusable } from "./job.ts";
-import type { Done, Job, Results } from "./results.ts";
-import { gone } from "./watch.ts";
+import { bandRows, chunkIdOf } from "../chunk.ts";
+import { pixelsOf, unusable } from "../job.ts";
+import type { Done, Job, Results } from "../results.ts";
+import { gone } from "../watch.ts";
 
 export const WIDTHS = { least: 16, most: 2048, usual: 1024 };
 

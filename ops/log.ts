@@ -11,9 +11,8 @@
  * Of our own and not pino: that writes through a stream or a thread, and its synchronous mode throws where a pipe is full.
  */
 import process from "node:process";
+import { LEVELS, type Level } from "./settings.ts";
 
-export const LEVELS = ["debug", "info", "warn", "error"] as const;
-export type Level = (typeof LEVELS)[number];
 export type Fields = Record<string, unknown>;
 
 export type Log = Record<Level, (msg: string, fields?: Fields) => void> & {

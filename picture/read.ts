@@ -8,18 +8,11 @@
  * Not here: what happens to the rows. Anything whose first bytes are not known is refused; libvips could read more
  * (SVG, PDF), and is not asked to.
  */
-import { kernel } from "./kernel.ts";
-import {
-  checkPixels,
-  type GreyImage,
-  ImageError,
-  onePiece,
-  type PixelLimits,
-  PNG_SIGNATURE,
-  readPng,
-  readPngSize,
-} from "./png.ts";
-import { blocksAside } from "./reader.ts";
+import { kernel } from "./kernel/kernel.ts";
+import { blocksAside } from "./kernel/reader.ts";
+import { checkPixels, type GreyImage, ImageError, onePiece, type PixelLimits } from "./picture.ts";
+import { PNG_SIGNATURE } from "./png-format.ts";
+import { readPng, readPngSize } from "./png-read.ts";
 
 /** 1 Gpx streamed; 128 Mpx where the whole picture is held (four bytes a pixel at most). */
 export const DEFAULT_LIMITS: PixelLimits = { streamed: 1_000_000_000, whole: 1 << 27 };

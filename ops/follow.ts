@@ -6,13 +6,13 @@
  *
  * Not here: what becomes of the job (job.ts, watch.ts).
  */
-import { HttpError } from "./http.ts";
+import { HttpError } from "../http/respond.ts";
+import { ImageError } from "../picture/picture.ts";
+import { QueueError } from "../queue.ts";
+import type { Job } from "../results.ts";
+import { JobError, type JobWatch, stateOf } from "../watch.ts";
 import type { Log } from "./log.ts";
 import type { CoordinatorMetrics } from "./metrics.ts";
-import { ImageError } from "./png.ts";
-import { QueueError } from "./queue.ts";
-import type { Job } from "./results.ts";
-import { JobError, type JobWatch, stateOf } from "./watch.ts";
 
 export type End = "done" | "failed" | "cancelled" | "gone";
 

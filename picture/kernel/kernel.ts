@@ -1,12 +1,12 @@
 // The loops over pixels (unfilter, luminance, Sobel, filter) and over bytes (Adler-32, base64). Two implementations of
-// one interface, SIMD in WebAssembly (kernel/kernel.as.ts) and plain TypeScript (kernel/scalar.ts). It knows bytes, not
+// one interface, SIMD in WebAssembly (kernel.as.ts) and plain TypeScript (scalar.ts). It knows bytes, not
 // PNG chunks, bands or jobs: png.ts, chunk.ts and sobel.ts do. Nothing is asynchronous, and no thread shares anything
 // with another.
 //
 // Invariant: the two give the same bytes and the same errors, so which one a worker has never shows in a picture.
 
 import { readFileSync } from "node:fs";
-import * as loops from "./kernel/scalar.ts";
+import * as loops from "./scalar.ts";
 
 /**
  * Samples are 8-bit, images row-major. A "line" is a PNG scanline: the filter byte, then the row. Every length is
@@ -42,12 +42,12 @@ export interface Kernel {
   unfilterLuminance(lines: Uint8Array, width: number, channels: number, previous: Uint8Array, grey: Uint8Array): void;
 
   /**
-   * The Sobel magnitude min(255, round(sqrt(gx² + gy²))), 3 × 3. Left and right edges are BORDER_REFLECT_101 (a
+   * The loop of sobel.ts; absent in the scalar kernel: that one is its twin. Left and right edges are BORDER_REFLECT_101 (a
    * single column is its own neighbour); above and below it is for the caller to put the right rows.
    * @param band (rows + 2) × width grey: the rows and one halo row on either side.
    * @param edges rows × width.
    */
-  sobel(band: Uint8Array, width: number, rows: number, edges: Uint8Array): void;
+  sobel?(band: Uint8Array, width: number, rows: number, edges: Uint8Array): void;
 
   /**
    * Grey rows to PNG scanlines, every one with filter Sub.
@@ -77,6 +77,8 @@ export interface Kernel {
   fromBase64(text: Uint8Array, bytes: Uint8Array): boolean;
 }
 
+export type SimdKernel = Kernel & Required<Pick<Kernel, "sobel">>;
+
 /** How many characters of base64 stand for these bytes, padding included. */
 export function base64Length(bytes: Uint8Array): number {
   return 4 * Math.ceil(bytes.length / 3);
@@ -98,9 +100,16 @@ export const scalar: Kernel = checked("scalar", loops);
  * A SIMD kernel of its own, with its own memory.
  * @throws if the engine has no WebAssembly SIMD, and (the engine's own errors) if kernel.wasm is missing or broken.
  */
-export function simd(): Kernel {
+export function simd(): SimdKernel {
   if (!simdSupported()) throw new Error("simd kernel: expected an engine with WebAssembly SIMD, got one without");
-  return checked("simd", simdLoops());
+  const loops = simdLoops();
+  return {
+    ...checked("simd", loops),
+    sobel(band, width, rows, edges) {
+      expectSobel(band, width, rows, edges);
+      loops.sobel(band, width, rows, edges);
+    },
+  };
 }
 
 /**
@@ -126,7 +135,7 @@ function simdSupported(): boolean {
   );
 }
 
-type Loops = Omit<Kernel, "name">;
+type Loops = Omit<Kernel, "name" | "sobel">;
 
 function checked(name: Kernel["name"], run: Loops): Kernel {
   return {
@@ -156,13 +165,6 @@ function checked(name: Kernel["name"], run: Loops): Kernel {
       expectLength("grey", grey, rows * width);
       run.unfilterLuminance(lines, width, channels, previous, grey);
     },
-    sobel(band, width, rows, edges) {
-      expectWhole("width", width, 1);
-      expectWhole("rows", rows, 0);
-      expectLength("band", band, (rows + 2) * width);
-      expectLength("edges", edges, rows * width);
-      run.sobel(band, width, rows, edges);
-    },
     filterSub(grey, width, rows, lines) {
       expectWhole("width", width, 1);
       expectWhole("rows", rows, 0);
@@ -181,6 +183,14 @@ function checked(name: Kernel["name"], run: Loops): Kernel {
       return run.fromBase64(text, bytes);
     },
   };
+}
+
+/** What both Sobel loops check. @throws RangeError */
+export function expectSobel(band: Uint8Array, width: number, rows: number, edges: Uint8Array): void {
+  expectWhole("width", width, 1);
+  expectWhole("rows", rows, 0);
+  expectLength("band", band, (rows + 2) * width);
+  expectLength("edges", edges, rows * width);
 }
 
 function expectWhole(what: string, value: number, least: number): void {
@@ -229,8 +239,8 @@ const QUARTETS = STRIP / 4;
 // The loops may load this far past the end of a buffer.
 const SLACK = 16;
 
-function simdLoops(): Loops {
-  const file = readFileSync(new URL("./kernel/kernel.wasm", import.meta.url));
+function simdLoops(): Loops & Pick<SimdKernel, "sobel"> {
+  const file = readFileSync(new URL("./kernel.wasm", import.meta.url));
   const wasm = new WebAssembly.Instance(new WebAssembly.Module(file)).exports as unknown as Wasm;
   let heap = new Uint8Array(wasm.memory.buffer);
 

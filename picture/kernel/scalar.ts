@@ -42,39 +42,6 @@ export function unfilterLuminance(
   if (above === lines) previous.set(lines.subarray(up, up + rowBytes));
 }
 
-export function sobel(band: Uint8Array, width: number, rows: number, edges: Uint8Array): void {
-  const last = width - 1;
-  const inner = width > 1 ? 1 : 0;
-  for (let y = 0; y < rows; y++) {
-    const above = y * width;
-    const at = above + width;
-    const below = at + width;
-
-    // Columns left, middle and right of the pixel: sums weighted 1 2 1, and differences bottom minus top. Each is
-    // worked out once and moves left. BORDER_REFLECT_101: the neighbour beyond an edge is the one before it.
-    let d0 = band[below + inner] - band[above + inner];
-    let s0 = band[above + inner] + 2 * band[at + inner] + band[below + inner];
-    let d1 = band[below] - band[above];
-    let s1 = band[above] + 2 * band[at] + band[below];
-    for (let x = 0; x < width; x++) {
-      const right = x < last ? x + 1 : last - inner;
-      const top = band[above + right];
-      const bottom = band[below + right];
-      const d2 = bottom - top;
-      const s2 = top + 2 * band[at + right] + bottom;
-      const gx = s2 - s0;
-      const gy = d0 + 2 * d1 + d2;
-      // A root never falls on a half (k² + k + ¼ is no integer), so rounding up from one cannot matter. The order
-      // counts: a comparison in the place of `min` becomes a branch, wrong every other pixel.
-      edges[above + x] = Math.min((Math.sqrt(gx * gx + gy * gy) + 0.5) | 0, 255);
-      d0 = d1;
-      s0 = s1;
-      d1 = d2;
-      s1 = s2;
-    }
-  }
-}
-
 export function filterSub(grey: Uint8Array, width: number, rows: number, lines: Uint8Array): number {
   let at = 0;
   let pos = 0;

@@ -9,7 +9,7 @@
  */
 import { createServer } from "node:http";
 import type { Registry } from "prom-client";
-import type { Backends } from "./watch.ts";
+import type { Backends } from "../watch.ts";
 
 /** How long the store may take to answer, ms. */
 const ANSWER_MS = 2_000;

@@ -9,8 +9,8 @@
  * Not here: what the routes do (coordinator.ts).
  */
 import { t } from "elysia";
-import { RETRY_SECONDS, TITLES } from "./http.ts";
 import { WIDTHS } from "./preview.ts";
+import { RETRY_SECONDS, TITLES } from "./respond.ts";
 
 /** What the document has to know of the program. */
 export interface Facts {

@@ -8,7 +8,7 @@
  *                   the end of the block
  *     at the end    3 bits: an empty stored block; zeros up to a byte; 00 00 ff ff: a sync flush, and others may follow
  *
- * Not here: the loops over bytes (kernel/deflate.as.ts), what the bytes are (png.ts).
+ * Not here: the loops over bytes (deflate.as.ts), what the bytes are (png.ts).
  * Source: RFC 1951; D. A. Huffman, "A Method for the Construction of Minimum-Redundancy Codes" (1952).
  */
 import { readFileSync } from "node:fs";
@@ -59,7 +59,7 @@ const WORDS = 0;
 const BYTES = WORDS + 4 * 2048;
 const OUT = BYTES + 16 + BLOCK + 16;
 
-const file = readFileSync(new URL("./kernel/deflate.wasm", import.meta.url));
+const file = readFileSync(new URL("./deflate.wasm", import.meta.url));
 const wasm = new WebAssembly.Instance(new WebAssembly.Module(file)).exports as unknown as Wasm;
 let heap = new Uint8Array(0);
 let words = new Uint32Array(0);

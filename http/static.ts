@@ -1,5 +1,5 @@
 /**
- * The page as it is served: page.html and its modules and style in page/, under a policy that lets run what this server
+ * The page as it is served: the files in page/, under a policy that lets run what this server
  * has and nothing else.
  *
  * Not here: what the page does (page/page.js).
@@ -33,13 +33,12 @@ interface Asset {
   headers: Record<string, string>;
 }
 
-/** page.html and what stands in page/, by path, read once. */
+/** What stands in page/, by name, read once. */
 export function readPage(): Map<string, Asset> {
-  const folder = new URL("page/", import.meta.url);
-  const files: [name: string, at: URL][] = readdirSync(folder).map((name) => [`page/${name}`, new URL(name, folder)]);
+  const folder = new URL("../page/", import.meta.url);
   return new Map(
-    [["page.html", new URL("page.html", import.meta.url)] as const, ...files].map(([name, at]) => {
-      const body = Uint8Array.from(readFileSync(at));
+    readdirSync(folder).map((name) => {
+      const body = Uint8Array.from(readFileSync(new URL(name, folder)));
       const etag = `"${createHash("sha256").update(body).digest("base64url").slice(0, 16)}"`;
       const headers = {
         "content-type": `${TYPES[name.split(".").at(-1)!]}; charset=utf-8`,

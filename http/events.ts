@@ -3,8 +3,8 @@
  *
  * Not here: where it comes from (watch.ts).
  */
-import { type Done, FOREIGN_WORKER, type Job, type WorkerInfo } from "./results.ts";
-import { type JobWatch, stateOf } from "./watch.ts";
+import { type Done, FOREIGN_WORKER, type Job, type WorkerInfo } from "../results.ts";
+import { type JobWatch, stateOf } from "../watch.ts";
 
 /** Something is sent at least this often, so that neither side takes the other for dead, ms. */
 const HEARTBEAT_MS = 10_000;

@@ -15,12 +15,12 @@
  */
 import process from "node:process";
 import { parseArgs } from "node:util";
-import { Bench } from "./bench/bench.ts";
-import { describe, printed, type Report, write } from "./bench/report.ts";
-import * as rows from "./bench/rows.ts";
-import { bandRow, type Scaling, scaling } from "./bench/scaling.ts";
-import { keepMemory, memorySettings } from "./settings.ts";
-import { stopAll } from "./test/servers.ts";
+import { keepMemory, memorySettings } from "../ops/settings.ts";
+import { stopAll } from "../test/servers.ts";
+import { describe, printed, type Report, write } from "./report.ts";
+import * as rows from "./rows.ts";
+import { bandRow, type Scaling, scaling } from "./scaling.ts";
+import { Bench } from "./setup.ts";
 
 /** In the order in which they are measured and told. */
 const ROWS: Record<string, (bench: Bench) => Promise<rows.Row[]>> = {

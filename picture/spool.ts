@@ -8,7 +8,7 @@
 import { type FileHandle, mkdtemp, open, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import type { GreyImage } from "./png.ts";
+import type { GreyImage } from "./picture.ts";
 
 /** How much is read at a time, about, bytes. */
 const BLOCK_BYTES = 1 << 18;

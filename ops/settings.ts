@@ -7,8 +7,10 @@
 import { availableParallelism, totalmem } from "node:os";
 import process from "node:process";
 import { parseArgs } from "node:util";
-import { DEFAULT_BAND_PIXELS } from "./chunk.ts";
-import { LEVELS, type Level } from "./log.ts";
+
+/** Of the log, from the least to the most urgent. */
+export const LEVELS = ["debug", "info", "warn", "error"] as const;
+export type Level = (typeof LEVELS)[number];
 
 type Program = "coordinator.ts" | "worker.ts" | "sobel.ts";
 
@@ -25,6 +27,8 @@ interface WholeSetting extends Setting {
   most: number;
 }
 
+/** A band of 1 Mi pixels: 1.4 MB on the wire, some 10 ms of work. */
+export const DEFAULT_BAND_PIXELS = 1 << 20;
 export const DEFAULT_UPLOAD_BYTES = 4 * 2 ** 30;
 export const DEFAULT_JOBS = 64;
 /** Of a job, and of the threads of one process. */
@@ -146,6 +150,26 @@ export function tokenSetting(): string | undefined {
   const token = process.env.AUTH_TOKEN || undefined;
   if (token === undefined || /^[!-~]+$/.test(token)) return token;
   throw new Error("AUTH_TOKEN: expected letters, digits and punctuation of ASCII, got a space or another character");
+}
+
+/**
+ * A server's address from the environment, checked. It may hold a password, so the error has the variable's name and
+ * not its value.
+ */
+export function serverUrl(name: string, text: string, scheme: "amqp" | "redis"): URL {
+  const url = URL.parse(text);
+  if (url && [`${scheme}:`, `${scheme}s:`].includes(url.protocol) && url.hostname !== "" && isEncoded(url.href)) {
+    return url;
+  }
+  throw new Error(`${name}: expected ${scheme}://user:password@host:port, or ${scheme}s:// for TLS, percent-encoded`);
+}
+
+function isEncoded(text: string): boolean {
+  try {
+    return decodeURIComponent(text) !== "";
+  } catch {
+    return false;
+  }
 }
 
 /** The settings of a program, as `--help` shows them. */

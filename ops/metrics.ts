@@ -11,8 +11,8 @@
  * Not here: who may read it, and where (coordinator.ts, probes.ts).
  */
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from "prom-client";
-import { standing, within } from "./probes.ts";
-import type { Backends } from "./watch.ts";
+import type { Backends } from "../watch.ts";
+import { standing, within } from "./health.ts";
 
 const BAND_SECONDS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60];
 const JOB_SECONDS = [0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 900, 3600];

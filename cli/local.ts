@@ -1,0 +1,161 @@
+/**
+ * The one-machine program: Sobel, or any other task, over one picture.
+ *
+ *     bun run sobel.ts in.jpg out.png
+ *     bun run sobel.ts --task blur --params sigma=2.5 in.jpg out.png
+ *
+ * It takes the very way of the distributed one (rows, bands, task, stitch) without a queue between, so for the same band
+ * size it writes the same bytes. It is what the distributed result is compared with.
+ *
+ * Not here: the tasks themselves (tasks/).
+ */
+import { createReadStream, createWriteStream } from "node:fs";
+import { rename, rm } from "node:fs/promises";
+import process from "node:process";
+import { Readable } from "node:stream";
+import { pipeline } from "node:stream/promises";
+import { parseArgs } from "node:util";
+import { planBands, split } from "../chunk.ts";
+import { DEFAULT_BAND_PIXELS, settingsOf, tokenSetting } from "../ops/settings.ts";
+import type { GreyImage } from "../picture/picture.ts";
+import { encodeBand, Stitcher } from "../picture/png-write.ts";
+import { readImage } from "../picture/read.ts";
+import { Spool } from "../picture/spool.ts";
+import {
+  finished,
+  firstOf,
+  haloOf,
+  isData,
+  ParamError,
+  queryValues,
+  runTask,
+  type Task,
+  type Values,
+} from "../task.ts";
+import { loadTasks } from "../tasks/index.ts";
+
+/**
+ * Runs a task over a whole picture in this process.
+ * @returns the pieces of a PNG, or of the JSON of a data task
+ */
+export async function* transform(
+  image: GreyImage,
+  task: Task,
+  bandPixels: number,
+  params: Values = queryValues(task, new URLSearchParams()),
+): AsyncGenerator<Uint8Array> {
+  const step = firstOf(task, params);
+  if (!step) return yield* transformed(image, task, bandPixels, params);
+  const spool = await Spool.open();
+  try {
+    const data = await Array.fromAsync(transform(spool.passing(image), step.task, bandPixels));
+    const found = { [step.param]: step.find(JSON.parse(Buffer.concat(data).toString())) };
+    yield* transformed(spool.again(image), task, bandPixels, { ...params, ...found });
+  } finally {
+    await spool.close();
+  }
+}
+
+/** While a band is computed, the next are inflated, off this thread. */
+async function* transformed(
+  image: GreyImage,
+  task: Task,
+  bandPixels: number,
+  params: Values,
+): AsyncGenerator<Uint8Array> {
+  const plan = planBands(image.width, image.height, haloOf(task, params), bandPixels);
+  const stitcher = new Stitcher(plan.width, plan.height);
+  let all: unknown;
+  if (!isData(task)) yield stitcher.head();
+  for await (const { number, pixels, width, rows, halo } of split(image, plan)) {
+    const height = rows + halo[0] + halo[1];
+    const made = runTask(task, { pixels, width, height, halo, params });
+    if (typeof made !== "string") yield stitcher.band(encodeBand(made, width, rows), rows)!;
+    else if (isData(task)) all = number === 0 ? JSON.parse(made) : task.merge(all, JSON.parse(made));
+  }
+  yield isData(task) ? Buffer.from(`${JSON.stringify(finished(task, all, params))}\n`) : stitcher.tail();
+}
+
+const USAGE = `usage: bun run sobel.ts [--task NAME] [--params QUERY] IN OUT
+       bun run sobel.ts --remote URL [--workers N] [--task NAME] [--params QUERY] IN OUT
+
+  IN   a PNG, JPEG, WebP, TIFF, GIF or AVIF file, or - for standard input
+  OUT  its Sobel edges, a PNG, or - for standard output
+
+  --task NAME     another task than sobel; some write JSON instead of a PNG
+  --params QUERY  the task's own parameters: 'sigma=2.5', several with & between
+  --remote URL    sends the picture to the coordinator there, shows how it goes, and fetches the result. What fails in passing is
+                  tried again; standard input is first written to a temporary file. Ctrl-C cancels the job
+  --workers N     at most so many workers at a time
+  --help
+
+exit codes
+  0    the result is written
+  1    it is not: the picture cannot be read, or the job has failed
+  2    the command line, or BAND_PIXELS, cannot be read
+  130  interrupted`;
+
+const OPTIONS = {
+  help: { type: "boolean", short: "h" },
+  remote: { type: "string" },
+  workers: { type: "string" },
+  task: { type: "string", default: "sobel" },
+  params: { type: "string", default: "" },
+} as const;
+
+/** Runs the command line, then ends the process with one of the exit codes above. */
+export function main(args: string[]): void {
+  run(args).then(
+    // Once the output is out; standard input, which may stay open behind the picture, is not waited for.
+    () => process.stdout.write("", () => process.exit()),
+    (error) => {
+      console.error(`sobel.ts: ${error.message}`);
+      const misread = error instanceof TypeError || error instanceof ParamError;
+      process.exit(error.exitCode ?? (misread ? 2 : 1));
+    },
+  );
+}
+
+async function run(args: string[]): Promise<void> {
+  const { values, positionals } = parseArgs({ args, allowPositionals: true, options: OPTIONS });
+  if (values.help) return console.log(`${USAGE}\n\n${settingsOf("sobel.ts")}`);
+  if (positionals.length !== 2) throw new TypeError(`expected two files, got ${positionals.length}\n${USAGE}`);
+  const [from, to] = positionals;
+  if (values.remote !== undefined) {
+    const { remote } = await import("./remote.ts");
+    const { workers, task, params } = values;
+    return remote({ origin: originOf(values.remote), from, to, task, params, workers, token: tokenSetting() });
+  }
+  if (values.workers !== undefined) throw new TypeError("--workers: only with --remote");
+  const bandPixels = Number(process.env.BAND_PIXELS ?? DEFAULT_BAND_PIXELS);
+  if (!(bandPixels >= 1))
+    throw new TypeError(`BAND_PIXELS: expected a number of pixels, got ${process.env.BAND_PIXELS}`);
+  const tasks = await loadTasks(process.env.TASKS);
+  const task = tasks.newest(values.task);
+  if (!task) throw new TypeError(`unknown task ${values.task}: expected ${tasks.names().join(", ")}`);
+  const params = queryValues(task, new URLSearchParams(values.params));
+  const image = await readImage(from === "-" ? process.stdin : createReadStream(from, { highWaterMark: 1 << 18 }));
+  const png = Readable.from(transform(image, task, bandPixels, params));
+  if (to === "-") return pipeline(png, process.stdout);
+  // Written beside and renamed, so that a bad picture does not cost the file that stood there.
+  const part = `${to}.part`;
+  try {
+    await pipeline(png, createWriteStream(part));
+    await rename(part, to);
+  } catch (error) {
+    await rm(part, { force: true });
+    throw error;
+  }
+}
+
+/** @throws TypeError, without the address, which may hold a password */
+function originOf(text: string): URL {
+  const url = URL.parse(text);
+  if (url && /^https?:$/.test(url.protocol) && url.username === "" && url.password === "") {
+    url.search = "";
+    url.hash = "";
+    if (!url.pathname.endsWith("/")) url.pathname += "/";
+    return url;
+  }
+  throw new TypeError("--remote: expected http://host:port or https://host, without a user or password");
+}

@@ -1,0 +1,243 @@
+/**
+ * Queue and results in this process: the embedded mode, for one machine and nothing installed.
+ *
+ * Both keep the promises of their interfaces (queue.ts, results.ts) but one: what is in this process ends with it.
+ */
+import { EventEmitter, once } from "node:events";
+import { type Chunk, parseChunkId } from "./chunk.ts";
+import { Pool } from "./picture/buffers.ts";
+import type { Handler, Queue } from "./queue.ts";
+import {
+  type Change,
+  type Done,
+  type Hint,
+  hintOf,
+  type Job,
+  LIVE_MS,
+  type Results,
+  type WorkerInfo,
+} from "./results.ts";
+
+/** What the queue in this process keeps of the memory of chunks that are settled, bytes. */
+const POOL_BYTES = 16 << 20;
+
+/** A queue in this process: the embedded mode. */
+export class LocalQueue implements Queue {
+  readonly #waiting: { chunk: Chunk; deliveries: number; sent: number }[] = [];
+  readonly #arrivals = new EventEmitter().setMaxListeners(0);
+  readonly #consumers: string[][] = [];
+  readonly #pool = new Pool(POOL_BYTES);
+  /** What was buried, newest last. */
+  readonly buried: { chunkId: string; reason: string }[] = [];
+
+  async publish(chunk: Chunk): Promise<void> {
+    const pixels = this.#pool.take(chunk.pixels.length);
+    pixels.set(chunk.pixels);
+    this.#waiting.push({ chunk: { ...chunk, pixels }, deliveries: 0, sent: Date.now() });
+    this.#arrivals.emit("chunk");
+  }
+
+  async consume(tasks: string[], handle: Handler): Promise<() => Promise<void>> {
+    const stop = new AbortController();
+    this.#consumers.push(tasks);
+    const running = this.#serve(tasks, handle, stop.signal);
+    return () => {
+      stop.abort();
+      this.#consumers.splice(this.#consumers.indexOf(tasks), 1);
+      return running;
+    };
+  }
+
+  async depth(task: string): Promise<{ waiting: number; consumers: number }> {
+    const waiting = this.#waiting.filter(({ chunk }) => chunk.task === task).length;
+    return { waiting, consumers: this.#consumers.filter((tasks) => tasks.includes(task)).length };
+  }
+
+  async deadLetters(): Promise<number> {
+    return this.buried.length;
+  }
+
+  async #serve(tasks: string[], handle: Handler, stop: AbortSignal): Promise<void> {
+    while (!stop.aborted) {
+      const at = this.#waiting.findIndex(({ chunk }) => tasks.includes(chunk.task));
+      if (at < 0) {
+        await once(this.#arrivals, "chunk", { signal: stop }).catch(() => {});
+        continue;
+      }
+      const [{ chunk, deliveries, sent }] = this.#waiting.splice(at, 1);
+      const open = async () => ({ ...chunk, pixels: chunk.pixels.slice() });
+      const outcome = await handle({ chunkId: chunk.chunkId, deliveries, sent, open });
+      if (outcome.do === "retry") {
+        this.#waiting.push({ chunk, deliveries: deliveries + 1, sent });
+        this.#arrivals.emit("chunk");
+        continue;
+      }
+      this.#pool.give(chunk.pixels);
+      if (outcome.do === "bury") {
+        this.buried.push({ chunkId: chunk.chunkId, reason: outcome.reason });
+        this.buried.splice(0, this.buried.length - 100);
+      }
+    }
+  }
+
+  ready(): boolean {
+    return true;
+  }
+
+  async close(): Promise<void> {}
+}
+
+/** Results in this process: the embedded mode. */
+export class LocalResults implements Results {
+  readonly #jobs = new Map<string, LocalJob>();
+  readonly #leases = new Map<string, { owner: string; until: number }>();
+  readonly #workers = new Map<string, { worker: WorkerInfo; at: number }>();
+  readonly #events = new EventEmitter().setMaxListeners(0);
+
+  constructor(readonly ttlSeconds: number) {}
+
+  async putJob(job: Job): Promise<void> {
+    const entry = this.#jobs.get(job.id) ?? {
+      job,
+      rows: new Map(),
+      sent: new Map(),
+      done: new Map(),
+      failures: new Map(),
+      bands: new Map(),
+    };
+    entry.job = { ...job };
+    this.#jobs.set(job.id, entry);
+    this.#renew(entry);
+    this.#tell(job.id);
+  }
+
+  async findJob(id: string): Promise<Job | null> {
+    const entry = this.#jobs.get(id);
+    return entry ? { ...entry.job } : null;
+  }
+
+  async updateJob(id: string, change: Change): Promise<boolean> {
+    const entry = this.#jobs.get(id);
+    if (!entry) return false;
+    Object.assign(entry.job, change);
+    this.#tell(id, hintOf(change));
+    return true;
+  }
+
+  async removeJob(id: string): Promise<void> {
+    clearTimeout(this.#jobs.get(id)?.expiry);
+    this.#jobs.delete(id);
+    this.#tell(id);
+  }
+
+  async lease(id: string, owner: string, ms: number): Promise<boolean> {
+    const held = this.#leases.get(id);
+    if (held && held.owner !== owner && held.until > Date.now()) return false;
+    this.#leases.set(id, { owner, until: Date.now() + ms });
+    return true;
+  }
+
+  async release(id: string, owner: string): Promise<void> {
+    if (this.#leases.get(id)?.owner === owner) this.#leases.delete(id);
+  }
+
+  async expectRows(id: string, band: number, crc: number): Promise<void> {
+    this.#jobs.get(id)?.rows.set(band, crc);
+  }
+
+  async markSent(id: string, band: number, crc: number): Promise<void> {
+    this.#jobs.get(id)?.sent.set(band, crc);
+  }
+
+  async sent(id: string): Promise<Map<number, number>> {
+    return new Map(this.#jobs.get(id)?.sent);
+  }
+
+  async done(id: string): Promise<Map<number, Done>> {
+    return new Map(this.#jobs.get(id)?.done);
+  }
+
+  async countFailure(chunkId: string): Promise<number> {
+    const { jobId, band } = parseChunkId(chunkId);
+    const failures = this.#jobs.get(jobId)?.failures;
+    const count = (failures?.get(band) ?? 0) + 1;
+    failures?.set(band, count);
+    return count;
+  }
+
+  async store(chunkId: string, picture: Uint8Array, done: Done): Promise<boolean> {
+    const { jobId, band } = parseChunkId(chunkId);
+    const entry = this.#jobs.get(jobId);
+    if (!entry || entry.job.error !== null || entry.rows.get(band) !== done.crc) return false;
+    entry.bands.set(band, picture.slice());
+    this.#renew(entry);
+    if (entry.done.has(band)) return true;
+    entry.done.set(band, done);
+    this.#tell(jobId, { band, done });
+    return true;
+  }
+
+  /** Nobody but our own workers can reach this process. */
+  async adopt(): Promise<void> {}
+
+  /** The queue is in this process too: what is in it cannot vanish without the job. */
+  async suspect(): Promise<number> {
+    return 0;
+  }
+
+  async load(chunkId: string): Promise<Uint8Array | null> {
+    const { jobId, band } = parseChunkId(chunkId);
+    return this.#jobs.get(jobId)?.bands.get(band) ?? null;
+  }
+
+  async drop(chunkId: string): Promise<void> {
+    const { jobId, band } = parseChunkId(chunkId);
+    this.#jobs.get(jobId)?.bands.delete(band);
+  }
+
+  async sweep(): Promise<void> {}
+
+  async watch(id: string, listener: (hint?: Hint) => void): Promise<() => void> {
+    this.#events.on(id, listener);
+    return () => this.#events.off(id, listener);
+  }
+
+  async beat(worker: WorkerInfo): Promise<void> {
+    this.#workers.set(worker.name, { worker: { ...worker }, at: Date.now() });
+  }
+
+  async leave(name: string): Promise<void> {
+    this.#workers.delete(name);
+  }
+
+  async workers(): Promise<WorkerInfo[]> {
+    const alive = [...this.#workers.values()].filter(({ at }) => at > Date.now() - LIVE_MS);
+    return alive.map(({ worker }) => worker);
+  }
+
+  async ping(): Promise<void> {}
+
+  async close(): Promise<void> {
+    for (const { expiry } of this.#jobs.values()) clearTimeout(expiry);
+  }
+
+  #tell(id: string, hint?: Hint): void {
+    this.#events.emit(id, hint);
+  }
+
+  #renew(entry: LocalJob): void {
+    clearTimeout(entry.expiry);
+    entry.expiry = setTimeout(() => this.removeJob(entry.job.id), this.ttlSeconds * 1000);
+    entry.expiry.unref?.();
+  }
+}
+
+interface LocalJob {
+  job: Job;
+  rows: Map<number, number>;
+  sent: Map<number, number>;
+  done: Map<number, Done>;
+  failures: Map<number, number>;
+  bands: Map<number, Uint8Array>;
+  expiry?: ReturnType<typeof setTimeout>;
+}

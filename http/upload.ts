@@ -1,0 +1,134 @@
+/**
+ * The body of a request as it comes in: counted, watched for its pace, and never left half read.
+ *
+ * Not here: what the bytes are (picture/read.ts).
+ */
+import { Readable } from "node:stream";
+import { Busboy, type BusboyInstance } from "@fastify/busboy";
+import { HttpError } from "./respond.ts";
+
+/** An upload that is waited for this long, ms, and brings less than so many bytes meanwhile, is given up: it holds a place. */
+const PATIENCE_MS = 60_000;
+const LEAST_BYTES = 1 << 16;
+/** Of an upload that was refused, this much is still read, for this long, so that the client comes to read the answer. */
+const DISCARD_BYTES = 4 * 2 ** 30;
+const DISCARD_MS = 60_000;
+
+/** The body of a request: counted, watched for its pace, and never left half read. */
+export class Upload {
+  readonly #body: ReadableStreamDefaultReader<Uint8Array> | undefined;
+  readonly #announced: number;
+  /** Read so far, what was thrown away not counted. */
+  bytes = 0;
+  #ended: boolean;
+  /** Since the last `LEAST_BYTES` were complete: for how long it was waited for, ms, and what has come. */
+  #waited = 0;
+  #came = 0;
+
+  constructor(
+    request: Request,
+    readonly maxBytes: number,
+    readonly patience = PATIENCE_MS,
+  ) {
+    this.#body = request.body?.getReader();
+    this.#ended = !this.#body;
+    this.#announced = Number(request.headers.get("content-length") ?? 0);
+  }
+
+  checkLength(): void {
+    if (this.#announced > this.maxBytes) throw this.#tooLarge(this.#announced);
+  }
+
+  #tooLarge(bytes: number): HttpError {
+    return new HttpError(413, `upload too large: expected at most ${this.maxBytes} bytes, got ${bytes} or more`);
+  }
+
+  /** The picture's bytes: the body, or the part `image` of a form. */
+  async image(request: Request): Promise<AsyncIterable<Uint8Array>> {
+    const type = request.headers.get("content-type") ?? "";
+    return /^multipart\/form-data/i.test(type) ? imagePart(Readable.from(this.#read()), type) : this.#read();
+  }
+
+  async *#read(): AsyncGenerator<Uint8Array> {
+    for (;;) {
+      const piece = await this.#next();
+      if (!piece) return;
+      this.bytes += piece.length;
+      if (this.bytes > this.maxBytes) throw this.#tooLarge(this.bytes);
+      yield piece;
+    }
+  }
+
+  async #next(): Promise<Uint8Array | undefined> {
+    if (!this.#body) return undefined;
+    let timer: ReturnType<typeof setTimeout> | undefined;
+    const start = performance.now();
+    const slow = new Promise<never>((_, reject) => {
+      const why = `the upload is too slow: ${this.#came} bytes in ${this.patience / 1000} s`;
+      timer = setTimeout(() => reject(new HttpError(408, why)), this.patience - this.#waited);
+    });
+    try {
+      const { done, value } = await Promise.race([this.#body.read(), slow]);
+      this.#ended = done;
+      this.#waited += performance.now() - start;
+      this.#came += value?.length ?? 0;
+      if (this.#came >= LEAST_BYTES) this.#waited = this.#came = 0;
+      return value;
+    } catch (error) {
+      this.#ended = true;
+      if (error instanceof HttpError) throw error;
+      throw new HttpError(400, "the upload was cut off");
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  /** Reads on without keeping, in the background: else a client that is still sending sees a broken connection. */
+  async discard(): Promise<void> {
+    const deadline = Date.now() + DISCARD_MS;
+    try {
+      for (let bytes = 0; !this.#ended && bytes < DISCARD_BYTES && Date.now() < deadline; ) {
+        bytes += (await this.#next())?.length ?? 0;
+      }
+    } catch {
+      // The client is gone, or silent: nobody waits for an answer.
+    }
+    if (!this.#ended) this.#body?.cancel().catch(() => {});
+  }
+}
+
+/** @throws HttpError 400 where the form has no file `image` */
+function imagePart(body: Readable, type: string): Promise<AsyncIterable<Uint8Array>> {
+  return new Promise((resolve, reject) => {
+    const bad = (error: unknown) => {
+      reject(error instanceof HttpError ? error : new HttpError(400, `form: ${(error as Error).message}`));
+    };
+    let form: BusboyInstance;
+    try {
+      form = new Busboy({ headers: { "content-type": type } });
+    } catch (error) {
+      return bad(error);
+    }
+    form.on("file", (field, part) => {
+      part.on("error", () => {}); // whoever reads it sees the error; nobody may be reading
+      if (field !== "image") return part.resume();
+      const cut = (error: Error) => part.destroy(error);
+      body.once("error", cut);
+      form.once("error", cut);
+      resolve(piecesOf(part));
+    });
+    form.on("finish", () => bad(new Error("expected a file in the field image, got none")));
+    form.on("error", bad);
+    body.on("error", bad);
+    body.pipe(form);
+  });
+}
+
+/** @throws HttpError 400 where the form ends within the part */
+async function* piecesOf(part: Readable): AsyncGenerator<Uint8Array> {
+  try {
+    yield* part;
+  } catch (error) {
+    throw error instanceof HttpError ? error : new HttpError(400, `form: ${(error as Error).message}`);
+  }
+}

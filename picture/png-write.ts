@@ -1,0 +1,206 @@
+/**
+ * Bands as PNG, and PNG stitched of them.
+ *
+ * A band is a complete PNG whose deflate data ends on a byte boundary with no final block. Such bands are joined by
+ * copying their bytes; only the checksum of the whole is computed anew.
+ *
+ *     a band as a worker stores it                      the stitched image
+ *     ┌ signature                                       ┌ signature
+ *     │ IHDR  width × rows, 8-bit grey                  │ IHDR  width × height, 8-bit grey
+ *     │ soBD  1          marks this very layout         │ IDAT  78 01
+ *     │ IDAT  78 01      zlib header                    │ IDAT  band 0's, copied with its CRC
+ *     │ IDAT  deflate of the rows, sync-flushed    ──►  │ IDAT  band 1's …
+ *     │ IDAT  03 00 + Adler-32 of the rows              │ IDAT  03 00 + Adler-32 of all rows
+ *     └ IEND                                            └ IEND
+ *
+ * Not here: where bands begin and end (chunk.ts), how they are compressed (kernel/deflate.ts).
+ * Source: PNG Specification (Third Edition), https://www.w3.org/TR/png-3/; RFC 1950; RFC 1951.
+ */
+import { crc32 } from "node:zlib";
+import { Scratch } from "./buffers.ts";
+import { deflateRuns } from "./kernel/deflate.ts";
+import { kernel } from "./kernel/kernel.ts";
+import { chunkParts, combineAdler, headerChunk, PNG_SIGNATURE, pngChunk, uint32, uint32At } from "./png-format.ts";
+
+const scratch = new Scratch();
+
+const ZLIB_HEADER = Uint8Array.of(0x78, 0x01);
+/** Bytes of a stored block of deflate, at most. */
+const MOST_STORED = 0xffff;
+/** Bytes of a PNG before its first chunk that is not IHDR. */
+const FRONT_BYTES = 8 + 12 + 13;
+/** An empty final block with fixed codes: closes a deflate stream that was sync-flushed. */
+const LAST_BLOCK = Uint8Array.of(0x03, 0x00);
+const MARK = pngChunk("soBD", Uint8Array.of(1));
+const END = Buffer.from(pngChunk("IEND"));
+const EMPTY_TAIL = pngChunk("IDAT", LAST_BLOCK, uint32(1));
+
+/**
+ * Compresses a band so that it can be stitched: every row filtered with Sub, which needs no row above.
+ * @param grey `rows × width` pixels, row-major
+ * @returns a PNG of the layout at the top of this file
+ */
+export function encodeBand(grey: Uint8Array, width: number, rows: number): Uint8Array {
+  const lines = scratch.take(rows * (1 + width));
+  const adler = kernel.filterSub(grey, width, rows, lines);
+  const tail = pngChunk("IDAT", LAST_BLOCK, uint32(adler));
+  return Buffer.concat([frontOf(width, rows), ...chunkParts("IDAT", deflateRuns(lines)), tail, END]);
+}
+
+/** What stands before a band's data. */
+function frontOf(width: number, rows: number): Buffer {
+  return Buffer.concat([PNG_SIGNATURE, headerChunk(width, rows), MARK, pngChunk("IDAT", ZLIB_HEADER)]);
+}
+
+/**
+ * A PNG that is stored, not compressed: for a band on its way to a worker. `grey` is `rows × width` pixels.
+ * @returns bytes that hold until the next call: they are to be copied
+ */
+export function encodeStored(grey: Uint8Array, width: number, rows: number): Uint8Array {
+  const length = rows * (1 + width);
+  const data = ZLIB_HEADER.length + 5 * Math.ceil(length / MOST_STORED) + length + 4;
+  const png = scratch.take(FRONT_BYTES + 8 + data + 4 + END.length);
+  let at = 0;
+  const put = (bytes: Uint8Array) => {
+    png.set(bytes, at);
+    at += bytes.length;
+  };
+  for (const part of [PNG_SIGNATURE, headerChunk(width, rows), uint32(data), Buffer.from("IDAT"), ZLIB_HEADER])
+    put(part);
+  let adler = 1;
+  for (let from = 0; from < length; from += MOST_STORED) {
+    const size = Math.min(MOST_STORED, length - from);
+    const last = from + size === length ? 1 : 0;
+    put(Uint8Array.of(last, size, size >> 8, ~size, ~size >> 8));
+    const block = png.subarray(at, at + size);
+    fillLines(block, grey, width, from);
+    adler = kernel.adler32(block, adler);
+    at += size;
+  }
+  put(uint32(adler));
+  put(uint32(crc32(png.subarray(FRONT_BYTES + 4, at))));
+  put(END);
+  return png;
+}
+
+/** Fills `lines` with what stands from byte `from` on in the unfiltered scanlines of `grey`. */
+function fillLines(lines: Uint8Array, grey: Uint8Array, width: number, from: number): void {
+  for (let at = 0; at < lines.length; ) {
+    const row = Math.floor((from + at) / (1 + width));
+    const column = from + at - row * (1 + width);
+    if (column === 0) lines[at++] = 0;
+    const first = row * width + Math.max(0, column - 1);
+    const part = grey.subarray(first, Math.min((row + 1) * width, first + lines.length - at));
+    lines.set(part, at);
+    at += part.length;
+  }
+}
+
+/**
+ * The inverse of `encodeStored`, at once, where `readPng` takes a dozen turns of the event loop.
+ * @returns undefined if `png` is not of that very layout, whole and unharmed; `readPng` may read it still, or say why not
+ */
+export function decodeStored(png: Uint8Array): { width: number; height: number; pixels: Uint8Array } | undefined {
+  const end = png.length - END.length;
+  if (end < FRONT_BYTES) return undefined;
+  const [width, height] = [uint32At(png, 16), uint32At(png, 20)];
+  const expected = Buffer.concat([PNG_SIGNATURE, headerChunk(width, height)]);
+  const idat = png.subarray(FRONT_BYTES, end);
+  if (!expected.equals(png.subarray(0, FRONT_BYTES)) || !isSoundIdat(idat) || !END.equals(png.subarray(end)))
+    return undefined;
+  if (width === 0 || height === 0) return undefined;
+  const lines = storedBytes(idat.subarray(8, -4), height * (1 + width));
+  if (!lines) return undefined;
+  const pixels = new Uint8Array(width * height);
+  for (let y = 0; y < height; y++) {
+    const at = y * (1 + width);
+    if (lines[at] !== 0) return undefined;
+    pixels.set(lines.subarray(at + 1, at + 1 + width), y * width);
+  }
+  return { width, height, pixels };
+}
+
+/**
+ * What a zlib stream of stored blocks holds (RFC 1951, 3.2.4), until the next call.
+ * @returns undefined unless it is one, to its last byte, of `length` bytes
+ */
+function storedBytes(data: Uint8Array, length: number): Uint8Array | undefined {
+  if (data.length < length || !ZLIB_HEADER.every((byte, i) => data[i] === byte)) return undefined;
+  const bytes = scratch.take(length);
+  let at = ZLIB_HEADER.length;
+  let filled = 0;
+  for (let last = false; !last; ) {
+    const size = data[at + 1] | (data[at + 2] << 8);
+    const complement = data[at + 3] | (data[at + 4] << 8);
+    if (data[at] > 1 || (size ^ complement) !== 0xffff || filled + size > length) return undefined;
+    last = data[at] === 1;
+    bytes.set(data.subarray(at + 5, at + 5 + size), filled);
+    at += 5 + size;
+    filled += size;
+  }
+  const whole = filled === length && at + 4 === data.length;
+  return whole && uint32At(data, at) === kernel.adler32(bytes) ? bytes : undefined;
+}
+
+/** Joins bands to one PNG: `head()`, then `band()` for each from the top down, then `tail()`, in this order in the file. */
+export class Stitcher {
+  #adler = 1;
+  #rows = 0;
+
+  constructor(
+    readonly width: number,
+    readonly height: number,
+  ) {}
+
+  /** Length in bytes of the whole, of the lengths of bands as `encodeBand` makes them. */
+  length(bands: number[]): number {
+    const around = this.head().length + EMPTY_TAIL.length + END.length;
+    const spent = frontOf(this.width, 0).length + EMPTY_TAIL.length + END.length;
+    return bands.reduce((sum, bytes) => sum + bytes - spent, around);
+  }
+
+  head(): Uint8Array {
+    return Buffer.concat([PNG_SIGNATURE, headerChunk(this.width, this.height), pngChunk("IDAT", ZLIB_HEADER)]);
+  }
+
+  /**
+   * The next band's chunk, to be copied; its bytes are those of `png`.
+   * @returns undefined if `png` is not `rows × width` in the layout of `encodeBand`, whole and unharmed
+   */
+  band(png: Uint8Array, rows: number): Uint8Array | undefined {
+    const data = bandData(png, this.width, rows);
+    if (!data) return undefined;
+    this.#adler = combineAdler(this.#adler, data.adler, rows * (1 + this.width));
+    this.#rows += rows;
+    return data.chunk;
+  }
+
+  tail(): Uint8Array {
+    if (this.#rows !== this.height) throw new RangeError(`stitch: expected ${this.height} rows, got ${this.#rows}`);
+    return Buffer.concat([pngChunk("IDAT", LAST_BLOCK, uint32(this.#adler)), END]);
+  }
+}
+
+/** Finds the middle IDAT by its place: everything around it has a fixed length and, but for the checksum, fixed bytes. */
+function bandData(png: Uint8Array, width: number, rows: number): { chunk: Uint8Array; adler: number } | undefined {
+  const before = frontOf(width, rows);
+  const end = png.length - EMPTY_TAIL.length - END.length;
+  if (end < before.length + 12 || !before.equals(png.subarray(0, before.length))) return undefined;
+  const chunk = png.subarray(before.length, end);
+  const adler = uint32At(png, end + 10);
+  const tail = Buffer.concat([pngChunk("IDAT", LAST_BLOCK, uint32(adler)), END]);
+  if (!tail.equals(png.subarray(end))) return undefined;
+  return isSoundIdat(chunk) ? { chunk, adler } : undefined;
+}
+
+/** Whether these bytes are one IDAT chunk, with the CRC that they should have. */
+function isSoundIdat(chunk: Uint8Array): boolean {
+  const length = chunk.length - 12;
+  if (length < 0) return false;
+  const type = String.fromCharCode(...chunk.subarray(4, 8));
+  return (
+    uint32At(chunk, 0) === length &&
+    type === "IDAT" &&
+    uint32At(chunk, 8 + length) === crc32(chunk.subarray(4, 8 + length))
+  );
+}
