@@ -23,11 +23,11 @@ import { expectToken, HttpError, problem, rangeOf, slice, streamed, unavailable 
 import { serve } from "./http/serve.ts";
 import { readPage, servePage } from "./http/static.ts";
 import { Upload } from "./http/upload.ts";
-import { feed, jobOf, merge, removeJob, startOrResume } from "./job.ts";
+import { enqueue, jobOf, merge, removeJob, startOrResume } from "./job.ts";
 import { type End, Follower } from "./ops/follow.ts";
-import { standing } from "./ops/health.ts";
+import { backendHealth } from "./ops/health.ts";
 import { type Log, openLog } from "./ops/log.ts";
-import { CoordinatorMetrics, FleetMetrics, openRegistry, Standing, WorkerMetrics } from "./ops/metrics.ts";
+import { BackendGauges, CoordinatorMetrics, FleetMetrics, openRegistry, WorkerMetrics } from "./ops/metrics.ts";
 import {
   answerHelp,
   DEFAULT_BAND_PIXELS,
@@ -110,7 +110,7 @@ export function createApp({
   const previews = new Previews(results);
   const metrics = new CoordinatorMetrics(registry, maxJobs);
   const observed = [
-    new Standing(registry, { queue, results }),
+    new BackendGauges(registry, { queue, results }),
     new FleetMetrics(registry, { queue, results }, [...known.keys()]),
   ];
   const follower = new Follower(metrics, log);
@@ -138,7 +138,7 @@ export function createApp({
     }
   }
 
-  async function offered(): Promise<Task[]> {
+  async function advertisedTasks(): Promise<Task[]> {
     const offers = (await results.workers()).flatMap((worker) => worker.offers);
     return offers.flatMap((offer) => taskOf(offer) ?? []);
   }
@@ -147,7 +147,7 @@ export function createApp({
   async function allTasks(): Promise<Task[]> {
     const own = new Map<string, Task>(known.names().map((name) => [name, known.newest(name)!]));
     const others = new Map<string, Task>();
-    for (const task of await offered()) {
+    for (const task of await advertisedTasks()) {
       const newest = versionOf(task) > versionOf(others.get(task.name));
       if (newest && !own.has(task.name)) others.set(task.name, task);
     }
@@ -170,7 +170,7 @@ export function createApp({
   async function taskToResume(id: string, name: string): Promise<Task> {
     const begun = (await results.findJob(id))?.task;
     if (begun?.split(".")[0] !== name) return taskOrRefuse(name);
-    const same = known.get(begun) ?? (await offered()).find((task) => wireName(task) === begun);
+    const same = known.get(begun) ?? (await advertisedTasks()).find((task) => wireName(task) === begun);
     return same ?? taskOrRefuse(name);
   }
 
@@ -188,7 +188,7 @@ export function createApp({
       await results.putJob(job);
       const watch = await JobWatch.open({ queue, results }, id, job);
       try {
-        await feed(watch, image, task, bandPixels, request.signal);
+        await enqueue(watch, image, task, bandPixels, request.signal);
       } catch (error) {
         watch.close();
         await removeJob(results, job);
@@ -198,11 +198,11 @@ export function createApp({
       return { watch, job, task };
     });
     const name = `inline; filename="${fileOf(task.name, job)}"`;
-    const pieces = removedBehind(watch, job, task, request.signal);
+    const pieces = streamThenDelete(watch, job, task, request.signal);
     return streamed(pieces, { headers: { ...HEADERS[job.kind], "x-job-id": id, "content-disposition": name } });
   }
 
-  async function* removedBehind(
+  async function* streamThenDelete(
     watch: JobWatch,
     job: Job,
     task: Task,
@@ -233,14 +233,14 @@ export function createApp({
         const { job: asked, image } = await newJob(id, request, task, upload);
         await startOrResume(results, asked);
         const watch = await JobWatch.open({ queue, results }, id);
-        const sentAgain = watch.job?.fed === true;
+        const sentAgain = watch.job?.enqueued === true;
         try {
-          await feed(watch, image, task, bandPixels, signal);
+          await enqueue(watch, image, task, bandPixels, signal);
         } catch (error) {
           watch.close();
           // Sending the same bytes again would end the same way. A job that has its picture is not harmed by a bad copy.
           const lasting = error instanceof ImageError || (error instanceof JobError && error.status === 500);
-          if (lasting && !watch.job?.fed) await results.updateJob(id, { error: error.message });
+          if (lasting && !watch.job?.enqueued) await results.updateJob(id, { error: error.message });
           throw error;
         }
         if (sentAgain) return watch.close();
@@ -275,18 +275,18 @@ export function createApp({
   }
 
   async function describe(id: string) {
-    const { job, done } = await found(id);
+    const { job, done } = await jobOr404(id);
     return view(job, done, await results.workers());
   }
 
-  async function found(id: string) {
+  async function jobOr404(id: string) {
     const records = await lookUp({ queue, results }, id);
     if (!records) throw new HttpError(404, `no job ${id}: it was never sent, was cancelled, or has expired`);
     return records;
   }
 
   async function result(request: Request, id: string): Promise<Response> {
-    const { job, done } = await found(id);
+    const { job, done } = await jobOr404(id);
     const state = stateOf(job, done.size);
     if (state === "failed") throw new HttpError(409, `the job has failed: ${job.error}`);
     if (state !== "done") {
@@ -387,13 +387,13 @@ export function createApp({
 
   async function ready(): Promise<Response> {
     if (stopping.aborted) throw unavailable("this coordinator is about to end");
-    const { queue: noQueue, store: noStore } = await standing({ queue, results });
+    const { queue: noQueue, store: noStore } = await backendHealth({ queue, results });
     const trouble = noQueue ?? noStore;
     if (trouble !== null) throw unavailable(trouble);
     return Response.json({ status: "ready" });
   }
 
-  async function counted(request: Request): Promise<Response> {
+  async function metricsText(request: Request): Promise<Response> {
     expectToken(request, authToken);
     await Promise.all(observed.map((part) => part.observe()));
     return new Response(await registry.metrics(), { headers: { "content-type": registry.contentType } });
@@ -418,7 +418,7 @@ export function createApp({
     .get("/healthz", () => Response.json({ status: "ok" }))
     .get("/readyz", ready)
     .get("/openapi.json", (): Response => api())
-    .get("/metrics", ({ request }) => counted(request))
+    .get("/metrics", ({ request }) => metricsText(request))
     .get("/workers", ({ request }) => fleet(request))
     .get("/tasks", tasks)
     .post("/tasks/:task", ({ request, params }) => send(request, params.task), { parse: "none" })

@@ -28,7 +28,7 @@ export class LocalQueue implements Queue {
   readonly #consumers: string[][] = [];
   readonly #pool = new Pool(POOL_BYTES);
   /** What was buried, newest last. */
-  readonly buried: { chunkId: string; reason: string }[] = [];
+  readonly deadLettered: { chunkId: string; reason: string }[] = [];
 
   async publish(chunk: Chunk): Promise<void> {
     const pixels = this.#pool.take(chunk.pixels.length);
@@ -54,7 +54,7 @@ export class LocalQueue implements Queue {
   }
 
   async deadLetters(): Promise<number> {
-    return this.buried.length;
+    return this.deadLettered.length;
   }
 
   async #serve(tasks: string[], handle: Handler, stop: AbortSignal): Promise<void> {
@@ -73,9 +73,9 @@ export class LocalQueue implements Queue {
         continue;
       }
       this.#pool.give(chunk.pixels);
-      if (outcome.do === "bury") {
-        this.buried.push({ chunkId: chunk.chunkId, reason: outcome.reason });
-        this.buried.splice(0, this.buried.length - 100);
+      if (outcome.do === "dead-letter") {
+        this.deadLettered.push({ chunkId: chunk.chunkId, reason: outcome.reason });
+        this.deadLettered.splice(0, this.deadLettered.length - 100);
       }
     }
   }
@@ -178,10 +178,10 @@ export class LocalResults implements Results {
   }
 
   /** Nobody but our own workers can reach this process. */
-  async adopt(): Promise<void> {}
+  async recordForeignResults(): Promise<void> {}
 
   /** The queue is in this process too: what is in it cannot vanish without the job. */
-  async suspect(): Promise<number> {
+  async trackMissing(): Promise<number> {
     return 0;
   }
 

@@ -5,8 +5,8 @@
  * another that died.
  *
  * A task may need a first step over the whole picture (threshold.ts). That step is a job of its own, with its own record
- * and bands, which is fed and merged here before the other begins; its rows are kept on disk meanwhile, so the picture
- * is sent once. Both are fed before the picture is accepted (202), so what was promised of one job holds for two:
+ * and bands, which is enqueued and merged here before the other begins; its rows are kept on disk meanwhile, so the picture
+ * is sent once. Both are enqueued before the picture is accepted (202), so what was promised of one job holds for two:
  * from then on nobody is needed but workers; before, sending again resumes in whichever step it stopped.
  *
  * Invariant: at most `workers` bands of a job are in the queue or at work, so at most that many workers are busy with it.
@@ -28,7 +28,7 @@ import {
   firstOf,
   haloOf,
   kindOf,
-  MOST_HALO,
+  MAX_HALO,
   type Task,
   type Values,
   wireName,
@@ -36,7 +36,7 @@ import {
 import { gone, JobError, JobWatch } from "./watch.ts";
 
 /** Without `workers`, this many bands in flight at least, or twice the live workers: enough to keep them all busy. */
-const LEAST_WINDOW = 4;
+const MIN_WINDOW = 4;
 /** How often the fleet is counted, ms. */
 const COUNT_MS = 2_000;
 /** The memory of bands that the queue has confirmed, for the next ones of any job. */
@@ -56,15 +56,15 @@ export function jobOf(
     task: wireName(task),
     kind: kindOf(task),
     params,
-    first: firstOf(task, params) ? randomUUID() : null,
-    found: null,
+    preJobId: firstOf(task, params) ? randomUUID() : null,
+    derivedParams: null,
     workers,
     width,
     height,
     rows,
     bands,
     created: Date.now(),
-    fed: false,
+    enqueued: false,
     error: null,
   };
 }
@@ -104,9 +104,9 @@ function shown({ task, params, width, height }: Job): string {
 }
 
 /** Removes a job, and that of its first step. */
-export async function removeJob(results: Results, { id, first, bands }: Job): Promise<void> {
+export async function removeJob(results: Results, { id, preJobId, bands }: Job): Promise<void> {
   await results.removeJob(id, bands);
-  if (first) await results.removeJob(first);
+  if (preJobId) await results.removeJob(preJobId);
 }
 
 /**
@@ -114,7 +114,7 @@ export async function removeJob(results: Results, { id, first, bands }: Job): Pr
  * @param watch of a job whose record stands
  * @throws JobError, ImageError, QueueError
  */
-export async function feed(
+export async function enqueue(
   watch: JobWatch,
   image: GreyImage,
   task: Task,
@@ -122,24 +122,24 @@ export async function feed(
   signal: AbortSignal,
 ): Promise<void> {
   const { results } = watch.backends;
-  const { id, params, first: firstId, workers } = watch.expectJob();
+  const { id, params, preJobId, workers } = watch.expectJob();
   const step = firstOf(task, params);
-  if (!step || !firstId) return feedBands(watch, image, haloFor(task, params), params, signal);
+  if (!step || !preJobId) return enqueueBands(watch, image, haloFor(task, params), params, signal);
   const spool = await Spool.open();
   try {
     const asked = { params: {}, workers, bandPixels };
-    await startOrResume(results, jobOf(firstId, step.task, asked, image));
-    const before = await JobWatch.open(watch.backends, firstId);
+    await startOrResume(results, jobOf(preJobId, step.task, asked, image));
+    const before = await JobWatch.open(watch.backends, preJobId);
     let data: unknown;
     try {
-      await feedBands(before, spool.passing(image), haloFor(step.task, {}), {}, signal);
+      await enqueueBands(before, spool.passing(image), haloFor(step.task, {}), {}, signal);
       data = await mergeData(before, step.task, true, signal);
     } finally {
       before.close();
     }
-    const found = { [step.param]: ofTask(() => step.find(data)) };
-    if (!(await results.updateJob(id, { found }))) throw gone();
-    await feedBands(watch, spool.again(image), haloFor(task, params), { ...params, ...found }, signal);
+    const derivedParams = { [step.param]: ofTask(() => step.find(data)) };
+    if (!(await results.updateJob(id, { derivedParams }))) throw gone();
+    await enqueueBands(watch, spool.again(image), haloFor(task, params), { ...params, ...derivedParams }, signal);
   } finally {
     await spool.close();
   }
@@ -151,7 +151,7 @@ export async function feed(
  * @param watch of a job whose record stands
  * @throws JobError 409 if the rows are not those of the first time; ImageError; QueueError
  */
-async function feedBands(
+async function enqueueBands(
   watch: JobWatch,
   image: GreyImage,
   halo: number,
@@ -210,7 +210,7 @@ async function feedBands(
     await Promise.all(sending);
   }
   stop.throwIfAborted();
-  if (!(await results.updateJob(job.id, { fed: true }))) throw gone();
+  if (!(await results.updateJob(job.id, { enqueued: true }))) throw gone();
 }
 
 /** CRC-32 of a band's own rows. */
@@ -224,7 +224,7 @@ function windowOf({ workers }: Job, results: Results): (inFlight: number) => boo
   let alive = 0;
   let asked = 0;
   return (inFlight) => {
-    if (inFlight < LEAST_WINDOW) return true;
+    if (inFlight < MIN_WINDOW) return true;
     // Counted in the background, and only for jobs that are large enough to ask.
     if (Date.now() - asked > COUNT_MS) {
       asked = Date.now();
@@ -330,7 +330,7 @@ async function ownForm(picture: Uint8Array, job: Job, band: number): Promise<Uin
  */
 export async function pixelsOf(picture: Uint8Array, job: Job, band: number): Promise<Uint8Array> {
   const { rows } = bandRows(job, band);
-  const limit = job.width * (rows + 2 * MOST_HALO);
+  const limit = job.width * (rows + 2 * MAX_HALO);
   const blamed = (error: Error): never => {
     throw error instanceof ImageError ? unusable(band, error) : error;
   };

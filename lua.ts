@@ -24,7 +24,7 @@ redis.call('EXPIRE', KEYS[4], ttl)
 return 1`;
 
 /** KEYS job, done, then results; ARGV for each result its band and record. */
-export const ADOPT = `
+export const RECORD_FOREIGN = `
 local ttl, kind = unpack(redis.call('HMGET', KEYS[1], 'ttl', 'kind'))
 if not ttl then return 0 end
 local picture = kind ~= 'data'
@@ -51,7 +51,7 @@ redis.call('EXPIRE', KEYS[2], ttl)
 return value`;
 
 /** KEYS job; ARGV 1 or 0. */
-export const SUSPECT = `
+export const TRACK_MISSING = `
 if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
 if ARGV[1] == '0' then
   redis.call('HDEL', KEYS[1], 'suspect')

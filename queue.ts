@@ -26,7 +26,7 @@ import { type Chunk, decodeMessage, encodeMessage } from "./chunk.ts";
 import type { Log } from "./ops/log.ts";
 import { serverUrl } from "./ops/settings.ts";
 
-export type Outcome = { do: "done" } | { do: "retry" } | { do: "bury"; reason: string };
+export type Outcome = { do: "done" } | { do: "retry" } | { do: "dead-letter"; reason: string };
 
 export interface Delivery {
   /** The chunk's id as the envelope has it, readable even if the message is not. */
@@ -73,7 +73,7 @@ export const DELIVERY_LIMIT = 20;
 /** How long a publish is tried for, ms. */
 const PUBLISH_MS = 30_000;
 /** How many are on their way to the broker at a time: of more at once, none would be confirmed in time. */
-const MOST_PUBLISHING = 16;
+const MAX_PUBLISHING = 16;
 /** How long the broker may take to confirm one, ms. */
 const CONFIRM_MS = 5_000;
 /** How long the broker may take to say how much is in a queue, or goodbye, ms. */
@@ -200,7 +200,7 @@ export class RabbitQueue implements Queue {
 
   async publish(chunk: Chunk): Promise<void> {
     const start = Date.now();
-    while (this.#publishing >= MOST_PUBLISHING) {
+    while (this.#publishing >= MAX_PUBLISHING) {
       // As long as others are confirmed, the time begins anew.
       const left = Math.max(start, this.#confirmedAt) + PUBLISH_MS - Date.now();
       if (left <= 0) throw new QueueError("the queue takes no work: others wait for it too");
@@ -317,10 +317,10 @@ export class RabbitQueue implements Queue {
     const sent = Number(headers["x-sent"]);
     const open = () => decodeMessage(message.content);
     const outcome = await consumer.handle({ chunkId, deliveries, sent, open });
-    if (outcome.do === "bury") {
+    if (outcome.do === "dead-letter") {
       const reason = { "x-reason": outcome.reason, "x-queue": message.fields.routingKey };
-      const buried = this.#confirmed(channel, DEAD_LETTERS, message.content, chunkId, reason);
-      const safe = await buried.then(
+      const deadLettered = this.#confirmed(channel, DEAD_LETTERS, message.content, chunkId, reason);
+      const safe = await deadLettered.then(
         () => true,
         () => false,
       );

@@ -1,7 +1,7 @@
 /**
  * Where results, job records, the fleet and events are kept: Redis, or this process.
  *
- *     job:{<id>}           hash: what was asked, the size, the plan, `fed`, `error`, `suspect`; TTL renewed with every band
+ *     job:{<id>}           hash: what was asked, the size, the plan, `enqueued`, `error`, `suspect`; TTL renewed with every band
  *     job:{<id>}:rows      hash: band → CRC-32 of its rows, before it is sent: a result made of other rows is not taken
  *     job:{<id>}:sent      hash: band → CRC-32 of its rows, once the queue has confirmed it
  *     job:{<id>}:done      hash: band → JSON { worker, ms, crc, bytes, deliveries, lossy }
@@ -10,7 +10,7 @@
  *     resultado:<chunk id> base64 of the band as a picture, or of its JSON
  *     workers              sorted set: name → time of the last heartbeat, ms by Redis's clock
  *     worker:<name>        hash: what it is and has done
- *     channel job:{<id>}   a band's number and record; "fed" when only that has changed; "job" when more may have. Hints:
+ *     channel job:{<id>}   a band's number and record; "enqueued" when only that has changed; "job" when more may have. Hints:
  *                          the hashes are the truth
  *
  * Every key of a job has a TTL, and everything written about a job is written only while its record stands: what was
@@ -23,7 +23,7 @@ import { tracingChannel } from "node:diagnostics_channel";
 import { EventEmitter } from "node:events";
 import { Redis } from "ioredis";
 import { chunkIdOf, fromBase64, parseChunkId, toBase64 } from "./chunk.ts";
-import { ADOPT, LEASE, MARK, RELEASE, STORE, SUSPECT, UPDATE } from "./lua.ts";
+import { LEASE, MARK, RECORD_FOREIGN, RELEASE, STORE, TRACK_MISSING, UPDATE } from "./lua.ts";
 import { serverUrl } from "./ops/settings.ts";
 import type { Offer, Values } from "./task.ts";
 
@@ -36,9 +36,9 @@ export interface Job {
   /** As they were asked for, with the defaults filled in. */
   params: Values;
   /** The job of the step that comes before this one; null where there is none. */
-  first: string | null;
+  preJobId: string | null;
   /** The parameters that the first step has found; null before. */
-  found: Values | null;
+  derivedParams: Values | null;
   /** At most this many bands in flight; null: as many as the fleet can use. */
   workers: number | null;
   width: number;
@@ -49,7 +49,7 @@ export interface Job {
   /** When it was first asked for, ms since 1970. */
   created: number;
   /** The whole picture has been read, and all its bands are in the queue or done. */
-  fed: boolean;
+  enqueued: boolean;
   /** Why it failed. */
   error: string | null;
 }
@@ -90,7 +90,7 @@ export interface WorkerInfo {
 }
 
 /** What a watcher is told: a band is done, or the whole picture is in the queue; with nothing, anything may have changed. */
-export type Hint = { band: number; done: Done } | "fed";
+export type Hint = { band: number; done: Done } | "enqueued";
 
 export interface Results {
   /** Writes a whole record; it is gone `ttl` seconds after its last band. */
@@ -120,12 +120,12 @@ export interface Results {
    */
   store(chunkId: string, picture: Uint8Array, done: Done): Promise<boolean>;
   /** Marks as done the bands of `awaited` (band → CRC) whose result was set by a worker that does no more than that. */
-  adopt(id: string, awaited: Map<number, number>): Promise<void>;
+  recordForeignResults(id: string, awaited: Map<number, number>): Promise<void>;
   /**
    * Notes whether a job's bands are nowhere to be found.
    * @returns for how long that has been so, ms; 0 while it is not. A band that is stored ends it.
    */
-  suspect(id: string, nowhere: boolean): Promise<number>;
+  trackMissing(id: string, nowhere: boolean): Promise<number>;
   load(chunkId: string): Promise<Uint8Array | null>;
   drop(chunkId: string): Promise<void>;
 
@@ -153,10 +153,10 @@ export const FOREIGN_WORKER = "foreign";
 const jobKey = (id: string) => `job:{${id}}`;
 const resultKey = (chunkId: string) => `resultado:${chunkId}`;
 
-export type Change = Partial<Pick<Job, "fed" | "error" | "found">>;
+export type Change = Partial<Pick<Job, "enqueued" | "error" | "derivedParams">>;
 
-export function hintOf(change: Change): "fed" | undefined {
-  return change.fed && Object.keys(change).length === 1 ? "fed" : undefined;
+export function hintOf(change: Change): "enqueued" | undefined {
+  return change.enqueued && Object.keys(change).length === 1 ? "enqueued" : undefined;
 }
 
 // Bun's channels do not say whether anybody listens, as Node's and Deno's do, and so ioredis tells each command with its
@@ -198,7 +198,7 @@ export class RedisResults implements Results {
     this.#subscriber.on("message", (channel: string, message: string) => {
       const space = message.indexOf(" ");
       const band = Number(message.slice(0, space));
-      const told: Hint | undefined = message === "fed" ? message : undefined;
+      const told: Hint | undefined = message === "enqueued" ? message : undefined;
       this.#events.emit(channel, space < 0 ? told : { band, done: JSON.parse(message.slice(space)) });
     });
     // What was published while the connection was away is lost: everybody reads again.
@@ -212,10 +212,10 @@ export class RedisResults implements Results {
     const fields = {
       ...job,
       params: JSON.stringify(job.params),
-      first: job.first ?? "",
-      found: job.found ? JSON.stringify(job.found) : "",
+      preJobId: job.preJobId ?? "",
+      derivedParams: job.derivedParams ? JSON.stringify(job.derivedParams) : "",
       workers: job.workers ?? "",
-      fed: job.fed ? 1 : 0,
+      enqueued: job.enqueued ? 1 : 0,
       error: job.error ?? "",
       ttl: this.ttlSeconds,
     };
@@ -226,37 +226,51 @@ export class RedisResults implements Results {
   async findJob(id: string): Promise<Job | null> {
     const fields = await this.#redis.hgetall(jobKey(id));
     if (!fields.id) return null;
-    const { task, kind, params, first, found, workers, width, height, rows, bands, created, fed, error } = fields;
+    const {
+      task,
+      kind,
+      params,
+      preJobId,
+      derivedParams,
+      workers,
+      width,
+      height,
+      rows,
+      bands,
+      created,
+      enqueued,
+      error,
+    } = fields;
     return {
       id,
       task,
       // A record of a coordinator that knew nothing of these is of a picture.
       kind: kind === "data" ? kind : "picture",
       params: JSON.parse(params || "{}"),
-      first: first || null,
-      found: found ? JSON.parse(found) : null,
+      preJobId: preJobId || null,
+      derivedParams: derivedParams ? JSON.parse(derivedParams) : null,
       workers: workers === "" ? null : Number(workers),
       width: Number(width),
       height: Number(height),
       rows: Number(rows),
       bands: Number(bands),
       created: Number(created),
-      fed: fed === "1",
+      enqueued: enqueued === "1",
       error: error === "" ? null : error,
     };
   }
 
   async updateJob(id: string, change: Change): Promise<boolean> {
     const fields: string[] = [];
-    if (change.found) fields.push("found", JSON.stringify(change.found));
-    if (change.fed !== undefined) fields.push("fed", change.fed ? "1" : "0");
+    if (change.derivedParams) fields.push("derivedParams", JSON.stringify(change.derivedParams));
+    if (change.enqueued !== undefined) fields.push("enqueued", change.enqueued ? "1" : "0");
     if (change.error !== undefined) fields.push("error", change.error ?? "");
     return (await this.#redis.eval(UPDATE, 1, jobKey(id), hintOf(change) ?? "job", ...fields)) === 1;
   }
 
   /** Lets a failed job go on: what is done stays, the rest is to be sent again. */
   async reviveJob(id: string): Promise<void> {
-    if (!(await this.updateJob(id, { error: null, fed: false }))) return;
+    if (!(await this.updateJob(id, { error: null, enqueued: false }))) return;
     await this.#redis.del(`${jobKey(id)}:sent`, `${jobKey(id)}:failures`);
   }
 
@@ -311,17 +325,17 @@ export class RedisResults implements Results {
     return (await this.#redis.eval(STORE, keys.length, ...keys, band, record, toBase64(picture), done.crc)) === 1;
   }
 
-  async adopt(id: string, awaited: Map<number, number>): Promise<void> {
+  async recordForeignResults(id: string, awaited: Map<number, number>): Promise<void> {
     const key = jobKey(id);
     const keys = [...awaited.keys()].map((band) => resultKey(chunkIdOf(id, band)));
     const records = [...awaited].flatMap(([band, crc]) => {
       return [band, JSON.stringify({ worker: FOREIGN_WORKER, ms: 0, crc, bytes: 0, deliveries: 0 } satisfies Done)];
     });
-    await this.#redis.eval(ADOPT, keys.length + 2, key, `${key}:done`, ...keys, ...records);
+    await this.#redis.eval(RECORD_FOREIGN, keys.length + 2, key, `${key}:done`, ...keys, ...records);
   }
 
-  async suspect(id: string, nowhere: boolean): Promise<number> {
-    return Number(await this.#redis.eval(SUSPECT, 1, jobKey(id), nowhere ? 1 : 0));
+  async trackMissing(id: string, nowhere: boolean): Promise<number> {
+    return Number(await this.#redis.eval(TRACK_MISSING, 1, jobKey(id), nowhere ? 1 : 0));
   }
 
   async load(chunkId: string): Promise<Uint8Array | null> {

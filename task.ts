@@ -94,7 +94,7 @@ export class TaskError extends Error {
 }
 
 /** Higher halos would send more halo than picture. */
-export const MOST_HALO = 256;
+export const MAX_HALO = 256;
 /** What a name may be: the version is written behind it with a dot. `tareas.muertas` is taken. */
 const NAME = /^(?!muertas$)[a-z][a-z0-9-]{0,63}$/;
 /** As it can be written in a query and read in a form. */
@@ -147,7 +147,7 @@ export function expectTask(task: Partial<Task> | undefined): asserts task is Tas
   const { name, version = 1, description, halo, params = {}, run } = task as Partial<Task>;
   expect(NAME.test(name ?? ""), "a name of lower-case letters, digits and hyphens", name);
   expect(Number.isInteger(version) && version >= 1, "a version that is a whole number from 1", version);
-  expect(typeof halo === "function" || isHalo(halo), `a halo of 0 to ${MOST_HALO} rows, or a function`, halo);
+  expect(typeof halo === "function" || isHalo(halo), `a halo of 0 to ${MAX_HALO} rows, or a function`, halo);
   expect(typeof run === "function", "a function run", run);
   expect(["string", "undefined"].includes(typeof description), "a description that is a text", description);
   expect(isRecord(params), "parameters by their names", params);
@@ -197,11 +197,11 @@ function isRecord(value: unknown): value is Record<string, unknown> {
 export function haloOf(task: Pick<Task, "name" | "halo">, params: Values): number {
   const halo = typeof task.halo === "function" ? task.halo(params) : task.halo;
   if (isHalo(halo)) return halo;
-  throw new TaskError(`task ${task.name}: expected a halo of 0 to ${MOST_HALO} rows, got ${halo}`);
+  throw new TaskError(`task ${task.name}: expected a halo of 0 to ${MAX_HALO} rows, got ${halo}`);
 }
 
 function isHalo(halo: unknown): halo is number {
-  return Number.isInteger(halo) && (halo as number) >= 0 && (halo as number) <= MOST_HALO;
+  return Number.isInteger(halo) && (halo as number) >= 0 && (halo as number) <= MAX_HALO;
 }
 
 /**
@@ -224,8 +224,8 @@ export function queryValues(
   });
   const values = checkedValues(task, Object.fromEntries(typed));
   const halo = askedHalo(task, values);
-  if (halo > MOST_HALO)
-    throw new ParamError(`expected parameters with which ${task.name} has a halo up to ${MOST_HALO} rows, got ${halo}`);
+  if (halo > MAX_HALO)
+    throw new ParamError(`expected parameters with which ${task.name} has a halo up to ${MAX_HALO} rows, got ${halo}`);
   return values;
 }
 

@@ -41,8 +41,8 @@ export type State = "uploading" | "running" | "done" | "failed";
 
 export function stateOf(job: Job, done: number): State {
   if (job.error !== null) return "failed";
-  if (done === job.bands && job.fed) return "done";
-  return job.fed ? "running" : "uploading";
+  if (done === job.bands && job.enqueued) return "done";
+  return job.enqueued ? "running" : "uploading";
 }
 
 /** How long a watch goes without a hint before it looks for itself: at first, and when nothing has happened for long, ms. */
@@ -67,7 +67,7 @@ export async function lookUp(backends: Backends, id: string): Promise<Known | nu
   if (!known) return null;
   const awaited = awaitedOf(known);
   if (awaited.size === 0 || known.job.error !== null) return known;
-  await backends.results.adopt(id, awaited);
+  await backends.results.recordForeignResults(id, awaited);
   known = await read(backends.results, id);
   if (!known || !(await failIfVanished(backends, known))) return known;
   return read(backends.results, id);
@@ -96,7 +96,7 @@ async function failIfVanished({ queue, results }: Backends, known: Known): Promi
   const { waiting, consumers } = depth;
   const fleet = workers.filter(({ tasks }) => tasks.includes(job.task));
   const nowhere = waiting === 0 && !fleet.some(({ busy }) => busy.split(" ").includes(job.id));
-  const held = await results.suspect(job.id, nowhere);
+  const held = await results.trackMissing(job.id, nowhere);
   // Others send no heartbeat, or one in which `busy` is always empty. Ours fill it, and who tells a runtime says so too.
   const allTell = consumers <= fleet.length && fleet.every(({ runtime }) => runtime !== "");
   if (held < (allTell ? VANISHED_MS : VANISHED_UNSEEN_MS)) return false;
@@ -214,12 +214,12 @@ export class JobWatch {
   #hear(hint?: Hint): void {
     this.#heard = Date.now();
     // What is being read may be from before.
-    if (hint === undefined || (hint === "fed" && this.#reading > 0)) {
+    if (hint === undefined || (hint === "enqueued" && this.#reading > 0)) {
       this.#refresh(read(this.backends.results, this.id)).catch(() => {}); // the next look will tell
       return;
     }
-    if (hint !== "fed") this.done.set(hint.band, hint.done);
-    else if (this.job) this.job.fed = true;
+    if (hint !== "enqueued") this.done.set(hint.band, hint.done);
+    else if (this.job) this.job.enqueued = true;
     this.#changes.emit("change");
   }
 
@@ -261,6 +261,6 @@ export class JobWatch {
       return this.#refresh(lookUp(this.backends, this.id));
     }
     const awaited = awaitedOf(this as Known);
-    if (awaited.size > 0) await this.backends.results.adopt(this.id, awaited);
+    if (awaited.size > 0) await this.backends.results.recordForeignResults(this.id, awaited);
   }
 }

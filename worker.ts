@@ -26,7 +26,7 @@ import { isMainThread, parentPort, Worker as Thread, workerData } from "node:wor
 import { crc32 } from "node:zlib";
 import { type Chunk, isChunkId, parseChunkId } from "./chunk.ts";
 import { type Fields, type Log, openLog } from "./ops/log.ts";
-import type { BuriedReason, WorkerMetrics } from "./ops/metrics.ts";
+import type { DeadLetterReason, WorkerMetrics } from "./ops/metrics.ts";
 import { answerHelp, keepMemory, levelSetting, setting } from "./ops/settings.ts";
 import { encodeBand } from "./picture/png-write.ts";
 import type { Delivery, Outcome, Queue } from "./queue.ts";
@@ -41,7 +41,7 @@ const STOP_MS = 25_000;
 /** It holds one band at a time: all else that it would fill more memory with is garbage. */
 const MEMORY_BYTES = 256 << 20;
 /** Before this many deliveries the queue itself would bury the band, and nobody would tell the job. */
-const MOST_DELIVERIES = 18;
+const MAX_DELIVERIES = 18;
 /** What a thread of this file is started for: one that only imports it does not serve. */
 const ROLE = "tasks";
 /** A task is ended when its time is over; one that still runs so much later cannot be, ms. */
@@ -94,7 +94,7 @@ export class Worker {
   async start(): Promise<void> {
     const beat = () => this.#options.results.beat(this.#info);
     this.#beating = setInterval(() => beat().catch((error) => this.#log.warn("no heartbeat", { error })), BEAT_MS);
-    await this.#insist(beat);
+    await this.#retry(beat);
     const { queue } = this.#options;
     for (const task of this.#info.tasks) {
       this.#stopConsuming.push(await queue.consume([task], (delivery) => this.#inTurn(delivery)));
@@ -144,7 +144,7 @@ export class Worker {
     } catch (error) {
       // The store is away, and this worker is to end: another will do the band.
       this.#log.warn("band handed back", { chunk: delivery.chunkId, error });
-      metrics?.bands.inc({ task: "", outcome: "handed_back" });
+      metrics?.bands.inc({ task: "", outcome: "requeued" });
       return { do: "retry" };
     } finally {
       metrics?.busy.dec();
@@ -153,7 +153,7 @@ export class Worker {
 
   /** Every outcome of a band, in the order of the table above. */
   async #outcomeOf(delivery: Delivery): Promise<Outcome> {
-    if (delivery.deliveries >= MOST_DELIVERIES) {
+    if (delivery.deliveries >= MAX_DELIVERIES) {
       const times = `handed out ${delivery.deliveries} times`;
       return this.#giveUp(delivery.chunkId, `${times}, and no worker came back with it`, "kills_workers");
     }
@@ -169,7 +169,7 @@ export class Worker {
       return this.#giveUp(chunkId, `unknown task ${task}: this worker has ${[...tasks.keys()]}`, "unknown_task");
     this.#taken(delivery, task);
     const { jobId } = parseChunkId(chunkId);
-    const job = await this.#insist(() => this.#options.results.findJob(jobId));
+    const job = await this.#retry(() => this.#options.results.findJob(jobId));
     if (!job || job.error !== null) return this.#settled(chunkId, task, "dropped");
     const start = performance.now();
     let result: BandResult;
@@ -184,7 +184,7 @@ export class Worker {
     const ms = Math.round((performance.now() - start) * 10) / 10;
     const { deliveries } = delivery;
     const done = { worker: this.#info.name, ms, crc: result.crc, bytes: result.made.length, deliveries };
-    await this.#insist(() => this.#options.results.store(chunkId, result.made, done));
+    await this.#retry(() => this.#options.results.store(chunkId, result.made, done));
     const pixels = chunk.width * (chunk.height - chunk.halo[0] - chunk.halo[1]);
     this.#info.bands++;
     this.#info.pixels += pixels;
@@ -212,7 +212,7 @@ export class Worker {
   }
 
   async #failed(chunkId: string, task: string, why: string): Promise<Outcome> {
-    const failures = await this.#insist(() => this.#options.results.countFailure(chunkId));
+    const failures = await this.#retry(() => this.#options.results.countFailure(chunkId));
     const { jobId: job } = parseChunkId(chunkId);
     this.#log.warn("band failed", { job, chunk: chunkId, task, attempt: failures, of: ATTEMPTS, error: why });
     if (failures >= ATTEMPTS) return this.#giveUp(chunkId, `failed ${failures} times: ${why}`, "task_failed", task);
@@ -220,21 +220,21 @@ export class Worker {
     return { do: "retry" };
   }
 
-  async #giveUp(chunkId: string, why: string, reason: BuriedReason, task = ""): Promise<Outcome> {
+  async #giveUp(chunkId: string, why: string, reason: DeadLetterReason, task = ""): Promise<Outcome> {
     const job = isChunkId(chunkId) ? parseChunkId(chunkId).jobId : undefined;
     this.#log.error("band given up", { job, chunk: chunkId, error: why });
-    this.#options.metrics?.buried.inc({ reason });
-    this.#options.metrics?.bands.inc({ task, outcome: "buried" });
+    this.#options.metrics?.deadLettered.inc({ reason });
+    this.#options.metrics?.bands.inc({ task, outcome: "dead_lettered" });
     // A message without a readable id belongs to no job.
     if (isChunkId(chunkId)) {
       const { jobId, band } = parseChunkId(chunkId);
-      await this.#insist(() => this.#options.results.updateJob(jobId, { error: `band ${band}: ${why}` }));
+      await this.#retry(() => this.#options.results.updateJob(jobId, { error: `band ${band}: ${why}` }));
     }
-    return { do: "bury", reason: why };
+    return { do: "dead-letter", reason: why };
   }
 
   /** Tries again until the store has taken it: the band in hand is worth waiting for. Throws only when told to stop. */
-  async #insist<T>(step: () => Promise<T>): Promise<T> {
+  async #retry<T>(step: () => Promise<T>): Promise<T> {
     for (let pause = 100; ; pause = Math.min(2 * pause, 2_000)) {
       try {
         return await step();
@@ -368,11 +368,11 @@ async function main(): Promise<void> {
   let worker: Worker | undefined;
   let metrics: WorkerMetrics | undefined;
   if (metricsPort >= 0) {
-    const { openRegistry, Standing, WorkerMetrics } = await import("./ops/metrics.ts");
+    const { openRegistry, BackendGauges, WorkerMetrics } = await import("./ops/metrics.ts");
     const { serveProbes } = await import("./ops/health.ts");
     const registry = openRegistry(true);
     metrics = new WorkerMetrics(registry);
-    const now = new Standing(registry, { queue, results });
+    const now = new BackendGauges(registry, { queue, results });
     const stuck = () => worker?.stuck() ?? null;
     const watched = {
       backends: { queue, results },

@@ -34,7 +34,7 @@ const EDITION = 1;
 const CHANNELS = 3;
 const IDAT_BYTES = 8192;
 /** What is drawn before it is repeated. */
-const MOST_DRAWN_PIXELS = 24_000_000;
+const MAX_DRAWN_PIXELS = 24_000_000;
 const SHAPES = 160;
 /** Colours that the smooth ground goes through, across and down. */
 const GROUND = { columns: 36, rows: 24 };
@@ -68,7 +68,7 @@ export async function pictureFile(sketch: Sketch): Promise<string> {
  * The file in pieces.
  * @param mostDrawn pixels that are drawn before they are repeated
  */
-export function* pngPieces(sketch: Sketch, mostDrawn = MOST_DRAWN_PIXELS): Generator<Uint8Array> {
+export function* pngPieces(sketch: Sketch, mostDrawn = MAX_DRAWN_PIXELS): Generator<Uint8Array> {
   const { kind, width, height } = sketch;
   const tile = { kind, width, height: Math.min(height, Math.max(1, Math.floor(mostDrawn / width))) };
   yield Buffer.concat([SIGNATURE, ihdr(width, height, 8, RGB), chunk("IDAT", Buffer.of(0x78, 0x01))]);

@@ -41,7 +41,7 @@ const STEADY_MS = 10_000;
 /** The coordinator sends something every few seconds: an event stream that is silent for so long is dead, ms. */
 const SILENCE_MS = 30_000;
 /** No server is waited for longer than so, whatever it asks. */
-const MOST_SECONDS = 60;
+const MAX_SECONDS = 60;
 /** How often a picture is sent once more because the coordinator has forgotten its job. */
 const RESENDS = 3;
 const CANCEL_MS = 3_000;
@@ -136,7 +136,7 @@ class Session {
     const query = new URLSearchParams(this.#job.params);
     query.set("task", this.#job.task);
     if (this.#job.workers !== undefined) query.set("workers", this.#job.workers);
-    await this.#insist(signal, async () => {
+    await this.#retry(signal, async () => {
       let unreadable: unknown;
       const body = counted(
         file,
@@ -161,7 +161,7 @@ class Session {
 
   /** Until the job is done. @throws Error with what it failed of; Forgotten */
   async #watch(accepted: () => boolean, signal: AbortSignal): Promise<void> {
-    await this.#insist(signal, async () => {
+    await this.#retry(signal, async () => {
       const silence = new AbortController();
       let timer: ReturnType<typeof setTimeout> | undefined;
       const alive = () => {
@@ -215,7 +215,7 @@ class Session {
   /** Goes on where a connection broke. */
   async #download(write: (piece: Uint8Array) => Promise<void>): Promise<void> {
     let have = 0;
-    await this.#insist(this.#stop, async () => {
+    await this.#retry(this.#stop, async () => {
       const range: Record<string, string> = have > 0 ? { range: `bytes=${have}-` } : {};
       const response = await expectOk(await this.#fetch("/result", { headers: range, signal: this.#stop }));
       let skip = response.status === 206 ? 0 : have;
@@ -232,7 +232,7 @@ class Session {
   }
 
   /** Repeats `step` while it fails in a way that may pass, for as long as there is patience. */
-  async #insist(signal: AbortSignal, step: () => Promise<void>): Promise<void> {
+  async #retry(signal: AbortSignal, step: () => Promise<void>): Promise<void> {
     let trouble = 0;
     for (let pause = 250; ; pause = Math.min(2 * pause, 5_000)) {
       const start = Date.now();
@@ -303,7 +303,7 @@ async function expectOk(response: Response): Promise<Response> {
   const retryable = later || status === 408 || status === 429 || (status >= 500 && !(known && status === 500));
   if (!retryable) throw new Error(sentence);
   const after = Number(headers.get("retry-after") ?? Number.NaN);
-  throw new Retry(sentence, after >= 0 ? Math.min(after, MOST_SECONDS) : undefined);
+  throw new Retry(sentence, after >= 0 ? Math.min(after, MAX_SECONDS) : undefined);
 }
 
 /** What a problem says; undefined where the answer was cut. */

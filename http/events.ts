@@ -14,8 +14,8 @@ const HEARTBEAT_MS = 10_000;
  * seen to live; where such a one has done a band it is taken to be at work still.
  */
 export function view(job: Job, done: Map<number, Done>, fleet: WorkerInfo[]) {
-  const { id, task, kind, first, width, height, rows, bands, workers, created, error } = job;
-  const params = { ...job.params, ...job.found };
+  const { id, task, kind, preJobId: first, width, height, rows, bands, workers, created, error } = job;
+  const params = { ...job.params, ...job.derivedParams };
   const state = stateOf(job, done.size);
   // A worker may call itself `__proto__`.
   const byWorker: Record<string, { bands: number; ms: number }> = Object.create(null);
@@ -52,8 +52,8 @@ export function eventStream(
         stop();
         controller.close();
       };
-      const open = new Set<Story>();
-      const go = (story: Story) => {
+      const open = new Set<EventCursor>();
+      const go = (story: EventCursor) => {
         if (!open.has(story) || !story.tell()) return;
         open.delete(story);
         if (open.size === 0) end();
@@ -78,7 +78,7 @@ export function eventStream(
         for (const watch of watches) watch.close();
       };
       stopping.addEventListener("abort", end);
-      for (const watch of watches) open.add(new Story(watch, event, fleet));
+      for (const watch of watches) open.add(new EventCursor(watch, event, fleet));
       for (const story of [...open]) {
         unlisten.push(story.watch.onChange(() => go(story)));
         go(story);
@@ -90,7 +90,7 @@ export function eventStream(
 }
 
 /** What one listener has been told of one job. */
-class Story {
+class EventCursor {
   readonly #told = new Set<number>();
   #shown = "";
   #created: number | undefined;

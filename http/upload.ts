@@ -9,7 +9,7 @@ import { HttpError } from "./respond.ts";
 
 /** An upload that is waited for this long, ms, and brings less than so many bytes meanwhile, is given up: it holds a place. */
 const PATIENCE_MS = 60_000;
-const LEAST_BYTES = 1 << 16;
+const MIN_BYTES = 1 << 16;
 /** Of an upload that was refused, this much is still read, for this long, so that the client comes to read the answer. */
 const DISCARD_BYTES = 4 * 2 ** 30;
 const DISCARD_MS = 60_000;
@@ -21,7 +21,7 @@ export class Upload {
   /** Read so far, what was thrown away not counted. */
   bytes = 0;
   #ended: boolean;
-  /** Since the last `LEAST_BYTES` were complete: for how long it was waited for, ms, and what has come. */
+  /** Since the last `MIN_BYTES` were complete: for how long it was waited for, ms, and what has come. */
   #waited = 0;
   #came = 0;
 
@@ -72,7 +72,7 @@ export class Upload {
       this.#ended = done;
       this.#waited += performance.now() - start;
       this.#came += value?.length ?? 0;
-      if (this.#came >= LEAST_BYTES) this.#waited = this.#came = 0;
+      if (this.#came >= MIN_BYTES) this.#waited = this.#came = 0;
       return value;
     } catch (error) {
       this.#ended = true;

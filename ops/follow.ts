@@ -21,7 +21,7 @@ function refusalOf(error: unknown, request: Request): string {
   if (error instanceof QueueError) return "queue";
   if (error instanceof ImageError) return "picture";
   if (error instanceof JobError) return error.status === 500 ? "job_failed" : "job_conflict";
-  if (error === request.signal.reason) return "hung_up";
+  if (error === request.signal.reason) return "client_closed";
   if (!(error instanceof HttpError)) return "store";
   return { 401: "token", 503: "busy" }[error.status] ?? "request";
 }

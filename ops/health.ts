@@ -15,7 +15,10 @@ import type { Backends } from "../watch.ts";
 const ANSWER_MS = 2_000;
 
 /** What is wrong with the queue, and with the store; null: nothing. */
-export async function standing({ queue, results }: Backends): Promise<{ queue: string | null; store: string | null }> {
+export async function backendHealth({
+  queue,
+  results,
+}: Backends): Promise<{ queue: string | null; store: string | null }> {
   const store = await within(results.ping()).then(
     () => null,
     (error: Error) => `Redis is away: ${error.message}`,
@@ -69,7 +72,7 @@ async function answer(watched: Watched, url: string): Promise<{ status: number; 
       return said(watched.stuck(), "ok");
     case "/readyz": {
       if (watched.stopping()) return said("this worker is about to end", "");
-      const { queue, store } = await standing(watched.backends);
+      const { queue, store } = await backendHealth(watched.backends);
       return said(queue ?? store, "ready");
     }
     case "/metrics":

@@ -2,7 +2,7 @@
  * What is counted, for Prometheus: one registry a process. The coordinator serves its own, a worker its own; the
  * threads of the one-process mode count into the coordinator's.
  *
- * Two kinds: what this process did (counters, histograms), and how things stand at the moment of the scrape (`Standing`:
+ * Two kinds: what this process did (counters, histograms), and how things stand at the moment of the scrape (`BackendGauges`:
  * the queue's depth, the fleet). The latter every coordinator tells alike: take the maximum over them, not the sum.
  *
  * Invariant: what there is to tell does not grow with time. Labels are tasks, states, reasons and routes, all of them
@@ -12,12 +12,12 @@
  */
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from "prom-client";
 import type { Backends } from "../watch.ts";
-import { standing, within } from "./health.ts";
+import { backendHealth, within } from "./health.ts";
 
 const BAND_SECONDS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60];
 const JOB_SECONDS = [0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 900, 3600];
 /** Whoever may write to Redis may say that there are more workers; they are not told. */
-const MOST_WORKERS = 1024;
+const MAX_WORKERS = 1024;
 /**
  * Of prom-client's own these mean something on V8 alone. Bun has them too, with zeros for V8's heap spaces, handles and
  * requests, gigabytes of address space that its engine only reserves as the heap, and Node's version. Of the rest, all that this
@@ -62,12 +62,12 @@ class Maker {
   }
 }
 
-export type BuriedReason = "unreadable" | "unknown_task" | "task_failed" | "kills_workers";
+export type DeadLetterReason = "unreadable" | "unknown_task" | "task_failed" | "kills_workers";
 
 /** What workers count. */
 export class WorkerMetrics {
   readonly bands: Counter<"task" | "outcome">;
-  readonly buried: Counter<"reason">;
+  readonly deadLettered: Counter<"reason">;
   readonly redelivered: Counter<"task">;
   readonly wait: Histogram<"task">;
   readonly compute: Histogram<"task">;
@@ -85,8 +85,8 @@ export class WorkerMetrics {
       "task",
       "outcome",
     );
-    this.buried = make.counter(
-      "sobel_bands_buried_total",
+    this.deadLettered = make.counter(
+      "sobel_bands_dead_lettered_total",
       "Bands given up, whose jobs have failed, by reason",
       "reason",
     );
@@ -110,7 +110,7 @@ export class WorkerMetrics {
       "sobel_store_retries_total",
       "Times that a worker had to ask the result store again",
     );
-    this.busy = make.gauge("sobel_bands_at_work", "Bands in the hands of this process");
+    this.busy = make.gauge("sobel_bands_in_progress", "Bands in the hands of this process");
   }
 }
 
@@ -190,7 +190,7 @@ export class CoordinatorMetrics {
 }
 
 /** How queue and store stand, as of the scrape. Asked together, and with a limit of time: a scrape never hangs. */
-export class Standing {
+export class BackendGauges {
   readonly #backends: Backends;
   readonly #queueUp: Gauge;
   readonly #storeUp: Gauge;
@@ -203,7 +203,7 @@ export class Standing {
   }
 
   async observe(): Promise<void> {
-    const { queue, store } = await standing(this.#backends);
+    const { queue, store } = await backendHealth(this.#backends);
     this.#queueUp.set(queue === null ? 1 : 0);
     this.#storeUp.set(store === null ? 1 : 0);
   }
@@ -257,7 +257,7 @@ export class FleetMetrics {
       this.#consumers.set({ task }, depth.consumers);
     }
     this.#busy.set(fleet.filter(({ busy }) => busy !== "").length);
-    for (const { name, bands, pixels, ms } of fleet.slice(0, MOST_WORKERS)) {
+    for (const { name, bands, pixels, ms } of fleet.slice(0, MAX_WORKERS)) {
       this.#bands.inc({ worker: name }, bands);
       this.#pixels.inc({ worker: name }, pixels);
       this.#seconds.inc({ worker: name }, ms / 1000);

@@ -6,7 +6,7 @@
  */
 import { number, t } from "./words.js";
 
-const MOST_ZOOM = 16;
+const MAX_ZOOM = 16;
 const STEP = 1.5;
 /** How far an arrow key moves the pictures, px. */
 const MOVE = 60;
@@ -89,7 +89,7 @@ export class Compare {
    */
   zoomTo(scale, at = { x: this.root.clientWidth / 2, y: this.root.clientHeight / 2 }) {
     this.#whole = scale <= this.#fit;
-    const next = Math.min(Math.max(scale, this.#fit), Math.max(MOST_ZOOM, this.#fit));
+    const next = Math.min(Math.max(scale, this.#fit), Math.max(MAX_ZOOM, this.#fit));
     this.#x = at.x - ((at.x - this.#x) * next) / this.#scale;
     this.#y = at.y - ((at.y - this.#y) * next) / this.#scale;
     this.#scale = next;

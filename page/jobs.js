@@ -17,9 +17,9 @@ import * as store from "./store.js";
 
 const UPLOADS = 2;
 /** The pause before another try doubles to this, s. */
-const MOST_PAUSE = 30;
+const MAX_PAUSE = 30;
 /** As many as one stream takes. */
-const MOST_FOLLOWED = 100;
+const MAX_FOLLOWED = 100;
 /** What a job fails with while its upload lasts is said better by the upload's own answer, which comes at once, ms. */
 const ANSWER_FIRST_MS = 2_000;
 /** Refused for what it is: sending the same again would end the same way. */
@@ -244,7 +244,7 @@ function fail(job, problem) {
 
 /** Tries again by itself, later and later, or as soon as the server is heard of. @param {Job} job @param {number} atLeast s */
 function interrupt(job, atLeast) {
-  const pause = Math.max(atLeast, Math.min(MOST_PAUSE, 2 ** job.tries)) * (1 + Math.random() / 4);
+  const pause = Math.max(atLeast, Math.min(MAX_PAUSE, 2 ** job.tries)) * (1 + Math.random() / 4);
   job.tries++;
   job.retryAt = Date.now() + pause * 1000;
   enter(job, "interrupted");
@@ -276,7 +276,7 @@ function refollow() {
   });
   if (wanted.every(({ id }) => followed.has(id))) return;
   unfollow();
-  followed = new Set(wanted.slice(0, MOST_FOLLOWED).map(({ id }) => id));
+  followed = new Set(wanted.slice(0, MAX_FOLLOWED).map(({ id }) => id));
   unfollow = follow([...followed], hear);
 }
 

@@ -13,7 +13,7 @@ const MOST = 2048;
 const FETCHES = 2;
 /** Pictures of bands are shown this much larger than they are, and no more. */
 const BLURRED = 1.4;
-const LEAST_WIDTH = 16; // the coordinator scales to no less
+const MIN_WIDTH = 16; // the coordinator scales to no less
 /** How long a band glows when it comes, ms. */
 const GLOW_MS = 350;
 
@@ -187,7 +187,7 @@ export class Mosaic {
     const generation = this.#generation;
     this.#fetching++;
     try {
-      const width = Math.min(MOST, Math.max(LEAST_WIDTH, this.canvas.width));
+      const width = Math.min(MOST, Math.max(MIN_WIDTH, this.canvas.width));
       const answer = await ask(`/jobs/${this.#id}/bands/${band}?width=${width}`, {
         signal: this.#fetches.signal,
       });

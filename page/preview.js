@@ -8,7 +8,7 @@
 const MOST = 1600;
 const THUMB = 112;
 /** Beyond these pixels not even for a moment; phones have less. */
-const MOST_PIXELS = isSmall() ? 2 ** 26 : 2 ** 28;
+const MAX_PIXELS = isSmall() ? 2 ** 26 : 2 ** 28;
 /** Up to here the whole is drawn at once, and need not be scaled apart from this thread. */
 const SMALL_PIXELS = 2 ** 22;
 
@@ -26,7 +26,7 @@ export async function preview(file) {
       image.onerror = reject;
     });
     const { naturalWidth: width, naturalHeight: height } = image;
-    if (width * height === 0 || width * height > MOST_PIXELS) return null;
+    if (width * height === 0 || width * height > MAX_PIXELS) return null;
     const [w, h] = fitted(width, height, MOST);
     const source = width * height <= SMALL_PIXELS ? image : await scaled(file, w, h);
     const small = await drawn(source, w, h);

@@ -11,12 +11,12 @@ import { ask, fleet, hasToken, onFleet } from "./server.js";
 import { elapsed, fileSize, number, remember, remembered, t } from "./words.js";
 
 /** Larger pictures are compared at the size of the mosaic: both held whole would take eight bytes a pixel. */
-const MOST_SHOWN = 50_000_000;
+const MAX_SHOWN = 50_000_000;
 /** The finished mosaic is looked at for a moment before the result takes its place, ms. */
 const DWELL_MS = 1_200;
 const COPIED_MS = 2_000;
 /** Of data this much is shown, characters; the download is complete. */
-const MOST_TEXT = 20_000;
+const MAX_TEXT = 20_000;
 
 const $ = (/** @type {string} */ id) => /** @type {any} */ (document.getElementById(id));
 
@@ -99,7 +99,7 @@ async function open() {
   if (now?.phase !== "done" || isData(now)) return;
   const { width = 0, height = 0 } = now.status;
   const shown = () => now === job && view === "compare" && !compared;
-  if (width * height > MOST_SHOWN) {
+  if (width * height > MAX_SHOWN) {
     mosaic.show(now);
     const { edges } = mosaic; // else it comes back here when they are complete
     const blob = edges && (await new Promise((resolve) => edges.toBlob(resolve)));
@@ -276,7 +276,7 @@ function renderFrame(of) {
   setText("say-detail", halting ? detailOf(of) : bare && of.file && phase !== "queued" ? t.unseen : "");
   $("say-detail").lang = phase === "failed" && problem?.detail ? "en" : "";
   $("say-start").hidden = !waits;
-  const large = (of.status.width ?? 0) * (of.status.height ?? 0) > MOST_SHOWN;
+  const large = (of.status.width ?? 0) * (of.status.height ?? 0) > MAX_SHOWN;
   setText("large", comparing && large ? t.large : "");
   for (const id of ["zoom-in", "zoom-out", "zoom-full", "zoom-fit"]) $(id).disabled = !comparing || large;
   $("zoom").hidden = !comparing;
@@ -297,7 +297,7 @@ async function renderData(of) {
   // Indented, but for lists of numbers.
   const indented = answer && JSON.stringify(await answer.json(), null, 2);
   const text = indented?.replace(/\[[\d\s,.eE+-]*\]/g, (list) => list.replace(/\s+/g, " "));
-  if (text && $("data").dataset.of === of.id) $("data").textContent = text.slice(0, MOST_TEXT);
+  if (text && $("data").dataset.of === of.id) $("data").textContent = text.slice(0, MAX_TEXT);
   if (!text) isThere(of);
 }
 

@@ -5,10 +5,10 @@
  * Invariant: what is kept is bounded, in number and in bytes.
  */
 
-const MOST_JOBS = 50;
+const MAX_JOBS = 50;
 /** Files larger than this, or together larger than that, are not kept, bytes. */
-const MOST_FILE = 512 * 2 ** 20;
-const MOST_FILES = 1024 * 2 ** 20;
+const MAX_FILE = 512 * 2 ** 20;
+const MAX_FILES = 1024 * 2 ** 20;
 
 /** @typedef {"jobs" | "files" | "previews"} Shelf */
 
@@ -62,7 +62,7 @@ export function putRecord(record) {
 /** @param {string} id @param {Blob} file @returns {Promise<boolean>} false where it is too large to keep */
 export async function putFile(id, file) {
   const sum = [...kept.values()].reduce((total, size) => total + size, 0);
-  if (file.size > MOST_FILE || sum + file.size > MOST_FILES) return false;
+  if (file.size > MAX_FILE || sum + file.size > MAX_FILES) return false;
   kept.set(id, file.size);
   const done = await put("files", id, file);
   if (!done) kept.delete(id);
@@ -106,7 +106,7 @@ export async function drop(id) {
 export async function records(isOver) {
   let all = (await transact(["jobs"], "readonly", (open) => open("jobs").getAll())) ?? [];
   all.sort((a, b) => a.added - b.added);
-  const surplus = new Set(all.filter(isOver).slice(0, Math.max(0, all.length - MOST_JOBS)));
+  const surplus = new Set(all.filter(isOver).slice(0, Math.max(0, all.length - MAX_JOBS)));
   await Promise.all([...surplus].map(({ id }) => drop(id)));
   all = all.filter((record) => !surplus.has(record));
   for (const { id, size } of all) if (await getFile(id)) kept.set(id, size);

@@ -26,7 +26,7 @@ const scratch = new Scratch();
 
 const ZLIB_HEADER = Uint8Array.of(0x78, 0x01);
 /** Bytes of a stored block of deflate, at most. */
-const MOST_STORED = 0xffff;
+const MAX_STORED = 0xffff;
 /** Bytes of a PNG before its first chunk that is not IHDR. */
 const FRONT_BYTES = 8 + 12 + 13;
 /** An empty final block with fixed codes: closes a deflate stream that was sync-flushed. */
@@ -58,7 +58,7 @@ function frontOf(width: number, rows: number): Buffer {
  */
 export function encodeStored(grey: Uint8Array, width: number, rows: number): Uint8Array {
   const length = rows * (1 + width);
-  const data = ZLIB_HEADER.length + 5 * Math.ceil(length / MOST_STORED) + length + 4;
+  const data = ZLIB_HEADER.length + 5 * Math.ceil(length / MAX_STORED) + length + 4;
   const png = scratch.take(FRONT_BYTES + 8 + data + 4 + END.length);
   let at = 0;
   const put = (bytes: Uint8Array) => {
@@ -68,8 +68,8 @@ export function encodeStored(grey: Uint8Array, width: number, rows: number): Uin
   for (const part of [PNG_SIGNATURE, headerChunk(width, rows), uint32(data), Buffer.from("IDAT"), ZLIB_HEADER])
     put(part);
   let adler = 1;
-  for (let from = 0; from < length; from += MOST_STORED) {
-    const size = Math.min(MOST_STORED, length - from);
+  for (let from = 0; from < length; from += MAX_STORED) {
+    const size = Math.min(MAX_STORED, length - from);
     const last = from + size === length ? 1 : 0;
     put(Uint8Array.of(last, size, size >> 8, ~size, ~size >> 8));
     const block = png.subarray(at, at + size);

@@ -10,7 +10,7 @@ import { pictureTask } from "../task.ts";
 import { task as histogram } from "./histogram.ts";
 
 /** A class smaller than this share of the picture is none (2⁻²³, a float's epsilon). */
-const LEAST_SHARE = 2 ** -23;
+const MIN_SHARE = 2 ** -23;
 
 export const task = pictureTask({
   name: "threshold",
@@ -38,7 +38,7 @@ export function otsu(counts: number[]): number {
     mean1 *= share1;
     share1 += share;
     const share2 = 1 - share1;
-    if (Math.min(share1, share2) < LEAST_SHARE || Math.max(share1, share2) > 1 - LEAST_SHARE) continue;
+    if (Math.min(share1, share2) < MIN_SHARE || Math.max(share1, share2) > 1 - MIN_SHARE) continue;
     mean1 = (mean1 + grey * share) / share1;
     const mean2 = (mean - share1 * mean1) / share2;
     const between = share1 * share2 * (mean1 - mean2) * (mean1 - mean2);

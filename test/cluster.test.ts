@@ -306,10 +306,10 @@ describeWith(["rabbitmq", "redis"], "a cluster", () => {
       const content = typeof body === "string" ? body : JSON.stringify({ ...good, ...body });
       const events = await app.ask(`/jobs/${job.id}/events`);
       channel.sendToQueue(QUEUE, Buffer.from(content), nameless ? {} : { messageId: chunkId });
-      const buried = await taken(DEAD_LETTERS);
-      channel.ack(buried);
-      expect(buried.content.toString()).toBe(content);
-      const { "x-reason": why, "x-queue": queue } = buried.properties.headers ?? {};
+      const deadLettered = await taken(DEAD_LETTERS);
+      channel.ack(deadLettered);
+      expect(deadLettered.content.toString()).toBe(content);
+      const { "x-reason": why, "x-queue": queue } = deadLettered.properties.headers ?? {};
       expect(why).toMatch(reason);
       expect(queue).toBe(QUEUE);
       if (nameless && typeof body === "string") {
@@ -352,7 +352,7 @@ describeWith(["rabbitmq", "redis"], "a cluster", () => {
     await results.markSent(id, 0, 1);
     expect(await results.updateJob(id, { error: "late" })).toBe(false);
     await results.countFailure(`{${id}}:0`);
-    await results.adopt(id, new Map([[0, 1]]));
+    await results.recordForeignResults(id, new Map([[0, 1]]));
     await results.close();
     await expectNothingLeft();
   });
@@ -379,9 +379,9 @@ describeWith(["rabbitmq", "redis"], "a cluster", () => {
       const answer = await send(task);
       const { detail } = await answer.json();
       expect([answer.status, detail]).toEqual([500, expect.stringContaining(reason)]);
-      const buried = await taken(DEAD_LETTERS);
-      expect(buried.properties.headers).toMatchObject({ "x-queue": `${QUEUE}.${task}` });
-      expect(String(buried.properties.headers?.["x-reason"])).toContain(reason);
+      const deadLettered = await taken(DEAD_LETTERS);
+      expect(deadLettered.properties.headers).toMatchObject({ "x-queue": `${QUEUE}.${task}` });
+      expect(String(deadLettered.properties.headers?.["x-reason"])).toContain(reason);
     }
     expectSame(await bytesOf(await send("sobel")), await edgesOf(photo, 2800));
     for (const task of ["negative", "throws", "endless"]) await channel.deleteQueue(`${QUEUE}.${task}`);
@@ -690,8 +690,15 @@ async function aJob(): Promise<Job> {
   const results = new RedisResults(redis.url, 60, false);
   const id = crypto.randomUUID();
   const plan = { width: 9, height: 49, rows: 7, bands: 7 };
-  const asked = { task: "sobel", kind: "picture", params: {}, first: null, found: null, workers: null } as const;
-  const job = { id, ...asked, ...plan, created: 0, fed: false, error: null };
+  const asked = {
+    task: "sobel",
+    kind: "picture",
+    params: {},
+    preJobId: null,
+    derivedParams: null,
+    workers: null,
+  } as const;
+  const job = { id, ...asked, ...plan, created: 0, enqueued: false, error: null };
   await results.putJob(job);
   await results.close();
   return job;

@@ -654,9 +654,16 @@ describe("clients that hang up", () => {
     kit = await startKit({ workers: 0 });
     const id = crypto.randomUUID();
     // Not sent: a job that the coordinator has accepted it watches itself, until it has ended.
-    const asked = { task: "sobel", kind: "picture", params: {}, first: null, found: null, workers: null } as const;
+    const asked = {
+      task: "sobel",
+      kind: "picture",
+      params: {},
+      preJobId: null,
+      derivedParams: null,
+      workers: null,
+    } as const;
     const plan = { width: 8, height: 8, rows: 8, bands: 1 };
-    await kit.results.putJob({ id, ...asked, ...plan, created: Date.now(), fed: true, error: null });
+    await kit.results.putJob({ id, ...asked, ...plan, created: Date.now(), enqueued: true, error: null });
     for (const begun of [true, false]) {
       if (!begun) kit.results.slow = 50;
       const reader = await rawUpload(`GET /jobs/${id}/events`, 0, kit.origin);
@@ -1070,7 +1077,7 @@ test("a result is kept as it was when it was stored", async () => {
   expect(await results.load(chunkIdOf(id, 0))).toEqual(Uint8Array.of(1, 2, 3));
 });
 
-test("a job that is fed while its record is read is not taken for unfed", async () => {
+test("a job that is enqueued while its record is read is not taken for not enqueued", async () => {
   const reading = Promise.withResolvers<void>();
   const results = new (class extends LocalResults {
     slow = false;
@@ -1087,10 +1094,10 @@ test("a job that is fed while its record is read is not taken for unfed", async 
   const watch = await JobWatch.open({ queue: new LocalQueue(), results }, id);
   results.slow = true;
   await results.putJob(job); // whoever watches reads it again
-  await results.updateJob(id, { fed: true });
+  await results.updateJob(id, { enqueued: true });
   reading.resolve();
   await Bun.sleep(20);
-  expect(watch.job?.fed).toBe(true);
+  expect(watch.job?.enqueued).toBe(true);
   watch.close();
   await results.removeJob(id);
 });

@@ -514,11 +514,11 @@ describeWith(["rabbitmq", "redis"], "faults", () => {
     const why = "handed out 18 times, and no worker came back with it";
     expect(await jobOf(origin, id)).toMatchObject({ state: "failed", error: `band 0: ${why}` });
     await withChannel(async (channel) => {
-      const buried = await channel.get(DEAD_LETTERS);
-      if (!buried) throw new Error("no dead letter");
-      const { messageId, headers } = buried.properties;
+      const deadLettered = await channel.get(DEAD_LETTERS);
+      if (!deadLettered) throw new Error("no dead letter");
+      const { messageId, headers } = deadLettered.properties;
       expect([messageId, headers?.["x-reason"], headers?.["x-queue"]]).toEqual([`{${id}}:0`, why, QUEUE]);
-      expect(buried.fields.messageCount).toBe(0);
+      expect(deadLettered.fields.messageCount).toBe(0);
     });
     expect(await messages(QUEUE)).toBe(0);
   });

@@ -108,10 +108,10 @@ describe.each(["bun", "deno"] as const)("one process, on %s", (runtime) => {
       'sobel_http_responses_total{method="PUT",route="/jobs/:id",status="401"}': 1,
       'sobel_http_responses_total{method="GET",route="/metrics",status="401"}': 2,
       'sobel_http_responses_total{method="",route="",status="404"}': 1,
-      sobel_bands_at_work: 0,
+      sobel_bands_in_progress: 0,
     };
     expect(Object.fromEntries(Object.keys(expected).map((name) => [name, after.get(name)]))).toEqual(expected);
-    for (const name of ['sobel_bands_buried_total{reason="task_failed"}', "sobel_queue_dead_letters"]) {
+    for (const name of ['sobel_bands_dead_lettered_total{reason="task_failed"}', "sobel_queue_dead_letters"]) {
       expect([name, after.get(name)! >= 1]).toEqual([name, true]);
     }
     expect(after.get("sobel_upload_bytes_total")).toBeGreaterThanOrEqual(3 * photo.length);

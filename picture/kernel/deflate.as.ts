@@ -10,7 +10,7 @@
 //
 // Invariant: every pointer comes from deflate.ts; a block has a byte before it that may be read.
 
-const MOST_RUN: usize = 258;
+const MAX_RUN: usize = 258;
 const RUN: usize = 254;
 const LITERALS: usize = 256;
 /** Tokens, and three times literals: with one counter each, equal bytes would wait for each other. */
@@ -111,10 +111,10 @@ function isRun(at: usize): bool {
   return load<u64>(at) == load<u64>(at - 1);
 }
 
-/** How many bytes from `at` on are as the one before it, at most `MOST_RUN`. */
+/** How many bytes from `at` on are as the one before it, at most `MAX_RUN`. */
 function runLength(at: usize, end: usize): usize {
   const byte = load<u8>(at - 1);
-  const stop = min(end, at + MOST_RUN);
+  const stop = min(end, at + MAX_RUN);
   let next = at;
   while (next < stop && load<u8>(next) == byte) next++;
   return next - at;

@@ -128,7 +128,7 @@ function joined(first: number, second: number): number {
 
 /** What stands before a block's data: the lengths of its codes, themselves told in codes. */
 function headOf(lengths: Uint8Array): number[] {
-  const told = toldLengths([...lengths, ...DISTANCE_LENGTHS]);
+  const told = runLengthEncode([...lengths, ...DISTANCE_LENGTHS]);
   const counts = new Uint32Array(LENGTHS_ORDER.length);
   for (const { symbol } of told) counts[symbol]++;
   const ofLengths = codeLengths(counts, LONGEST_LENGTHS_CODE);
@@ -145,7 +145,7 @@ function headOf(lengths: Uint8Array): number[] {
 }
 
 /** Code lengths as symbols: themselves, but for three zeros or more in a row. */
-function toldLengths(lengths: number[]): { symbol: number; extra: number }[] {
+function runLengthEncode(lengths: number[]): { symbol: number; extra: number }[] {
   const told = [];
   for (let at = 0; at < lengths.length; ) {
     let zeros = 0;

@@ -22,7 +22,7 @@ import { readPng } from "../png-read.ts";
 
 const ROLE = "reader of pictures";
 /** Each has a core beside that of the thread that asks, and two give that one all the rows that it can deal with. */
-const MOST_THREADS = Math.min(2, availableParallelism() - 1);
+const MAX_THREADS = Math.min(2, availableParallelism() - 1);
 /** Bytes of each buffer: pieces of the file, or as many whole rows as there is room for. */
 const BUFFER_BYTES = 1 << 19;
 /** Of either kind: one that is filled, one that waits, one that is read. */
@@ -70,7 +70,7 @@ export async function* blocksAside(
   limits: PixelLimits,
 ): AsyncGenerator<Uint8Array> {
   const fits = width <= BUFFER_BYTES;
-  const reader = fits ? (idle.pop() ?? (threads < MOST_THREADS ? started() : undefined)) : undefined;
+  const reader = fits ? (idle.pop() ?? (threads < MAX_THREADS ? started() : undefined)) : undefined;
   if (reader) yield* new Reading(reader).blocks(source, limits);
   else yield* (await readPng(source, limits)).blocks;
 }
