@@ -86,7 +86,7 @@ export function planBands(width: number, height: number, halo: number, bandPixel
   const mostRows = Math.floor((MAX_BASE64_BYTES * 3) / 4 / (width + 1)) - 2 * halo;
   if (mostRows < 1) {
     const widest = Math.floor((MAX_BASE64_BYTES * 3) / 4 / (1 + 2 * halo)) - 1;
-    throw new ImageError(413, `image too wide: expected at most ${widest} pixels a row, got ${width}`);
+    throw new ImageError("too-large", `image too wide: expected at most ${widest} pixels a row, got ${width}`);
   }
   const wanted = Math.min(mostRows, Math.max(1, Math.floor(bandPixels / width)));
   const rows = Math.ceil(height / Math.ceil(height / wanted));

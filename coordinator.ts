@@ -24,7 +24,7 @@ import { serve } from "./http/serve.ts";
 import { readPage, servePage } from "./http/static.ts";
 import { Upload } from "./http/upload.ts";
 import { enqueue, jobOf, merge, removeJob, startOrResume } from "./job.ts";
-import { type End, Follower } from "./ops/follow.ts";
+import { type End, Follower, failureOf } from "./ops/follow.ts";
 import { backendHealth } from "./ops/health.ts";
 import { type Log, openLog } from "./ops/log.ts";
 import { BackendGauges, CoordinatorMetrics, FleetMetrics, openRegistry, WorkerMetrics } from "./ops/metrics.ts";
@@ -208,12 +208,12 @@ export function createApp({
     task: Task,
     signal: AbortSignal,
   ): AsyncGenerator<Uint8Array> {
-    let end: [state: End, error?: string] = ["cancelled"]; // whoever hangs up ends this here
+    let end: [state: End, error?: unknown] = ["cancelled"]; // whoever hangs up ends this here
     try {
       yield* metrics.sending(merge(watch, isData(task) ? task : null, false, signal));
       end = ["done"];
     } catch (error) {
-      if (error !== signal.reason) end = ["failed", (error as Error).message];
+      if (error !== signal.reason) end = ["failed", error];
       throw error;
     } finally {
       follower.ended(job, ...end);
@@ -239,8 +239,10 @@ export function createApp({
         } catch (error) {
           watch.close();
           // Sending the same bytes again would end the same way. A job that has its picture is not harmed by a bad copy.
-          const lasting = error instanceof ImageError || (error instanceof JobError && error.status === 500);
-          if (lasting && !watch.job?.enqueued) await results.updateJob(id, { error: error.message });
+          const lasting = error instanceof ImageError || (error instanceof JobError && error.code === "failed");
+          if (lasting && !watch.job?.enqueued) {
+            await results.updateJob(id, { error: error.message, failure: failureOf(error) });
+          }
           throw error;
         }
         if (sentAgain) return watch.close();

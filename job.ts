@@ -66,6 +66,7 @@ export function jobOf(
     created: Date.now(),
     enqueued: false,
     error: null,
+    failure: null,
   };
 }
 
@@ -73,25 +74,28 @@ function haloFor(task: Task, params: Values): number {
   return ofTask(() => haloOf(task, params));
 }
 
-/** What a task's own function throws is the task's fault, so the job fails. @throws JobError 500 */
+/** What a task's own function throws is the task's fault, so the job fails. @throws JobError */
 function ofTask<T>(step: () => T): T {
   try {
     return step();
   } catch (error) {
-    throw new JobError(500, `the task failed: ${(error as Error).message}`);
+    throw new JobError("failed", `the task failed: ${(error as Error).message}`);
   }
 }
 
 /**
  * Writes a job's record, unless one stands that is of the same task, parameters and size.
- * @throws JobError 409
+ * @throws JobError "conflict"
  */
 export async function startOrResume(results: Results, asked: Job): Promise<void> {
   const found = await results.findJob(asked.id);
   if (found && found.error === null) {
     if (shown(found) === shown(asked)) return;
     const [begun, now] = [shown(found), shown(asked)];
-    throw new JobError(409, `this job was started with another picture or task: ${begun}; what is sent now is ${now}`);
+    throw new JobError(
+      "conflict",
+      `this job was started with another picture or task: ${begun}; what is sent now is ${now}`,
+    );
   }
   if (found) await removeJob(results, found);
   await results.putJob(asked);
@@ -149,7 +153,7 @@ export async function enqueue(
  * Reads a picture to its end and puts its bands into the queue. Bands that are there already, or done, are only
  * compared: sending a picture again is harmless, and resumes where it stopped.
  * @param watch of a job whose record stands
- * @throws JobError 409 if the rows are not those of the first time; ImageError; QueueError
+ * @throws JobError "conflict" if the rows are not those of the first time; ImageError; QueueError
  */
 async function enqueueBands(
   watch: JobWatch,
@@ -186,7 +190,7 @@ async function enqueueBands(
       const crc = crcOf(band);
       const before = watch.done.get(band.number)?.crc ?? watch.sent.get(band.number);
       if (before !== undefined && before !== crc) {
-        throw new JobError(409, `this job was started with another picture: band ${band.number} differs`);
+        throw new JobError("conflict", `this job was started with another picture: band ${band.number} differs`);
       }
       if (before !== undefined) {
         pool.give(band.pixels);
@@ -298,7 +302,7 @@ async function* resultsOf(watch: JobWatch, keep: boolean, signal?: AbortSignal):
     const result = await results.load(chunkIdOf(id, band)).catch((error) => {
       throw error instanceof WireError ? unusable(band, error) : error;
     });
-    if (!result) throw new JobError(410, `the result of band ${band} has expired`);
+    if (!result) throw new JobError("gone", `the result of band ${band} has expired`);
     return result;
   };
   let next = load(0);
@@ -316,7 +320,7 @@ async function* resultsOf(watch: JobWatch, keep: boolean, signal?: AbortSignal):
 
 /** The fault of whoever stored it, not of the picture that was sent. */
 export function unusable(band: number, cause: Error): JobError {
-  return new JobError(500, `band ${band}: its result cannot be used: ${cause.message}`);
+  return new JobError("failed", `band ${band}: its result cannot be used: ${cause.message}`, "bad_result");
 }
 
 /** A band as another program may store it in the form that can be stitched. */

@@ -50,9 +50,14 @@ export interface Job {
   created: number;
   /** The whole picture has been read, and all its bands are in the queue or done. */
   enqueued: boolean;
-  /** Why it failed. */
+  /** Why it failed, in a sentence. */
   error: string | null;
+  /** The same in a word, for metrics. */
+  failure: Failure | null;
 }
+
+/** Why a job fails: a band that is nowhere, a task that threw, a message or a result that cannot be read. */
+export type Failure = "lost" | "task_failed" | "bad_message" | "bad_result" | "other";
 
 export interface Done {
   worker: string;
@@ -153,7 +158,7 @@ export const FOREIGN_WORKER = "foreign";
 const jobKey = (id: string) => `job:{${id}}`;
 const resultKey = (chunkId: string) => `resultado:${chunkId}`;
 
-export type Change = Partial<Pick<Job, "enqueued" | "error" | "derivedParams">>;
+export type Change = Partial<Pick<Job, "enqueued" | "error" | "failure" | "derivedParams">>;
 
 export function hintOf(change: Change): "enqueued" | undefined {
   return change.enqueued && Object.keys(change).length === 1 ? "enqueued" : undefined;
@@ -217,6 +222,7 @@ export class RedisResults implements Results {
       workers: job.workers ?? "",
       enqueued: job.enqueued ? 1 : 0,
       error: job.error ?? "",
+      failure: job.failure ?? "",
       ttl: this.ttlSeconds,
     };
     const replies = await this.#redis.multi().hset(key, fields).expire(key, this.ttlSeconds).publish(key, "job").exec();
@@ -240,6 +246,7 @@ export class RedisResults implements Results {
       created,
       enqueued,
       error,
+      failure,
     } = fields;
     return {
       id,
@@ -257,6 +264,7 @@ export class RedisResults implements Results {
       created: Number(created),
       enqueued: enqueued === "1",
       error: error === "" ? null : error,
+      failure: failure ? (failure as Failure) : null,
     };
   }
 
@@ -265,12 +273,13 @@ export class RedisResults implements Results {
     if (change.derivedParams) fields.push("derivedParams", JSON.stringify(change.derivedParams));
     if (change.enqueued !== undefined) fields.push("enqueued", change.enqueued ? "1" : "0");
     if (change.error !== undefined) fields.push("error", change.error ?? "");
+    if (change.failure !== undefined) fields.push("failure", change.failure ?? "");
     return (await this.#redis.eval(UPDATE, 1, jobKey(id), hintOf(change) ?? "job", ...fields)) === 1;
   }
 
   /** Lets a failed job go on: what is done stays, the rest is to be sent again. */
   async reviveJob(id: string): Promise<void> {
-    if (!(await this.updateJob(id, { error: null, enqueued: false }))) return;
+    if (!(await this.updateJob(id, { error: null, failure: null, enqueued: false }))) return;
     await this.#redis.del(`${jobKey(id)}:sent`, `${jobKey(id)}:failures`);
   }
 

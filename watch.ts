@@ -15,18 +15,20 @@
  */
 import { EventEmitter } from "node:events";
 import { DEAD_LETTERS, type Queue } from "./queue.ts";
-import type { Done, Hint, Job, Results } from "./results.ts";
+import type { Done, Failure, Hint, Job, Results } from "./results.ts";
 
 export interface Backends {
   queue: Queue;
   results: Results;
 }
 
-/** Why a job cannot go on. `status` is that of the answer. */
+/** Why a job cannot go on: it has failed, is gone, or is another one than what was sent. */
 export class JobError extends Error {
+  /** @param failure of a job that has failed: why, for metrics */
   constructor(
-    readonly status: 404 | 409 | 410 | 500,
+    readonly code: "failed" | "gone" | "conflict",
     message: string,
+    readonly failure: Failure = "other",
   ) {
     super(message);
     this.name = "JobError";
@@ -34,7 +36,7 @@ export class JobError extends Error {
 }
 
 export function gone(): JobError {
-  return new JobError(410, "the job was cancelled or has expired");
+  return new JobError("gone", "the job was cancelled or has expired");
 }
 
 export type State = "uploading" | "running" | "done" | "failed";
@@ -102,7 +104,7 @@ async function failIfVanished({ queue, results }: Backends, known: Known): Promi
   if (held < (allTell ? VANISHED_MS : VANISHED_UNSEEN_MS)) return false;
   const where = `the queue is empty, and no worker has it; one that was rejected lies in ${DEAD_LETTERS}`;
   const error = `band ${awaited} has vanished: ${where}`;
-  return results.updateJob(job.id, { error });
+  return results.updateJob(job.id, { error, failure: "lost" });
 }
 
 interface Shared {
@@ -202,7 +204,7 @@ export class JobWatch {
       const check = () => {
         if (signal?.aborted) settle(signal.reason);
         else if (this.job === null) settle(gone());
-        else if (this.job.error !== null) settle(new JobError(500, this.job.error));
+        else if (this.job.error !== null) settle(new JobError("failed", this.job.error, this.job.failure ?? "other"));
         else if (condition()) settle();
       };
       this.#changes.on("change", check);

@@ -30,7 +30,7 @@ import type { DeadLetterReason, WorkerMetrics } from "./ops/metrics.ts";
 import { answerHelp, keepMemory, levelSetting, setting } from "./ops/settings.ts";
 import { encodeBand } from "./picture/png-write.ts";
 import type { Delivery, Outcome, Queue } from "./queue.ts";
-import { BEAT_MS, type Results, type WorkerInfo } from "./results.ts";
+import { BEAT_MS, type Failure, type Results, type WorkerInfo } from "./results.ts";
 import { offerOf, runTask } from "./task.ts";
 import { loadTasks, namesIn, type Tasks } from "./tasks/index.ts";
 
@@ -46,6 +46,13 @@ const MAX_DELIVERIES = 18;
 const ROLE = "tasks";
 /** A task is ended when its time is over; one that still runs so much later cannot be, ms. */
 const STUCK_MS = 30_000;
+
+const FAILURES: Record<DeadLetterReason, Failure> = {
+  kills_workers: "lost",
+  unreadable: "bad_message",
+  unknown_task: "bad_message",
+  task_failed: "task_failed",
+};
 
 export interface WorkerOptions {
   queue: Queue;
@@ -228,7 +235,8 @@ export class Worker {
     // A message without a readable id belongs to no job.
     if (isChunkId(chunkId)) {
       const { jobId, band } = parseChunkId(chunkId);
-      await this.#retry(() => this.#options.results.updateJob(jobId, { error: `band ${band}: ${why}` }));
+      const change = { error: `band ${band}: ${why}`, failure: FAILURES[reason] };
+      await this.#retry(() => this.#options.results.updateJob(jobId, change));
     }
     return { do: "dead-letter", reason: why };
   }

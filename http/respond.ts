@@ -6,7 +6,7 @@
 import { createHash, timingSafeEqual } from "node:crypto";
 import { NotFoundError } from "elysia";
 import type { Log } from "../ops/log.ts";
-import { ImageError } from "../picture/picture.ts";
+import { ImageError, type ImageErrorCode } from "../picture/picture.ts";
 import { QueueError } from "../queue.ts";
 import { JobError } from "../watch.ts";
 
@@ -52,7 +52,8 @@ function explained(
   log: Log,
 ): { status: number; detail: string; headers?: Record<string, string> } {
   if (error instanceof HttpError) return { status: error.status, detail: error.message, headers: error.headers };
-  if (error instanceof ImageError || error instanceof JobError) return { status: error.status, detail: error.message };
+  if (error instanceof ImageError || error instanceof JobError)
+    return { status: STATUSES[error.code], detail: error.message };
   if (error instanceof QueueError) return explained(unavailable(error.message), request, log);
   if (error instanceof NotFoundError) {
     return { status: 404, detail: `nothing here: ${request.method} ${new URL(request.url).pathname}` };
@@ -64,6 +65,17 @@ function explained(
   log.error("a request failed", { method, path: new URL(url).pathname, error, stack });
   return explained(unavailable("something this coordinator needs does not work: its log says more"), request, log);
 }
+
+/** Of the errors that the program itself knows by a code. */
+const STATUSES: Record<ImageErrorCode | JobError["code"], number> = {
+  "not-an-image": 400,
+  conflict: 409,
+  gone: 410,
+  "too-large": 413,
+  "unknown-format": 415,
+  corrupt: 422,
+  failed: 500,
+};
 
 export const TITLES: Record<number, string> = {
   400: "Bad request",

@@ -9,7 +9,7 @@
 import { HttpError } from "../http/respond.ts";
 import { ImageError } from "../picture/picture.ts";
 import { QueueError } from "../queue.ts";
-import type { Job } from "../results.ts";
+import type { Failure, Job } from "../results.ts";
 import { JobError, type JobWatch, stateOf } from "../watch.ts";
 import type { Log } from "./log.ts";
 import type { CoordinatorMetrics } from "./metrics.ts";
@@ -20,20 +20,14 @@ export type End = "done" | "failed" | "cancelled" | "gone";
 function refusalOf(error: unknown, request: Request): string {
   if (error instanceof QueueError) return "queue";
   if (error instanceof ImageError) return "picture";
-  if (error instanceof JobError) return error.status === 500 ? "job_failed" : "job_conflict";
+  if (error instanceof JobError) return error.code === "failed" ? "job_failed" : "job_conflict";
   if (error === request.signal.reason) return "client_closed";
   if (!(error instanceof HttpError)) return "store";
   return { 401: "token", 503: "busy" }[error.status] ?? "request";
 }
 
-/** Why a job has failed, in few words for a label: its own sentence names a band, and may quote a task. */
-export function reasonOf(error: string): string {
-  // From the start: what comes behind may be a task's own words.
-  if (/^band \d+( has vanished|: handed out \d+ times)/.test(error)) return "lost";
-  if (/^band \d+: failed \d+ times/.test(error)) return "task_failed";
-  if (/^band \d+: (message cannot be read|unknown task)/.test(error)) return "bad_message";
-  if (/^band \d+: its result cannot be used/.test(error)) return "bad_result";
-  return "other";
+export function failureOf(error: unknown): Failure {
+  return error instanceof JobError ? error.failure : "other";
 }
 
 export class Follower {
@@ -51,7 +45,7 @@ export class Follower {
     this.metrics.refused.inc({ reason });
     const { method, url } = request;
     // Of a band, before the picture was there to its end.
-    if (reason === "job_failed") this.metrics.failed.inc({ reason: reasonOf((error as Error).message) });
+    if (reason === "job_failed") this.metrics.failed.inc({ reason: failureOf(error) });
     const level = reason === "job_failed" ? "error" : ["busy", "queue"].includes(reason) ? "warn" : "info";
     this.log[level]("upload refused", { method, path: new URL(url).pathname, reason, error });
   }
@@ -74,7 +68,7 @@ export class Follower {
     this.metrics.open.inc({ state: "running" });
     const isDone = () => watch.job !== null && stateOf(watch.job, watch.done.size) === "done";
     const failed = (error: unknown) => {
-      if (error instanceof JobError && error.status === 500) return this.ended(job, "failed", error.message);
+      if (error instanceof JobError && error.code === "failed") return this.ended(job, "failed", error);
       this.ended(job, entry.cancelled ? "cancelled" : "gone");
     };
     const close = () => {
@@ -95,14 +89,14 @@ export class Follower {
     else this.ended(job, "cancelled");
   }
 
-  ended({ id, task, created }: Job, state: End, error?: string): void {
+  ended({ id, task, created }: Job, state: End, error?: unknown): void {
     const ms = Math.max(0, Date.now() - created);
     this.metrics.ended.inc({ task, state });
     if (state === "done") {
       this.metrics.seconds.observe({ task }, ms / 1000);
       this.log.info("job done", { job: id, task, ms });
     } else if (state === "failed") {
-      this.metrics.failed.inc({ reason: reasonOf(error ?? "") });
+      this.metrics.failed.inc({ reason: failureOf(error) });
       this.log.error("job failed", { job: id, task, ms, error });
     } else {
       this.log.info(`job ${state}`, { job: id, task, ms });

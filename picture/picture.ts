@@ -12,10 +12,13 @@ export interface GreyImage {
   blocks: AsyncIterable<Uint8Array>;
 }
 
-/** What the sender can do about a picture that cannot be read, as an HTTP status: 400 and 415 send another file, 413 a smaller one, 422 repair it. */
+/** Why a picture is refused. */
+export type ImageErrorCode = "not-an-image" | "unknown-format" | "too-large" | "corrupt";
+
+/** A picture that cannot be read. `code` says what the sender can do: send another file, a smaller one, or a repaired one. */
 export class ImageError extends Error {
   constructor(
-    readonly status: 400 | 413 | 415 | 422,
+    readonly code: ImageErrorCode,
     message: string,
     options?: ErrorOptions,
   ) {
@@ -49,5 +52,5 @@ export async function* onePiece(bytes: Uint8Array): AsyncGenerator<Uint8Array> {
 /** @throws ImageError 413 */
 export function checkPixels(width: number, height: number, limit: number): void {
   if (width * height <= limit) return;
-  throw new ImageError(413, `image too large: expected at most ${limit} pixels, got ${width} × ${height}`);
+  throw new ImageError("too-large", `image too large: expected at most ${limit} pixels, got ${width} × ${height}`);
 }

@@ -68,7 +68,7 @@ export async function readPngSize(
 }
 
 function corrupt(what: string, cause?: unknown): ImageError {
-  return new ImageError(422, `corrupt PNG: ${what}`, { cause });
+  return new ImageError("corrupt", `corrupt PNG: ${what}`, { cause });
 }
 
 /** Bytes on demand out of pieces of any size. */

@@ -61,7 +61,7 @@ async function peek(
 
 /** @throws ImageError 400, 415 */
 function formatOf(first: Uint8Array): string {
-  if (first.length === 0) throw new ImageError(400, "not an image: expected a picture, got no bytes");
+  if (first.length === 0) throw new ImageError("not-an-image", "not an image: expected a picture, got no bytes");
   if (PNG_SIGNATURE.every((byte, i) => first[i] === byte)) return "PNG";
   const text = String.fromCharCode(...first.subarray(0, 16));
   if (text.startsWith("\xff\xd8\xff")) return "JPEG";
@@ -72,9 +72,9 @@ function formatOf(first: Uint8Array): string {
   const readable = "expected PNG, JPEG, WebP, TIFF, GIF or AVIF";
   const shown = JSON.stringify(text);
   if (/^[\t\r\n\x20-\x7e]+$/.test(text) && !/^(\s*<|%PDF)/.test(text)) {
-    throw new ImageError(400, `not an image: ${readable}, got text that begins with ${shown}`);
+    throw new ImageError("not-an-image", `not an image: ${readable}, got text that begins with ${shown}`);
   }
-  throw new ImageError(415, `unknown format: ${readable}, got a file that begins with ${shown}`);
+  throw new ImageError("unknown-format", `unknown format: ${readable}, got a file that begins with ${shown}`);
 }
 
 async function readWhole(all: AsyncIterable<Uint8Array>, format: string, limits: PixelLimits): Promise<GreyImage> {
@@ -87,7 +87,7 @@ async function readWhole(all: AsyncIterable<Uint8Array>, format: string, limits:
   const picture = sharp(Buffer.concat(pieces), { limitInputPixels: false, ignoreIcc: true });
   const described = <T>(step: Promise<T>) =>
     step.catch((cause: Error) => {
-      throw new ImageError(422, `corrupt ${format}: ${cause.message.split("\n")[0]}`, { cause });
+      throw new ImageError("corrupt", `corrupt ${format}: ${cause.message.split("\n")[0]}`, { cause });
     });
   const { width, height } = await described(picture.metadata());
   checkPixels(width, height, limits.whole);
@@ -96,7 +96,10 @@ async function readWhole(all: AsyncIterable<Uint8Array>, format: string, limits:
   );
   // A TIFF may have samples beside colour and alpha, and does not say what they mean.
   if (info.channels > 4) {
-    throw new ImageError(415, `unknown kind of ${format}: expected at most RGBA, got ${info.channels} channels`);
+    throw new ImageError(
+      "unknown-format",
+      `unknown kind of ${format}: expected at most RGBA, got ${info.channels} channels`,
+    );
   }
   return { width: info.width, height: info.height, blocks: greyOf(data, info.width, info.height, info.channels) };
 }

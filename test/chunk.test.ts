@@ -122,9 +122,12 @@ describe("a plan", () => {
     for (const halo of HALOS) {
       const width = widest(halo);
       expect(planBands(width, 3, halo, MI)).toMatchObject({ rows: 1, bands: 3 });
-      const refused = new ImageError(413, `image too wide: expected at most ${width} pixels a row, got ${width + 1}`);
+      const refused = new ImageError(
+        "too-large",
+        `image too wide: expected at most ${width} pixels a row, got ${width + 1}`,
+      );
       expect(() => planBands(width + 1, 3, halo, MI)).toThrow(refused);
-      expect(caught(() => planBands(width + 1, 3, halo, MI))).toMatchObject({ status: 413 });
+      expect(caught(() => planBands(width + 1, 3, halo, MI))).toMatchObject({ code: "too-large" });
     }
   });
 

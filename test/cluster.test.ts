@@ -319,6 +319,8 @@ describeWith(["rabbitmq", "redis"], "a cluster", () => {
           state: "failed",
           error: `band 3: ${why}`,
         });
+        const failure = String(why).startsWith("failed 3 times") ? "task_failed" : "bad_message";
+        expect(await store.hget(`job:{${job.id}}`, "failure")).toBe(failure);
         expect(await events.text()).toMatch(/event: failed\ndata: .*\n\n$/);
       }
       // The worker is none the worse for it.
@@ -698,7 +700,7 @@ async function aJob(): Promise<Job> {
     derivedParams: null,
     workers: null,
   } as const;
-  const job = { id, ...asked, ...plan, created: 0, enqueued: false, error: null };
+  const job = { id, ...asked, ...plan, created: 0, enqueued: false, error: null, failure: null };
   await results.putJob(job);
   await results.close();
   return job;

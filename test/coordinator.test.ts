@@ -663,7 +663,15 @@ describe("clients that hang up", () => {
       workers: null,
     } as const;
     const plan = { width: 8, height: 8, rows: 8, bands: 1 };
-    await kit.results.putJob({ id, ...asked, ...plan, created: Date.now(), enqueued: true, error: null });
+    await kit.results.putJob({
+      id,
+      ...asked,
+      ...plan,
+      created: Date.now(),
+      enqueued: true,
+      error: null,
+      failure: null,
+    });
     for (const begun of [true, false]) {
       if (!begun) kit.results.slow = 50;
       const reader = await rawUpload(`GET /jobs/${id}/events`, 0, kit.origin);

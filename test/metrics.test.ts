@@ -5,7 +5,6 @@ import { join } from "node:path";
 import { encode } from "fast-png";
 import { Registry } from "prom-client";
 import { LocalQueue, LocalResults } from "../embedded.ts";
-import { reasonOf } from "../ops/follow.ts";
 import { FleetMetrics } from "../ops/metrics.ts";
 import {
   binaries,
@@ -269,20 +268,4 @@ test("workers that are said to live by the thousand do not fill the answer", asy
   const text = await registry.metrics();
   expect(text.match(/^sobel_worker_bands_total\{/gm)).toHaveLength(1024);
   expect(text).toContain('sobel_workers{task="sobel"} 5000');
-});
-
-test.each([
-  ["band 3: failed 3 times: the task took longer than 60000 ms", "task_failed"],
-  ["band 3: failed 3 times: band 1 has vanished", "task_failed"],
-  ["band 0: handed out 18 times, and no worker came back with it", "lost"],
-  [
-    "band 2 has vanished: the queue is empty, and no worker has it; one that was rejected lies in tareas.muertas",
-    "lost",
-  ],
-  ["band 0: message cannot be read: imagen: expected base64", "bad_message"],
-  ["band 0: unknown task blur: this worker has sobel", "bad_message"],
-  ["band 1: its result cannot be used: expected base64", "bad_result"],
-  ["the result of band 4 has expired", "other"],
-])("%j is counted as %s", (error, reason) => {
-  expect(reasonOf(error)).toBe(reason);
 });

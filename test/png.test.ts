@@ -9,7 +9,7 @@ import { join } from "node:path";
 import { constants, crc32, deflateRawSync, deflateSync, inflateSync } from "node:zlib";
 import { decode, encode } from "fast-png";
 import sharp from "sharp";
-import { ImageError } from "../picture/picture.ts";
+import { ImageError, type ImageErrorCode } from "../picture/picture.ts";
 import { combineAdler } from "../picture/png-format.ts";
 import { readPng } from "../picture/png-read.ts";
 import { decodeStored, encodeBand, encodeStored, Stitcher } from "../picture/png-write.ts";
@@ -191,8 +191,8 @@ describe("refuses", () => {
       const png = interlaced ? pngOf({ ...picture, interlaced }, [40]) : whole;
       expectSame(await read(inPieces(png)), greyOf(picture)); // which is whole
       for (let length = 0; length < png.length; length++) {
-        await expectRefusal(png.subarray(0, length), 422, /^corrupt PNG: the file ends before its IEND chunk$/);
-        await expectRefusal(png.subarray(0, length), 422, /the file ends before its IEND chunk/, 1);
+        await expectRefusal(png.subarray(0, length), "corrupt", /^corrupt PNG: the file ends before its IEND chunk$/);
+        await expectRefusal(png.subarray(0, length), "corrupt", /the file ends before its IEND chunk/, 1);
       }
     }
   });
@@ -219,7 +219,7 @@ describe("refuses", () => {
         broken[end - 4 + (bit >> 3)] ^= 1 << (bit & 7);
         await expectRefusal(
           broken,
-          422,
+          "corrupt",
           new RegExp(`^corrupt PNG: ${type} chunk: expected CRC [0-9a-f]{8}, got [0-9a-f]{8}$`),
         );
       }
@@ -231,7 +231,7 @@ describe("refuses", () => {
     for (let bit = 0; bit < whole.length * 8; bit++) {
       const broken = Buffer.from(whole);
       broken[bit >> 3] ^= 1 << (bit & 7);
-      expect([413, 422]).toContain((await caught(read(inPieces(broken)))).status);
+      expect(["too-large", "corrupt"]).toContain((await caught(read(inPieces(broken)))).code);
     }
   });
 
@@ -385,7 +385,7 @@ describe("refuses", () => {
     ],
   ];
   test.each(cases)("%s", async (_what, png, message) => {
-    for (const size of [png.length, 1 + (png.length >> 6)]) await expectRefusal(png, 422, message, size);
+    for (const size of [png.length, 1 + (png.length >> 6)]) await expectRefusal(png, "corrupt", message, size);
   });
 
   test("a row filter above 4, whatever the pixels are and on whichever line", async () => {
@@ -395,7 +395,7 @@ describe("refuses", () => {
           for (const filter of [5, 255]) {
             const broken = { ...randomPicture(7, 7, colour, depth), interlaced };
             broken.filter = (i) => (i === line ? filter : 0);
-            await expectRefusal(pngOf(broken), 422, new RegExp(`row filter: expected 0 to 4, got ${filter}$`));
+            await expectRefusal(pngOf(broken), "corrupt", new RegExp(`row filter: expected 0 to 4, got ${filter}$`));
           }
         }
       }
@@ -408,7 +408,7 @@ describe("refuses", () => {
       for (const depth of [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 16, 17, 24, 32, 255]) {
         if (known.includes(`${colour} ${depth}`)) continue;
         const message = new RegExp(`^corrupt PNG: colour type ${colour} with ${depth} bits a sample$`);
-        await expectRefusal(file(ihdr(4, 3, depth, colour), idat, END), 422, message);
+        await expectRefusal(file(ihdr(4, 3, depth, colour), idat, END), "corrupt", message);
       }
     }
   });
@@ -431,8 +431,8 @@ describe("refuses", () => {
         }
       };
       const error = await caught(readPng(counted(), limits));
-      expect([error.status, error.message]).toEqual([
-        413,
+      expect([error.code, error.message]).toEqual([
+        "too-large",
         `image too large: expected at most ${limit} pixels, got ${width} × ${height}`,
       ]);
       expect(given).toBe(8 + header.length);
@@ -750,10 +750,10 @@ function file(...chunks: Uint8Array[]): Buffer {
   return Buffer.concat([SIGNATURE, ...chunks]);
 }
 
-async function expectRefusal(png: Uint8Array, status: number, message: RegExp, size = png.length): Promise<void> {
+async function expectRefusal(png: Uint8Array, code: ImageErrorCode, message: RegExp, size = png.length): Promise<void> {
   const error = await caught(read(inPieces(png, size)));
-  expect({ status: error.status as number, message: error.message }).toEqual({
-    status,
+  expect({ code: error.code, message: error.message }).toEqual({
+    code,
     message: expect.stringMatching(message),
   });
 }

@@ -101,7 +101,7 @@ test("the complaints are those of whoever reads it here", async () => {
   const outcome = async (read: Promise<Uint8Array>) =>
     read.catch((error: ImageError) => ({
       sound: error instanceof ImageError,
-      status: error.status,
+      code: error.code,
       is: error.message,
     }));
   let refused = 0;
@@ -120,11 +120,11 @@ test("the complaints are those of whoever reads it here", async () => {
   expect(refused).toBeGreaterThan(550);
   const limits = { streamed: 1000, whole: 100 };
   const inside = blocksAside(inPieces(pngOf({ ...picture, interlaced: true })), 33, limits);
-  expect(await outcome(inside.next() as never)).toMatchObject({ sound: true, status: 413 });
+  expect(await outcome(inside.next() as never)).toMatchObject({ sound: true, code: "too-large" });
 });
 
 test("an error of the source comes out as it is, wherever it comes, and the next picture is read", async () => {
-  for (const error of [new TypeError("socket hang up"), new ImageError(422, "of the source's own")]) {
+  for (const error of [new TypeError("socket hang up"), new ImageError("corrupt", "of the source's own")]) {
     for (const length of [0, 10, 1_000_000, 4_000_000, largePng.length - 1]) {
       const failing = async function* () {
         yield* inPieces(largePng.subarray(0, length), 300_000);

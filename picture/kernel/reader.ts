@@ -38,11 +38,7 @@ interface Filled {
 type Order = { begin: PixelLimits } | { piece: Filled } | { emptyBlock: number } | { stop: true };
 
 /** What it tells of the rows; the last three are its last. */
-type Report =
-  | { block: Filled }
-  | { done: true }
-  | { refused: string; status: ImageError["status"] }
-  | { broken: string };
+type Report = { block: Filled } | { done: true } | { refused: string; code: ImageError["code"] } | { broken: string };
 
 /** What both have. */
 interface Shared {
@@ -160,7 +156,7 @@ class Reading {
       for (;;) {
         const report = (await this.#reports.take())!;
         if ("done" in report) return;
-        if ("refused" in report) throw new ImageError(report.status, report.refused);
+        if ("refused" in report) throw new ImageError(report.code, report.refused);
         if ("broken" in report) {
           throw this.#failure
             ? this.#failure.error
@@ -302,7 +298,7 @@ async function read(
     report({ done: true });
   } catch (error) {
     const { message } = error as Error;
-    report(error instanceof ImageError ? { refused: message, status: error.status } : { broken: message });
+    report(error instanceof ImageError ? { refused: message, code: error.code } : { broken: message });
   }
 }
 
