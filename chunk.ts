@@ -22,11 +22,14 @@
  * compressed (png.ts).
  */
 
+import { crc32 } from "node:zlib";
 import { Pool, Scratch } from "./picture/buffers.ts";
 import { base64Bytes, base64Length, kernel } from "./picture/kernel/kernel.ts";
 import { collectPixels, type GreyImage, ImageError, onePiece } from "./picture/picture.ts";
 import { readPng } from "./picture/png-read.ts";
 import { decodeStored, encodeStored } from "./picture/png-write.ts";
+import { readImage } from "./picture/read.ts";
+import { MAX_HALO } from "./task.ts";
 
 /** How a picture is cut: `bands` bands of `rows` rows, of which the last may be lower. */
 export interface Plan {
@@ -164,6 +167,11 @@ export function reflect101(row: number, size: number): number {
 /** For each column from `-halo` to `width - 1 + halo`, in this order, the one inside that stands for it. */
 export function reflectedColumns(width: number, halo: number): Int32Array {
   return Int32Array.from({ length: width + 2 * halo }, (_, i) => reflect101(i - halo, width));
+}
+
+/** CRC-32 of a band's own rows: what a result was made from. */
+export function rowsCrc({ pixels, width, halo }: Pick<Band, "pixels" | "width" | "halo">): number {
+  return crc32(pixels.subarray(halo[0] * width, pixels.length - halo[1] * width));
 }
 
 export function chunkIdOf(jobId: string, band: number): string {
@@ -310,4 +318,30 @@ function shown(value: unknown): string {
     text = "something nested too deep to show"; // JSON.parse goes deeper than JSON.stringify
   }
   return text.length > 80 ? `${text.slice(0, 80)}…` : text;
+}
+
+/**
+ * The pixels of a band that a third-party worker has stored as any picture, with or without its halo.
+ * @returns `rows × width` pixels
+ * @throws WireError where it is no picture, or not of the band's size
+ */
+export async function pixelsOf(
+  picture: Uint8Array,
+  plan: Pick<Plan, "width" | "height" | "rows">,
+  band: number,
+): Promise<Uint8Array> {
+  const { rows } = bandRows(plan, band);
+  const { width } = plan;
+  const limit = width * (rows + 2 * MAX_HALO);
+  const asWireError = (error: Error): never => {
+    throw error instanceof ImageError ? new WireError(error.message, { cause: error }) : error;
+  };
+  const image = await readImage(onePiece(picture), { streamed: limit, whole: limit }).catch(asWireError);
+  const surplus = image.height - rows;
+  if (image.width !== width || surplus < 0 || surplus % 2 !== 0) {
+    throw new WireError(`expected ${width} × ${rows} pixels, got ${image.width} × ${image.height}`);
+  }
+  const pixels = await collectPixels(image).catch(asWireError);
+  const above = (surplus / 2) * width;
+  return pixels.subarray(above, above + rows * width);
 }

@@ -3,8 +3,11 @@
  *
  * Both keep the promises of their interfaces (queue.ts, results.ts) but one: what is in this process ends with it.
  */
+
 import { EventEmitter, once } from "node:events";
+import type { Registry } from "prom-client";
 import { type Chunk, parseChunkId } from "./chunk.ts";
+import { WorkerMetrics } from "./ops/metrics.ts";
 import { Pool } from "./picture/buffers.ts";
 import type { Handler, Queue } from "./queue.ts";
 import {
@@ -17,6 +20,8 @@ import {
   type Results,
   type WorkerInfo,
 } from "./results.ts";
+import type { Backends } from "./watch.ts";
+import { Worker, type WorkerOptions } from "./worker.ts";
 
 /** What the queue in this process keeps of the memory of chunks that are settled, bytes. */
 const POOL_BYTES = 16 << 20;
@@ -240,4 +245,27 @@ interface LocalJob {
   failures: Map<number, number>;
   bands: Map<number, Uint8Array>;
   expiry?: ReturnType<typeof setTimeout>;
+}
+
+/** A queue, results and workers in this process. */
+export async function startEmbedded({
+  threads,
+  ttlSeconds,
+  registry,
+  ...worker
+}: Pick<WorkerOptions, "tasks" | "modules" | "bandTimeout" | "log"> & {
+  threads: number;
+  ttlSeconds: number;
+  registry: Registry;
+}): Promise<Backends & { stop(): Promise<void> }> {
+  const queue = new LocalQueue();
+  const results = new LocalResults(ttlSeconds);
+  const metrics = new WorkerMetrics(registry);
+  const names = Array.from({ length: threads }, (_, i) => `thread-${i + 1}`);
+  const workers = names.map((name) => new Worker({ ...worker, queue, results, name, metrics }));
+  await Promise.all(workers.map((one) => one.start()));
+  const stop = async () => {
+    await Promise.all(workers.map((one) => one.stop()));
+  };
+  return { queue, results, stop };
 }

@@ -14,31 +14,21 @@
  * Not here: HTTP (coordinator.ts), what is known of a job (watch.ts), how a picture is read (image.ts) or joined (png.ts).
  */
 import { randomUUID } from "node:crypto";
-import { crc32 } from "node:zlib";
-import { type Band, bandRows, chunkIdOf, planBands, split, WireError } from "./chunk.ts";
+import { type Band, bandRows, chunkIdOf, pixelsOf, planBands, rowsCrc, split, WireError } from "./chunk.ts";
 import { Pool } from "./picture/buffers.ts";
-import { collectPixels, type GreyImage, ImageError, onePiece } from "./picture/picture.ts";
+import type { GreyImage } from "./picture/picture.ts";
 import { encodeBand, Stitcher } from "./picture/png-write.ts";
-import { readImage } from "./picture/read.ts";
 import { Spool } from "./picture/spool.ts";
 import type { Job, Results } from "./results.ts";
-import {
-  type DataTask,
-  finished,
-  firstOf,
-  haloOf,
-  kindOf,
-  MAX_HALO,
-  type Task,
-  type Values,
-  wireName,
-} from "./task.ts";
+import { type DataTask, finished, firstOf, haloOf, kindOf, type Task, type Values, wireName } from "./task.ts";
 import { gone, JobError, JobWatch } from "./watch.ts";
 
 /** Without `workers`, this many bands in flight at least, or twice the live workers: enough to keep them all busy. */
 const MIN_WINDOW = 4;
 /** How often the fleet is counted, ms. */
 const COUNT_MS = 2_000;
+/** A coordinator may enqueue a job for so long, unless it renews its lease, ms. */
+const LEASE_MS = 10_000;
 /** The memory of bands that the queue has confirmed, for the next ones of any job. */
 const pool = new Pool(16 << 20);
 
@@ -105,6 +95,36 @@ export async function startOrResume(results: Results, asked: Job): Promise<void>
 function shown({ task, params, width, height }: Job): string {
   const values = Object.entries(params).map(([name, value]) => `, ${name} ${value}`);
   return `${width} × ${height}, ${task}${values.join("")}`;
+}
+
+/**
+ * Runs `step` as the only coordinator that enqueues this job. Waits for the one that does so now, or until its lease
+ * lapses because it died.
+ * @param step gets a signal that is aborted when the client closes the connection or the lease is lost
+ */
+export async function withLease(
+  results: Results,
+  id: string,
+  signal: AbortSignal,
+  step: (signal: AbortSignal) => Promise<void>,
+): Promise<void> {
+  const owner = randomUUID();
+  while (!(await results.lease(id, owner, LEASE_MS))) {
+    signal.throwIfAborted();
+    await new Promise((wake) => setTimeout(wake, 200));
+  }
+  const lost = new AbortController();
+  const renew = async () => {
+    if (!(await results.lease(id, owner, LEASE_MS)))
+      lost.abort(new JobError("taken-over", "another coordinator has taken this job over"));
+  };
+  const timer = setInterval(() => renew().catch(() => {}), LEASE_MS / 4);
+  try {
+    await step(AbortSignal.any([signal, lost.signal]));
+  } finally {
+    clearInterval(timer);
+    await results.release(id, owner).catch(() => {});
+  }
 }
 
 /** Removes a job, and that of its first step. */
@@ -187,7 +207,7 @@ async function enqueueBands(
   };
   try {
     for await (const band of split(image, { ...job, halo }, pool)) {
-      const crc = crcOf(band);
+      const crc = rowsCrc(band);
       const before = watch.done.get(band.number)?.crc ?? watch.sent.get(band.number);
       if (before !== undefined && before !== crc) {
         throw new JobError("conflict", `this job was started with another picture: band ${band.number} differs`);
@@ -215,11 +235,6 @@ async function enqueueBands(
   }
   stop.throwIfAborted();
   if (!(await results.updateJob(job.id, { enqueued: true }))) throw gone();
-}
-
-/** CRC-32 of a band's own rows. */
-function crcOf({ pixels, width, rows, halo }: Band): number {
-  return crc32(pixels.subarray(halo[0] * width, (halo[0] + rows) * width));
 }
 
 /** Whether one more band may be sent, with so many in flight. */
@@ -325,25 +340,8 @@ export function unusable(band: number, cause: Error): JobError {
 
 /** A band as another program may store it in the form that can be stitched. */
 async function ownForm(picture: Uint8Array, job: Job, band: number): Promise<Uint8Array> {
-  return encodeBand(await pixelsOf(picture, job, band), job.width, bandRows(job, band).rows);
-}
-
-/**
- * The pixels of a band that another program has stored as any picture, with or without its halo.
- * @throws JobError where it is none, or not of the band's size
- */
-export async function pixelsOf(picture: Uint8Array, job: Job, band: number): Promise<Uint8Array> {
-  const { rows } = bandRows(job, band);
-  const limit = job.width * (rows + 2 * MAX_HALO);
-  const blamed = (error: Error): never => {
-    throw error instanceof ImageError ? unusable(band, error) : error;
-  };
-  const image = await readImage(onePiece(picture), { streamed: limit, whole: limit }).catch(blamed);
-  const surplus = image.height - rows;
-  if (image.width !== job.width || surplus < 0 || surplus % 2 !== 0) {
-    throw unusable(band, new Error(`expected ${job.width} × ${rows} pixels, got ${image.width} × ${image.height}`));
-  }
-  const pixels = await collectPixels(image).catch(blamed);
-  const above = (surplus / 2) * job.width;
-  return pixels.subarray(above, above + rows * job.width);
+  const pixels = await pixelsOf(picture, job, band).catch((error) => {
+    throw error instanceof WireError ? unusable(band, error) : error;
+  });
+  return encodeBand(pixels, job.width, bandRows(job, band).rows);
 }

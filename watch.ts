@@ -26,7 +26,7 @@ export interface Backends {
 export class JobError extends Error {
   /** @param failure of a job that has failed: why, for metrics */
   constructor(
-    readonly code: "failed" | "gone" | "conflict",
+    readonly code: "failed" | "gone" | "conflict" | "taken-over",
     message: string,
     readonly failure: Failure = "other",
   ) {

@@ -23,8 +23,7 @@
 import { availableParallelism, hostname } from "node:os";
 import process from "node:process";
 import { isMainThread, parentPort, Worker as Thread, workerData } from "node:worker_threads";
-import { crc32 } from "node:zlib";
-import { type Chunk, isChunkId, parseChunkId } from "./chunk.ts";
+import { type Chunk, isChunkId, parseChunkId, rowsCrc } from "./chunk.ts";
 import { type Fields, type Log, openLog } from "./ops/log.ts";
 import type { DeadLetterReason, WorkerMetrics } from "./ops/metrics.ts";
 import { answerHelp, keepMemory, levelSetting, setting } from "./ops/settings.ts";
@@ -321,7 +320,7 @@ async function serveTasks(modules: string | undefined): Promise<void> {
       const pixels = new Uint8Array(order.pixels, at, width * height);
       const chunk: Chunk = { ...order, pixels };
       const rows = height - halo[0] - halo[1];
-      const crc = crc32(pixels.subarray(halo[0] * width, (halo[0] + rows) * width));
+      const crc = rowsCrc(chunk);
       const result = runTask(tasks.get(chunk.task)!, chunk);
       const made = typeof result === "string" ? Buffer.from(result) : encodeBand(result, width, rows);
       const moved = made.byteOffset === 0 && made.length === made.buffer.byteLength ? [made.buffer as ArrayBuffer] : [];

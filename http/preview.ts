@@ -5,8 +5,8 @@
  *
  * Invariant: pictures are scaled off the event loop, and a few at a time, whatever is asked for.
  */
-import { bandRows, chunkIdOf } from "../chunk.ts";
-import { pixelsOf, unusable } from "../job.ts";
+import { bandRows, chunkIdOf, pixelsOf } from "../chunk.ts";
+import { unusable } from "../job.ts";
 import type { Done, Job, Results } from "../results.ts";
 import { gone } from "../watch.ts";
 
@@ -42,16 +42,14 @@ export class Previews {
       const picture = await this.results.load(chunkIdOf(job.id, band));
       if (!picture) throw gone();
       const { rows } = bandRows(job, band);
-      // Zero bytes: another program has made it, and it may be any picture.
-      return await scaled(
-        bytes === 0 ? await pixelsOf(picture, job, band) : picture,
-        bytes === 0,
-        job,
-        rows,
-        width,
-      ).catch((cause) => {
-        throw unusable(band, cause);
-      });
+      // Zero bytes: a third-party worker has stored it, and it may be any picture.
+      const isForeign = bytes === 0;
+      const pixels = isForeign ? pixelsOf(picture, job, band) : Promise.resolve(picture);
+      return await pixels
+        .then((one) => scaled(one, isForeign, job, rows, width))
+        .catch((cause) => {
+          throw unusable(band, cause);
+        });
     } finally {
       // Handed on, not given up: nobody who comes now gets before those who wait.
       const next = this.#waiting.shift();

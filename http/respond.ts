@@ -75,6 +75,7 @@ const STATUSES: Record<ImageErrorCode | JobError["code"], number> = {
   "unknown-format": 415,
   corrupt: 422,
   failed: 500,
+  "taken-over": 503,
 };
 
 export const TITLES: Record<number, string> = {

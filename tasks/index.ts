@@ -8,7 +8,8 @@
 import { existsSync, readdirSync } from "node:fs";
 import { resolve } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
-import { expectTask, type Task, versionOf, wireName } from "../task.ts";
+import type { Results } from "../results.ts";
+import { expectTask, type Task, taskOf, versionOf, wireName } from "../task.ts";
 
 /** By the names that queues, records and messages use: all versions. */
 export class Tasks extends Map<string, Task> {
@@ -70,4 +71,37 @@ export function namesIn(setting = ""): string[] {
     .split(",")
     .map((name) => name.trim())
     .filter(Boolean);
+}
+
+/** Every task that can be asked for: this program's own, and what other workers offer; the newest version of each. */
+export async function allTasks(tasks: Tasks, results: Results): Promise<Task[]> {
+  const own = new Map(tasks.names().map((name) => [name, tasks.newest(name)!]));
+  const others = new Map<string, Task>();
+  for (const task of await advertisedTasks(results)) {
+    const isNewer = versionOf(task) > versionOf(others.get(task.name));
+    if (isNewer && !own.has(task.name)) others.set(task.name, task);
+  }
+  return [...own.values(), ...others.values()];
+}
+
+/** The newest version of a task; undefined where no coordinator and no live worker has it. */
+export async function findTask(tasks: Tasks, results: Results, name: string): Promise<Task | undefined> {
+  return tasks.newest(name) ?? (await allTasks(tasks, results)).find((task) => task.name === name);
+}
+
+/** For a job that is sent again: the very version it was begun with, as long as that can be had. */
+export async function findTaskToResume(
+  tasks: Tasks,
+  results: Results,
+  id: string,
+  name: string,
+): Promise<Task | undefined> {
+  const begun = (await results.findJob(id))?.task;
+  if (begun?.split(".")[0] !== name) return undefined;
+  return tasks.get(begun) ?? (await advertisedTasks(results)).find((task) => wireName(task) === begun);
+}
+
+async function advertisedTasks(results: Results): Promise<Task[]> {
+  const offers = (await results.workers()).flatMap((worker) => worker.offers);
+  return offers.flatMap((offer) => taskOf(offer) ?? []);
 }

@@ -729,7 +729,7 @@ describe("several at once", () => {
     ]) {
       const full = await kit.ask(path, { method, body: huge });
       expect(full.headers.get("retry-after")).toBe("5");
-      await expectProblem(full, 503, /2 uploads are being taken/);
+      await expectProblem(full, 503, /too many uploads in progress \(2\)/);
     }
     uploads[0].write(small.subarray(100));
     expect(await uploads[0].answer()).toStartWith("HTTP/1.1 200");

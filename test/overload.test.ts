@@ -117,7 +117,7 @@ describeWith(["rabbitmq", "redis"], "overload", () => {
       return answer.status === 503 ? answer : undefined;
     });
     expect(refused.headers.get("retry-after")).toMatch(/^\d+$/);
-    expect((await refused.json()).detail).toBe("50 uploads are being taken: send it again later");
+    expect((await refused.json()).detail).toBe("too many uploads in progress (50); retry later");
     for (const path of ["/healthz", "/readyz", "/workers"]) expect((await fetch(origin + path)).status).toBe(200);
     expect(residentMegabytes(program) - before).toBeLessThan(150);
     const answers = slow.map((socket) => wholeOf(socket));

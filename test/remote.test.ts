@@ -257,7 +257,7 @@ test("a coordinator that is busy: it is asked again when it says so", async () =
   const out = place();
   await new Promise((wake) => setTimeout(wake, 200));
   const client = start(["--remote", `http://127.0.0.1:${port}`, photo, out]);
-  await client.says(/^1 uploads are being taken: send it again later; trying again\n/);
+  await client.says(/^too many uploads in progress \(1\); retry later; trying again\n/);
   other.destroy();
   expect([await client.ended, client.stderr]).toEqual([0, expect.any(String)]);
   expectEdges(out);

@@ -1,0 +1,142 @@
+/**
+ * What the API answers about a job: its state, its events, its result, a preview of a band.
+ *
+ * Not here: the routes, and what changes a job (coordinator.ts); where the state comes from (watch.ts).
+ */
+
+import { merge } from "../job.ts";
+import type { CoordinatorMetrics } from "../ops/metrics.ts";
+import { Stitcher } from "../picture/png-write.ts";
+import type { Job } from "../results.ts";
+import { type DataTask, isData } from "../task.ts";
+import type { Tasks } from "../tasks/index.ts";
+import { type Backends, JobWatch, lookUp, stateOf } from "../watch.ts";
+import { eventStream, view } from "./events.ts";
+import { disposition, jobId, query, widthOf } from "./params.ts";
+import type { Previews } from "./preview.ts";
+import { HttpError, rangeOf, slice, streamed, unavailable } from "./respond.ts";
+
+/** What the answers need. */
+export interface JobReads extends Backends {
+  tasks: Tasks;
+  metrics: CoordinatorMetrics;
+  previews: Previews;
+  /** Aborted when the program is about to end: event streams are closed, so that clients reconnect elsewhere. */
+  stopping: AbortSignal;
+}
+
+/** `nosniff`: no browser may take a result for a page, whatever its bytes are. */
+export const HEADERS = {
+  picture: { "content-type": "image/png", "x-content-type-options": "nosniff" },
+  data: { "content-type": "application/json", "x-content-type-options": "nosniff" },
+};
+const EVENT_HEADERS = { "content-type": "text/event-stream", "cache-control": "no-cache", "x-accel-buffering": "no" };
+/** Jobs that one event stream follows, at most. */
+const MAX_FOLLOWED = 100;
+
+/** The job as JSON. */
+export async function describe(context: JobReads, id: string) {
+  const { job, done } = await jobOr404(context, id);
+  return view(job, done, await context.results.workers());
+}
+
+/** @throws HttpError 404 */
+async function jobOr404(context: JobReads, id: string) {
+  const known = await lookUp(context, id);
+  if (!known) throw notFound(id);
+  return known;
+}
+
+export function notFound(id: string): HttpError {
+  return new HttpError(404, `no job ${id}: it was never sent, was cancelled, or has expired`);
+}
+
+/** GET /jobs/:id/result */
+export async function result(context: JobReads, request: Request, id: string): Promise<Response> {
+  const { job, done } = await jobOr404(context, id);
+  const state = stateOf(job, done.size);
+  if (state === "failed") throw new HttpError(409, `the job has failed: ${job.error}`);
+  if (state !== "done") {
+    throw new HttpError(409, `not ready: ${done.size} of ${job.bands} bands are done`, { "retry-after": "1" });
+  }
+  // With its creation time: the same id may be sent again, with another picture.
+  const etag = `"${id}-${job.created}"`;
+  const name = disposition(query(request, "name") || `${id}.${fileOf(job.task, job)}`);
+  const headers = { ...HEADERS[job.kind], "content-disposition": name, etag };
+  const task = dataTaskOf(context, job);
+  const pieces = async () => context.metrics.sending(merge(await JobWatch.open(context, id), task, true));
+  const sizes = [...done.values()].map(({ bytes }) => bytes);
+  // The length of a third-party result is known only after it has been encoded again.
+  if (task || sizes.includes(0)) return streamed(await pieces(), { headers });
+  const length = new Stitcher(job.width, job.height).length(sizes);
+  const range = rangeOf(request, length, etag);
+  const { from, to } = range ?? { from: 0, to: length };
+  return streamed(slice(await pieces(), from, to), {
+    status: range ? 206 : 200,
+    headers: {
+      ...headers,
+      "accept-ranges": "bytes",
+      "content-length": String(to - from),
+      ...(range && { "content-range": `bytes ${from}-${to - 1}/${length}` }),
+    },
+  });
+}
+
+/** Null for a job of pictures: any coordinator can merge those. @throws HttpError 503 */
+function dataTaskOf({ tasks }: JobReads, { kind, task }: Job): DataTask | null {
+  if (kind === "picture") return null;
+  const known = tasks.get(task);
+  if (known && isData(known)) return known;
+  throw unavailable(`this coordinator does not have the task ${task}; ask a coordinator that does`);
+}
+
+export function fileOf(task: string, { kind }: Job): string {
+  return `${task}.${kind === "data" ? "json" : "png"}`;
+}
+
+/** GET /jobs/:id/events */
+export async function events(context: JobReads, id: string): Promise<Response> {
+  const workers = await context.results.workers();
+  const watch = await JobWatch.open(context, id);
+  if (!watch.job) {
+    watch.close();
+    throw notFound(id);
+  }
+  return new Response(eventStream([watch], workers, context.stopping), { headers: EVENT_HEADERS });
+}
+
+/** GET /events: several jobs in one stream, because a browser has only six connections to a host. */
+export async function eventsOfMany(context: JobReads, request: Request): Promise<Response> {
+  const ids = [...new Set((query(request, "jobs") ?? "").split(",").map(jobId))];
+  if (ids.length > MAX_FOLLOWED) {
+    throw new HttpError(400, `jobs: expected at most ${MAX_FOLLOWED} ids, got ${ids.length}`);
+  }
+  const workers = await context.results.workers();
+  const opened = await Promise.allSettled(ids.map((id) => JobWatch.open(context, id)));
+  const watches = opened.flatMap((one) => (one.status === "fulfilled" ? [one.value] : []));
+  const failed = opened.find((one) => one.status === "rejected");
+  if (failed) {
+    for (const watch of watches) watch.close();
+    throw failed.reason;
+  }
+  return new Response(eventStream(watches, workers, context.stopping), { headers: EVENT_HEADERS });
+}
+
+/** GET /jobs/:id/bands/:band: a finished band, scaled down. */
+export async function preview(context: JobReads, request: Request, id: string, number: string): Promise<Response> {
+  const { results, previews } = context;
+  const [job, done] = await Promise.all([results.findJob(id), results.done(id)]);
+  const band = /^\d{1,10}$/.test(number) ? Number(number) : Number.NaN;
+  if (!job) throw notFound(id);
+  if (!(band < job.bands)) throw new HttpError(404, `no band ${number}: the job has bands 0 to ${job.bands - 1}`);
+  if (job.kind === "data") throw new HttpError(404, `${job.task} returns data: its bands are no pictures`);
+  const record = done.get(band);
+  if (!record) throw new HttpError(409, `not ready: band ${band} is not done`, { "retry-after": "1" });
+  const width = widthOf(request);
+  // Checked each time, not cached for good: the same id may be sent again with another picture.
+  const etag = `"${job.created}-${record.crc}-${width}"`;
+  const headers = { ...HEADERS.picture, etag, "cache-control": "private, no-cache" };
+  if (request.headers.get("if-none-match") === etag) return new Response(null, { status: 304, headers });
+  if (!previews.hasRoom) throw unavailable("too many previews are being made; retry later");
+  return new Response(await previews.png(job, band, record, width), { headers });
+}

@@ -1,0 +1,60 @@
+/**
+ * What a request asks for, in its path and its query, and the name of the file that answers it.
+ *
+ * Every function throws an `HttpError` 400 that names the parameter, what was expected and what came.
+ *
+ * Not here: a task's own parameters and their checks (task.ts).
+ */
+import { isJobId } from "../chunk.ts";
+import { MAX_WORKERS } from "../ops/settings.ts";
+import { ParamError, queryValues, type Task, type Values } from "../task.ts";
+import { WIDTHS } from "./preview.ts";
+import { HttpError } from "./respond.ts";
+
+/** @param text null where the path is not valid percent-encoding */
+export function jobId(text: string | null): string {
+  const id = text?.toLowerCase();
+  if (!id || !isJobId(id)) throw new HttpError(400, `job id: expected a UUID, got ${JSON.stringify(text)}`);
+  return id;
+}
+
+/** One value of the query; null where it is absent. */
+export function query(request: Request, name: string): string | null {
+  return new URL(request.url).searchParams.get(name);
+}
+
+/** The task's own parameters, defaults filled in. */
+export function paramsOf(request: Request, task: Task): Values {
+  try {
+    return queryValues(task, new URL(request.url).searchParams);
+  } catch (error) {
+    throw error instanceof ParamError ? new HttpError(400, error.message) : error;
+  }
+}
+
+/** At most this many workers at a time; null where the request does not say. */
+export function workersOf(request: Request): number | null {
+  return wholeNumber(request, "workers", 1, MAX_WORKERS);
+}
+
+/** Width of a preview in pixels, at most. */
+export function widthOf(request: Request): number {
+  return wholeNumber(request, "width", WIDTHS.least, WIDTHS.most) ?? WIDTHS.usual;
+}
+
+function wholeNumber(request: Request, name: string, min: number, max: number): number | null {
+  const text = query(request, name);
+  if (text === null || text === "") return null;
+  const value = /^\d{1,9}$/.test(text) ? Number(text) : Number.NaN;
+  if (value >= min && value <= max) return value;
+  throw new HttpError(400, `${name}: expected a whole number from ${min} to ${max}, got ${JSON.stringify(text)}`);
+}
+
+/** The header that names the file a browser saves: plain ASCII, and the full name where that differs (RFC 6266). */
+export function disposition(name: string): string {
+  const bare = name.toWellFormed().replace(/[\p{Cc}"\\/:*?<>|%]/gu, "_");
+  const plain = bare.replace(/[^\x20-\x7e]/g, "_").slice(-150);
+  if (plain === bare) return `attachment; filename="${plain}"`;
+  const full = encodeURIComponent(Array.from(bare).slice(-150).join("")).replace(/['()]/g, escape);
+  return `attachment; filename="${plain}"; filename*=UTF-8''${full}`;
+}
