@@ -1,27 +1,27 @@
 /**
- * What a band is: the plan of a picture's bands, their halo, their names, and how they look on the wire.
+ * What a band is: the plan of a picture's bands, their halo, their ids, and their form on the wire.
  *
  *     message on the queue `tareas` (or `tareas.<task>`): JSON in UTF-8
  *       chunk_id   "{<job id>}:<band number>"   the braces keep a job's keys on one slot of a Redis Cluster
  *       task       "sobel"
- *       halo       [rows above, rows below]     of `imagen` that are not the band's own
+ *       halo       [rows above, rows below]     rows of `imagen` that belong to the neighbours
  *       params     the task's own, by name; may be absent
  *       imagen     base64 of an 8-bit grey PNG: halo above · the band's rows · halo below
  *
  *     result in Redis
  *       resultado:<chunk_id>                    base64 of an image of the band, with or without its halo;
- *                                               of a task that returns data, base64 of its JSON
+ *                                               for a task that returns data, base64 of its JSON
  *
- * Bands are whole rows, cover the picture from the top down without overlap, and each brings a halo as high as its
- * task asks: the neighbours' rows, mirrored at the picture's edges (101: the edge row itself is not repeated). So the
- * pixels of the whole do not depend on how many bands there are.
+ * Bands are whole rows and cover the picture from the top down without overlap. Each brings a halo as high as its task
+ * needs: the neighbours' rows, mirrored at the picture's edges without repeating the edge row (BORDER_REFLECT_101).
  *
- * docs/wire.md has it at length, for those who write workers in other languages.
+ * Invariant: the pixels of the whole do not depend on the number of bands.
  *
- * Not here: what a task is (task.ts), how messages travel (queue.ts), where results lie (results.ts), how pixels are
- * compressed (png.ts).
+ * docs/wire.md describes the wire at length, for workers in other languages.
+ *
+ * Not here: what a task is (task.ts), how messages travel (queue.ts), where results are stored (results.ts), how pixels
+ * are compressed (picture/).
  */
-
 import { crc32 } from "node:zlib";
 import { Pool, Scratch } from "./picture/buffers.ts";
 import { base64Bytes, base64Length, kernel } from "./picture/kernel/kernel.ts";
@@ -31,7 +31,7 @@ import { decodeStored, encodeStored } from "./picture/png-write.ts";
 import { readImage } from "./picture/read.ts";
 import { MAX_HALO } from "./task.ts";
 
-/** How a picture is cut: `bands` bands of `rows` rows, of which the last may be lower. */
+/** How a picture is cut: into `bands` bands of `rows` rows; the last may have fewer. */
 export interface Plan {
   width: number;
   height: number;
@@ -51,27 +51,27 @@ export interface Band {
   pixels: Uint8Array;
 }
 
-/** A band as a worker gets it: what to do, and for which job. */
+/** A band as a worker receives it: the pixels, the task, and the job that they belong to. */
 export interface Chunk {
   chunkId: string;
   task: string;
   params?: unknown;
   halo: [above: number, below: number];
   width: number;
-  /** All rows of `pixels`, the halo's too. */
+  /** Rows of `pixels`, halo included. */
   height: number;
   pixels: Uint8Array;
 }
 
-/** A message or an id that is not of the form above. */
+/** A message, an id or a result that does not have the form above. */
 export class WireError extends Error {
   override name = "WireError";
 }
 
-/** RabbitMQ refuses messages over 16 MiB by default; this leaves room for the fields beside the picture. */
+/** RabbitMQ refuses messages over 16 MiB by default. This leaves room for the other fields. */
 const MAX_BASE64_BYTES = 12 << 20;
 
-/** What stands before the picture in a message that ends with it. */
+/** The bytes before the picture, in a message that ends with it. */
 const BEFORE_IMAGEN = Buffer.from(',"imagen":"');
 const END = Buffer.from('"}');
 
@@ -83,7 +83,7 @@ const TASK_NAME = /^[a-z][a-z0-9-]{0,63}(\.(?!1$)[1-9]\d{0,8})?$/;
 
 /**
  * Cuts `width × height` into bands of about `bandPixels` pixels and even height.
- * @throws ImageError 413 where even a single row would not fit into a message
+ * @throws ImageError "too-large" where not even one row fits into a message
  */
 export function planBands(width: number, height: number, halo: number, bandPixels: number): Plan {
   const mostRows = Math.floor((MAX_BASE64_BYTES * 3) / 4 / (width + 1)) - 2 * halo;
@@ -103,22 +103,22 @@ export function bandRows(plan: Pick<Plan, "rows" | "height">, number: number): {
 }
 
 /**
- * Turns a stream of rows into a stream of bands. Each band owns its pixels; besides them only the halo rows shared
- * with the next band are held.
- * @param pool where the pixels come from, and where whoever is done with a band may put them again
+ * Turns a stream of rows into a stream of bands. Each band owns its pixels. Besides them, only the halo rows that it
+ * shares with the next band are held.
+ * @param pool where the buffers come from; the caller may give them back
  */
 export async function* split(image: GreyImage, plan: Plan, pool = new Pool(0)): AsyncGenerator<Band> {
   const { width, height, halo } = plan;
   let band: Band | undefined = emptyBand(plan, 0, pool);
   let y = 0; // the next row to come
-  // The picture is walked to its end even when the last band is out: a fault may come after the last row.
+  // Read to the end even after the last band: a fault may come after the last row.
   for await (const block of image.blocks) {
     let at = 0;
     while (band) {
       const end = Math.min(band.y + band.rows + halo, height);
       if (y === end) {
         mirrorEdges(band, height, halo);
-        const next = following(band, plan, pool); // while the rows that both have are there
+        const next = following(band, plan, pool); // copies the shared rows before the band is given away
         yield band;
         band = next;
       } else if (at < block.length) {
@@ -133,7 +133,7 @@ export async function* split(image: GreyImage, plan: Plan, pool = new Pool(0)): 
   }
 }
 
-/** The band below, with the rows that both have; undefined below the last. */
+/** The next band, with the rows that it shares with this one; undefined after the last. */
 function following(band: Band, plan: Plan, pool: Pool): Band | undefined {
   if (band.number + 1 === plan.bands) return undefined;
   const next = emptyBand(plan, band.number + 1, pool);
@@ -143,7 +143,7 @@ function following(band: Band, plan: Plan, pool: Pool): Band | undefined {
 
 function emptyBand(plan: Plan, number: number, pool: Pool): Band {
   const { y, rows } = bandRows(plan, number);
-  const pixels = pool.take((rows + 2 * plan.halo) * plan.width); // every row is filled before the band is given out
+  const pixels = pool.take((rows + 2 * plan.halo) * plan.width); // every row is filled before the band is yielded
   return { number, y, rows, width: plan.width, halo: [plan.halo, plan.halo], pixels };
 }
 
@@ -156,7 +156,7 @@ function mirrorEdges({ y, rows, width, pixels }: Band, height: number, halo: num
   }
 }
 
-/** The row inside `0 … size - 1` that stands for one outside: `dcb|abcd|cba`, again and again; of a single row, that row. */
+/** The row inside `0 … size - 1` that replaces a row outside: `dcb|abcd|cba`, repeated; of a single row, that row. */
 export function reflect101(row: number, size: number): number {
   if (size === 1) return 0;
   const period = 2 * (size - 1);
@@ -164,7 +164,7 @@ export function reflect101(row: number, size: number): number {
   return Math.min(folded, period - folded);
 }
 
-/** For each column from `-halo` to `width - 1 + halo`, in this order, the one inside that stands for it. */
+/** For each column from `-halo` to `width - 1 + halo`, in this order, the column to read in its place. */
 export function reflectedColumns(width: number, halo: number): Int32Array {
   return Int32Array.from({ length: width + 2 * halo }, (_, i) => reflect101(i - halo, width));
 }
@@ -197,13 +197,13 @@ export function isTaskName(name: unknown): name is string {
   return typeof name === "string" && TASK_NAME.test(name);
 }
 
-/** A message on its way out, and a picture that has come in: one at a time, each. */
+/** Buffers for one outgoing message and one incoming picture. */
 const outgoing = new Scratch();
 const incoming = new Scratch();
 
 /**
- * The message for a chunk; its picture last, so that the head can be read at a glance.
- * @returns bytes that hold until the next call: they are to be sent, or copied, at once
+ * The message for a chunk. The picture comes last, so that the other fields can be read without it.
+ * @returns bytes that are valid until the next call: send or copy them at once
  */
 export function encodeMessage(chunk: Chunk): Buffer {
   const { chunkId, task, halo, params, width, height, pixels } = chunk;
@@ -219,7 +219,7 @@ export function encodeMessage(chunk: Chunk): Buffer {
   return message;
 }
 
-/** @throws WireError naming the field that is not as the top of this file has it */
+/** @throws WireError that names the invalid field */
 export async function decodeMessage(body: Uint8Array): Promise<Chunk> {
   const { chunk_id: chunkId, task, halo, params, imagen } = quickFields(body) ?? parseObject(body);
   parseChunkId(chunkId);
@@ -231,9 +231,9 @@ export async function decodeMessage(body: Uint8Array): Promise<Chunk> {
 }
 
 /**
- * What `parseObject` gives, but for `imagen`, which is decoded, until the next message; without making a string of
- * megabytes, where the picture stands last.
- * @returns undefined where that is not so
+ * As `parseObject`, but with `imagen` decoded, and without making a string of megabytes. Works where the picture is last.
+ * The bytes of `imagen` are valid until the next message.
+ * @returns undefined where the picture is not last
  */
 function quickFields(body: Uint8Array): Record<string, unknown> | undefined {
   const bytes = Buffer.from(body.buffer, body.byteOffset, body.length);
@@ -241,11 +241,11 @@ function quickFields(body: Uint8Array): Record<string, unknown> | undefined {
   if (at < 0 || !bytes.subarray(-2).equals(END)) return undefined;
   const base64 = bytes.subarray(at + BEFORE_IMAGEN.length, -END.length);
   try {
-    // Were there a quotation mark or a backslash in it, it would end sooner, or say something else than it shows.
+    // A quotation mark or a backslash is not base64, so the string ends where it seems to.
     const imagen = fromBase64(base64, "imagen", incoming);
     return { ...JSON.parse(`${text(bytes.subarray(0, at))}}`), imagen };
   } catch {
-    return undefined; // `parseObject` says what is wrong
+    return undefined; // `parseObject` reports what is wrong
   }
 }
 
@@ -289,7 +289,7 @@ function isHalo(halo: unknown): halo is [number, number] {
   return Array.isArray(halo) && halo.length === 2 && halo.every((rows) => Number.isInteger(rows) && rows >= 0);
 }
 
-/** In ASCII. */
+/** @returns ASCII */
 export function toBase64(bytes: Uint8Array): Buffer {
   const base64 = Buffer.allocUnsafe(base64Length(bytes));
   kernel.toBase64(bytes, base64);
@@ -298,7 +298,7 @@ export function toBase64(bytes: Uint8Array): Buffer {
 
 /**
  * @param base64 in ASCII
- * @param where the bytes are put; by default in the place of the text, which is then gone
+ * @param where the bytes go; by default over the text itself
  * @throws WireError
  */
 export function fromBase64(base64: Uint8Array, field: string, where?: Scratch): Uint8Array {

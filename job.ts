@@ -1,17 +1,17 @@
 /**
- * One job: feed (rows → bands → queue, at most N in flight) and merge (results → one PNG, or one JSON).
+ * One job: enqueue (rows → bands → queue, at most N in flight) and merge (results → one PNG, or one JSON).
  *
- * The two share nothing but the records in the result store, so they may run in two coordinators, or in one after
+ * The two share only the records in the result store, so they may run in two coordinators, or in one that takes over from
  * another that died.
  *
- * A task may need a first step over the whole picture (threshold.ts). That step is a job of its own, with its own record
- * and bands, which is enqueued and merged here before the other begins; its rows are kept on disk meanwhile, so the picture
- * is sent once. Both are enqueued before the picture is accepted (202), so what was promised of one job holds for two:
- * from then on nobody is needed but workers; before, sending again resumes in whichever step it stopped.
+ * A task may need a first step over the whole picture (tasks/threshold.ts). That step is a job of its own, with its own
+ * record and bands. It is enqueued and merged here before the second step begins; meanwhile the rows are kept on disk, so
+ * the client sends the picture once. Both steps are enqueued before the picture is accepted (202). So the promise for one
+ * job holds for two: after 202 only workers are needed, and before it, sending again resumes in the step that stopped.
  *
- * Invariant: at most `workers` bands of a job are in the queue or at work, so at most that many workers are busy with it.
+ * Invariant: at most `workers` bands of a job are in flight, so at most that many workers are busy with it.
  *
- * Not here: HTTP (coordinator.ts), what is known of a job (watch.ts), how a picture is read (image.ts) or joined (png.ts).
+ * Not here: HTTP (coordinator.ts), the state of a job (watch.ts), how a picture is read and stitched (picture/).
  */
 import { randomUUID } from "node:crypto";
 import { type Band, bandRows, chunkIdOf, pixelsOf, planBands, rowsCrc, split, WireError } from "./chunk.ts";
@@ -23,16 +23,16 @@ import type { Job, Results } from "./results.ts";
 import { type DataTask, finished, firstOf, haloOf, kindOf, type Task, type Values, wireName } from "./task.ts";
 import { gone, JobError, JobWatch } from "./watch.ts";
 
-/** Without `workers`, this many bands in flight at least, or twice the live workers: enough to keep them all busy. */
+/** Bands in flight where `workers` is not set: this many, or twice the live workers, which keeps them all busy. */
 const MIN_WINDOW = 4;
-/** How often the fleet is counted, ms. */
+/** How often the live workers are counted, ms. */
 const COUNT_MS = 2_000;
 /** A coordinator may enqueue a job for so long, unless it renews its lease, ms. */
 const LEASE_MS = 10_000;
-/** The memory of bands that the queue has confirmed, for the next ones of any job. */
+/** Buffers of confirmed bands, reused for the next bands of any job. */
 const pool = new Pool(16 << 20);
 
-/** A record for a task that is asked to do a picture. */
+/** The record of a new job. */
 export function jobOf(
   id: string,
   task: Task,
@@ -64,7 +64,7 @@ function haloFor(task: Task, params: Values): number {
   return ofTask(() => haloOf(task, params));
 }
 
-/** What a task's own function throws is the task's fault, so the job fails. @throws JobError */
+/** Runs a function of the task. What it throws fails the job. @throws JobError */
 function ofTask<T>(step: () => T): T {
   try {
     return step();
@@ -74,7 +74,7 @@ function ofTask<T>(step: () => T): T {
 }
 
 /**
- * Writes a job's record, unless one stands that is of the same task, parameters and size.
+ * Writes a job's record, unless there is one with the same task, parameters and size.
  * @throws JobError "conflict"
  */
 export async function startOrResume(results: Results, asked: Job): Promise<void> {
@@ -91,7 +91,7 @@ export async function startOrResume(results: Results, asked: Job): Promise<void>
   await results.putJob(asked);
 }
 
-/** What must be the same when a picture is sent again, as far as its header tells. */
+/** What must be the same when a picture is sent again, as far as its header shows it. */
 function shown({ task, params, width, height }: Job): string {
   const values = Object.entries(params).map(([name, value]) => `, ${name} ${value}`);
   return `${width} × ${height}, ${task}${values.join("")}`;
@@ -127,15 +127,15 @@ export async function withLease(
   }
 }
 
-/** Removes a job, and that of its first step. */
+/** Removes a job, and the job of its first step. */
 export async function removeJob(results: Results, { id, preJobId, bands }: Job): Promise<void> {
   await results.removeJob(id, bands);
   if (preJobId) await results.removeJob(preJobId);
 }
 
 /**
- * Does what there is to do before a job needs nobody but workers: its first step, if it has one, and its bands.
- * @param watch of a job whose record stands
+ * Does everything until a job needs only workers: its first step, if it has one, then its bands.
+ * @param watch of a job whose record exists
  * @throws JobError, ImageError, QueueError
  */
 export async function enqueue(
@@ -170,10 +170,10 @@ export async function enqueue(
 }
 
 /**
- * Reads a picture to its end and puts its bands into the queue. Bands that are there already, or done, are only
- * compared: sending a picture again is harmless, and resumes where it stopped.
- * @param watch of a job whose record stands
- * @throws JobError "conflict" if the rows are not those of the first time; ImageError; QueueError
+ * Reads a picture to its end and enqueues its bands. Bands that are already enqueued or done are only compared, so sending
+ * a picture again is harmless and resumes where it stopped.
+ * @param watch of a job whose record exists
+ * @throws JobError "conflict" if the rows differ from the first time; ImageError; QueueError
  */
 async function enqueueBands(
   watch: JobWatch,
@@ -220,7 +220,7 @@ async function enqueueBands(
       watch.sent.set(band.number, crc);
       const sent = send(band, crc)
         .catch((error) => {
-          watch.sent.delete(band.number); // whoever else watches this job must not take it for sent
+          watch.sent.delete(band.number); // other users of this watch must not take it for sent
           failed.abort(error);
         })
         .finally(() => {
@@ -230,21 +230,21 @@ async function enqueueBands(
       sending.add(sent);
     }
   } finally {
-    // Whoever sends the picture again must not meet sends that are still under way.
+    // Wait for pending publishes, so that a retry does not race them.
     await Promise.all(sending);
   }
   stop.throwIfAborted();
   if (!(await results.updateJob(job.id, { enqueued: true }))) throw gone();
 }
 
-/** Whether one more band may be sent, with so many in flight. */
+/** Whether one more band may be sent, given how many are in flight. */
 function windowOf({ workers }: Job, results: Results): (inFlight: number) => boolean {
   if (workers !== null) return (inFlight) => inFlight < workers;
   let alive = 0;
   let asked = 0;
   return (inFlight) => {
     if (inFlight < MIN_WINDOW) return true;
-    // Counted in the background, and only for jobs that are large enough to ask.
+    // In the background, and only for jobs with more bands than that.
     if (Date.now() - asked > COUNT_MS) {
       asked = Date.now();
       const count = (fleet: unknown[]) => {
@@ -257,10 +257,10 @@ function windowOf({ workers }: Job, results: Results): (inFlight: number) => boo
 }
 
 /**
- * The pieces of a job's PNG, as its bands become done, from the top down; of a data task, its JSON.
- * @param watch of a job whose record stands; closed at the end
- * @param task of the job, where that returns data
- * @param keep whether the bands stay in the store once they are passed on
+ * The pieces of a job's PNG from the top down, each as soon as its band is done; of a data task, its JSON.
+ * @param watch of a job whose record exists; closed at the end
+ * @param task the job's task, where that returns data
+ * @param keep whether bands stay in the store after they have been sent
  * @throws JobError
  */
 export async function* merge(
@@ -277,7 +277,7 @@ export async function* merge(
     for await (const picture of resultsOf(watch, keep, signal)) {
       const { rows } = bandRows(job, band);
       const part = stitcher.band(picture, rows) ?? stitcher.band(await ownForm(picture, job, band), rows)!;
-      // One piece, and so one write.
+      // The head goes with the first band: one piece, one write.
       yield band === 0 ? Buffer.concat([stitcher.head(), part]) : part;
       band++;
     }
@@ -288,8 +288,8 @@ export async function* merge(
 }
 
 /**
- * What a data task says of the whole picture. Of the bands' data no more than two are held, and their merger.
- * @param watch of a job whose record stands
+ * A data task's result for the whole picture. Holds the data of two bands at most, and what they merge into.
+ * @param watch of a job whose record exists
  * @throws JobError
  */
 async function mergeData(watch: JobWatch, task: DataTask, keep: boolean, signal?: AbortSignal): Promise<unknown> {
@@ -308,7 +308,7 @@ async function mergeData(watch: JobWatch, task: DataTask, keep: boolean, signal?
   return ofTask(() => finished(task, all, params));
 }
 
-/** The stored results of a job's bands, from the top down, each as soon as it is there. */
+/** The stored results of a job's bands from the top down, each as soon as it is stored. */
 async function* resultsOf(watch: JobWatch, keep: boolean, signal?: AbortSignal): AsyncGenerator<Uint8Array> {
   const { results } = watch.backends;
   const { id, bands } = watch.expectJob();
@@ -325,20 +325,20 @@ async function* resultsOf(watch: JobWatch, keep: boolean, signal?: AbortSignal):
     const result = await next;
     if (band + 1 < bands) {
       next = load(band + 1);
-      next.catch(() => {}); // it is awaited in the next round
+      next.catch(() => {}); // awaited in the next round
     }
     yield result;
-    // The last is left to whoever removes the job.
+    // The last one is removed with the job.
     if (!keep && band + 1 < bands) await results.drop(chunkIdOf(id, band));
   }
 }
 
-/** The fault of whoever stored it, not of the picture that was sent. */
+/** A stored result that cannot be used: the fault of the worker that stored it, not of the picture. */
 export function unusable(band: number, cause: Error): JobError {
   return new JobError("failed", `band ${band}: its result cannot be used: ${cause.message}`, "bad_result");
 }
 
-/** A band as another program may store it in the form that can be stitched. */
+/** A third-party result, encoded so that it can be stitched. */
 async function ownForm(picture: Uint8Array, job: Job, band: number): Promise<Uint8Array> {
   const pixels = await pixelsOf(picture, job, band).catch((error) => {
     throw error instanceof WireError ? unusable(band, error) : error;

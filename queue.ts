@@ -1,18 +1,19 @@
 /**
- * The queue between coordinator and workers: RabbitMQ, or this process.
+ * The queue between coordinator and workers, in RabbitMQ.
  *
- * What both promise: a published chunk is handed to one worker at a time until a worker says that it is settled. A
- * worker holds one chunk at a time. What a worker can say of a chunk (`Outcome`):
+ * A published chunk goes to one worker at a time until a worker settles it. What a worker can answer (`Outcome`):
  *
- *     done    it is settled: the result is stored, or nobody wants it
- *     retry   hand it out again, to whoever is free
- *     bury    never again: to `tareas.muertas`, with the reason in the header `x-reason`
- *     (dies)  the broker hands it out again; after 20 deliveries it buries it
+ *     done         settled: the result is stored, or the job no longer exists
+ *     retry        requeued, for any free worker
+ *     dead-letter  moved to `tareas.muertas`, with the reason in the header `x-reason`
+ *     (crash)      RabbitMQ redelivers it; after 20 deliveries it dead-letters it
  *
- * In RabbitMQ the queues are `tareas` for Sobel and `tareas.<task>` for any other task: durable quorum queues, so an
- * acknowledged publish survives a crash of the broker, and, in a cluster, of a node.
+ * The queues are `tareas` for Sobel and `tareas.<task>` for any other task. They are durable quorum queues, so a confirmed
+ * publish survives a crash of the broker and, in a cluster, the loss of a node.
  *
- * Not here: the message itself (chunk.ts), when to say what (worker.ts).
+ * Invariant: a publish resolves only after RabbitMQ has confirmed it. A connection that is lost is opened again, for ever.
+ *
+ * Not here: the message itself (chunk.ts), what a worker answers and when (worker.ts), the queue of one process (embedded.ts).
  */
 import { EventEmitter, once } from "node:events";
 import {
@@ -29,13 +30,13 @@ import { serverUrl } from "./ops/settings.ts";
 export type Outcome = { do: "done" } | { do: "retry" } | { do: "dead-letter"; reason: string };
 
 export interface Delivery {
-  /** The chunk's id as the envelope has it, readable even if the message is not. */
+  /** The chunk's id from the envelope: known even where the message cannot be read. */
   chunkId: string;
-  /** How often it was handed out before, as far as the queue knows. */
+  /** How often it was delivered before, as far as the queue knows. */
   deliveries: number;
-  /** When it was put into the queue, ms since 1970 by the sender's clock; NaN where the sender does not say. */
+  /** When it was enqueued, ms since 1970 by the sender's clock; NaN where the sender does not say. */
   sent: number;
-  /** The chunk, its pixels in memory of their own. @throws WireError where it is none */
+  /** Decodes the message. The pixels are a copy. @throws WireError where the message is invalid */
   open(): Promise<Chunk>;
 }
 
@@ -43,25 +44,25 @@ export type Handler = (delivery: Delivery) => Promise<Outcome>;
 
 export interface Queue {
   /**
-   * Resolves once the chunk is safe in the queue, its pixels copied. Rejects with `QueueError` when the queue takes nothing
-   * for `PUBLISH_MS`.
+   * Resolves once the queue has the chunk, its pixels copied. Rejects with `QueueError` when the queue accepts nothing for
+   * `PUBLISH_MS`.
    */
   publish(chunk: Chunk): Promise<void>;
   /**
-   * Hands chunks of these tasks to `handle`, one at a time.
-   * @returns a function that stops it, and resolves when the chunk in hand, if any, is settled
+   * Passes chunks of these tasks to `handle`, one at a time.
+   * @returns a function that stops it, and resolves when the chunk in progress, if any, is settled
    */
   consume(tasks: string[], handle: Handler): Promise<() => Promise<void>>;
-  /** Chunks of a task that wait for a worker, and those who wait for chunks, busy ones included. */
+  /** Chunks of a task that wait for a worker, and the number of its consumers, busy ones included. */
   depth(task: string): Promise<{ waiting: number; consumers: number }>;
-  /** Chunks that were buried. */
+  /** Number of dead-lettered chunks. */
   deadLetters(): Promise<number>;
-  /** Whether it could be used now. */
+  /** Whether it can be used now. */
   ready(): boolean;
   close(): Promise<void>;
 }
 
-/** The queue cannot be used: try again later. */
+/** RabbitMQ is unavailable; retry later. */
 export class QueueError extends Error {
   override name = "QueueError";
 }
@@ -70,40 +71,40 @@ export const QUEUE = "tareas";
 export const DEAD_LETTERS = "tareas.muertas";
 export const DELIVERY_LIMIT = 20;
 
-/** How long a publish is tried for, ms. */
+/** How long a publish is retried, ms. */
 const PUBLISH_MS = 30_000;
-/** How many are on their way to the broker at a time: of more at once, none would be confirmed in time. */
+/** Publishes in flight to the broker, at most. With more at once, none would be confirmed in time. */
 const MAX_PUBLISHING = 16;
-/** How long the broker may take to confirm one, ms. */
+/** How long the broker may take to confirm a publish, ms. */
 const CONFIRM_MS = 5_000;
-/** How long the broker may take to say how much is in a queue, or goodbye, ms. */
+/** How long the broker may take to answer a question about a queue, or a close, ms. */
 const ANSWER_MS = 2_000;
-/** After two of these without a sign of life the broker takes a worker for dead, and hands its chunk out again. */
+/** After two intervals without traffic the broker closes a worker's connection and redelivers its chunk. */
 const HEARTBEAT_SECONDS = 10;
 
 export function queueOf(task: string): string {
   return task === "sobel" ? QUEUE : `${QUEUE}.${task}`;
 }
 
-/** The queue in RabbitMQ. It reconnects by itself, for as long as it takes. */
+/** The queue in RabbitMQ. */
 export class RabbitQueue implements Queue {
   #connection!: RecoveringChannelModel;
   #channel: ConfirmChannel | undefined;
   #blocked = false;
   #publishing = 0;
-  /** When the last chunk was safe, ms since 1970. */
+  /** When the last publish was confirmed, ms since 1970. */
   #confirmedAt = 0;
-  /** Queues known to exist, as of this connection. */
+  /** Queues declared on this connection. */
   #declared = new Set<string>();
-  /** Chunks that came back because no queue took them. */
+  /** Ids of messages that the broker returned because no queue exists for them. */
   readonly #returned = new Set<string>();
   readonly #consumers = new Set<Consumer>();
   readonly #changes = new EventEmitter().setMaxListeners(0);
 
   /**
-   * Returns at once; until the broker answers, `ready()` is false, and everything waits.
+   * Returns at once. Until the broker answers, `ready()` is false and everything waits.
    * @param url `amqp://` or `amqps://`
-   * @param log is told of every loss of the connection
+   * @param log gets a line for every lost connection
    */
   static async connect(url: string, log: Log): Promise<RabbitQueue> {
     const queue = new RabbitQueue();
@@ -121,17 +122,17 @@ export class RabbitQueue implements Queue {
     queue.#connection.on("unblocked", () => {
       queue.#blocked = false;
     });
-    queue.#connection.on("connect-failed", (error) => log.warn("RabbitMQ cannot be reached", { error }));
+    queue.#connection.on("connect-failed", (error) => log.warn("RabbitMQ cannot be reached, retrying", { error }));
     queue.#connection.on("disconnect", (error) => {
       queue.#channel = undefined;
-      log.warn("RabbitMQ is away", { error });
+      log.warn("RabbitMQ connection lost, reconnecting", { error });
     });
     return queue;
   }
 
-  /** Runs after every connect. Any trouble with a channel closes the connection, so that this runs again. */
+  /** Runs after every connect. A channel error closes the connection, so that this runs again. */
   async #setUp(model: ChannelModel): Promise<void> {
-    // Until this is through, nobody else listens, and an `error` that nobody listens to would end the program.
+    // An `error` event without a listener would end the process, and amqplib adds its own only after this.
     model.on("error", () => {});
     const channel = await model.createConfirmChannel();
     const restart = () => void model.close().catch(() => {});
@@ -141,7 +142,7 @@ export class RabbitQueue implements Queue {
     this.#declared = new Set();
     this.#blocked = false;
     await this.#assertDeadLetters(channel);
-    // Before the first chunk: a worker in another language may come first, and only look whether it is there.
+    // Before the first chunk: a third-party worker may connect first, with a passive declaration.
     await this.#declare(channel, QUEUE);
     await channel.prefetch(1);
     this.#channel = channel;
@@ -175,7 +176,7 @@ export class RabbitQueue implements Queue {
   }
 
   async depth(task: string): Promise<{ waiting: number; consumers: number }> {
-    // Asserted, not checked: a check of a queue that is not there closes the channel.
+    // Asserted, not checked: a check of a missing queue closes the channel.
     const asserted = await this.#answered((channel) => this.#assert(channel, queueOf(task)));
     return { waiting: asserted.messageCount, consumers: asserted.consumerCount };
   }
@@ -184,26 +185,29 @@ export class RabbitQueue implements Queue {
     return (await this.#answered((channel) => this.#assertDeadLetters(channel))).messageCount;
   }
 
-  /** What the broker answers, if it does within `ANSWER_MS`. @throws QueueError */
+  /** Asks the broker, for `ANSWER_MS` at most. @throws QueueError */
   async #answered<T>(ask: (channel: ConfirmChannel) => PromiseLike<T>): Promise<T> {
-    if (!this.#channel) throw new QueueError("RabbitMQ is away");
-    // While the broker is short of memory it reads nothing from those who publish, questions neither.
-    if (this.#blocked) throw new QueueError("RabbitMQ takes nothing");
+    if (!this.#channel) throw new QueueError("RabbitMQ is unavailable: not connected");
+    // While the broker is short of memory or disk it reads nothing from publishers, not even questions.
+    if (this.#blocked) throw new QueueError("RabbitMQ is unavailable: short of memory or disk, it blocks publishers");
     let timer: ReturnType<typeof setTimeout> | undefined;
     const late = new Promise<never>((_, reject) => {
-      timer = setTimeout(() => reject(new QueueError("RabbitMQ does not answer")), ANSWER_MS);
+      timer = setTimeout(
+        () => reject(new QueueError(`RabbitMQ is unavailable: no answer in ${ANSWER_MS} ms`)),
+        ANSWER_MS,
+      );
     });
     const answer = Promise.resolve(ask(this.#channel));
-    answer.catch(() => {}); // it may come after nobody waits any more
+    answer.catch(() => {}); // it may fail after the time-out
     return Promise.race([answer, late]).finally(() => clearTimeout(timer));
   }
 
   async publish(chunk: Chunk): Promise<void> {
     const start = Date.now();
     while (this.#publishing >= MAX_PUBLISHING) {
-      // As long as others are confirmed, the time begins anew.
+      // While other publishes are confirmed, the time-out starts again.
       const left = Math.max(start, this.#confirmedAt) + PUBLISH_MS - Date.now();
-      if (left <= 0) throw new QueueError("the queue takes no work: others wait for it too");
+      if (left <= 0) throw new QueueError("RabbitMQ is unavailable: no publish was confirmed in time; retry later");
       await once(this.#changes, "turn", { signal: AbortSignal.timeout(left) }).catch(() => {});
     }
     this.#publishing++;
@@ -223,12 +227,12 @@ export class RabbitQueue implements Queue {
         const channel = await this.#usable(deadline);
         const queue = queueOf(chunk.task);
         await this.#declare(channel, queue);
-        // Made for each attempt, and so late: the message is in memory that the next one needs.
+        // Encoded here, for each attempt: the message is in a buffer that the next one uses.
         const body = encodeMessage(chunk);
         return await this.#confirmed(channel, queue, body, chunk.chunkId, { "x-sent": Date.now() });
       } catch (cause) {
         if (Date.now() + pause > deadline)
-          throw new QueueError(`the queue takes no work: ${(cause as Error).message}`, { cause });
+          throw new QueueError(`RabbitMQ is unavailable: ${(cause as Error).message}`, { cause });
         await new Promise((wake) => setTimeout(wake, pause));
       }
     }
@@ -238,15 +242,15 @@ export class RabbitQueue implements Queue {
     while (!this.#channel) {
       const signal = AbortSignal.timeout(Math.max(0, deadline - Date.now()));
       await once(this.#changes, "channel", { signal }).catch(() => {
-        throw new Error("RabbitMQ is away");
+        throw new Error("not connected");
       });
     }
     return this.#channel;
   }
 
   /**
-   * Publishes once; resolves when the broker has it on disk. A chunk published twice does no harm.
-   * @param body copied (by amqplib, into frames) before this returns its promise
+   * Publishes once. Resolves when the broker has confirmed it. Publishing twice is harmless: bands are idempotent.
+   * @param body is copied by amqplib into frames before this returns its promise
    */
   async #confirmed(
     channel: ConfirmChannel,
@@ -256,7 +260,7 @@ export class RabbitQueue implements Queue {
     headers = {},
   ): Promise<void> {
     const options = { persistent: true, mandatory: true, contentType: "application/json", messageId, headers };
-    // No waiting for `drain`: whoever publishes waits for the confirm, and the window of a job bounds how many do.
+    // No wait for `drain`: each publish waits for its confirm, and a job's window bounds how many there are.
     return new Promise<void>((resolve, reject) => {
       const timer = setTimeout(() => reject(new Error(`no confirm within ${CONFIRM_MS} ms`)), CONFIRM_MS);
       channel.sendToQueue(queue, body, options, (error) => {
@@ -264,7 +268,7 @@ export class RabbitQueue implements Queue {
         // The broker returns a message before it confirms it.
         if (this.#returned.delete(messageId)) {
           this.#declared.delete(queue);
-          reject(new Error(`there is no queue ${queue}`));
+          reject(new Error(`no queue ${queue}`));
         } else if (error) reject(error);
         else resolve();
       });
@@ -276,7 +280,7 @@ export class RabbitQueue implements Queue {
     this.#consumers.add(consumer);
     const channel = this.#channel;
     const restart = () => void channel?.close().catch(() => {});
-    // If that fails, its channel goes, and the next connection subscribes.
+    // On failure the channel is closed, and the next connection subscribes.
     if (channel) await this.#subscribe(channel, consumer, restart).catch(restart);
     return async () => {
       consumer.stopped = true;
@@ -292,22 +296,22 @@ export class RabbitQueue implements Queue {
       const queue = queueOf(task);
       await this.#declare(channel, queue);
       const { consumerTag } = await channel.consume(queue, (message) => {
-        // Null: the broker has cancelled this consumer, for instance because the queue was deleted.
+        // Null: the broker has cancelled this consumer, for example because the queue was deleted.
         if (message === null) return restart();
-        // A prefetch counts for each queue; in turn, so that a worker holds one chunk at work whatever its tasks.
+        // Prefetch counts per queue. Deliveries are handled in turn, so that a worker computes one chunk at a time.
         consumer.busy = consumer.busy.then(() => this.#deliver(channel, consumer, message));
       });
       consumer.tags.push(consumerTag);
     }
   }
 
-  /** Never throws. What cannot be settled because the channel is gone is handed out again by the broker. */
+  /** Never throws. A chunk that cannot be settled because the channel is closed is redelivered by the broker. */
   async #deliver(channel: ConfirmChannel, consumer: Consumer, message: ConsumeMessage): Promise<void> {
     const settle = (step: () => void) => {
       try {
         step();
       } catch {
-        // `IllegalOperationError`: the channel was closed meanwhile.
+        // `IllegalOperationError`: the channel was closed in the meantime.
       }
     };
     if (consumer.stopped) return settle(() => channel.reject(message, true));
@@ -341,7 +345,7 @@ export class RabbitQueue implements Queue {
   }
 }
 
-/** Waits for a goodbye, but not for ever: a broker that is going away itself may never say it. */
+/** Waits for the answer to a close, but not for ever: a broker that is shutting down may not send it. */
 async function withinAnswer(goodbye: Promise<unknown> | undefined): Promise<void> {
   let timer: ReturnType<typeof setTimeout> | undefined;
   const late = new Promise<void>((wake) => {
@@ -354,7 +358,7 @@ interface Consumer {
   tasks: string[];
   handle: Handler;
   tags: string[];
-  /** The chunk in hand, and those behind it. */
+  /** The chunk in progress, and those behind it. */
   busy: Promise<void>;
   stopped: boolean;
 }

@@ -1,27 +1,25 @@
 /**
- * Where results, job records, the fleet and events are kept: Redis, or this process.
+ * Results, job records, events and the list of workers, in Redis.
  *
- *     job:{<id>}           hash: what was asked, the size, the plan, `enqueued`, `error`, `suspect`; TTL renewed with every band
- *     job:{<id>}:rows      hash: band → CRC-32 of its rows, before it is sent: a result made of other rows is not taken
- *     job:{<id>}:sent      hash: band → CRC-32 of its rows, once the queue has confirmed it
+ *     job:{<id>}           hash: the request, the size, the plan, `enqueued`, `error`, `failure`, `suspect`
+ *     job:{<id>}:rows      hash: band → CRC-32 of its rows, set before it is sent; a result made of other rows is refused
+ *     job:{<id>}:sent      hash: band → CRC-32 of its rows, set when the queue has confirmed it
  *     job:{<id>}:done      hash: band → JSON { worker, ms, crc, bytes, deliveries, lossy }
  *     job:{<id>}:failures  hash: band → how often its task threw
- *     job:{<id>}:feeder    the coordinator that feeds the job: a lease
+ *     job:{<id>}:feeder    the lease of the coordinator that enqueues the job
  *     resultado:<chunk id> base64 of the band as a picture, or of its JSON
- *     workers              sorted set: name → time of the last heartbeat, ms by Redis's clock
- *     worker:<name>        hash: what it is and has done
- *     channel job:{<id>}   a band's number and record; "enqueued" when only that has changed; "job" when more may have. Hints:
- *                          the hashes are the truth
+ *     workers              sorted set: name → time of the last heartbeat, ms by Redis' clock
+ *     worker:<name>        hash: what the worker is and has done
+ *     channel job:{<id>}   a band's number and its done record; "enqueued" when only that changed; "job" when anything may have
  *
- * Every key of a job has a TTL, and everything written about a job is written only while its record stands: what was
- * removed is not brought back by a worker that comes late.
+ * Invariant: every key of a job has a TTL, renewed with every band, and nothing about a job is written unless its record
+ * exists. So a late worker cannot bring a removed job back. Messages on the channel are hints; the hashes are the truth.
  *
- * Not here: what follows from the records (job.ts), the queue (queue.ts).
+ * Not here: what follows from the records (watch.ts, job.ts), the scripts that write them (lua.ts), the queue (queue.ts).
  */
-
 import { tracingChannel } from "node:diagnostics_channel";
 import { EventEmitter } from "node:events";
-import { Redis } from "ioredis";
+import { type ChainableCommander, Redis } from "ioredis";
 import { chunkIdOf, fromBase64, parseChunkId, toBase64 } from "./chunk.ts";
 import { LEASE, MARK, RECORD_FOREIGN, RELEASE, STORE, TRACK_MISSING, UPDATE } from "./lua.ts";
 import { serverUrl } from "./ops/settings.ts";
@@ -29,26 +27,26 @@ import type { Offer, Values } from "./task.ts";
 
 export interface Job {
   id: string;
-  /** By its name on the wire, with its version. */
+  /** Name on the wire, with its version: `sobel`, `median.2`. */
   task: string;
-  /** What the task returns: pixels, or JSON. */
+  /** Whether the task returns pixels or JSON. */
   kind: "picture" | "data";
-  /** As they were asked for, with the defaults filled in. */
+  /** As requested, defaults filled in. */
   params: Values;
-  /** The job of the step that comes before this one; null where there is none. */
+  /** The job of the first step of a task with two; null for a task with one. */
   preJobId: string | null;
-  /** The parameters that the first step has found; null before. */
+  /** The parameters that the first step has found; null until then. */
   derivedParams: Values | null;
-  /** At most this many bands in flight; null: as many as the fleet can use. */
+  /** At most this many bands in flight; null: as many as the workers can use. */
   workers: number | null;
   width: number;
   height: number;
   /** Rows of a band; the last may have fewer. */
   rows: number;
   bands: number;
-  /** When it was first asked for, ms since 1970. */
+  /** When it was first requested, ms since 1970. */
   created: number;
-  /** The whole picture has been read, and all its bands are in the queue or done. */
+  /** The whole picture has been read, and every band is in the queue or done. */
   enqueued: boolean;
   /** Why it failed, in a sentence. */
   error: string | null;
@@ -63,13 +61,13 @@ export interface Done {
   worker: string;
   /** How long the task took, ms. */
   ms: number;
-  /** CRC-32 of the grey rows it was made from, without the halo. */
+  /** CRC-32 of the grey rows it was made from, without halo. */
   crc: number;
-  /** Length of the result, as `encodeBand` makes it; 0 where it is of another form. */
+  /** Bytes of the result as `encodeBand` makes it; 0 for a third-party result. */
   bytes: number;
-  /** How often it had been handed out before to a worker that did not come back with it. */
+  /** How often it had been delivered before, to workers that did not return it. */
   deliveries: number;
-  /** A picture that is not a PNG, so its pixels may be only nearly those of the task. */
+  /** Stored as a picture that is not a PNG, so its pixels may not be exact. */
   lossy?: true;
 }
 
@@ -77,74 +75,74 @@ export interface WorkerInfo {
   name: string;
   host: string;
   pid: number;
-  /** Who tells it promises that `busy` is filled, too; empty where nothing is promised. */
+  /** A worker that sends it also keeps `busy` right; empty where it does not. */
   runtime: string;
-  /** Cores of its host, shared with whatever else runs there. */
+  /** Cores of its host, shared with other programs. */
   cores: number;
   tasks: string[];
-  /** Those of them that a coordinator can hand out without having their modules. */
+  /** Those of them that a coordinator can enqueue without having their modules. */
   offers: Offer[];
   /** When it joined, ms since 1970. */
   since: number;
-  /** What it has done: bands, their pixels, and the ms its task took for them. */
+  /** Done so far: bands, their pixels, and the ms that the task took. */
   bands: number;
   pixels: number;
   ms: number;
-  /** The jobs whose bands it has, with spaces between; empty when it has none. */
+  /** Ids of the jobs whose bands it has, separated by spaces; empty when it is idle. */
   busy: string;
 }
 
-/** What a watcher is told: a band is done, or the whole picture is in the queue; with nothing, anything may have changed. */
+/** What a watcher gets: a band is done, or the whole picture is enqueued. Undefined: anything may have changed. */
 export type Hint = { band: number; done: Done } | "enqueued";
 
 export interface Results {
-  /** Writes a whole record; it is gone `ttl` seconds after its last band. */
+  /** Writes a whole record. It expires `ttl` seconds after the job's last band. */
   putJob(job: Job): Promise<void>;
   findJob(id: string): Promise<Job | null>;
-  /** Changes a record that stands; false where there is none. */
+  /** Changes a record; false where there is none. */
   updateJob(id: string, change: Change): Promise<boolean>;
-  /** Removes the record and all that belongs to it. @param bands how many it has, where that is known */
+  /** Removes the record and everything that belongs to it. @param bands how many it has, where known */
   removeJob(id: string, bands?: number): Promise<void>;
 
-  /** Takes or renews the right to feed a job, for `ms`; false while another owner has it. */
+  /** Takes or renews the lease to enqueue a job, for `ms`; false while another owner has it. */
   lease(id: string, owner: string, ms: number): Promise<boolean>;
   release(id: string, owner: string): Promise<void>;
 
-  /** Says what a band's rows are, before it is sent. */
+  /** Records the CRC-32 of a band's rows, before it is sent. */
   expectRows(id: string, band: number, crc: number): Promise<void>;
   markSent(id: string, band: number, crc: number): Promise<void>;
   sent(id: string): Promise<Map<number, number>>;
   done(id: string): Promise<Map<number, Done>>;
-  /** Counts a failure of a band's task; how many there were so far. */
+  /** Counts a failure of a band's task; returns how many there were. */
   countFailure(chunkId: string): Promise<number>;
 
   /**
-   * Stores a band, marks it done and tells so, all or nothing. False: the job is gone or has failed, or `done.crc` is not
-   * what `expectRows` said, so the band is left over from a job that had the same id.
-   * @param picture to be left as it is until this resolves
+   * Stores a band, marks it done and publishes that, in one transaction. False: the job is gone or has failed, or
+   * `done.crc` is not what `expectRows` recorded, so the band is left over from an earlier job with the same id.
+   * @param picture must not change until this resolves
    */
   store(chunkId: string, picture: Uint8Array, done: Done): Promise<boolean>;
-  /** Marks as done the bands of `awaited` (band → CRC) whose result was set by a worker that does no more than that. */
+  /** Marks as done those bands of `awaited` (band → CRC) whose result a third-party worker has SET. */
   recordForeignResults(id: string, awaited: Map<number, number>): Promise<void>;
   /**
-   * Notes whether a job's bands are nowhere to be found.
-   * @returns for how long that has been so, ms; 0 while it is not. A band that is stored ends it.
+   * Records whether a job has bands that are missing: neither in the queue nor with a worker.
+   * @returns for how long they have been missing, ms; 0 while none is. A stored band resets it.
    */
   trackMissing(id: string, nowhere: boolean): Promise<number>;
   load(chunkId: string): Promise<Uint8Array | null>;
   drop(chunkId: string): Promise<void>;
 
-  /** Sees to it that a result set by a worker that does no more than that expires, even if its job is gone. */
+  /** Gives every third-party result a TTL, even where its job is gone. */
   sweep(): Promise<void>;
 
   watch(id: string, listener: (hint?: Hint) => void): Promise<() => void>;
 
   beat(worker: WorkerInfo): Promise<void>;
   leave(name: string): Promise<void>;
-  /** Workers whose last heartbeat is younger than `LIVE_MS`. */
+  /** Live workers: those with a heartbeat in the last `LIVE_MS`. */
   workers(): Promise<WorkerInfo[]>;
 
-  /** Rejects when the store cannot be used now. */
+  /** Rejects while the store cannot be used. */
   ping(): Promise<void>;
   close(): Promise<void>;
 }
@@ -152,7 +150,7 @@ export interface Results {
 export const BEAT_MS = 4_000;
 export const LIVE_MS = 12_000;
 
-/** A stored result that was made by a worker that leaves no record. */
+/** Recorded as the worker of a third-party result. */
 export const FOREIGN_WORKER = "foreign";
 
 const jobKey = (id: string) => `job:{${id}}`;
@@ -175,7 +173,7 @@ if (!("hasSubscribers" in tracing)) {
   Object.defineProperty(tracing, "hasSubscribers", { get, configurable: true });
 }
 
-/** Results in Redis: what the distributed mode shares. */
+/** What the processes of the distributed mode share. */
 export class RedisResults implements Results {
   readonly #redis: Redis;
   readonly #subscriber: Redis;
@@ -183,7 +181,7 @@ export class RedisResults implements Results {
 
   /**
    * @param url `redis://` or `rediss://`
-   * @param patient commands wait for Redis for as long as it takes (a worker), instead of failing after some 15 s
+   * @param patient commands wait for Redis for ever (a worker), instead of failing after about 15 s
    */
   constructor(
     url: string,
@@ -197,16 +195,16 @@ export class RedisResults implements Results {
     };
     this.#redis = new Redis(address, options);
     this.#subscriber = new Redis(address, { ...options, maxRetriesPerRequest: null });
-    // Without a listener an `error` event would end the process; the commands themselves report what fails.
+    // An `error` event without a listener would end the process. The commands themselves report failures.
     this.#redis.on("error", () => {});
     this.#subscriber.on("error", () => {});
     this.#subscriber.on("message", (channel: string, message: string) => {
       const space = message.indexOf(" ");
       const band = Number(message.slice(0, space));
-      const told: Hint | undefined = message === "enqueued" ? message : undefined;
-      this.#events.emit(channel, space < 0 ? told : { band, done: JSON.parse(message.slice(space)) });
+      const whole: Hint | undefined = message === "enqueued" ? message : undefined;
+      this.#events.emit(channel, space < 0 ? whole : { band, done: JSON.parse(message.slice(space)) });
     });
-    // What was published while the connection was away is lost: everybody reads again.
+    // Messages published while the connection was down are lost: every watcher reads the records again.
     this.#subscriber.on("ready", () => {
       for (const channel of this.#events.eventNames()) this.#events.emit(channel);
     });
@@ -214,70 +212,21 @@ export class RedisResults implements Results {
 
   async putJob(job: Job): Promise<void> {
     const key = jobKey(job.id);
-    const fields = {
-      ...job,
-      params: JSON.stringify(job.params),
-      preJobId: job.preJobId ?? "",
-      derivedParams: job.derivedParams ? JSON.stringify(job.derivedParams) : "",
-      workers: job.workers ?? "",
-      enqueued: job.enqueued ? 1 : 0,
-      error: job.error ?? "",
-      failure: job.failure ?? "",
-      ttl: this.ttlSeconds,
-    };
-    const replies = await this.#redis.multi().hset(key, fields).expire(key, this.ttlSeconds).publish(key, "job").exec();
-    for (const [error] of replies ?? []) if (error) throw error;
+    const fields = { ...fieldsOf(job), ttl: this.ttlSeconds };
+    await all(this.#redis.multi().hset(key, fields).expire(key, this.ttlSeconds).publish(key, "job"));
   }
 
   async findJob(id: string): Promise<Job | null> {
     const fields = await this.#redis.hgetall(jobKey(id));
-    if (!fields.id) return null;
-    const {
-      task,
-      kind,
-      params,
-      preJobId,
-      derivedParams,
-      workers,
-      width,
-      height,
-      rows,
-      bands,
-      created,
-      enqueued,
-      error,
-      failure,
-    } = fields;
-    return {
-      id,
-      task,
-      // A record of a coordinator that knew nothing of these is of a picture.
-      kind: kind === "data" ? kind : "picture",
-      params: JSON.parse(params || "{}"),
-      preJobId: preJobId || null,
-      derivedParams: derivedParams ? JSON.parse(derivedParams) : null,
-      workers: workers === "" ? null : Number(workers),
-      width: Number(width),
-      height: Number(height),
-      rows: Number(rows),
-      bands: Number(bands),
-      created: Number(created),
-      enqueued: enqueued === "1",
-      error: error === "" ? null : error,
-      failure: failure ? (failure as Failure) : null,
-    };
+    return fields.id ? jobFrom(fields) : null;
   }
 
   async updateJob(id: string, change: Change): Promise<boolean> {
-    const fields: string[] = [];
-    if (change.derivedParams) fields.push("derivedParams", JSON.stringify(change.derivedParams));
-    if (change.enqueued !== undefined) fields.push("enqueued", change.enqueued ? "1" : "0");
-    if (change.error !== undefined) fields.push("error", change.error ?? "");
-    if (change.failure !== undefined) fields.push("failure", change.failure ?? "");
+    const fields = Object.entries(fieldsOf(change)).flat();
     return (await this.#redis.eval(UPDATE, 1, jobKey(id), hintOf(change) ?? "job", ...fields)) === 1;
   }
 
-  /** Lets a failed job go on: what is done stays, the rest is to be sent again. */
+  /** Lets a failed job continue: done bands stay, the rest must be sent again. */
   async reviveJob(id: string): Promise<void> {
     if (!(await this.updateJob(id, { error: null, failure: null, enqueued: false }))) return;
     await this.#redis.del(`${jobKey(id)}:sent`, `${jobKey(id)}:failures`);
@@ -286,12 +235,12 @@ export class RedisResults implements Results {
   async removeJob(id: string, known?: number): Promise<void> {
     const key = jobKey(id);
     const bands = known ?? Number(await this.#redis.hget(key, "bands"));
-    // The record first: from then on nobody writes about this job.
+    // The record first: without it nothing more is written about this job.
     const steps = this.#redis.pipeline().del(key, `${key}:rows`, `${key}:sent`, `${key}:done`, `${key}:failures`);
     steps.publish(key, "job");
     const results = Array.from({ length: bands }, (_, band) => resultKey(chunkIdOf(id, band)));
     for (let i = 0; i < results.length; i += 500) steps.unlink(...results.slice(i, i + 500));
-    for (const [error] of (await steps.exec()) ?? []) if (error) throw error;
+    await all(steps);
   }
 
   async lease(id: string, owner: string, ms: number): Promise<boolean> {
@@ -379,12 +328,8 @@ export class RedisResults implements Results {
     const key = `worker:${worker.name}`;
     const [seconds] = await this.#redis.time();
     const fields = { ...worker, tasks: JSON.stringify(worker.tasks), offers: JSON.stringify(worker.offers) };
-    const step = this.#redis
-      .multi()
-      .zadd("workers", seconds * 1000, worker.name)
-      .hset(key, fields);
-    const replies = await step.pexpire(key, LIVE_MS).exec();
-    for (const [error] of replies ?? []) if (error) throw error;
+    const beat = this.#redis.multi().zadd("workers", seconds * 1000, worker.name);
+    await all(beat.hset(key, fields).pexpire(key, LIVE_MS));
   }
 
   async leave(name: string): Promise<void> {
@@ -401,7 +346,7 @@ export class RedisResults implements Results {
     return found.filter((fields) => fields.name).map(workerOf);
   }
 
-  /** Empty where there is none, or where another program has stored something else than a hash. */
+  /** Empty where there is none, or where another program has stored something that is not a hash. */
   async #heartbeat(name: string): Promise<Record<string, string>> {
     try {
       return await this.#redis.hgetall(`worker:${name}`);
@@ -422,7 +367,43 @@ export class RedisResults implements Results {
   }
 }
 
-/** What a worker in another language leaves out of its heartbeat, or garbles, is none, or nothing: the others are shown. */
+/** Runs the commands. @throws the first error of one of them */
+async function all(commands: ChainableCommander): Promise<void> {
+  for (const [error] of (await commands.exec()) ?? []) if (error) throw error;
+}
+
+/** A record, or a part of one, as the fields of a hash. */
+function fieldsOf(job: Partial<Job>): Record<string, string | number> {
+  const fields = Object.entries(job).map(([name, value]) => {
+    if (value === null) return [name, ""];
+    if (typeof value === "object") return [name, JSON.stringify(value)];
+    return [name, typeof value === "boolean" ? Number(value) : value];
+  });
+  return Object.fromEntries(fields);
+}
+
+function jobFrom(fields: Record<string, string>): Job {
+  return {
+    id: fields.id,
+    task: fields.task,
+    // Older coordinators wrote only jobs of pictures.
+    kind: fields.kind === "data" ? "data" : "picture",
+    params: JSON.parse(fields.params || "{}"),
+    preJobId: fields.preJobId || null,
+    derivedParams: fields.derivedParams ? JSON.parse(fields.derivedParams) : null,
+    workers: fields.workers ? Number(fields.workers) : null,
+    width: Number(fields.width),
+    height: Number(fields.height),
+    rows: Number(fields.rows),
+    bands: Number(fields.bands),
+    created: Number(fields.created),
+    enqueued: fields.enqueued === "1",
+    error: fields.error || null,
+    failure: (fields.failure as Failure) || null,
+  };
+}
+
+/** Fields that a third-party worker leaves out or garbles become empty or 0. */
 function workerOf(fields: Record<string, string>): WorkerInfo {
   const { name, host = "", runtime = "", busy = "" } = fields;
   const [pid, cores, since, bands, pixels, ms] = ["pid", "cores", "since", "bands", "pixels", "ms"].map((field) => {

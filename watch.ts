@@ -1,15 +1,15 @@
 /**
- * What is known of a job: its state, derived from the records, and a watch that keeps it up to date.
+ * The state of a job, derived from its records, and a watch that keeps it up to date.
  *
  *     uploading   the picture is still arriving; bands may be done already
- *     running     every band is in the queue or done: from here on no client and no coordinator is needed
+ *     running     every band is in the queue or done: neither the client nor this coordinator is needed any more
  *     done        every band is done
  *     failed      `error` says why
  *
- * Events are hints, the records the truth: whoever watches reads them again when hints do not come. It also looks for
- * what nobody tells: results of workers that only set a key, and bands that have vanished.
+ * Messages from the store are hints, the records the truth: a watch that gets no hint reads the records again. It also
+ * looks for what is never announced: results of third-party workers, which only SET a key, and bands that are missing.
  *
- * Invariant: nobody waits for ever. A job goes on, or waits for workers with its bands in the queue, or fails.
+ * Invariant: no job waits for ever. It goes on, or waits for workers with its bands in the queue, or fails.
  *
  * Not here: what moves a job forward (job.ts, worker.ts).
  */
@@ -47,23 +47,23 @@ export function stateOf(job: Job, done: number): State {
   return job.enqueued ? "running" : "uploading";
 }
 
-/** How long a watch goes without a hint before it looks for itself: at first, and when nothing has happened for long, ms. */
+/** A watch without hints looks at the records this often: at first, and when nothing has happened for long, ms. */
 const LOOK_MS = 200;
 const REFRESH_MS = 2_000;
-/** A band that is neither in the queue nor with a worker for so long has vanished: several heartbeats, ms. */
+/** A band that is neither in the queue nor with a worker for this long is lost: several heartbeats, ms. */
 const VANISHED_MS = 15_000;
-/** The same where workers are at the queue that may have it without saying so, ms. */
+/** The same where consumers of the queue do not report which jobs they have, ms. */
 const VANISHED_UNSEEN_MS = 90_000;
 
-/** Everything recorded of a job, as it stands now. */
-export interface Known {
+/** The records of a job, as read at one moment. */
+interface Known {
   job: Job;
-  /** Bands that the queue has confirmed, and the CRC-32 of their rows. */
+  /** Bands that the queue has confirmed, with the CRC-32 of their rows. */
   sent: Map<number, number>;
   done: Map<number, Done>;
 }
 
-/** @returns null where there is no such job */
+/** Reads a job, and fails it if bands are lost. @returns null where there is no such job */
 export async function lookUp(backends: Backends, id: string): Promise<Known | null> {
   let known = await read(backends.results, id);
   if (!known) return null;
@@ -85,40 +85,40 @@ function awaitedOf({ sent, done }: Known): Map<number, number> {
 }
 
 /**
- * Fails a job whose bands are nowhere: a queue that was deleted, a worker that acknowledged and died. Since a band on
- * its way from the queue to a worker's heartbeat is nowhere for a moment, that must hold for some time.
+ * Fails a job whose bands are lost: the queue was deleted, or a worker acknowledged and died. A band is also in neither
+ * place for a moment between delivery and the worker's next heartbeat, so it must be missing for some time.
  */
 async function failIfVanished({ queue, results }: Backends, known: Known): Promise<boolean> {
   const { job } = known;
   const [awaited] = awaitedOf(known).keys();
   if (awaited === undefined || job.error !== null) return false;
-  // A broker that does not answer may have it: the time begins anew when it is back.
+  // A broker that does not answer may have the band: the time starts again when it is back.
   const unknown = { waiting: Number.POSITIVE_INFINITY, consumers: 0 };
   const [depth, workers] = await Promise.all([queue.depth(job.task).catch(() => unknown), results.workers()]);
   const { waiting, consumers } = depth;
   const fleet = workers.filter(({ tasks }) => tasks.includes(job.task));
   const nowhere = waiting === 0 && !fleet.some(({ busy }) => busy.split(" ").includes(job.id));
   const held = await results.trackMissing(job.id, nowhere);
-  // Others send no heartbeat, or one in which `busy` is always empty. Ours fill it, and who tells a runtime says so too.
-  const allTell = consumers <= fleet.length && fleet.every(({ runtime }) => runtime !== "");
-  if (held < (allTell ? VANISHED_MS : VANISHED_UNSEEN_MS)) return false;
-  const where = `the queue is empty, and no worker has it; one that was rejected lies in ${DEAD_LETTERS}`;
+  // Third-party workers send no heartbeat, or leave `busy` empty. A worker that sends `runtime` also keeps `busy` right.
+  const allReport = consumers <= fleet.length && fleet.every(({ runtime }) => runtime !== "");
+  if (held < (allReport ? VANISHED_MS : VANISHED_UNSEEN_MS)) return false;
+  const where = `the queue is empty, and no worker has it; a rejected band is in ${DEAD_LETTERS}`;
   const error = `band ${awaited} has vanished: ${where}`;
   return results.updateJob(job.id, { error, failure: "lost" });
 }
 
-interface Shared {
+interface SharedWatch {
   watch: JobWatch;
   users: number;
 }
 
-/** What is known of a job, kept up to date: one for all in this process who ask for the same job. */
+/** The records of a job, kept up to date. Callers in this process share one watch per job. */
 export class JobWatch {
-  static readonly #shared = new WeakMap<Results, Map<string, Shared>>();
+  static readonly #shared = new WeakMap<Results, Map<string, SharedWatch>>();
 
   job: Job | null = null;
   done = new Map<number, Done>();
-  /** Bands that the queue has confirmed, or is about to, and the CRC-32 of their rows. */
+  /** Bands that the queue has confirmed or is about to, with the CRC-32 of their rows. */
   sent = new Map<number, number>();
   readonly #changes = new EventEmitter().setMaxListeners(0);
   #heard = Date.now();
@@ -134,18 +134,18 @@ export class JobWatch {
   ) {}
 
   /**
-   * To be closed by whoever opens it, each time.
-   * @param fresh the record of a job that was written just now under a new id: nothing else is known of it
+   * Every `open` needs a `close`.
+   * @param fresh the record of a job that was just written under a new id, and so has no other records
    */
   static async open(backends: Backends, id: string, fresh?: Job): Promise<JobWatch> {
-    const all = JobWatch.#shared.get(backends.results) ?? new Map<string, Shared>();
+    const all = JobWatch.#shared.get(backends.results) ?? new Map<string, SharedWatch>();
     JobWatch.#shared.set(backends.results, all);
     const entry = all.get(id) ?? { watch: new JobWatch(backends, id), users: 0 };
     all.set(id, entry);
     entry.users++;
     const { watch } = entry;
     try {
-      // Events first, records second: nothing falls between.
+      // Subscribe first, read second, so that nothing is missed in between.
       watch.#unwatch ??= backends.results.watch(id, (hint) => watch.#hear(hint));
       await watch.#unwatch;
       watch.#take(fresh ? { job: fresh, sent: new Map(), done: new Map() } : await read(backends.results, id));
@@ -177,13 +177,13 @@ export class JobWatch {
     return count;
   }
 
-  /** @throws JobError 410 */
+  /** @throws JobError "gone" */
   expectJob(): Job {
     if (this.job === null) throw gone();
     return this.job;
   }
 
-  /** Calls `listener` on every change. Returns a function that ends it. */
+  /** Calls `listener` on every change. Returns a function that stops that. */
   onChange(listener: () => void): () => void {
     this.#changes.on("change", listener);
     return () => this.#changes.off("change", listener);
@@ -191,7 +191,7 @@ export class JobWatch {
 
   /**
    * Waits for `condition`.
-   * @throws JobError as soon as the job has failed or is gone; the signal's reason when that is aborted
+   * @throws JobError when the job has failed or is gone; the signal's reason when it is aborted
    */
   async until(condition: () => boolean, signal?: AbortSignal): Promise<void> {
     await new Promise<void>((resolve, reject) => {
@@ -215,9 +215,9 @@ export class JobWatch {
 
   #hear(hint?: Hint): void {
     this.#heard = Date.now();
-    // What is being read may be from before.
+    // A read in progress may be older than this hint.
     if (hint === undefined || (hint === "enqueued" && this.#reading > 0)) {
-      this.#refresh(read(this.backends.results, this.id)).catch(() => {}); // the next look will tell
+      this.#refresh(read(this.backends.results, this.id)).catch(() => {}); // the next look reads again
       return;
     }
     if (hint !== "enqueued") this.done.set(hint.band, hint.done);
@@ -245,12 +245,12 @@ export class JobWatch {
     this.#changes.emit("change");
   }
 
-  /** Looks often while things happen, and less and less while they do not. */
+  /** Looks often while the job changes, less and less often while it does not. */
   #schedule(): void {
     const quiet = Date.now() - this.#heard;
     const pause = Math.min(Math.max(LOOK_MS, quiet / 4), REFRESH_MS);
     this.#timer = setTimeout(async () => {
-      await this.#look().catch(() => {}); // the store is away: the next look will tell
+      await this.#look().catch(() => {}); // the store is unavailable: the next look tries again
       if (!this.#closed) this.#schedule();
     }, pause);
   }

@@ -36,8 +36,7 @@ const HEARTBEAT = 2;
 /** 720 kB, 100 bands of 4 rows. */
 const BAND_PIXELS = 2_400;
 const BANDS = 100;
-const VANISHED =
-  "band 0 has vanished: the queue is empty, and no worker has it; one that was rejected lies in tareas.muertas";
+const VANISHED = "band 0 has vanished: the queue is empty, and no worker has it; a rejected band is in tareas.muertas";
 const picture = noise(600, 400, 1);
 /** The result is larger than the buffers between a coordinator and a client that does not read: 12 MB, 12 bands. */
 const hugeWidth = 4_000;

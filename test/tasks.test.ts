@@ -678,8 +678,7 @@ describeWith(["rabbitmq", "redis", "python"], "a fleet", () => {
         expect(await since(limit - 5_000)).toMatchObject({ state: "running", error: null });
         expect(await since(limit + 1_000)).toMatchObject({
           state: "failed",
-          error:
-            "band 0 has vanished: the queue is empty, and no worker has it; one that was rejected lies in tareas.muertas",
+          error: "band 0 has vanished: the queue is empty, and no worker has it; a rejected band is in tareas.muertas",
         });
         await channel.cancel(consumerTag);
       }
