@@ -1,9 +1,9 @@
 /**
- * Queue and results in this process: the embedded mode, for one machine and nothing installed.
+ * Queue, results and workers in this process: the embedded mode, for one machine with nothing but Bun.
  *
- * Both keep the promises of their interfaces (queue.ts, results.ts) but one: what is in this process ends with it.
+ * `LocalQueue` and `LocalResults` keep the promises of their interfaces (queue.ts, results.ts), except that everything
+ * ends with the process.
  */
-
 import { EventEmitter, once } from "node:events";
 import type { Registry } from "prom-client";
 import { type Chunk, parseChunkId } from "./chunk.ts";
@@ -23,16 +23,16 @@ import {
 import type { Backends } from "./watch.ts";
 import { Worker, type WorkerOptions } from "./worker.ts";
 
-/** What the queue in this process keeps of the memory of chunks that are settled, bytes. */
+/** Buffers of settled chunks that are kept for reuse, bytes. */
 const POOL_BYTES = 16 << 20;
 
-/** A queue in this process: the embedded mode. */
+/** A queue in this process. */
 export class LocalQueue implements Queue {
   readonly #waiting: { chunk: Chunk; deliveries: number; sent: number }[] = [];
   readonly #arrivals = new EventEmitter().setMaxListeners(0);
   readonly #consumers: string[][] = [];
   readonly #pool = new Pool(POOL_BYTES);
-  /** What was buried, newest last. */
+  /** Dead letters, newest last. */
   readonly deadLettered: { chunkId: string; reason: string }[] = [];
 
   async publish(chunk: Chunk): Promise<void> {
@@ -92,7 +92,7 @@ export class LocalQueue implements Queue {
   async close(): Promise<void> {}
 }
 
-/** Results in this process: the embedded mode. */
+/** Results in this process. */
 export class LocalResults implements Results {
   readonly #jobs = new Map<string, LocalJob>();
   readonly #leases = new Map<string, { owner: string; until: number }>();
@@ -113,7 +113,7 @@ export class LocalResults implements Results {
     entry.job = { ...job };
     this.#jobs.set(job.id, entry);
     this.#renew(entry);
-    this.#tell(job.id);
+    this.#publish(job.id);
   }
 
   async findJob(id: string): Promise<Job | null> {
@@ -125,14 +125,14 @@ export class LocalResults implements Results {
     const entry = this.#jobs.get(id);
     if (!entry) return false;
     Object.assign(entry.job, change);
-    this.#tell(id, hintOf(change));
+    this.#publish(id, hintOf(change));
     return true;
   }
 
   async removeJob(id: string): Promise<void> {
     clearTimeout(this.#jobs.get(id)?.expiry);
     this.#jobs.delete(id);
-    this.#tell(id);
+    this.#publish(id);
   }
 
   async lease(id: string, owner: string, ms: number): Promise<boolean> {
@@ -178,14 +178,14 @@ export class LocalResults implements Results {
     this.#renew(entry);
     if (entry.done.has(band)) return true;
     entry.done.set(band, done);
-    this.#tell(jobId, { band, done });
+    this.#publish(jobId, { band, done });
     return true;
   }
 
-  /** Nobody but our own workers can reach this process. */
+  /** Third-party workers cannot reach this process. */
   async recordForeignResults(): Promise<void> {}
 
-  /** The queue is in this process too: what is in it cannot vanish without the job. */
+  /** The queue is in this process too, so no band can be lost without its job. */
   async trackMissing(): Promise<number> {
     return 0;
   }
@@ -226,7 +226,7 @@ export class LocalResults implements Results {
     for (const { expiry } of this.#jobs.values()) clearTimeout(expiry);
   }
 
-  #tell(id: string, hint?: Hint): void {
+  #publish(id: string, hint?: Hint): void {
     this.#events.emit(id, hint);
   }
 

@@ -1,24 +1,25 @@
 /**
  * A worker: takes a band off the queue, runs its task, stores the result. `bun run worker.ts` joins the fleet.
  *
- * What becomes of a band in its hands:
+ * What becomes of a band:
  *
- *     done                              stored, marked and told in one transaction; then acknowledged
- *     the message cannot be read        the job fails with the reason; buried
- *     its task is not known here        the same
- *     the task threw, or took too long  handed out again, three times; then the job fails; buried
- *     it has killed its workers         handed out until the queue's limit is near; then the job fails; buried
+ *     done                              stored, marked done and published in one transaction; then acknowledged
+ *     the message cannot be read        the job fails with the reason; dead-lettered
+ *     its task is unknown here          the same
+ *     the task threw, or took too long  requeued, three times; then the job fails; dead-lettered
+ *     it has killed its workers         redelivered until just below the queue's limit; then the job fails; dead-lettered
  *     the job was cancelled or failed   dropped
- *     Redis is away                     kept, and tried again for as long as it takes
- *     RabbitMQ is away                  the queue reconnects; it will hand the band out again: harmless
+ *     Redis is unavailable              kept and retried, for ever
+ *     RabbitMQ is unavailable           the queue reconnects; RabbitMQ redelivers the band, which is harmless
  *     SIGTERM                           finished and acknowledged; then exit 0. A second signal: exit 1 at once
- *     SIGKILL                           the queue hands it to another worker
+ *     SIGKILL                           RabbitMQ redelivers it to another worker
  *
- * A band done twice is the same bytes under the same key, so doing it again never harms.
+ * Invariant: a band done twice gives the same bytes under the same key, so a redelivery is harmless.
  *
- * Tasks run in a thread of their own: the process answers the broker's heartbeats while a band is computed, and a
- * task that does not end can be ended. The thread is this same file. The embedded coordinator starts several
- * `Worker`s in its own process; they cannot tell.
+ * Tasks run in a thread of this same file: the process answers the broker's heartbeats while a band is computed, and a
+ * task that does not end can be terminated. The embedded coordinator starts several `Worker`s in its own process.
+ *
+ * Not here: what a band is (chunk.ts), what a task is (task.ts), the queue and the store (queue.ts, results.ts).
  */
 import { availableParallelism, hostname } from "node:os";
 import process from "node:process";
@@ -33,17 +34,17 @@ import { BEAT_MS, type Failure, type Results, type WorkerInfo } from "./results.
 import { offerOf, runTask } from "./task.ts";
 import { loadTasks, namesIn, type Tasks } from "./tasks/index.ts";
 
-/** How often a band may fail before its job does. */
+/** Failures of a band before its job fails. */
 const ATTEMPTS = 3;
-/** How long the band in hand may take once the program is told to end, ms. Kubernetes waits for 30 s. */
+/** How long the band in progress may take after SIGTERM, ms. Kubernetes waits for 30 s. */
 const STOP_MS = 25_000;
-/** It holds one band at a time: all else that it would fill more memory with is garbage. */
+/** A worker holds one band at a time. More memory would only hold garbage. */
 const MEMORY_BYTES = 256 << 20;
-/** Before this many deliveries the queue itself would bury the band, and nobody would tell the job. */
+/** At 20 deliveries the queue itself dead-letters the band, and the job would not learn why. */
 const MAX_DELIVERIES = 18;
-/** What a thread of this file is started for: one that only imports it does not serve. */
+/** Marks the threads that this file starts. A thread that only imports it does not serve tasks. */
 const ROLE = "tasks";
-/** A task is ended when its time is over; one that still runs so much later cannot be, ms. */
+/** A task is terminated at its time limit. One that still runs this much later cannot be, ms. */
 const STUCK_MS = 30_000;
 
 const FAILURES: Record<DeadLetterReason, Failure> = {
@@ -59,29 +60,29 @@ export interface WorkerOptions {
   name: string;
   /** The tasks that this program has. */
   tasks: Tasks;
-  /** Those that it does, by their names on the wire; all of them where this is absent. */
+  /** Those that it does, by their names on the wire; all of them where absent. */
   only?: string[] | undefined;
-  /** Modules that bring tasks of their own, as the setting `TASKS` has them: its thread loads them too. */
+  /** The setting `TASKS`: the thread loads these modules too. */
   modules?: string | undefined;
   /** How long a task may take for one band, ms. */
   bandTimeout: number;
   log: Log;
-  /** Counts what becomes of the bands. */
+  /** Counts outcomes. */
   metrics?: WorkerMetrics | undefined;
 }
 
-/** One worker of the fleet: one band at a time. */
+/** One worker: computes one band at a time. */
 export class Worker {
   readonly #options: WorkerOptions;
   readonly #thread: TaskThread;
   readonly #info: WorkerInfo;
   readonly #log: Log;
-  /** When the task for the band in hand was begun; null while there is none. */
+  /** When the task in progress began; null while idle. */
   #begun: number | null = null;
   #beating: ReturnType<typeof setInterval> | undefined;
   #stopConsuming: (() => Promise<void>)[] = [];
   #stopping = false;
-  /** The jobs of the bands it has: the one in hand, and those of other queues that wait for their turn. */
+  /** The jobs of the bands it has: the one in progress, and those of other queues that wait. */
   readonly #held: string[] = [];
   #turn: Promise<unknown> = Promise.resolve();
 
@@ -99,7 +100,7 @@ export class Worker {
 
   async start(): Promise<void> {
     const beat = () => this.#options.results.beat(this.#info);
-    this.#beating = setInterval(() => beat().catch((error) => this.#log.warn("no heartbeat", { error })), BEAT_MS);
+    this.#beating = setInterval(() => beat().catch((error) => this.#log.warn("heartbeat failed", { error })), BEAT_MS);
     await this.#retry(beat);
     const { queue } = this.#options;
     for (const task of this.#info.tasks) {
@@ -107,7 +108,7 @@ export class Worker {
     }
   }
 
-  /** Finishes the band in hand and takes no other. */
+  /** Finishes the band in progress and takes no other. */
   async stop(): Promise<void> {
     this.#stopping = true;
     await Promise.all(this.#stopConsuming.map((stop) => stop()));
@@ -117,8 +118,8 @@ export class Worker {
   }
 
   /**
-   * A queue hands out one band at a time, and every task has a queue: here they come one after the other. Those that
-   * wait are in the heartbeat too, else their jobs would take them for vanished.
+   * Every task has a queue, and each delivers one band at a time. Bands are computed one after another. The heartbeat names
+   * the waiting ones too, otherwise their jobs would take them for lost.
    */
   async #inTurn(delivery: Delivery): Promise<Outcome> {
     const { chunkId } = delivery;
@@ -135,7 +136,7 @@ export class Worker {
     this.#info.busy = [...new Set(this.#held)].join(" ");
   }
 
-  /** Why the process should be restarted; null: it should not. */
+  /** Why the process should be restarted; null where it should not. */
   stuck(): string | null {
     const ms = this.#begun === null ? 0 : performance.now() - this.#begun;
     return ms > this.#options.bandTimeout + STUCK_MS ? `a task has not ended for ${Math.round(ms)} ms` : null;
@@ -148,8 +149,8 @@ export class Worker {
     try {
       return await this.#outcomeOf(delivery);
     } catch (error) {
-      // The store is away, and this worker is to end: another will do the band.
-      this.#log.warn("band handed back", { chunk: delivery.chunkId, error });
+      // Redis is unavailable while this worker shuts down: another worker gets the band.
+      this.#log.warn("band requeued", { chunk: delivery.chunkId, error });
       metrics?.bands.inc({ task: "", outcome: "requeued" });
       return { do: "retry" };
     } finally {
@@ -157,7 +158,7 @@ export class Worker {
     }
   }
 
-  /** Every outcome of a band, in the order of the table above. */
+  /** Every outcome, in the order of the table above. */
   async #outcomeOf(delivery: Delivery): Promise<Outcome> {
     if (delivery.deliveries >= MAX_DELIVERIES) {
       const times = `handed out ${delivery.deliveries} times`;
@@ -207,7 +208,7 @@ export class Worker {
   #taken({ deliveries, sent }: Delivery, task: string): void {
     const { metrics } = this.#options;
     if (deliveries > 0) metrics?.redelivered.inc({ task });
-    // A sender of another make does not say when.
+    // A third-party sender may not say when.
     else if (!Number.isNaN(sent)) metrics?.wait.observe({ task }, Math.max(0, Date.now() - sent) / 1000);
   }
 
@@ -228,7 +229,7 @@ export class Worker {
 
   async #giveUp(chunkId: string, why: string, reason: DeadLetterReason, task = ""): Promise<Outcome> {
     const job = isChunkId(chunkId) ? parseChunkId(chunkId).jobId : undefined;
-    this.#log.error("band given up", { job, chunk: chunkId, error: why });
+    this.#log.error("band dead-lettered", { job, chunk: chunkId, error: why });
     this.#options.metrics?.deadLettered.inc({ reason });
     this.#options.metrics?.bands.inc({ task, outcome: "dead_lettered" });
     // A message without a readable id belongs to no job.
@@ -240,14 +241,14 @@ export class Worker {
     return { do: "dead-letter", reason: why };
   }
 
-  /** Tries again until the store has taken it: the band in hand is worth waiting for. Throws only when told to stop. */
+  /** Retries until the store answers. Throws only while the worker shuts down. */
   async #retry<T>(step: () => Promise<T>): Promise<T> {
     for (let pause = 100; ; pause = Math.min(2 * pause, 2_000)) {
       try {
         return await step();
       } catch (error) {
         if (this.#stopping) throw error;
-        this.#log.warn("results are not taken, trying again", { error });
+        this.#log.warn("result store unavailable, retrying", { error });
         this.#options.metrics?.storeRetries.inc();
         await new Promise((wake) => setTimeout(wake, pause));
       }
@@ -255,24 +256,24 @@ export class Worker {
   }
 }
 
-/** A band for the thread. Its memory, and not a view of it: Deno looks for ports in all that it is sent, byte after byte. */
+/** A band for the thread. The buffer and not a view of it: Deno searches every view it is sent for ports, byte by byte. */
 type Order = Omit<Chunk, "pixels"> & { pixels: ArrayBuffer; at: number };
 
 interface BandResult {
   /** A PNG as `encodeBand` makes it, or a data task's JSON in UTF-8. */
   made: Uint8Array;
-  /** CRC-32 of the band's own rows as they came. */
+  /** CRC-32 of the band's own rows, as received. */
   crc: number;
 }
 
-/** The thread that tasks run in; started anew after one did not end. */
+/** The thread that tasks run in. It is replaced after a task that had to be terminated. */
 class TaskThread {
   #thread: Thread | undefined;
 
   constructor(readonly modules: string | undefined) {}
 
   /**
-   * @param chunk whose pixels are given away
+   * @param chunk its pixels are transferred to the thread
    * @throws Error what the task threw, or that it took longer than `timeout` ms
    */
   async run(chunk: Chunk, timeout: number): Promise<BandResult> {
@@ -290,7 +291,7 @@ class TaskThread {
           this.#thread = undefined;
           reject(new Error(why));
         };
-        thread.once("error", (error: Error) => lost(`the task's thread broke: ${error.message}`));
+        thread.once("error", (error: Error) => lost(`the task's thread failed: ${error.message}`));
         thread.once("exit", () => lost("the task's thread ended"));
         giveUp.signal.addEventListener("abort", () => {
           lost(`the task took longer than ${timeout} ms`);
@@ -311,7 +312,7 @@ class TaskThread {
   }
 }
 
-/** The other side of `TaskThread`. */
+/** The thread's side of `TaskThread`. */
 async function serveTasks(modules: string | undefined): Promise<void> {
   const tasks = await loadTasks(modules);
   parentPort!.on("message", ({ at, ...order }: Order) => {
@@ -331,7 +332,7 @@ async function serveTasks(modules: string | undefined): Promise<void> {
   });
 }
 
-/** The setting `WORKER_TASKS`: which tasks a worker does, all versions of `grow`, one of `grow.2`; all where it is not set. */
+/** The setting `WORKER_TASKS`: `grow` means all its versions, `grow.2` one. Undefined where it is not set: all tasks. */
 function onlySetting(tasks: Tasks): string[] | undefined {
   const names = namesIn(process.env.WORKER_TASKS);
   if (names.length === 0) return undefined;
@@ -343,13 +344,13 @@ function onlySetting(tasks: Tasks): string[] | undefined {
   return [...tasks].filter(([wire, { name }]) => names.includes(name) || names.includes(wire)).map(([wire]) => wire);
 }
 
-const ABOUT = `Joins the fleet: takes bands off the queue in RabbitMQ, runs their task, stores the results in Redis. As many
-of them as wanted, on any machine that reaches the two. For everything in one process: coordinator.ts.
+const ABOUT = `Joins the fleet: takes bands off the queue in RabbitMQ, runs their task, stores the results in Redis. Start as many
+as you like, on any machine that reaches both. For everything in one process, run coordinator.ts instead.
 
 exit codes
-  0  ended by SIGTERM or SIGINT, the band in hand finished
-  1  a setting is bad, or the band in hand was not finished in time
-  2  an option is not known`;
+  0  ended by SIGTERM or SIGINT, the band in progress finished
+  1  a setting is invalid, or the band in progress was not finished in time
+  2  an option is unknown`;
 
 async function main(): Promise<void> {
   answerHelp("worker.ts", ABOUT);
@@ -364,9 +365,9 @@ async function main(): Promise<void> {
   const log = openLog(levelSetting());
   if (!RABBITMQ_URL || !REDIS_URL)
     throw new Error(
-      "RABBITMQ_URL and REDIS_URL: expected both; without them, run coordinator.ts, which brings workers of its own",
+      "RABBITMQ_URL and REDIS_URL: expected both; without them, run coordinator.ts, which has workers of its own",
     );
-  // Here and not above: a thread needs none of it.
+  // Loaded here and not above: the thread does not need them.
   const { RabbitQueue } = await import("./queue.ts");
   const { RedisResults } = await import("./results.ts");
   const results = new RedisResults(REDIS_URL, ttl, true);
@@ -397,8 +398,8 @@ async function main(): Promise<void> {
   const stop = async () => {
     if (stopping) process.exit(1);
     stopping = true;
-    console.log(`${name}: finishing the band in hand`);
-    // If the store is away, that may not end: the queue will hand the band to another worker.
+    console.log(`${name}: finishing the band in progress`);
+    // While Redis is unavailable this may not end. RabbitMQ then redelivers the band to another worker.
     setTimeout(() => process.exit(1), STOP_MS);
     await worker.stop();
     await queue.close();

@@ -141,7 +141,7 @@ describeWith(["rabbitmq", "redis"], "faults", () => {
     for (const worker of crew.slice(0, 2)) {
       expect([await within(worker.exited), worker.out]).toEqual([
         0,
-        expect.stringMatching(/finishing the band in hand\n$/),
+        expect.stringMatching(/finishing the band in progress\n$/),
       ]);
     }
     expect(await count(id, "done")).toBeLessThan(BANDS);

@@ -162,7 +162,7 @@ test("a job that is cancelled, and one whose task fails", async () => {
     { level: "warn", msg: "band failed", chunk, worker: "thread-1", attempt: 1, of: 3, error },
     { level: "warn", msg: "band failed", chunk, worker: "thread-1", attempt: 2, of: 3, error },
     { level: "warn", msg: "band failed", chunk, worker: "thread-1", attempt: 3, of: 3, error },
-    { level: "error", msg: "band given up", chunk, worker: "thread-1", error },
+    { level: "error", msg: "band dead-lettered", chunk, worker: "thread-1", error },
     { level: "error", msg: "job failed", error },
   ]);
   expect(lines.filter(({ job }) => job === cancelled)).toMatchObject([

@@ -290,7 +290,7 @@ function inside(): void {
       const ended = new Promise((resolve) => docker!.on("close", resolve));
       docker!.kill("SIGTERM");
       expect(await ended).toBe(0);
-      expect(worker.out).toContain("finishing the band in hand");
+      expect(worker.out).toContain("finishing the band in progress");
       for (const password of Object.values(PASSWORDS)) expect(worker.out).not.toContain(password);
     });
   });
