@@ -180,7 +180,7 @@ describeWith(["deno"], "servers that cannot be reached", () => {
     worker.kill("SIGKILL");
     await worker.exited;
     expect(worker.out).not.toContain("s3cret");
-    const [line] = linesOf(worker.out).filter(({ msg }) => msg === "RabbitMQ cannot be reached");
+    const [line] = linesOf(worker.out).filter(({ msg }) => msg === "RabbitMQ cannot be reached, retrying");
     expect(line).toMatchObject({ level: "warn", worker: "lost", error: expect.any(String) });
   });
 });

@@ -310,7 +310,7 @@ describeWith(["rabbitmq", "redis"], "a password that is wrong", () => {
         said += await answer.text();
       }
     } else {
-      await program.waitFor(/results are not taken/);
+      await program.waitFor(/result store unavailable/);
       await program.waitFor(/RabbitMQ cannot be reached.*ACCESS/);
     }
     program.kill("SIGKILL");
