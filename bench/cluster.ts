@@ -1,6 +1,8 @@
 /**
- * What is measured, as real processes: coordinators and workers around a RabbitMQ and a Redis of their own, or a single
- * coordinator with its threads. And what the kernel says of them: CPU seconds, and the most memory each has had.
+ * The services under measurement, as real processes: one coordinator with its threads, or a coordinator and workers around
+ * a private RabbitMQ and Redis. Also what the Linux kernel reports of them (CPU time, peak memory) and how it limits them.
+ *
+ * Invariant: no process outlives the benchmark (test/servers.ts), and no control group does.
  */
 import { mkdirSync, readdirSync, readFileSync, rmdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -13,9 +15,9 @@ import {
   startRabbitMQ,
   startRedis,
 } from "../test/servers.ts";
-import { said } from "./peers.ts";
+import { outputOf } from "./peers.ts";
 
-/** One coordinator, to be asked over HTTP. */
+/** A coordinator, used over HTTP. */
 export class Service {
   private constructor(
     readonly program: Program,
@@ -23,18 +25,16 @@ export class Service {
   ) {}
 
   static async start(env: Record<string, string> = {}): Promise<Service> {
-    const program = spawnProgram("coordinator.ts", { PORT: "0", ...env });
+    const program = spawnProgram("coordinator.ts", { PORT: "0", ...allocatorSettings(), ...env });
     const [url] = await program.waitFor(/http:\S+/);
     return new Service(program, url);
   }
 
-  /** Sends a picture and reads its edges to the end. @returns bytes of the result */
-  async send(picture: BodyInit, workers = ""): Promise<number> {
-    const response = await fetch(`${this.url}/tasks/sobel?workers=${workers}`, { method: "POST", body: picture });
-    if (!response.ok) throw new Error(`${response.status}: ${await response.text()}`);
-    let bytes = 0;
-    for await (const piece of response.body!) bytes += piece.length;
-    return bytes;
+  /** Sends a picture and reads the whole result. */
+  async send(picture: BodyInit): Promise<void> {
+    const response = await fetch(`${this.url}/tasks/sobel`, { method: "POST", body: picture });
+    if (!response.ok) throw new Error(`coordinator: expected 200, got ${response.status}: ${await response.text()}`);
+    for await (const _ of response.body!);
   }
 
   async stop(): Promise<void> {
@@ -43,15 +43,10 @@ export class Service {
   }
 }
 
-/** Whose CPU seconds are told apart. */
-export const ROLES = ["coordinator", "workers", "RabbitMQ", "Redis"] as const;
-export type Role = (typeof ROLES)[number];
-
 export class Cluster {
   readonly workers: Program[] = [];
   readonly env: Record<string, string>;
-  /** By size of their bands: several can be asked in one run. */
-  readonly #coordinators = new Map<string, Service>();
+  #coordinator: Promise<Service> | undefined;
 
   private constructor(
     readonly rabbitmq: RabbitMQ,
@@ -64,32 +59,28 @@ export class Cluster {
     return new Cluster(...(await Promise.all([startRabbitMQ(), startRedis()])));
   }
 
-  async coordinator(bandPixels?: number): Promise<Service> {
-    const size = bandPixels === undefined ? "" : String(bandPixels);
-    let service = this.#coordinators.get(size);
-    service ??= await Service.start({ ...this.env, BAND_PIXELS: size });
-    this.#coordinators.set(size, service);
-    return service;
+  coordinator(): Promise<Service> {
+    this.#coordinator ??= Service.start(this.env);
+    return this.#coordinator;
   }
 
-  /** Starts or ends workers until there are so many. */
-  async resize(workers: number): Promise<void> {
-    while (this.workers.length > workers) {
-      const worker = this.workers.pop()!;
+  /** Starts or stops workers until `count` of them run. */
+  async resize(count: number): Promise<void> {
+    for (const worker of this.workers.splice(count)) {
       worker.kill();
       await worker.exited;
     }
-    while (this.workers.length < workers) {
-      const worker = spawnProgram("worker.ts", { ...this.env, WORKER_NAME: `worker-${this.workers.length + 1}` });
-      this.workers.push(worker);
-      await worker.waitFor(/at work/, 60_000);
+    while (this.workers.length < count) {
+      const env = { ...this.env, ...allocatorSettings(), WORKER_NAME: `worker-${this.workers.length + 1}` };
+      this.workers.push(spawnProgram("worker.ts", env));
     }
+    for (const worker of this.workers) await worker.waitFor(/at work/, 60_000);
   }
 
-  /** CPU seconds so far. */
-  cpu(coordinator: Service): Record<Role, number> {
+  /** CPU seconds so far, by role. */
+  async cpu(): Promise<Record<"coordinator" | "workers" | "RabbitMQ" | "Redis", number>> {
     return {
-      coordinator: cpuSeconds(coordinator.program.pid),
+      coordinator: cpuSeconds((await this.coordinator()).program.pid),
       workers: this.workers.reduce((sum, { pid }) => sum + cpuSeconds(pid), 0),
       RabbitMQ: cpuSeconds(this.rabbitmq.pid),
       Redis: cpuSeconds(this.redis.pid),
@@ -97,36 +88,33 @@ export class Cluster {
   }
 
   async versions(): Promise<Record<string, string>> {
-    const redis = said("redis-server", "--version")?.match(/v=(\S+)/)?.[1] ?? "";
+    const redis = outputOf("redis-server", "--version")?.match(/v=(\S+)/)?.[1] ?? "";
     return { RabbitMQ: (await this.rabbitmq.ctl("version")).trim(), Redis: redis };
   }
 
   async stop(): Promise<void> {
     await this.resize(0);
-    for (const service of this.#coordinators.values()) await service.stop();
+    await (await this.#coordinator)?.stop();
     await Promise.all([this.rabbitmq.stop(), this.redis.stop()]);
   }
 }
 
-/** Ticks of /proc: Linux reports 100 a second to programs, whatever its own clock. */
-const TICKS = 100;
-
-/** User and system time of a process with all its threads, those that have ended too. */
-export function cpuSeconds(pid: number): number {
-  return ticksOf(`/proc/${pid}/stat`) / TICKS;
+/** Bun's allocator keeps freed pages for a minute, as in the Dockerfiles. A value from outside takes precedence. */
+function allocatorSettings(): Record<string, string> {
+  const { MIMALLOC_PURGE_DELAY = "60000", MIMALLOC_PURGE_HOLES = "0" } = process.env;
+  return { MIMALLOC_PURGE_DELAY, MIMALLOC_PURGE_HOLES };
 }
 
-/** The same of its main thread alone: what must be done one after the other. */
-export function mainThreadSeconds(pid: number): number {
-  return ticksOf(`/proc/${pid}/task/${pid}/stat`) / TICKS;
+/** Linux reports CPU time to programs in hundredths of a second. */
+const TICKS_PER_SECOND = 100;
+
+/** User and system time of a process, over all its threads. */
+function cpuSeconds(pid: number): number {
+  const fields = readFileSync(`/proc/${pid}/stat`, "utf8").split(") ").at(-1)!.split(" ");
+  return (Number(fields[11]) + Number(fields[12])) / TICKS_PER_SECOND;
 }
 
-function ticksOf(file: string): number {
-  const fields = readFileSync(file, "utf8").split(") ").at(-1)!.split(" ");
-  return Number(fields[11]) + Number(fields[12]);
-}
-
-/** The most memory that a process has had, MB of a million bytes. */
+/** Peak resident memory of a process, in 10⁶ bytes. */
 export function peakMegabytes(pid: number): number {
   const [, kibibytes] = /VmHWM:\s+(\d+)/.exec(readFileSync(`/proc/${pid}/status`, "utf8"))!;
   return (Number(kibibytes) * 1024) / 1e6;
@@ -134,48 +122,48 @@ export function peakMegabytes(pid: number): number {
 
 const PERIOD_US = 10_000;
 
-/** Why `limitCpu` is not to be had here, as where this is not root's; undefined where it is. */
-export function whyNoLimit(): string | undefined {
+/** Why `limitCpu` does not work here, for example without root; undefined if it works. */
+export function cpuLimitError(): string | undefined {
   try {
     rmdirSync(makeGroup(`sobel-bench-${process.pid}`, PERIOD_US));
     return undefined;
   } catch (error) {
-    return `no worker can be held back here: ${(error as Error).message}`;
+    return `no CPU quota: ${(error as Error).message}`;
   }
 }
 
 /**
- * Holds processes to a part of a core each, by the kernel's quota: what a slow machine elsewhere looks like.
- * @returns a function that lets go of them
+ * Limits each process to a share of a core by the kernel's CPU quota: this imitates workers on other, slower machines.
+ * @returns a function that removes the limit
  */
-export function limitCpu(pids: number[], part: number): () => void {
+export function limitCpu(pids: number[], share: number): () => void {
   const folders = pids.map((pid) => {
-    const folder = makeGroup(`sobel-bench-${pid}`, Math.round(part * PERIOD_US));
+    const folder = makeGroup(`sobel-bench-${pid}`, Math.round(share * PERIOD_US));
     writeFileSync(join(folder, "cgroup.procs"), String(pid));
     return folder;
   });
-  const letGo = () => {
-    process.off("exit", letGo);
+  const release = () => {
+    process.off("exit", release);
     for (const folder of folders) {
-      // A group goes when nobody is in it; threads are moved up with their process.
+      // Only an empty group can be removed. Threads move with their process.
       for (const pid of readFileSync(join(folder, "cgroup.procs"), "utf8").split("\n").filter(Boolean)) {
         writeFileSync(join(folder, "../cgroup.procs"), pid);
       }
       rmdirSync(folder);
     }
   };
-  // Before the processes are ended: a group that is left behind stays until the machine is restarted.
-  process.prependListener("exit", letGo);
-  return letGo;
+  // A group that is left behind exists until the next reboot, so this handler runs before the processes are ended.
+  process.prependListener("exit", release);
+  return release;
 }
 
-/** Control groups of the first kind, or of the second, where the controller must have been passed down. */
+/** A control group with a CPU quota, cgroup v1 or v2. Under v2 the parent must delegate the cpu controller. */
 function makeGroup(name: string, quota: number): string {
-  const isFirst = readdirSync("/sys/fs/cgroup").includes("cpu");
-  const folder = join(isFirst ? "/sys/fs/cgroup/cpu" : "/sys/fs/cgroup", name);
+  const isV1 = readdirSync("/sys/fs/cgroup").includes("cpu");
+  const folder = join(isV1 ? "/sys/fs/cgroup/cpu" : "/sys/fs/cgroup", name);
   mkdirSync(folder);
   try {
-    if (isFirst) {
+    if (isV1) {
       writeFileSync(join(folder, "cpu.cfs_period_us"), String(PERIOD_US));
       writeFileSync(join(folder, "cpu.cfs_quota_us"), String(quota));
     } else {

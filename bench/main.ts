@@ -1,60 +1,39 @@
 /**
- * Every figure that the project quotes of itself, measured on this machine against what others offer for the same work.
+ * The benchmark: measures every figure that the documents quote, on this machine, beside other programs that do the same
+ * work.
  *
- *     bun run bench.ts                      all rows, on 24 megapixels; about eight minutes
- *     bun run bench.ts --quick              the same on 6 megapixels, with few repetitions and no aims; two minutes
- *     bun run bench.ts --only kernel,cpu    some rows
- *     bun run bench.ts --json               for programs to read
- *     bun run bench.ts --write              and refreshes README.md, docs/benchmark.md and docs/scaling.svg
+ *     bun run bench                        all rows on 24 megapixels; several minutes
+ *     bun run bench --quick                all rows on 6 megapixels, few repetitions; about a minute
+ *     bun run bench --only kernel,cpu      some rows
+ *     bun run bench --json                 machine-readable
+ *     bun run bench --write                also refreshes README.md, docs/benchmark.md and docs/scaling.svg
  *
- * It starts a RabbitMQ and a Redis of its own, and draws its own pictures. Ours and the peer's runs take turns, so what
- * else the machine does falls on both; medians are compared. A peer that is not installed is named, with what installs
- * it. Rows that we lose stay in. It judges nothing: its exit code is 0 whatever came out.
+ * It starts its own RabbitMQ and Redis and draws its own pictures. Ours and the peers run alternately; medians are
+ * compared. A peer that is not installed is skipped, and its install command is printed. Slow results do not fail it.
  *
- * Runs under Bun only, as the tests do, whose servers it uses.
+ * It runs under Bun only: it shares the servers of the tests. `bun run bench` also sets the allocator's environment for
+ * what runs inside this process; cluster.ts sets it for coordinators and workers.
  */
 import process from "node:process";
 import { parseArgs } from "node:util";
-import { keepMemory, memorySettings } from "../ops/settings.ts";
 import { stopAll } from "../test/servers.ts";
-import { describe, printed, type Report, write } from "./report.ts";
-import * as rows from "./rows.ts";
-import { bandRow, type Scaling, scaling } from "./scaling.ts";
+import { checkDocuments, describe, printed, type Report, write } from "./report.ts";
+import { ROWS } from "./rows.ts";
 import { Bench } from "./setup.ts";
 
-/** In the order in which they are measured and told. */
-const ROWS: Record<string, (bench: Bench) => Promise<rows.Row[]>> = {
-  kernel: rows.kernelRow,
-  inflate: rows.inflateRow,
-  decode: rows.decodeRow,
-  encode: rows.encodeRow,
-  floor: rows.floorRow,
-  program: rows.oneMachineRow,
-  embedded: rows.embeddedRow,
-  libvips: rows.vipsRow,
-  distributed: rows.distributedRow,
-  course: rows.courseRow,
-  small: rows.smallRow,
-  cpu: rows.cpuRow,
-  band: bandRow,
-  wire: rows.wireRow,
-  memory: rows.memoryRow,
-};
-/** The model of how it grows; it is told in tables of its own. */
-const SCALING = "scaling";
-const NAMES = [...Object.keys(ROWS), SCALING];
+const NAMES = Object.keys(ROWS);
 
-const USAGE = `usage: bun run bench.ts [--quick] [--only ROW,…] [--json] [--write]
+const USAGE = `usage: bun run bench [--quick] [--only ROW,…] [--json] [--write]
 
-  --quick  6 megapixels instead of 24, few repetitions, no aims: two minutes
+  --quick  6 megapixels instead of 24, few repetitions: about a minute
   --only   some of: ${NAMES.join(", ")}
-  --json   for programs to read
+  --json   prints JSON
   --write  refreshes the tables in README.md and docs/benchmark.md, and docs/scaling.svg
 
 exit codes
-  0  measured, whatever came out
-  1  something could not be measured
-  2  the command line cannot be read`;
+  0  measured, whatever the figures are
+  1  a measurement failed
+  2  invalid command line`;
 
 const OPTIONS = {
   quick: { type: "boolean", default: false },
@@ -64,29 +43,16 @@ const OPTIONS = {
   help: { type: "boolean", short: "h", default: false },
 } as const;
 
-async function measured(quick: boolean, only: string[]): Promise<Report> {
-  const bench = new Bench(quick);
-  for (const what of bench.peers.missing) console.error(`not compared with ${what}`);
-  const found: Report["rows"] = [];
-  let grown: Scaling | undefined;
-  try {
-    for (const name of NAMES.filter((name) => only.includes(name))) {
-      console.error(`measuring: ${name}`);
-      if (name === SCALING) grown = await scaling(bench);
-      else found.push(...(await ROWS[name](bench)).map((row) => ({ row: name, ...(quick ? aimless(row) : row) })));
-    }
-    return await describe(bench, found, grown);
-  } finally {
-    await bench.end();
-  }
+async function main(): Promise<void> {
+  const { quick, only, json, write: writing, help } = commandLine();
+  if (help) return console.log(USAGE);
+  if (writing) checkDocuments();
+  const report = await measure(new Bench(quick), only, writing);
+  console.log(json ? JSON.stringify(report, null, 2) : printed(report));
+  if (writing) write(report);
 }
 
-/** The aims are for the larger picture. */
-function aimless({ target: _, ...row }: rows.Row): rows.Row {
-  return row;
-}
-
-/** Ends the program where it cannot be read. */
+/** Exits with code 2 if the command line is invalid. */
 function commandLine() {
   try {
     const { values } = parseArgs({ args: process.argv.slice(2), options: OPTIONS });
@@ -97,28 +63,33 @@ function commandLine() {
       throw new Error("--write: expected all rows in full, got --quick or --only");
     return { ...values, only };
   } catch (error) {
-    console.error(`bench.ts: ${(error as Error).message}\n\n${USAGE}`);
+    console.error(`bench: ${(error as Error).message}\n\n${USAGE}`);
     process.exit(2);
   }
 }
 
-async function main(): Promise<void> {
-  const { quick, only, json, write: writing, help } = commandLine();
-  if (help) return console.log(USAGE);
-  // For those that are measured in this process, ours and the peers alike; programs are as their users have them.
-  keepMemory();
-  for (const name of Object.keys(memorySettings())) delete process.env[name];
-  const report = await measured(quick, only);
-  console.log(json ? JSON.stringify(report, null, 2) : printed(report));
-  if (writing) write(report);
+async function measure(bench: Bench, only: string[], complete: boolean): Promise<Report> {
+  if (complete && bench.missing.length > 0)
+    throw new Error(`--write: expected every row, missing: ${bench.missing.join(", ")}`);
+  for (const what of bench.missing) console.error(`not measured: ${what}`);
+  const rows: Report["rows"] = [];
+  try {
+    for (const name of NAMES.filter((name) => only.includes(name))) {
+      console.error(`measuring: ${name}`);
+      rows.push(...(await ROWS[name](bench)).map((row) => ({ row: name, ...row })));
+    }
+    return await describe(bench, rows);
+  } finally {
+    await bench.end();
+  }
 }
 
-// What was started ends with this program, however that ends.
+// Exit normally on a signal, so that the exit handlers end every process that was started.
 process.on("SIGINT", () => process.exit(130));
 process.on("SIGTERM", () => process.exit(143));
 main()
   .catch((error) => {
-    console.error("bench.ts:", error);
+    console.error("bench:", error);
     process.exitCode = 1;
   })
   .finally(async () => {

@@ -1,19 +1,18 @@
-"""The benchmark's peers in Python: one process that is asked for one run at a time, so that runs alternate with ours.
+"""The benchmark's peers in Python. One process runs one request at a time, so that its runs alternate with ours.
 
-A request is a line of JSON on standard input, {"do": …}; the answer is one on standard output: seconds, and bytes of the
-result where there is one. At the end of the input it ends, and with it whatever it has started.
+A request is a line of JSON on standard input, {"do": …}. The answer is a line on standard output: seconds, and the size of
+the result in bytes, 0 if there is none. The process and its workers end when standard input ends.
 
-    open      path                                      reads the picture that the other requests are about
+    open      path                                      reads the picture of the requests that follow
     job       threads      OpenCV: decode, Sobel, encode as PNG
     decode    threads      OpenCV: PNG to grey
     encode    threads      OpenCV: its edges to PNG
-    sobel     threads, depth                            OpenCV: the exact magnitude, by way of CV_64F or CV_32F
+    sobel     threads, depth                            OpenCV: the exact magnitude, in CV_64F or CV_32F
     start     amqp, redis, workers                      starts the workers of the course's design
-    course    workers                                   one job of it
+    course    workers                                   runs one job of the course's design
 
-The course's design, as a report on distributed computing has it: a picture cut into as many bands as there are workers,
-without the rows between them; each as base64 in JSON through RabbitMQ; OpenCV on the other side; results polled from
-Redis and joined. Lossless here, and without its sleeps.
+The course's design cuts a picture into one band a worker, without a halo. It sends each band as base64 in JSON through
+RabbitMQ, processes it with OpenCV, polls Redis for the results and joins them. Here it is lossless and does not sleep.
 """
 
 import base64
@@ -44,7 +43,7 @@ class Course:
         import redis
 
         self.store = redis.Redis(port=redis_port)
-        # A connection that says nothing while another peer runs must not be taken for dead.
+        # No heartbeat: the connection is idle while another peer runs, and RabbitMQ would close it.
         parameters = pika.ConnectionParameters("127.0.0.1", amqp, heartbeat=0)
         self.channel = pika.BlockingConnection(parameters).channel()
         self.channel.queue_declare(queue=QUEUE)

@@ -1,62 +1,72 @@
 /**
- * The peers: what is installed, and those in Python as a process that is asked for one run at a time.
+ * The programs that ours is compared with: which are installed, and the Python ones as one process (peers.py).
  *
- * Invariant: it ends with the benchmark, and with it what it has started: its input ends.
+ * Invariant: peers.py and its workers end with the benchmark, because its standard input then ends.
  */
 import { type ChildProcess, execFile, execFileSync, spawn } from "node:child_process";
+import process from "node:process";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 
-/** A run of a peer: how long it took, and how large what it made is (0: nothing). */
-export interface Run {
-  seconds: number;
-  bytes: number;
-}
+const OPENCV = "OpenCV";
+const COURSE = "the course's design";
+const VIPS = "libvips";
 
-/** What each peer needs, and how it is installed on Debian. */
+/** How each peer is installed on Debian. */
 const INSTALL = {
-  OpenCV: "apt-get install -y python3-opencv",
-  "the course's design": "apt-get install -y python3-opencv python3-pika python3-redis",
-  libvips: "apt-get install -y libvips-tools",
+  [OPENCV]: "apt-get install -y python3-opencv",
+  [COURSE]: "apt-get install -y python3-opencv python3-pika python3-redis",
+  [VIPS]: "apt-get install -y libvips-tools",
 };
 
 export interface Peers {
-  /** A Python with OpenCV; undefined where there is none. */
+  /** A Python that can import OpenCV; undefined if there is none. */
   python: string | undefined;
-  /** Whether it has the course's packages, too. */
+  /** Whether that Python can also import the packages of the course's design. */
   course: boolean;
   vips: boolean;
   versions: Record<string, string>;
-  /** What is not there, with the command that installs it. */
+  /** The peers that are not installed, each with its install command. */
   missing: string[];
 }
 
 export function findPeers(): Peers {
-  // Debian's packages are those of Debian's Python, which need not be the first on the PATH.
-  const pythons = ["/usr/bin/python3", "python3"];
-  const python = pythons.find((path) => said(path, "-c", "import cv2") !== undefined);
-  const course = python !== undefined && said(python, "-c", "import pika, redis") !== undefined;
-  const opencv = python && said(python, "-c", "import cv2; print(cv2.__version__)");
-  const vips = said("vips", "--version");
-  const found = { OpenCV: opencv, "the course's design": course ? "" : undefined, libvips: vips?.replace("vips-", "") };
-  const missing = Object.entries(INSTALL).filter(([name]) => found[name as keyof typeof found] === undefined);
+  // Debian installs packages for Debian's Python, which may not be the first on the PATH.
+  const python = ["/usr/bin/python3", "python3"].find((path) => outputOf(path, "-c", "import cv2") !== undefined);
+  const opencv = python && outputOf(python, "-c", "import cv2; print(cv2.__version__)");
+  const course = python !== undefined && outputOf(python, "-c", "import pika, redis") !== undefined;
+  const vips = outputOf("vips", "--version")?.replace("vips-", "");
+  const installed = { [OPENCV]: python !== undefined, [COURSE]: course, [VIPS]: vips !== undefined };
+  const missing = Object.entries(INSTALL).filter(([name]) => !installed[name as keyof typeof installed]);
   return {
     python,
     course,
     vips: vips !== undefined,
-    versions: Object.fromEntries(Object.entries(found).filter(([, version]) => version)) as Record<string, string>,
+    versions: { ...(opencv && { [OPENCV]: opencv }), ...(vips && { [VIPS]: vips }) },
     missing: missing.map(([name, command]) => `${name} (${command})`),
   };
 }
 
-/** What a program printed, in one line; undefined if it is not there, or fails. */
-export function said(command: string, ...args: string[]): string | undefined {
+/** Standard output of a command; undefined if it is not installed or fails. */
+export function outputOf(command: string, ...args: string[]): string | undefined {
   try {
     return execFileSync(command, args, { encoding: "utf8", stdio: ["ignore", "pipe", "ignore"] }).trim();
   } catch {
     return undefined;
   }
+}
+
+/** Runs a command in the project's folder to its end, without the allocator's settings that this process may have. */
+export async function runToEnd(command: string, ...args: string[]): Promise<void> {
+  const { MIMALLOC_PURGE_DELAY: _delay, MIMALLOC_PURGE_HOLES: _holes, ...env } = process.env;
+  await promisify(execFile)(command, args, { cwd: fileURLToPath(new URL("..", import.meta.url)), env });
+}
+
+/** `bytes` is the size of the result, 0 if there is none. */
+export interface PythonAnswer {
+  seconds: number;
+  bytes: number;
 }
 
 /** peers.py, running. */
@@ -71,15 +81,15 @@ export class PythonPeer {
     this.#answers = createInterface({ input: this.#process.stdout! })[Symbol.asyncIterator]();
   }
 
-  /** @param request as the top of peers.py has it */
-  async ask(request: { do: string } & Record<string, unknown>): Promise<Run> {
+  /** @param request as at the top of peers.py */
+  async ask(request: { do: string } & Record<string, unknown>): Promise<PythonAnswer> {
     this.#process.stdin!.write(`${JSON.stringify(request)}\n`);
     const { value, done } = await this.#answers.next();
-    if (done) throw new Error(`peers.py ended when asked for ${request.do}`);
+    if (done) throw new Error(`peers.py: expected an answer to ${request.do}, got its end`);
     return JSON.parse(value);
   }
 
-  /** The picture that the next requests are about. */
+  /** Selects the picture of the next requests. */
   async open(path: string): Promise<void> {
     if (this.#opened !== path) await this.ask({ do: "open", path });
     this.#opened = path;
@@ -90,10 +100,4 @@ export class PythonPeer {
     this.#process.stdin!.end();
     await ended;
   }
-}
-
-/** Runs a program of this folder, or of the machine, to its end. */
-export async function runToEnd(command: string, ...args: string[]): Promise<void> {
-  const cwd = fileURLToPath(new URL("..", import.meta.url));
-  await promisify(execFile)(command, args, { cwd });
 }

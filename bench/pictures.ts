@@ -1,26 +1,25 @@
 /**
  * The benchmark's pictures: drawn here, the same pixels in every run, and written as PNG the way libpng does: each row
- * with the filter of the least sum (PNG, 12.7), deflated, in IDATs of 8 KiB.
+ * with the filter of the smallest sum (PNG, 12.7), deflated, in IDAT chunks of 8 KiB.
  *
- *     photo      smooth colour, discs, bars and lettering with soft edges, and a sensor's noise on everything
+ *     photo      smooth colour, discs, bars and lettering with soft edges, and a sensor's noise over everything
  *     line art   the same shapes, black on white, without noise
  *     flat       one colour
- *     noise      every sample by chance
  *
- * Beyond 24 megapixels a picture is its uppermost rows again and again, compressed once: so one of a gigapixel costs no
- * more to make than one of 24 megapixels, nothing of it need be held, and for whoever reads it it is like any other.
+ * Above 24 megapixels a picture repeats its top rows, which are compressed only once. A picture of a gigapixel therefore
+ * costs no more to make than one of 24 megapixels and is never in memory as a whole. For a reader it is an ordinary PNG.
  *
- * Not here: anything of the project's own reader, writer or kernel, but for one sum of checksums.
+ * Not here: the project's own reader, writer or kernel, except for the sum of two Adler-32 checksums.
  */
 import { existsSync, mkdirSync, renameSync, rmSync } from "node:fs";
 import { open } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { constants, deflateRawSync } from "node:zlib";
+import { constants, deflateRawSync, deflateSync } from "node:zlib";
 import { combineAdler } from "../picture/png-format.ts";
 import { chunk, ihdr, RGB, SIGNATURE } from "../test/pictures.ts";
 
-export const KINDS = ["photo", "line art", "flat", "noise"] as const;
+export const KINDS = ["photo", "line art", "flat"] as const;
 export type Kind = (typeof KINDS)[number];
 
 export interface Sketch {
@@ -29,23 +28,23 @@ export interface Sketch {
   height: number;
 }
 
-/** Part of the names of the files that are kept: another drawing must not be taken for an old one. */
+/** Part of the file names in the cache. Increment it when the drawing changes. */
 const EDITION = 1;
 const CHANNELS = 3;
 const IDAT_BYTES = 8192;
-/** What is drawn before it is repeated. */
+/** Pixels that are drawn before they repeat. */
 const MAX_DRAWN_PIXELS = 24_000_000;
 const SHAPES = 160;
-/** Colours that the smooth ground goes through, across and down. */
-const GROUND = { columns: 36, rows: 24 };
-/** Of the noise, in grey levels. */
+/** Knots of the smooth background. */
+const BACKGROUND = { columns: 36, rows: 24 };
+/** Standard deviation of the noise, in grey levels. */
 const SIGMA = 1.5;
 
 export function megapixels({ width, height }: Sketch): number {
   return (width * height) / 1e6;
 }
 
-/** The path of a picture's file: drawn at the first call, and kept in the temporary folder for the next runs. */
+/** The path of a picture's file. It is drawn at the first call and cached in the temporary folder. */
 export async function pictureFile(sketch: Sketch): Promise<string> {
   const folder = join(tmpdir(), "sobel-bench");
   const { kind, width, height } = sketch;
@@ -65,12 +64,12 @@ export async function pictureFile(sketch: Sketch): Promise<string> {
 }
 
 /**
- * The file in pieces.
- * @param mostDrawn pixels that are drawn before they are repeated
+ * The PNG file in pieces.
+ * @param maxDrawn pixels that are drawn before they repeat
  */
-export function* pngPieces(sketch: Sketch, mostDrawn = MAX_DRAWN_PIXELS): Generator<Uint8Array> {
+export function* pngPieces(sketch: Sketch, maxDrawn = MAX_DRAWN_PIXELS): Generator<Uint8Array> {
   const { kind, width, height } = sketch;
-  const tile = { kind, width, height: Math.min(height, Math.max(1, Math.floor(mostDrawn / width))) };
+  const tile = { kind, width, height: Math.min(height, Math.max(1, Math.floor(maxDrawn / width))) };
   yield Buffer.concat([SIGNATURE, ihdr(width, height, 8, RGB), chunk("IDAT", Buffer.of(0x78, 0x01))]);
   const lines = scanlines(tile);
   const tileSum = adlerOf(lines);
@@ -91,7 +90,7 @@ export function* pngPieces(sketch: Sketch, mostDrawn = MAX_DRAWN_PIXELS): Genera
   yield Buffer.concat([chunk("IDAT", end), chunk("IEND")]);
 }
 
-/** Deflated without a last block and without a way back to what stands before, so that it may follow itself. */
+/** Deflated with a full flush and no final block: the next part refers to nothing before it, so parts can repeat. */
 function idats(lines: Uint8Array): Uint8Array {
   const { Z_FILTERED, Z_FULL_FLUSH } = constants;
   const data = deflateRawSync(lines, { level: 3, strategy: Z_FILTERED, finishFlush: Z_FULL_FLUSH, chunkSize: 1 << 20 });
@@ -100,19 +99,14 @@ function idats(lines: Uint8Array): Uint8Array {
   return Buffer.concat(chunks);
 }
 
+/** A zlib stream ends with the Adler-32 of its content. */
 function adlerOf(bytes: Uint8Array): number {
-  let low = 1;
-  let high = 0;
-  for (let at = 0; at < bytes.length; ) {
-    // As many as 32 bits take without a remainder.
-    for (const end = Math.min(bytes.length, at + 5552); at < end; at++) high += low += bytes[at];
-    low %= 65521;
-    high %= 65521;
-  }
-  return ((high << 16) | low) >>> 0;
+  return deflateSync(bytes, { level: 0, chunkSize: 1 << 20 })
+    .subarray(-4)
+    .readUInt32BE();
 }
 
-/** All rows of a picture as PNG filters them. The first looks at no row above: it may follow the last. */
+/** All rows of a picture as PNG scanlines. The first does not refer to a row above, so that it may follow the last. */
 export function scanlines(sketch: Sketch): Uint8Array {
   const length = CHANNELS * sketch.width;
   const lines = new Uint8Array((1 + length) * sketch.height);
@@ -129,13 +123,13 @@ export function scanlines(sketch: Sketch): Uint8Array {
   return lines;
 }
 
-/** Fills the first `most` of `out` with a row under each filter; returns the one whose bytes, signed, are least in sum. */
-function filtered(row: Uint8Array, above: Uint8Array, out: Uint8Array[], most: number): number {
+/** Applies the first `count` filters. @returns the one whose bytes, taken as signed, have the smallest absolute sum */
+function filtered(row: Uint8Array, above: Uint8Array, out: Uint8Array[], count: number): number {
   let best = 0;
-  let least = Number.POSITIVE_INFINITY;
-  for (let type = 0; type < most; type++) {
+  let smallest = Number.POSITIVE_INFINITY;
+  for (let type = 0; type < count; type++) {
     const sum = applyFilter(type, row, above, out[type]);
-    if (sum < least) [best, least] = [type, sum];
+    if (sum < smallest) [best, smallest] = [type, sum];
   }
   return best;
 }
@@ -162,23 +156,22 @@ function paeth(a: number, b: number, c: number): number {
   return pa <= pb && pa <= pc ? a : pb <= pc ? b : c;
 }
 
-/** The pixels, a row at a time, RGB. A row is valid until the one after the next is asked for. */
+/** The pixels, RGB, row by row. A row is valid until the second next one is requested. */
 export function* drawnRows({ kind, width, height }: Sketch): Generator<Uint8Array> {
-  const next = chance(7);
+  const next = random(7);
   const paint = painter(kind, width, height, next);
   const rows = [new Uint8Array(CHANNELS * width), new Uint8Array(CHANNELS * width)];
   const colours = new Float64Array(CHANNELS * width);
   for (let y = 0; y < height; y++) {
     const row = rows[y % 2];
     paint(y, colours);
-    if (kind === "noise") for (let i = 0; i < row.length; i++) row[i] = next() >>> 24;
-    else if (kind === "photo") addNoise(colours, row, next);
+    if (kind === "photo") addNoise(colours, row, next);
     else for (let i = 0; i < row.length; i++) row[i] = colours[i];
     yield row;
   }
 }
 
-/** Near enough to a normal distribution: the sum of four bytes. No function whose last bit an engine may choose. */
+/** About normally distributed: the sum of four bytes. Math.log and its like may differ in the last bit between engines. */
 function addNoise(colours: Float64Array, row: Uint8Array, next: () => number): void {
   const scale = SIGMA / Math.sqrt((4 * (256 * 256 - 1)) / 12);
   for (let i = 0; i < row.length; i++) {
@@ -189,8 +182,8 @@ function addNoise(colours: Float64Array, row: Uint8Array, next: () => number): v
   }
 }
 
-/** Marsaglia's xorshift: 32 bits, the same in every run. */
-function chance(seed: number): () => number {
+/** Marsaglia's xorshift, 32 bits. */
+function random(seed: number): () => number {
   let state = seed * 2654435761;
   return () => {
     state ^= state << 13;
@@ -202,12 +195,13 @@ function chance(seed: number): () => number {
 
 /** A function that paints row `y` without noise. */
 function painter(kind: Kind, width: number, height: number, next: () => number) {
-  if (kind === "flat" || kind === "noise") return (_: number, out: Float64Array) => void out.fill(120);
-  const upTo = (most: number) => Math.floor(((next() >>> 0) / 2 ** 32) * most);
-  const shapes = Array.from({ length: SHAPES }, () => shape(width, height, upTo));
-  const ground = kind === "photo" ? smooth(width, height, upTo) : (_: number, out: Float64Array) => void out.fill(255);
+  if (kind === "flat") return (_: number, out: Float64Array) => void out.fill(120);
+  const below = (limit: number) => Math.floor(((next() >>> 0) / 2 ** 32) * limit);
+  const shapes = Array.from({ length: SHAPES }, () => shape(width, height, below));
+  const background =
+    kind === "photo" ? smooth(width, height, below) : (_: number, out: Float64Array) => void out.fill(255);
   return (y: number, out: Float64Array) => {
-    ground(y, out);
+    background(y, out);
     for (const { top, bottom, colour, spans } of shapes) {
       if (y < top || y > bottom) continue;
       for (const [from, to] of spans(y)) {
@@ -218,39 +212,39 @@ function painter(kind: Kind, width: number, height: number, next: () => number) 
   };
 }
 
-function clamp(x: number, most: number): number {
-  return Math.max(0, Math.min(x, most));
+function clamp(x: number, max: number): number {
+  return Math.max(0, Math.min(x, max));
 }
 
 interface Shape {
   top: number;
   bottom: number;
   colour: number[];
-  /** What of row `y` it covers. */
+  /** The parts of row `y` that it covers. */
   spans(y: number): [from: number, to: number][];
 }
 
-/** A disc, a slanting bar, or a line of letters: strokes, as thin as those of print. */
-function shape(width: number, height: number, upTo: (most: number) => number): Shape {
-  const [x, top] = [upTo(width), upTo(height)];
-  const colour = [upTo(256), upTo(256), upTo(256)];
-  const size = Math.max(2, width / 200 + upTo(width / 13));
-  const kind = upTo(3);
+/** A disc, a slanting bar, or a line of lettering: strokes as thin as in print. */
+function shape(width: number, height: number, below: (limit: number) => number): Shape {
+  const [x, top] = [below(width), below(height)];
+  const colour = [below(256), below(256), below(256)];
+  const size = Math.max(2, width / 200 + below(width / 13));
+  const kind = below(3);
   if (kind === 0) {
     const across = (y: number) => Math.sqrt(Math.max(0, size * size - (y - top) ** 2));
     return { top: top - size, bottom: top + size, colour, spans: (y) => [[x - across(y), x + across(y)]] };
   }
-  const slope = (upTo(400) - 200) / 100;
+  const slope = (below(400) - 200) / 100;
   const thick = Math.max(1, size / 20);
   if (kind === 1) {
     const left = (y: number) => x + (y - top) * slope;
     return { top, bottom: top + size, colour, spans: (y) => [[left(y), left(y) + thick]] };
   }
-  const strokes = Array.from({ length: 12 }, (_, i) => x + i * 4 * thick + upTo(2 * thick));
+  const strokes = Array.from({ length: 12 }, (_, i) => x + i * 4 * thick + below(2 * thick));
   return { top, bottom: top + 6 * thick, colour, spans: () => strokes.map((from) => [from, from + thick]) };
 }
 
-/** Paints `from` to `to`; of the pixels at the ends, as much as is covered. */
+/** Paints `from` to `to`. Pixels at the ends are blended by the part that is covered. */
 function blend(out: Float64Array, from: number, to: number, colour: number[]): void {
   const last = Math.min(out.length / CHANNELS, Math.ceil(to));
   for (let x = Math.max(0, Math.floor(from)); x < last; x++) {
@@ -259,10 +253,10 @@ function blend(out: Float64Array, from: number, to: number, colour: number[]): v
   }
 }
 
-/** A ground that goes through colours of chance, by Catmull and Rom's cubic. */
-function smooth(width: number, height: number, upTo: (most: number) => number) {
-  const { columns, rows } = GROUND;
-  const knots = Float64Array.from({ length: (columns + 3) * (rows + 3) * CHANNELS }, () => upTo(256));
+/** A smooth background through random colours: Catmull–Rom splines. */
+function smooth(width: number, height: number, below: (limit: number) => number) {
+  const { columns, rows } = BACKGROUND;
+  const knots = Float64Array.from({ length: (columns + 3) * (rows + 3) * CHANNELS }, () => below(256));
   const across = Array.from({ length: width }, (_, x) => cubic((x / width) * columns));
   const line = new Float64Array((columns + 3) * CHANNELS);
   return (y: number, out: Float64Array) => {
@@ -280,7 +274,7 @@ function smooth(width: number, height: number, upTo: (most: number) => number) {
   };
 }
 
-/** The first of four knots around a place, and the weight of each. */
+/** The first of the four knots around a place, and the weight of each. */
 function cubic(place: number): [at: number, a: number, b: number, c: number, d: number] {
   const at = Math.floor(place);
   const t = place - at;

@@ -1,14 +1,14 @@
 /**
- * What the rows of the benchmark share: the pictures, the peers, and the processes, each made when a row first asks.
+ * What the rows share: pictures, peers and services. Each is made when the first row asks for it.
  *
- * Not here: what is measured (rows.ts, scaling.ts) and how (measure.ts).
+ * Not here: what is measured (rows.ts) and how (measure.ts).
  */
 import { openAsBlob, readFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import sharp from "sharp";
-import { Cluster, Service } from "./cluster.ts";
-import type { Contestant } from "./measure.ts";
-import { findPeers, type Peers, PythonPeer } from "./peers.ts";
+import { Cluster, cpuLimitError, Service } from "./cluster.ts";
+import type { Subject } from "./measure.ts";
+import { findPeers, type Peers, type PythonAnswer, PythonPeer } from "./peers.ts";
 import { pictureFile, type Sketch } from "./pictures.ts";
 
 export const PICTURES = {
@@ -16,58 +16,62 @@ export const PICTURES = {
   "6 Mpx": { kind: "photo", width: 3000, height: 2000 },
   "24 Mpx": { kind: "photo", width: 6000, height: 4000 },
   "216 Mpx": { kind: "photo", width: 18_000, height: 12_000 },
-  /** The most that is taken without a setting. */
+  /** The default of MAX_PIXELS. */
   "1000 Mpx": { kind: "line art", width: 31_250, height: 32_000 },
 } satisfies Record<string, Sketch>;
 
 export class Bench {
   readonly peers: Peers = findPeers();
-  /** The picture that whole jobs are about. */
+  /** Why a worker cannot be limited to a share of a core here; undefined if it can. */
+  readonly noCpuLimit = cpuLimitError();
+  /** The picture of whole jobs. */
   readonly sketch: Sketch;
-  readonly pairs: number;
+  /** How often a whole job runs. */
+  readonly rounds: number;
   readonly cores = availableParallelism();
-  /** Seconds of a distributed job by number of workers, once they have been measured. */
-  readonly distributed = new Map<number, number>();
-  /** Bytes of what OpenCV made last, by request. */
-  readonly peerBytes = new Map<string, number>();
   #python: PythonPeer | undefined;
   #embedded: Promise<Service> | undefined;
   #cluster: Promise<Cluster> | undefined;
 
   constructor(readonly quick: boolean) {
     this.sketch = PICTURES[quick ? "6 Mpx" : "24 Mpx"];
-    this.pairs = quick ? 3 : 7;
+    this.rounds = quick ? 3 : 7;
   }
 
-  path(sketch: Sketch = this.sketch): Promise<string> {
+  /** Peers and rows that cannot be measured here, each with the reason or the install command. */
+  get missing(): string[] {
+    return [...this.peers.missing, ...(this.noCpuLimit ? [`scaling (${this.noCpuLimit})`] : [])];
+  }
+
+  path(sketch = this.sketch): Promise<string> {
     return pictureFile(sketch);
   }
 
-  async bytes(sketch: Sketch = this.sketch): Promise<Buffer<ArrayBuffer>> {
+  async bytes(sketch = this.sketch): Promise<Buffer<ArrayBuffer>> {
     return readFileSync(await this.path(sketch)) as Buffer<ArrayBuffer>;
   }
 
-  /** To be sent: of bytes at hand, the client would first make a copy, in a third of the time that the job takes. */
-  async file(sketch: Sketch = this.sketch): Promise<Blob> {
+  /** For an upload. A Blob of the file: the client would first copy a buffer, which takes a third of the job's time. */
+  async file(sketch = this.sketch): Promise<Blob> {
     return openAsBlob(await this.path(sketch));
   }
 
-  /** OpenCV, as one that takes part; nobody where it is not installed. */
-  async opencv(request: { do: string; depth?: string }, threads: number, sketch = this.sketch): Promise<Contestant[]> {
+  /** One run of OpenCV in Python; undefined if OpenCV is not installed. @param request as in peers.py */
+  async python(request: { do: string; threads: number; depth?: string }, sketch = this.sketch) {
     const peer = this.#peer();
-    if (!peer) return [];
-    const path = await this.path(sketch);
-    const once = async () => {
-      await peer.open(path);
-      const { seconds, bytes } = await peer.ask({ ...request, threads });
-      this.peerBytes.set(request.do, bytes);
-      return seconds;
-    };
+    await peer?.open(await this.path(sketch));
+    return peer?.ask(request);
+  }
+
+  /** OpenCV as a subject; empty if it is not installed. */
+  opencv(request: { do: string; threads: number; depth?: string }, sketch = this.sketch): Subject[] {
+    if (!this.peers.python) return [];
+    const once = async () => ((await this.python(request, sketch)) as PythonAnswer).seconds;
     return [{ name: request.depth ? `OpenCV, ${request.depth}` : "OpenCV", once }];
   }
 
-  /** The course's design, as one that takes part; nobody where its packages are not installed. */
-  async course(workers: number): Promise<Contestant[]> {
+  /** The course's design as a subject, with its workers started; empty if its packages are not installed. */
+  async course(workers: number): Promise<Subject[]> {
     const peer = this.#peer();
     if (!peer || !this.peers.course) return [];
     const { rabbitmq, redis } = await this.cluster();
@@ -95,7 +99,7 @@ export class Bench {
     return this.#cluster;
   }
 
-  /** Of the peers, and of the servers where they were needed. */
+  /** Versions of the peers, and of RabbitMQ and Redis if they were started. */
   async versions(): Promise<Record<string, string>> {
     return { ...this.peers.versions, sharp: sharp.versions.sharp, ...(await (await this.#cluster)?.versions()) };
   }
