@@ -2,7 +2,7 @@
 # Every check of the project, on this machine: types, lint, shell scripts, known holes in the packages, and all tests, with a real RabbitMQ, Redis,
 # Chromium and Deno. Installs what is missing (Debian packages as root or with sudo). Nothing may be skipped. Three checks need
 # what no package brings (Terraform, gcloud, rights to make namespaces): where that is missing they are named as not done.
-# Then the benchmark in short: its ratios are printed, and none of them fails.
+# Then the five comparisons of the README in short. They are printed; slow ones do not fail.
 #
 #   bash pipelines/0-test.sh
 #
@@ -122,8 +122,8 @@ step "lint: biome check" bun x biome check --error-on-warnings .
 step "shell scripts: shellcheck" shellcheck -x pipelines/*.sh terraform/*.sh k8s/*.sh .ci/run
 step "packages without known holes: bun audit" audit
 step "tests: bun test" run_tests
-step "the benchmark's ratios, of which none fails: bun run bench --quick" \
-  bun run bench --quick --only kernel,decode,encode,embedded,distributed
+step "the README's comparisons, printed: bun run bench --quick" \
+  bun run bench --quick --only kernel,embedded,distributed,course,small
 
 passed="$(count pass)"
 failed="$(count fail)"
