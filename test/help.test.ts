@@ -71,11 +71,14 @@ describe("the documents", () => {
   const pages = readdirSync(join(root, "docs")).filter((name) => name.endsWith(".md"));
   const documents = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "pipelines/README.md"];
   documents.push(...pages.map((name) => `docs/${name}`));
-  const textOf = (file: string) => readFileSync(join(root, file), "utf8").replace(/^```[^]*?^```/gm, "");
+  const textOf = (file: string) => readFileSync(join(root, file), "utf8").replace(/^```[\s\S]*?^```/gm, "");
   /** As GitHub makes them of headings. */
   const anchorsOf = (file: string) =>
     [...textOf(file).matchAll(/^#+ (.*)$/gm)].map(([, heading]) => {
-      return heading.toLowerCase().replace(/[^\p{L}\p{N} _-]/gu, "").replaceAll(" ", "-");
+      return heading
+        .toLowerCase()
+        .replace(/[^\p{L}\p{N} _-]/gu, "")
+        .replaceAll(" ", "-");
     });
   const linksOf = (file: string) => [...textOf(file).matchAll(/\]\(([^)\s]+)\)/g)].map(([, to]) => to);
 
