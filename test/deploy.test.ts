@@ -211,10 +211,10 @@ const MUTATIONS: [check: keyof typeof CHECKS, what: string, step: (broken: Model
   ["compose", "no health to wait for", (m) => (m.compose.services.redis.healthcheck = undefined), /worker: redis has no health check/],
   ["compose", "an empty password", (m) => (m.compose.services.redis.environment = { REDISCLI_AUTH: ["$", "{REDIS_PASSWORD}"].join("") }), /redis: an empty password is taken/],
   ["policies", "nothing denied", (m) => (policy(m, "deny-all").policyTypes = ["Ingress"]), /nothing is denied by default/],
-  ["policies", "a way in that is not in the table", (m) => policy(m, "redis").ingress!.push({ ports: [{ port: 6379 }] }), /the README does not say: anybody → redis:6379/],
+  ["policies", "a way in that is not in the table", (m) => policy(m, "redis").ingress!.push({ ports: [{ port: 6379 }] }), /docs\/kubernetes.md does not say: anybody → redis:6379/],
   ["policies", "a way out to a closed door", (m) => policy(m, "redis").ingress!.pop(), /worker → redis:6379 may go out, but not come in/],
   ["policies", "a door that nobody can go to", (m) => policy(m, "to-rabbitmq-and-redis").egress!.pop(), /worker → redis:6379 may come in, but not go out/],
-  ["policies", "a row without a policy", (m) => m.table.push("worker → coordinator:8080"), /only the README says: worker → coordinator:8080/],
+  ["policies", "a row without a policy", (m) => m.table.push("worker → coordinator:8080"), /only docs\/kubernetes.md says: worker → coordinator:8080/],
 ];
 
 describe("between the files", () => {

@@ -57,7 +57,7 @@ export interface Model {
   dockerignore: string;
   /** Keys of the Secrets that k8s/secrets.sh makes. */
   secrets: Record<string, string[]>;
-  /** Who may talk to whom, as the README has it. */
+  /** Who may talk to whom, as docs/kubernetes.md has it. */
   table: string[];
   bunVersion: string;
   /** How long each program takes to end at most, seconds. */
@@ -124,9 +124,9 @@ function readDockerfile(file: string): Dockerfile {
   };
 }
 
-/** The rows of the README's table as `from → to:port`, one for each pair. */
+/** The rows of the table in docs/kubernetes.md as `from → to:port`, one for each pair. */
 function readTable(): string[] {
-  const rows = [...read("README.md").matchAll(/^\| ([^|]+) \| ([^|]+) \| (\d+)[^|]* \|$/gm)];
+  const rows = [...read("docs/kubernetes.md").matchAll(/^\| ([^|]+) \| ([^|]+) \| (\d+)[^|]* \|$/gm)];
   return rows.flatMap(([, from, to, port]) => {
     const plain = from.replaceAll("`", "").replace(/ \(.*\)/, "");
     return plain.split(", ").map((one) => `${one} → ${to.replaceAll("`", "")}:${port}`);
@@ -642,8 +642,8 @@ function policies(model: Model): string[] {
       faults.push(`${edge} may go out, but not come in`);
   }
   const edges = new Set([...into, ...outOf]);
-  for (const edge of edges) if (!model.table.includes(edge)) faults.push(`the README does not say: ${edge}`);
-  for (const edge of model.table) if (!edges.has(edge)) faults.push(`only the README says: ${edge}`);
+  for (const edge of edges) if (!model.table.includes(edge)) faults.push(`docs/kubernetes.md does not say: ${edge}`);
+  for (const edge of model.table) if (!edges.has(edge)) faults.push(`only docs/kubernetes.md says: ${edge}`);
   return faults;
 }
 

@@ -1,8 +1,8 @@
-// What the programs say of themselves, and that the README says the same.
+// What the programs print about themselves, and that the documents say the same.
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { spawnSync } from "node:child_process";
-import { readFileSync } from "node:fs";
-import { join } from "node:path";
+import { existsSync, readdirSync, readFileSync } from "node:fs";
+import { dirname, join } from "node:path";
 import { SETTINGS } from "../ops/settings.ts";
 import { DEFAULT_LIMITS } from "../picture/read.ts";
 import { binaries } from "./servers.ts";
@@ -60,12 +60,44 @@ describe.each(PROGRAMS)("%s --help", (file) => {
   });
 });
 
-test("every setting is some program's, and stands in the README's table; nothing else does", () => {
-  const readme = readFileSync(join(root, "README.md"), "utf8");
-  const [, table] = /\n## Settings\n([\s\S]*?)\n## /.exec(readme) ?? [];
-  const rows = [...table.matchAll(/^\| (`.*?`) \|/gm)].flatMap(([, cell]) => [...cell.matchAll(/`([A-Z_]+)`/g)]);
+test("docs/settings.md lists the settings of the programs, and no others", () => {
+  const page = readFileSync(join(root, "docs/settings.md"), "utf8");
+  const rows = [...page.matchAll(/^\| (`.*?`) \|/gm)].flatMap(([, cell]) => [...cell.matchAll(/`([A-Z_]+)`/g)]);
   expect(rows.map(([, name]) => name).toSorted()).toEqual(Object.keys(SETTINGS).toSorted());
   for (const { of } of Object.values(SETTINGS)) expect(of.length).toBeGreaterThan(0);
+});
+
+describe("the documents", () => {
+  const pages = readdirSync(join(root, "docs")).filter((name) => name.endsWith(".md"));
+  const documents = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "pipelines/README.md"];
+  documents.push(...pages.map((name) => `docs/${name}`));
+  const textOf = (file: string) => readFileSync(join(root, file), "utf8").replace(/^```[\s\S]*?^```/gm, "");
+  /** As GitHub makes them of headings. */
+  const anchorsOf = (file: string) =>
+    [...textOf(file).matchAll(/^#+ (.*)$/gm)].map(([, heading]) => {
+      return heading
+        .toLowerCase()
+        .replace(/[^\p{L}\p{N} _-]/gu, "")
+        .replaceAll(" ", "-");
+    });
+  const linksOf = (file: string) => [...textOf(file).matchAll(/\]\(([^)\s]+)\)/g)].map(([, to]) => to);
+
+  test.each(documents)("%s: every relative link leads to a file, and to a heading in it", (file) => {
+    const broken = linksOf(file).filter((to) => {
+      if (/^https?:/.test(to)) return false;
+      const [path, anchor] = to.split("#");
+      const target = path ? join(dirname(file), path) : file;
+      if (!existsSync(join(root, target))) return true;
+      return anchor !== undefined && !anchorsOf(target).includes(anchor);
+    });
+    expect(broken).toEqual([]);
+  });
+
+  test("the README leads to every page, and has at most 180 lines", () => {
+    const missing = pages.filter((name) => !linksOf("README.md").includes(`docs/${name}`));
+    expect(missing).toEqual([]);
+    expect(readFileSync(join(root, "README.md"), "utf8").split("\n").length).toBeLessThanOrEqual(181);
+  });
 });
 
 test("every setting that a program reads is told, and every one that is told is read", () => {
