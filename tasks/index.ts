@@ -50,7 +50,8 @@ export async function loadTasks(modules?: string): Promise<Tasks> {
     try {
       const task = await load(file);
       const name = wireName(task);
-      if (tasks.has(name)) throw new Error(`expected a name and version other than ${name} of ${origin.get(name)}`);
+      if (tasks.has(name))
+        throw new Error(`expected a name and version of its own, got ${name}, as in ${origin.get(name)}`);
       tasks.set(name, task);
       origin.set(name, label);
     } catch (error) {
@@ -63,7 +64,7 @@ export async function loadTasks(modules?: string): Promise<Tasks> {
 }
 
 async function load(file: string): Promise<Task> {
-  if (!existsSync(file)) throw new Error("expected a module, got no such file");
+  if (!existsSync(file)) throw new Error("expected a module, but there is no such file");
   const { task } = (await import(pathToFileURL(file).href)) as { task?: Partial<Task> };
   expectTask(task);
   return task;
