@@ -13,7 +13,7 @@ import type { Results } from "../results.ts";
 import { type Offer, type Task, TaskError, versionOf, wireName } from "../task.ts";
 import { expectTask } from "./check.ts";
 
-/** The other files in this folder. */
+/** Files in this folder that are no tasks. */
 const NO_TASKS = ["index.ts", "check.ts"];
 
 /** All versions of all tasks, by their names on the wire. */

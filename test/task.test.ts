@@ -246,7 +246,12 @@ describe("a task", () => {
     expect(offer).toEqual({ name: "plain", version: 3, halo: 2 });
     const task = taskOf(offer)!;
     expect([wireName(task), haloOf(task, {})]).toEqual(["plain.3", 2]);
-    const wrong = [{ a: null }, { a: { type: "string", enum: 5 } }, { a: { type: "number", minimum: 2, maximum: 1 } }];
+    const wrong = [
+      { a: null },
+      { a: { type: "integer", multipleOf: 2 } },
+      { a: { type: "string", enum: 5 } },
+      { a: { type: "number", minimum: 2, maximum: 1 } },
+    ];
     const bad = [null, 5, {}, { ...offer, halo: "2" }, ...wrong.map((params) => ({ ...offer, params }))];
     for (const one of bad) expect(taskOf(one as never)).toBeNull();
     // Other fields do not make it a task of another kind.

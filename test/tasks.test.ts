@@ -31,6 +31,7 @@ import {
   spawnProgram,
   temporaryFolder,
 } from "./servers.ts";
+import { sleep, until as waitUntil } from "./wait.ts";
 
 const tasks = await loadTasks();
 
@@ -353,7 +354,7 @@ describeWith(["rabbitmq", "redis", "python"], "a fleet", () => {
         expect(await store.hgetall(`job:{${first}}:done`)).toMatchObject(before);
         const counted = async () => (await workersOf(other))[0].bands as number;
         await until(async () => (await counted()) >= 400); // 200 bands in each step, reported by the next heartbeat
-        await new Promise((wake) => setTimeout(wake, BEAT_MS));
+        await sleep(BEAT_MS);
         expect(await counted()).toBe(400);
         fleet.kill();
         expect(await fleet.exited).toBe(0);
@@ -778,10 +779,6 @@ async function endAll(): Promise<void> {
   for (const program of programs.splice(0)) expect(await program.exited, program.out).toBe(0);
 }
 
-async function until<T>(probe: () => T | Promise<T>): Promise<NonNullable<T>> {
-  for (const deadline = Date.now() + DEADLINE; ; await new Promise((wake) => setTimeout(wake, 10))) {
-    const value = await probe();
-    if (value) return value;
-    if (Date.now() > deadline) throw new Error(`not true after ${DEADLINE} ms: ${probe}`);
-  }
+function until<T>(probe: () => T | Promise<T>): Promise<NonNullable<T>> {
+  return waitUntil(probe, DEADLINE);
 }

@@ -5,6 +5,7 @@ import { spawn } from "node:child_process";
 import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { describeWith, freePort, sharedServers, temporaryFolder } from "./servers.ts";
+import { until } from "./wait.ts";
 
 const PROJECT = join(import.meta.dirname, "..");
 const text = readFileSync(join(PROJECT, "docs", "your-own-task.md"), "utf8");
@@ -34,9 +35,11 @@ describeWith(["rabbitmq", "redis"], "the tutorial", () => {
     const marks = [1, 2, 3].map((i) => `300.${i}${process.pid}`);
     const sleeping = () => marks.filter((seconds) => commandLines().includes(`sleep\0${seconds}\0`));
     const started = `sleep ${marks[0]} &\n(sleep ${marks[1]} &)`;
-    const ended = bash(`${OPTIONS}\n${started}\n${how === "fails" ? "sleep 0.2; false" : `sleep ${marks[2]}`}`);
-    while (sleeping().length < (how === "fails" ? 2 : 3)) await new Promise((wake) => setTimeout(wake, 10));
-    if (how === "is cut short") endAll();
+    const last = how === "fails" ? "until test -e go; do sleep 0.01; done; false" : `sleep ${marks[2]}`;
+    const ended = bash(`${OPTIONS}\n${started}\n${last}`);
+    await until(() => sleeping().length === (how === "fails" ? 2 : 3));
+    if (how === "fails") writeFileSync(join(folder, "go"), "");
+    else endAll();
     expect((await ended).code).toBe(how === "fails" ? 1 : null);
     expect(sleeping()).toEqual([]);
   });
