@@ -1,5 +1,5 @@
 /**
- * What a task is: the one interface that Sobel and every other task is written against, and what is checked around it.
+ * The task interface, which Sobel and every other task implements, and the calls that run a task on a band.
  *
  *     export const task = pictureTask({
  *       name: "brighten",
@@ -8,29 +8,25 @@
  *       run: ({ pixels }, { by }) => pixels.map((grey) => Math.min(255, grey + by)),
  *     });
  *
- * A task sees one band at a time and nothing else, so it may run anywhere: in a thread, in another process, on another
- * machine, and again where that one died. A picture task gives pixels for pixels. A data task gives JSON for pixels,
- * and says how the data of two bands become those of both.
+ * A task sees one band at a time and nothing else. So it may run in a thread, in another process or on another machine,
+ * and it may run again. A picture task returns pixels. A data task returns JSON, and merges the data of two bands.
  *
- * Invariant: what a task makes does not depend on how many bands there are. The halo sees to that for pixels; for data
- * it is the task's own promise: `merge` must be associative.
+ * Invariant: the result does not depend on the number of bands. For pixels the halo ensures this. A data task ensures it
+ * itself: its `merge` must be associative.
  *
- * Not here: which tasks there are (tasks.ts), how a band reaches one (worker.ts).
+ * Not here: how tasks are found and checked (tasks/index.ts), how a band reaches one (worker.ts).
  */
 
-/**
- * Rows of a picture, and the rows around them: `(halo + rows + halo) × width` pixels, row-major, 8-bit grey. They may be
- * written over.
- */
+/** A band with its halo: `width × (halo + rows + halo)` pixels, row-major, 8-bit grey. The task may overwrite them. */
 export interface View {
   pixels: Uint8Array;
   width: number;
-  /** The band's own rows: those below the first `halo` and above the last `halo`. */
+  /** The band's own rows: all but the first and the last `halo`. */
   rows: number;
   halo: number;
 }
 
-/** One parameter, as a JSON schema. Without a default it may be absent. */
+/** One parameter: a JSON schema with these keywords and no others. Without a default it may be absent. */
 export type Param = { description?: string } & (
   | { type: "number" | "integer"; minimum?: number; maximum?: number; default?: number }
   | { type: "boolean"; default?: boolean }
@@ -51,64 +47,57 @@ export type Values<P extends Params = Params> = {
   [Name in keyof P]: P[Name] extends { default: unknown } ? ValueOf<P[Name]> : ValueOf<P[Name]> | undefined;
 };
 
-interface Described<P extends Params> {
-  /** Lower-case letters, digits and hyphens: it names the queue. */
+interface TaskBase<P extends Params> {
+  /** Lower-case letters, digits and hyphens. The queue is named after it. */
   name: string;
-  /** To be raised when the results change: a job's bands are never done by two versions. 1 where it is absent. */
+  /** A whole number, by default 1. Raise it when the results change: one version computes all bands of a job. */
   version?: number;
-  /** A line for the page. */
+  /** One line for the page. */
   description?: string;
   params?: P;
-  /** Rows that it looks at above and below the one it computes. */
+  /** How many rows above and below a pixel the task reads. */
   halo: number | ((params: Values<P>) => number);
 }
 
-/** Pixels for pixels. */
-export interface PictureTask<P extends Params = Params> extends Described<P> {
-  /** A parameter that, where it is not given, is made of a data task's result for the whole picture. */
+/** Returns pixels. */
+export interface PictureTask<P extends Params = Params> extends TaskBase<P> {
+  /** A first step over the whole picture. If `param` is not given, `find` derives it from the result of `task`. */
   first?: { param: keyof P & string; task: DataTask; find(data: unknown): number | boolean | string };
-  /** @returns the band's own rows, `rows × width`; they are looked at before the next band is run, and not after */
+  /** @returns the band's own rows, `width × rows` pixels. They are read before the next band is run, and not later. */
   run(band: View, params: Values<P>): Uint8Array | Uint8ClampedArray;
 }
 
-/** JSON for pixels. */
-export interface DataTask<P extends Params = Params, Part = unknown, Whole = unknown> extends Described<P> {
-  /** @returns what is known of the band's own rows */
+/** Returns JSON. */
+export interface DataTask<P extends Params = Params, Part = unknown, Whole = unknown> extends TaskBase<P> {
+  /** @returns the data of the band's own rows */
   run(band: View, params: Values<P>): Part;
-  /** What is known of two bands, `upper` above `lower`, or of two runs of bands. */
+  /** Merges the data of two neighbours, `upper` above `lower`. Each is one band or several. */
   merge(upper: Part, lower: Part): Part;
-  /** What is answered, made of what is known of the whole picture; that itself where this is absent. */
+  /** Makes the answer from the data of the whole picture. By default the answer is that data. */
   finish?(all: Part, params: Values<P>): Whole;
 }
 
 export type Task = PictureTask | DataTask;
 
-/** A value that does not fit a task's parameters. */
+/** The client's fault: a value that does not fit the parameters. */
 export class ParamError extends Error {
   override name = "ParamError";
 }
 
-/** A task that does what none may do: the fault of whoever wrote it. */
+/** The author's fault: a task that breaks the interface. */
 export class TaskError extends Error {
   override name = "TaskError";
 }
 
-/** Higher halos would send more halo than picture. */
+/** Rows. With more, bands would be mostly halo. */
 export const MAX_HALO = 256;
-/** What a name may be: the version is written behind it with a dot. `tareas.muertas` is taken. */
-const NAME = /^(?!muertas$)[a-z][a-z0-9-]{0,63}$/;
-/** As it can be written in a query and read in a form. */
-const PARAM_NAME = /^[a-z][a-z0-9_-]{0,63}$/i;
-/** Taken by the API itself. */
-const RESERVED = ["task", "workers"];
-const NUMBER = /^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i;
 
-/** For the types: the parameters that `run` gets are those of `params`. */
+/** Derives the types of `run`'s parameters from `params`. */
 export function pictureTask<const P extends Params = Record<never, never>>(task: PictureTask<P>): PictureTask {
   return task as unknown as PictureTask;
 }
 
-/** The same for data. */
+/** The same for a data task. */
 export function dataTask<Part, Whole = Part, const P extends Params = Record<never, never>>(
   task: DataTask<P, Part, Whole>,
 ): DataTask {
@@ -123,114 +112,82 @@ export function kindOf(task: Task): "picture" | "data" {
   return isData(task) ? "data" : "picture";
 }
 
-/** 0 where there is no task. */
+/** 0 if there is no task. */
 export function versionOf(task: Pick<Task, "version"> | undefined): number {
   return task ? (task.version ?? 1) : 0;
 }
 
-/** The name by which queues, records and messages know this version of a task: `median`, `median.2`. */
+/** The name of this version in queues, records and messages: `median`, `median.2`. */
 export function wireName(task: Pick<Task, "name" | "version">): string {
   return versionOf(task) === 1 ? task.name : `${task.name}.${versionOf(task)}`;
 }
 
-/** The step that must come first for these values, if any. */
+/** The first step, if these values need it. */
 export function firstOf(task: Task, params: Values): PictureTask["first"] {
   return !isData(task) && task.first && params[task.first.param] === undefined ? task.first : undefined;
 }
 
-/** Whether a module's `task` is one. @throws TaskError, ParamError what is wrong with it */
-export function expectTask(task: Partial<Task> | undefined): asserts task is Task {
-  const expect = (sound: boolean, what: string, got: unknown) => {
-    if (!sound) throw new TaskError(`expected ${what}, got ${shown(got)}`);
-  };
-  expect(typeof task === "object" && task !== null, "an export called task", task);
-  const { name, version = 1, description, halo, params = {}, run } = task as Partial<Task>;
-  expect(NAME.test(name ?? ""), "a name of lower-case letters, digits and hyphens", name);
-  expect(Number.isInteger(version) && version >= 1, "a version that is a whole number from 1", version);
-  expect(typeof halo === "function" || isHalo(halo), `a halo of 0 to ${MAX_HALO} rows, or a function`, halo);
-  expect(typeof run === "function", "a function run", run);
-  expect(["string", "undefined"].includes(typeof description), "a description that is a text", description);
-  expect(isRecord(params), "parameters by their names", params);
-  for (const [param, schema] of Object.entries(params as Params)) {
-    expect(PARAM_NAME.test(param), "parameters with names of letters, digits, _ and -, a letter first", param);
-    expect(!RESERVED.includes(param), `parameters with other names than ${RESERVED.join(" and ")}`, param);
-    expect(isRecord(schema), `${param} to be a schema`, schema);
-    // All fields of all types, whichever this one has.
-    type Fields = { type: string; description?: string; minimum?: number; maximum?: number; enum?: readonly string[] };
-    const { type, description, minimum, maximum, enum: choices } = schema as Fields;
-    const known = ["number", "integer", "boolean", "string"].includes(type);
-    expect(known, `${param} to have the type number, integer, boolean or string`, type);
-    const told = ["string", "undefined"].includes(typeof description);
-    expect(told, `${param} to have a description that is a text`, description);
-    for (const bound of [minimum, maximum])
-      expect(bound === undefined || Number.isFinite(bound), `${param} to have bounds that are numbers`, bound);
-    const ordered = minimum === undefined || maximum === undefined || minimum <= maximum;
-    expect(ordered, `${param} to have a minimum up to its maximum`, minimum);
-    const texts = Array.isArray(choices) && choices.length > 0 && choices.every((one) => typeof one === "string");
-    expect(choices === undefined || texts, `${param} to have an enum of texts`, choices);
-  }
-  const defaults = checkedValues(task as Task, {});
-  const { merge, finish, first } = task as Partial<DataTask> & Partial<PictureTask>;
-  if ("merge" in (task as Task)) expect(typeof merge === "function", "a function merge", merge);
-  if (finish !== undefined) {
-    expect(typeof finish === "function", "a function finish", finish);
-    expect(merge !== undefined, "merge where there is finish", merge);
-  }
-  if (first !== undefined) {
-    expect(merge === undefined && isRecord(first), "first, if any, of a task that returns a picture", first);
-    const { param, task: before, find } = first as NonNullable<PictureTask["first"]>;
-    const open = Object.hasOwn(params, param) && defaults[param] === undefined;
-    expect(open, "first to be for a parameter without a default", param);
-    expect(typeof find === "function", "first to have a function find", find);
-    expectTask(before);
-    expect(isData(before), "first to have a task that returns data", before.name);
-  }
-  // What depends on a parameter that is yet to be found cannot be tried.
-  if (!firstOf(task as Task, defaults)) haloOf(task as Task, defaults);
-}
-
-function isRecord(value: unknown): value is Record<string, unknown> {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
-}
-
-/** Rows of halo for these values. @throws TaskError where it asks for what cannot be */
+/** Rows of halo for these values. @throws TaskError if they are not 0 to `MAX_HALO` */
 export function haloOf(task: Pick<Task, "name" | "halo">, params: Values): number {
   const halo = typeof task.halo === "function" ? task.halo(params) : task.halo;
   if (isHalo(halo)) return halo;
   throw new TaskError(`task ${task.name}: expected a halo of 0 to ${MAX_HALO} rows, got ${halo}`);
 }
 
-function isHalo(halo: unknown): halo is number {
+export function isHalo(halo: unknown): boolean {
   return Number.isInteger(halo) && (halo as number) >= 0 && (halo as number) <= MAX_HALO;
 }
 
+/** What a worker announces of a task: enough for a coordinator to enqueue its bands. */
+export interface Offer extends Pick<Task, "name" | "version" | "description" | "params"> {
+  halo: number;
+}
+
 /**
- * The values of a query, with the defaults filled in, in the order of the schema. An empty one counts as not given.
- * @throws ParamError that names the parameter, and what was expected
+ * Null if coordinators need the task's module: its halo depends on its parameters, it returns data, or it has a first
+ * step.
  */
-export function queryValues(
-  task: Pick<Task, "name" | "params"> & Partial<Pick<Task, "halo">>,
-  query: URLSearchParams,
-): Values {
-  const given = [...query].filter(([name, text]) => !RESERVED.includes(name) && text !== "");
-  const names = given.map(([name]) => name);
-  const twice = names.find((name, i) => names.indexOf(name) < i);
-  if (twice !== undefined) throw new ParamError(`${twice}: expected one value, got several`);
-  const typed = given.map(([name, text]) => {
-    const type = task.params?.[name]?.type;
-    if ((type === "number" || type === "integer") && NUMBER.test(text)) return [name, Number(text)];
-    if (type === "boolean" && (text === "true" || text === "false")) return [name, text === "true"];
-    return [name, text];
-  });
-  const values = checkedValues(task, Object.fromEntries(typed));
-  const halo = askedHalo(task, values);
+export function offerOf(task: Task): Offer | null {
+  const { name, version, description, params, halo } = task;
+  if (typeof halo === "function" || isData(task) || task.first) return null;
+  return { name, version, description, params, halo };
+}
+
+/** A task's parameters as one JSON schema. Clients make a form of it. */
+export function schemaOf(params: Params = {}) {
+  return { type: "object", properties: params, additionalProperties: false };
+}
+
+/** Parameters of the API itself. */
+export const RESERVED = ["task", "workers"];
+const NUMBER = /^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i;
+
+/**
+ * The values in a query, typed, with the defaults filled in, in the order of the schema. An empty value counts as absent.
+ * @throws ParamError that names the parameter
+ */
+export function queryValues(task: Pick<Task, "name" | "params" | "halo">, query: URLSearchParams): Values {
+  const given: Record<string, unknown> = Object.create(null);
+  for (const [name, text] of query) {
+    if (RESERVED.includes(name) || text === "") continue;
+    if (name in given) throw new ParamError(`${name}: expected one value, got several`);
+    given[name] = typed(task.params?.[name]?.type, text);
+  }
+  const values = checkedValues(task, given);
+  const halo = requestedHalo(task, values);
   if (halo > MAX_HALO)
     throw new ParamError(`expected parameters with which ${task.name} has a halo up to ${MAX_HALO} rows, got ${halo}`);
   return values;
 }
 
-/** 0 where it is the task's own fault that there is none: `haloOf` tells. */
-function askedHalo({ halo = 0 }: Partial<Pick<Task, "halo">>, values: Values): number {
+/** @returns the text itself if it is not of the type, so that an error can quote it */
+function typed(type: Param["type"] | undefined, text: string): unknown {
+  if ((type === "number" || type === "integer") && NUMBER.test(text)) return Number(text);
+  return type === "boolean" && (text === "true" || text === "false") ? text === "true" : text;
+}
+
+/** 0 if the task's function throws: then `haloOf` reports it, as the task's fault. */
+function requestedHalo({ halo }: Pick<Task, "halo">, values: Values): number {
   try {
     return typeof halo === "function" ? halo(values) : halo;
   } catch {
@@ -238,7 +195,7 @@ function askedHalo({ halo = 0 }: Partial<Pick<Task, "halo">>, values: Values): n
   }
 }
 
-/** The same for values that have their types: those of a message. */
+/** The values in a message, which are typed already, with the defaults filled in. @throws ParamError */
 export function checkedValues({ name, params = {} }: Pick<Task, "name" | "params">, given: unknown): Values {
   const values = (given ?? {}) as Record<string, unknown>;
   for (const param of Object.keys(values)) {
@@ -256,10 +213,6 @@ export function checkedValues({ name, params = {} }: Pick<Task, "name" | "params
   return complete as Values;
 }
 
-function shown(value: unknown): string {
-  return typeof value === "number" ? String(value) : (JSON.stringify(value) ?? typeof value);
-}
-
 function fits(schema: Param, value: unknown): boolean {
   if (schema.type === "boolean") return typeof value === "boolean";
   if (schema.type === "string") return typeof value === "string" && (schema.enum?.includes(value) ?? true);
@@ -270,51 +223,22 @@ function fits(schema: Param, value: unknown): boolean {
 
 function wanted(schema: Param): string {
   if (schema.type === "boolean") return "true or false";
-  if (schema.type === "string") return schema.enum ? `one of ${schema.enum.join(", ")}` : "a text";
+  if (schema.type === "string") return schema.enum ? `one of ${schema.enum.join(", ")}` : "a string";
   const { type, minimum, maximum } = schema;
-  const bounds = [minimum !== undefined && `from ${minimum}`, maximum !== undefined && `to ${maximum}`];
-  return [type === "number" ? "a number" : "a whole number", ...bounds].filter(Boolean).join(" ");
+  const from = minimum === undefined ? "" : ` from ${minimum}`;
+  const to = maximum === undefined ? "" : ` ${from ? "to" : "up to"} ${maximum}`;
+  return `a ${type === "number" ? "number" : "whole number"}${from}${to}`;
 }
 
-/** A task as a worker announces it: what a coordinator needs to know in order to hand out its bands. */
-export interface Offer extends Pick<Task, "name" | "version" | "description" | "params"> {
-  halo: number;
-}
-
-/**
- * What can be said of a task without its functions; null where that is not enough: a coordinator needs the module of a
- * task whose halo depends on its parameters, that returns data, or that needs a first step.
- */
-export function offerOf(task: Task): Offer | null {
-  const { name, version, description, params, halo } = task;
-  if (typeof halo === "function" || isData(task) || task.first) return null;
-  return { name, version, description, params, halo };
-}
-
-/** A task that only others can run; null where what they offer is none. */
-export function taskOf(offer: Offer): PictureTask | null {
-  const run = () => {
-    throw new TaskError(`task ${offer.name}: expected to be run by the workers that offer it`);
-  };
-  try {
-    const { name, version, description, params, halo } = offer;
-    const task: Partial<Task> = { name, version, description, params, halo, run };
-    expectTask(task);
-    return task as PictureTask;
-  } catch {
-    return null; // whatever it is, it is not ours to mend
-  }
-}
-
-/** A task's parameters as one JSON schema, for whoever makes a form of it. */
-export function schemaOf(params: Params = {}) {
-  return { type: "object", properties: params, additionalProperties: false };
+/** A value as an error quotes it. */
+export function shown(value: unknown): string {
+  return typeof value === "number" ? String(value) : (JSON.stringify(value) ?? typeof value);
 }
 
 /**
- * Runs a task on a band with a halo of at least the task's own rows.
- * @returns `rows × width` pixels; of a data task, its JSON
- * @throws whatever the task throws; TaskError where it returns what cannot be
+ * Runs a task on a band that has the task's halo, or more.
+ * @returns `width × rows` pixels; the JSON of a data task
+ * @throws whatever the task throws; TaskError if it returns something else; ParamError; RangeError if the halo is too small
  */
 export function runTask(
   task: Task,
@@ -337,7 +261,7 @@ export function runTask(
   throw new TaskError(`task ${task.name}: expected ${rows} × ${width} pixels, got ${got}`);
 }
 
-/** What a data task answers with, once all bands are merged. */
+/** The answer of a data task, from the merged data of all bands. @throws whatever the task throws; TaskError */
 export function finished(task: DataTask, all: unknown, params: Values): unknown {
   const whole = task.finish ? task.finish(all, params) : all;
   jsonOf(task, whole);
@@ -346,33 +270,27 @@ export function finished(task: DataTask, all: unknown, params: Values): unknown 
 
 function jsonOf(task: DataTask, data: unknown): string {
   const lost = lostInJson(data);
-  if (lost !== null) throw new TaskError(`task ${task.name}: expected data that can be JSON, got ${lost}`);
+  if (lost !== null) throw new TaskError(`task ${task.name}: expected data that JSON can hold, got ${lost}`);
   return JSON.stringify(data);
 }
 
 /**
- * The first value that would come back as another one, and where it is; null where JSON holds all of them. A property
- * that is undefined comes back as none, which is the same to whoever reads it.
+ * The first value that JSON would change or drop, and its place: `Infinity at least`. Null if there is none. An undefined
+ * property may be dropped: it still reads as undefined.
  */
-function lostInJson(data: unknown, at = "", around: object[] = []): string | null {
-  const where = at && ` at ${at}`;
+function lostInJson(data: unknown, path = "", parents: object[] = []): string | null {
+  const at = path && ` at ${path}`;
   if (data === null || typeof data === "string" || typeof data === "boolean") return null;
-  if (typeof data === "number") return Number.isFinite(data) ? null : `${data}${where}`;
-  if (typeof data !== "object") return `${typeof data}${where}`;
-  if (around.includes(data)) return `what it is itself in${where}`;
-  const inside = [...around, data];
-  if (Array.isArray(data)) {
-    for (let i = 0; i < data.length; i++) {
-      const lost = lostInJson(data[i], `${at}[${i}]`, inside);
-      if (lost !== null) return lost;
-    }
-    return null;
-  }
-  const kind = Object.getPrototypeOf(data)?.constructor ?? Object;
-  if (ArrayBuffer.isView(data)) return `${kind.name}${where}: use Array.from`;
-  if (kind !== Object) return `${kind.name}${where}`;
-  for (const [name, value] of Object.entries(data)) {
-    const lost = value === undefined ? null : lostInJson(value, at ? `${at}.${name}` : name, inside);
+  if (typeof data === "number") return Number.isFinite(data) ? null : `${data}${at}`;
+  if (typeof data !== "object") return `${typeof data}${at}`;
+  if (parents.includes(data)) return `a circular reference${at}`;
+  const kind = Array.isArray(data) ? Object : (Object.getPrototypeOf(data)?.constructor ?? Object);
+  if (kind !== Object) return `${kind.name}${at}${ArrayBuffer.isView(data) ? ": use Array.from" : ""}`;
+  const inside = [...parents, data];
+  for (const key of Array.isArray(data) ? data.keys() : Object.keys(data)) {
+    const value = (data as Record<PropertyKey, unknown>)[key];
+    if (value === undefined && typeof key === "string") continue;
+    const lost = lostInJson(value, typeof key === "number" ? `${path}[${key}]` : path ? `${path}.${key}` : key, inside);
     if (lost !== null) return lost;
   }
   return null;

@@ -1,9 +1,8 @@
 /**
- * Gaussian blur. Its weights are whole numbers of 256ths, so every sum is exact and the order of adding does not show.
+ * Gaussian blur in fixed point. The weights are multiples of 1/256, so every sum is exact, in any order.
  *
- * Pixel for pixel OpenCV's `GaussianBlur(grey, (0, 0), sigma)` of 8-bit pictures, which computes in the same fixed
- * point: 2 · round(3 σ) + 1 weights or one more pair, the rounding error of each handed on to the next, the rest given
- * to the middle one.
+ * Equal to OpenCV's `GaussianBlur(grey, (0, 0), sigma)` for 8-bit pictures, pixel for pixel. The weights are OpenCV's:
+ * about 6 σ + 1 of them. The rounding error of each is added to the next, and the middle one is what remains of 256.
  */
 import { reflectedColumns } from "../chunk.ts";
 import { pictureTask } from "../task.ts";
@@ -17,7 +16,7 @@ export const task = pictureTask({
   halo: ({ sigma }) => radiusOf(sigma),
   run({ pixels, width, rows, halo }, { sigma }) {
     const weights = weightsOf(sigma);
-    // Columns first: what comes of the halo's rows is then needed no more.
+    // Columns first: the rows then need no halo.
     const sums = new Int32Array(width);
     const columns = reflectedColumns(width, halo);
     const padded = new Int32Array(columns.length);
@@ -30,7 +29,7 @@ export const task = pictureTask({
         for (let x = 0; x < width; x++) sums[x] += weight * row[x];
       }
       for (let i = 0; i < padded.length; i++) padded[i] = sums[columns[i]];
-      sums.fill(1 << 15); // half of 256 × 256: the shift below then rounds
+      sums.fill(1 << 15); // half of 256 × 256, so that the shift below rounds
       for (let k = 0; k < weights.length; k++) {
         const weight = weights[k];
         for (let x = 0; x < width; x++) sums[x] += weight * padded[x + k];
@@ -41,15 +40,15 @@ export const task = pictureTask({
   },
 });
 
-/** Weights to either side of the middle one. */
+/** The number of weights on either side of the middle one. */
 function radiusOf(sigma: number): number {
-  // OpenCV's size, round(6 σ + 1) made odd; a half is rounded to the even number.
+  // OpenCV's size is round(6 σ + 1), plus 1 if that is even. A half is rounded to the even number.
   const size = 6 * sigma + 1;
   const rounded = size % 1 === 0.5 ? 2 * Math.round(size / 2) : Math.round(size);
   return rounded >> 1;
 }
 
-/** `2 × radius + 1` whole numbers that add up to 256. */
+/** `2 × radius + 1` whole numbers. Their sum is 256. */
 export function weightsOf(sigma: number): Int32Array {
   const radius = radiusOf(sigma);
   const bell = Array.from({ length: radius }, (_, i) => Math.exp((-0.5 * (radius - i) ** 2) / (sigma * sigma)));

@@ -1,5 +1,5 @@
 /**
- * How often each grey occurs: 256 counts. A task that returns data, and the first step of threshold.ts.
+ * The histogram: how often each of the 256 greys occurs. A data task, and the first step of threshold.ts.
  *
  * Equal to OpenCV's `calcHist([grey], [0], None, [256], [0, 256])`.
  */

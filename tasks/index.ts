@@ -1,7 +1,8 @@
 /**
- * Which tasks a program has: Sobel, the `task` of every other file in this folder, and that of every module in the setting
- * `TASKS`. So a file that is put into the folder is a task, here and in the images. No two have the same name and version:
- * a module that is to take the place of another has a higher version.
+ * The tasks of a program: Sobel, the `task` of every other file in this folder, and that of every module in the setting
+ * `TASKS`. A new file in the folder is a task, here and in the images. Coordinators also find what live workers offer.
+ *
+ * Invariant: every task is valid (check.ts), and no two have the same name and version.
  *
  * Not here: what a task is (task.ts).
  */
@@ -9,9 +10,13 @@ import { existsSync, readdirSync } from "node:fs";
 import { resolve } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import type { Results } from "../results.ts";
-import { expectTask, type Task, taskOf, versionOf, wireName } from "../task.ts";
+import { type Offer, type Task, TaskError, versionOf, wireName } from "../task.ts";
+import { expectTask } from "./check.ts";
 
-/** By the names that queues, records and messages use: all versions. */
+/** Files in this folder that are no tasks. */
+const NO_TASKS = ["index.ts", "check.ts"];
+
+/** All versions of all tasks, by their names on the wire. */
 export class Tasks extends Map<string, Task> {
   /** The newest version of a task. */
   newest(name: string): Task | undefined {
@@ -26,13 +31,13 @@ export class Tasks extends Map<string, Task> {
 }
 
 /**
- * @param modules the setting `TASKS`: paths, with commas between
- * @throws Error with the file's name, and what is wrong with it in one sentence
+ * @param modules the setting `TASKS`: paths, separated by commas
+ * @throws Error the name of the file and the first fault, in one sentence
  */
 export async function loadTasks(modules?: string): Promise<Tasks> {
   const folder = fileURLToPath(new URL(".", import.meta.url));
-  const own = readdirSync(folder).filter((name) => name.endsWith(".ts") && name !== "index.ts");
-  /** The files, and how each is called in an error. */
+  const own = readdirSync(folder).filter((name) => name.endsWith(".ts") && !NO_TASKS.includes(name));
+  /** Each file once, with its name in errors. */
   const files = new Map([[fileURLToPath(new URL("../sobel.ts", import.meta.url)), "sobel.ts"]]);
   for (const name of own) files.set(resolve(folder, name), `tasks/${name}`);
   for (const path of namesIn(modules)) {
@@ -40,32 +45,32 @@ export async function loadTasks(modules?: string): Promise<Tasks> {
     if (!files.has(file)) files.set(file, `TASKS: ${path}`);
   }
   const tasks = new Tasks();
-  const from = new Map<string, string>();
-  for (const [file, shown] of files) {
+  const origin = new Map<string, string>();
+  for (const [file, label] of files) {
     try {
       const task = await load(file);
       const name = wireName(task);
       if (tasks.has(name))
-        throw new Error(`expected another name or version than ${name}, which is that of ${from.get(name)}`);
+        throw new Error(`expected a name and version of its own, got ${name}, as in ${origin.get(name)}`);
       tasks.set(name, task);
-      from.set(name, shown);
+      origin.set(name, label);
     } catch (error) {
-      const first = error instanceof AggregateError ? error.errors[0] : error; // Bun's, where a module cannot be parsed
+      const first = error instanceof AggregateError ? error.errors[0] : error; // Bun's, for a syntax error
       const [sentence] = String((first as Error)?.message ?? first).split("\n");
-      throw new Error(`${shown}: ${sentence}`, { cause: error });
+      throw new Error(`${label}: ${sentence}`, { cause: error });
     }
   }
   return new Tasks([...tasks].toSorted(([a], [b]) => (a < b ? -1 : 1)));
 }
 
 async function load(file: string): Promise<Task> {
-  if (!existsSync(file)) throw new Error("expected a module, there is no such file");
+  if (!existsSync(file)) throw new Error("expected a module, but there is no such file");
   const { task } = (await import(pathToFileURL(file).href)) as { task?: Partial<Task> };
   expectTask(task);
   return task;
 }
 
-/** A setting that is a list, with commas between. */
+/** The items of a setting that is a list, separated by commas. */
 export function namesIn(setting = ""): string[] {
   return setting
     .split(",")
@@ -73,35 +78,51 @@ export function namesIn(setting = ""): string[] {
     .filter(Boolean);
 }
 
-/** Every task that can be asked for: this program's own, and what other workers offer; the newest version of each. */
-export async function allTasks(tasks: Tasks, results: Results): Promise<Task[]> {
-  const own = new Map(tasks.names().map((name) => [name, tasks.newest(name)!]));
-  const others = new Map<string, Task>();
-  for (const task of await advertisedTasks(results)) {
-    const isNewer = versionOf(task) > versionOf(others.get(task.name));
-    if (isNewer && !own.has(task.name)) others.set(task.name, task);
-  }
-  return [...own.values(), ...others.values()];
+/** Every task that a client can ask for: the newest version of the program's own, then of those that workers offer. */
+export async function allTasks(own: Tasks, results: Results): Promise<Task[]> {
+  const offered = await offeredTasks(results);
+  const others = offered.names().filter((name) => !own.newest(name));
+  return [...own.names().map((name) => own.newest(name)!), ...others.map((name) => offered.newest(name)!)];
 }
 
-/** The newest version of a task; undefined where no coordinator and no live worker has it. */
-export async function findTask(tasks: Tasks, results: Results, name: string): Promise<Task | undefined> {
-  return tasks.newest(name) ?? (await allTasks(tasks, results)).find((task) => task.name === name);
+/** The newest version of a task. Undefined if neither the program nor a live worker has it. */
+export async function findTask(own: Tasks, results: Results, name: string): Promise<Task | undefined> {
+  return own.newest(name) ?? (await offeredTasks(results)).newest(name);
 }
 
-/** For a job that is sent again: the very version it was begun with, as long as that can be had. */
+/** The version with which a job was begun, for a client that sends its picture again. Undefined if no program has it. */
 export async function findTaskToResume(
-  tasks: Tasks,
+  own: Tasks,
   results: Results,
   id: string,
   name: string,
 ): Promise<Task | undefined> {
   const begun = (await results.findJob(id))?.task;
   if (begun?.split(".")[0] !== name) return undefined;
-  return tasks.get(begun) ?? (await advertisedTasks(results)).find((task) => wireName(task) === begun);
+  return own.get(begun) ?? (await offeredTasks(results)).get(begun);
 }
 
-async function advertisedTasks(results: Results): Promise<Task[]> {
-  const offers = (await results.workers()).flatMap((worker) => worker.offers);
-  return offers.flatMap((offer) => taskOf(offer) ?? []);
+/** The tasks that live workers offer. An invalid offer is ignored. */
+async function offeredTasks(results: Results): Promise<Tasks> {
+  const offered = new Tasks();
+  for (const offer of (await results.workers()).flatMap(({ offers }) => offers)) {
+    const task = taskOf(offer);
+    if (task && !offered.has(wireName(task))) offered.set(wireName(task), task);
+  }
+  return offered;
+}
+
+/** A task that only workers can run. Null if the offer is invalid. */
+export function taskOf(offer: Offer): Task | null {
+  const run = () => {
+    throw new TaskError(`task ${offer.name}: expected to be run by the workers that offer it`);
+  };
+  try {
+    const { name, version, description, params, halo } = offer;
+    const task: Partial<Task> = { name, version, description, params, halo, run };
+    expectTask(task);
+    return task;
+  } catch {
+    return null;
+  }
 }

@@ -1,13 +1,13 @@
 /**
- * Scharr: the magnitude of the gradient with weights 3, 10, 3 (Scharr 2000), which keep directions better than Sobel's;
- * min(255, round(√(gx² + gy²))), edges mirrored without repeating the edge pixel.
+ * Scharr: the magnitude of the gradient, min(255, round(√(gx² + gy²))). The weights 3, 10, 3 (Scharr 2000) preserve its
+ * direction better than Sobel's. The edges are mirrored without repeating the edge pixel.
  *
- * Pixel for pixel OpenCV's `convertScaleAbs(magnitude(…))` of `Scharr(grey, CV_64F, …)`.
+ * Equal to OpenCV's `convertScaleAbs(magnitude(…))` of `Scharr(grey, CV_64F, …)`, pixel for pixel.
  */
 import { reflectedColumns } from "../chunk.ts";
 import { pictureTask } from "../task.ts";
 
-/** The least whole square whose root is rounded to 255: from here on no root is needed. */
+/** The smallest square whose root is rounded to 255. From here on, no root is needed. */
 const SATURATED = 64_771;
 
 export const task = pictureTask({
@@ -24,7 +24,7 @@ export const task = pictureTask({
       for (let x = 0; x < width; x++) {
         const left = columns[x];
         const right = columns[x + 2];
-        // The two diagonal differences are in both gradients.
+        // Both gradients use the two diagonal differences.
         const down = pixels[below + right] - pixels[above + left];
         const up = pixels[above + right] - pixels[below + left];
         const gx = 3 * (down + up) + 10 * (pixels[row + right] - pixels[row + left]);

@@ -1,15 +1,15 @@
 /**
- * Threshold: white above a level, black up to it. Where no level is given it is Otsu's, which needs the histogram of
- * the whole picture before the first pixel can be written: a job of two steps.
+ * Threshold: white above a level, black up to it. The default is Otsu's level, which needs the histogram of the whole
+ * picture before the first pixel is written. So such a job has two steps.
  *
- * Otsu (1979): the level that parts the greys into two classes with the greatest variance between them,
- * q1 · q2 · (mean1 − mean2)², the lowest of several. In doubles and in the order of OpenCV, so that the level is that of
- * `threshold(grey, 0, 255, THRESH_BINARY | THRESH_OTSU)`.
+ * Otsu (1979): the level that divides the greys into two classes with the greatest variance between them,
+ * q1 · q2 · (mean1 − mean2)². Of several, the lowest. In doubles and in the order of OpenCV, so that the level equals that
+ * of `threshold(grey, 0, 255, THRESH_BINARY | THRESH_OTSU)`.
  */
 import { pictureTask } from "../task.ts";
 import { task as histogram } from "./histogram.ts";
 
-/** A class smaller than this share of the picture is none (2⁻²³, a float's epsilon). */
+/** OpenCV ignores a class with a smaller share of the picture (2⁻²³, a float's epsilon). */
 const MIN_SHARE = 2 ** -23;
 
 export const task = pictureTask({
@@ -17,7 +17,7 @@ export const task = pictureTask({
   description: "Black and white: white above a level, by default Otsu's of the whole picture",
   halo: 0,
   params: {
-    level: { type: "integer", minimum: 0, maximum: 255, description: "white above this grey; empty: Otsu's" },
+    level: { type: "integer", minimum: 0, maximum: 255, description: "white above this grey; empty: Otsu's level" },
   },
   first: { param: "level", task: histogram, find: (counts) => otsu(counts as number[]) },
   run({ pixels }, { level }) {

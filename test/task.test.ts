@@ -1,5 +1,5 @@
-// What a task is: its parameters, its halo, what it may return, how it is announced; and the built-in ones, which are
-// OpenCV's pixel for pixel (golden/tasks.jsonl, made by golden/tasks.py) whatever the bands.
+// The task interface: parameters, halo, results, offers. And the built-in tasks, which equal OpenCV pixel for pixel
+// (golden/tasks.jsonl, made by golden/tasks.py), however many bands there are.
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
@@ -11,7 +11,6 @@ import {
   checkedValues,
   type DataTask,
   dataTask,
-  expectTask,
   finished,
   haloOf,
   offerOf,
@@ -23,11 +22,11 @@ import {
   schemaOf,
   type Task,
   TaskError,
-  taskOf,
   type Values,
   wireName,
 } from "../task.ts";
-import { loadTasks } from "../tasks/index.ts";
+import { expectTask } from "../tasks/check.ts";
+import { loadTasks, taskOf } from "../tasks/index.ts";
 import { expectSame, imageOf, random, read, sobelOf } from "./pictures.ts";
 
 const tasks = await loadTasks();
@@ -45,11 +44,11 @@ describe("parameters", () => {
     note: { type: "string" },
     level: { type: "integer", minimum: 0, maximum: 255 },
   } as const satisfies Params;
-  const task = { name: "some", params };
+  const task = { name: "some", halo: 0, params };
   const values = (query: string) => queryValues(task, new URLSearchParams(query));
   const defaults = { sigma: 2, rounds: 1, wide: false, edge: "mirror" };
 
-  test("have defaults, their own types, and the order of the schema", () => {
+  test("have types and defaults, in the order of the schema", () => {
     for (const query of ["", "workers=3&task=some", "sigma=&level=&note="]) expect(values(query)).toEqual(defaults);
     const given = values("level=7&edge=black&wide=true&sigma=.5&rounds=1e3&note=a+b");
     expect(given).toEqual({ sigma: 0.5, rounds: 1000, wide: true, edge: "black", note: "a b", level: 7 });
@@ -74,8 +73,9 @@ describe("parameters", () => {
     expect(() => values(query)).toThrow(new ParamError(sentence));
   });
 
-  test("that come in a message are checked too", () => {
+  test("in a message are checked too", () => {
     expect(() => checkedValues(task, { sigma: "2" })).toThrow('sigma: expected a number from 0.5 to 9, got "2"');
+    expect(() => checkedValues(task, { note: 5 })).toThrow("note: expected a string, got 5");
     expect(() => checkedValues({ name: "bare" }, { a: 1 })).toThrow('unknown parameter "a": bare has no parameters');
   });
 
@@ -95,7 +95,7 @@ describe("a task", () => {
   const steps = { ...plain, params: { by: { type: "integer" }, given: { type: "integer", default: 1 } }, first };
   const band = { pixels: random(5 * 9), width: 5, height: 9, halo: [3, 2] as [number, number] };
 
-  test("gets its own halo, however high the message's", () => {
+  test("gets exactly its own halo from a band with more", () => {
     expectSame(runTask(plain, band) as Uint8Array, band.pixels.subarray(15, 35));
     expect(() => runTask(plain, { ...band, halo: [1, 2] })).toThrow(
       "halo: expected at least 2 rows above and below, got 1 and 2",
@@ -106,7 +106,7 @@ describe("a task", () => {
     ["fewer pixels", () => new Uint8Array(19), "task plain: expected 4 × 5 pixels, got 19"],
     ["an array", () => [1, 2, 3] as unknown as Uint8Array, "task plain: expected 4 × 5 pixels, got no Uint8Array"],
     ["nothing", () => undefined as unknown as Uint8Array, "task plain: expected 4 × 5 pixels, got no Uint8Array"],
-  ])("that returns %s is told so", (_, run, sentence) => {
+  ])("that returns %s fails", (_, run, sentence) => {
     expect(() => runTask({ ...plain, run }, band)).toThrow(sentence);
   });
 
@@ -129,16 +129,16 @@ describe("a task", () => {
     [{ at: new Date(0) }, "Date at at"],
     [{ find: () => 5 }, "function at find"],
     [{ counts: new Uint32Array(2) }, "Uint32Array at counts: use Array.from"],
-    [circle, "what it is itself in at self"],
-  ] as [unknown, string][])("may not return data that JSON would make something else of: %#", (data, got) => {
+    [circle, "a circular reference at self"],
+  ] as [unknown, string][])("may not return data that JSON would change: %#", (data, got) => {
     const task = dataTask<unknown>({ name: "odd", halo: 0, run: () => data, merge: () => data });
-    const sentence = `task odd: expected data that can be JSON, got ${got}`;
+    const sentence = `task odd: expected data that JSON can hold, got ${got}`;
     expect(() => runTask(task, band)).toThrow(new TaskError(sentence));
     const whole = dataTask({ name: "odd", halo: 0, run: () => 1, merge: () => 1, finish: () => data });
     expect(() => finished(whole as DataTask, 1, {})).toThrow(new TaskError(sentence));
   });
 
-  test("may return whatever JSON holds", () => {
+  test("may return any data that JSON can hold", () => {
     const data = { a: [0, -1.5, null, true, "x", [], {}], b: undefined, c: Object.create(null), d: [[1], [1]] };
     const task = dataTask<unknown>({ name: "even", halo: 0, run: () => data, merge: () => data });
     expect(runTask(task, band)).toBe(JSON.stringify(data));
@@ -153,15 +153,15 @@ describe("a task", () => {
     [{ ...plain, run: "later" as never }, 'expected a function run, got "later"'],
     [
       { ...plain, params: { workers: { type: "integer" } } },
-      'expected parameters with other names than task and workers, got "workers"',
+      'expected a parameter name other than task and workers, got "workers"',
     ],
     [
       { ...plain, params: { by: { type: "text" as "string" } } },
-      'expected by to have the type number, integer, boolean or string, got "text"',
+      'parameter by: expected the type number, integer, boolean or string, got "text"',
     ],
     [
       { ...plain, params: { "a b": { type: "integer" } } },
-      'expected parameters with names of letters, digits, _ and -, a letter first, got "a b"',
+      'expected a parameter name of letters, digits, _ and -, a letter first, got "a b"',
     ],
     [{ ...plain, halo: () => 257 }, "task plain: expected a halo of 0 to 256 rows, got 257"],
     [
@@ -169,44 +169,49 @@ describe("a task", () => {
       "task plain: expected a halo of 0 to 256 rows, got undefined",
     ],
     [{ ...plain, merge: 5 as never }, "expected a function merge, got 5"],
-    [{ ...plain, finish: () => 5 } as never, "expected merge where there is finish, got undefined"],
+    [{ ...plain, finish: () => 5 } as never, "expected a function merge beside finish, got undefined"],
     [{ ...rows, finish: 5 as never }, "expected a function finish, got 5"],
-    [{ ...rows, first: {} } as never, "expected first, if any, of a task that returns a picture, got {}"],
+    [{ ...rows, first: {} } as never, "expected first, if any, to be an object of a picture task, got {}"],
     ...(
       [
-        [{ param: "other" }, 'for a parameter without a default, got "other"'],
-        [{ param: "given" }, 'for a parameter without a default, got "given"'],
+        [{ param: "other" }, 'first.param to name a parameter without a default, got "other"'],
+        [{ param: "given" }, 'first.param to name a parameter without a default, got "given"'],
+        [{ find: 5 }, "a function first.find, got 5"],
+        [{ task: plain }, 'first.task to be a data task, got "plain"'],
       ] as const
-    ).map(([wrong, sentence]) => [{ ...steps, first: { ...first, ...wrong } }, `expected first to be ${sentence}`]),
-    [{ ...steps, first: { ...first, find: 5 } }, "expected first to have a function find, got 5"],
-    [{ ...steps, first: { ...first, task: plain } }, 'expected first to have a task that returns data, got "plain"'],
+    ).map(([wrong, sentence]) => [{ ...steps, first: { ...first, ...wrong } }, `expected ${sentence}`]),
+    [{ ...plain, first: 5 } as never, "expected first, if any, to be an object of a picture task, got 5"],
     [{ ...steps, first: { ...first, task: {} } }, "expected a name of lower-case letters, digits and hyphens"],
-    [{ ...plain, description: 5 as never }, "expected a description that is a text, got 5"],
-    [{ ...plain, params: ["by"] as never }, 'expected parameters by their names, got ["by"]'],
-    [{ ...plain, params: { by: null as never } }, "expected by to be a schema, got null"],
+    [{ ...plain, description: 5 as never }, "expected a description that is a string, got 5"],
+    [{ ...plain, params: ["by"] as never }, 'expected params to be an object, got ["by"]'],
+    [{ ...plain, params: { by: null as never } }, "parameter by: expected a schema, got null"],
     ...(
       [
-        [{ description: 5 }, "a description that is a text, got 5"],
+        [{ description: 5 }, "a description that is a string, got 5"],
         [{ minimum: "3" }, 'bounds that are numbers, got "3"'],
         [{ maximum: Number.NaN }, "bounds that are numbers, got NaN"],
-        [{ minimum: 5, maximum: 4 }, "a minimum up to its maximum, got 5"],
-        [{ type: "string", enum: 5 }, "an enum of texts, got 5"],
-        [{ type: "string", enum: [] }, "an enum of texts, got []"],
-        [{ type: "string", enum: ["a", 5] }, 'an enum of texts, got ["a",5]'],
+        [{ minimum: 5, maximum: 4 }, "a minimum up to the maximum 4, got 5"],
+        [{ type: "string", enum: 5 }, "an enum of strings, got 5"],
+        [{ type: "string", enum: [] }, "an enum of strings, got []"],
+        [{ type: "string", enum: ["a", 5] }, 'an enum of strings, got ["a",5]'],
+        [{ multipleOf: 2 }, 'only the keywords type, description, default, minimum, maximum, got "multipleOf"'],
+        [{ enum: [1, 2] }, 'only the keywords type, description, default, minimum, maximum, got "enum"'],
+        [{ type: "string", maxLength: 5 }, 'only the keywords type, description, default, enum, got "maxLength"'],
+        [{ type: "boolean", minimum: 0 }, 'only the keywords type, description, default, got "minimum"'],
       ] as const
     ).map(([wrong, sentence]) => [
       { ...plain, params: { by: { type: "integer", ...wrong } as never } },
-      `expected by to have ${sentence}`,
+      `parameter by: expected ${sentence}`,
     ]),
     [
       { ...plain, params: { by: { type: "integer", maximum: 3, default: 4 } } },
-      "by: expected a whole number to 3, got 4",
+      "default of by: expected a whole number up to 3, got 4",
     ],
-  ] as [Partial<Task> | undefined, string][])("that is none is refused: %#", (task, sentence) => {
+  ] as [Partial<Task> | undefined, string][])("that breaks the interface is refused: %#", (task, sentence) => {
     expect(() => expectTask(task)).toThrow(sentence);
   });
 
-  test("whose halo is a function may not ask for everything", () => {
+  test("whose halo is a function may ask for 0 to 256 rows", () => {
     expect(haloOf({ name: "a", halo: ({ by }) => Number(by) }, { by: 256 })).toBe(256);
     for (const by of [257, -1, 1.5, Number.NaN]) {
       expect(() => haloOf({ name: "a", halo: () => by }, {})).toThrow(
@@ -215,7 +220,7 @@ describe("a task", () => {
     }
   });
 
-  test("whose halo is made too high by its parameters refuses those", () => {
+  test("refuses parameters that make its halo too high", () => {
     const task = {
       name: "a",
       params: { by: { type: "integer" } },
@@ -226,25 +231,30 @@ describe("a task", () => {
     expect(() => values("by=257")).toThrow(
       new ParamError("expected parameters with which a has a halo up to 256 rows, got 257"),
     );
-    // These are the task's own fault.
+    // The task's own fault: reported when the job is made.
     expect(values("by=-1")).toEqual({ by: -1 });
     expect(values("")).toEqual({});
   });
 
-  test("may have a halo that depends on what its first step finds", () => {
+  test("may have a halo that depends on a derived parameter", () => {
     expectTask({ ...steps, halo: ({ by }: Values) => by as number } as Partial<Task>);
   });
 
-  test("is offered where its functions are not needed, and taken for what it is", () => {
+  test("is offered if coordinators do not need its functions; invalid offers are ignored", () => {
     expect([...tasks.values()].filter(offerOf).map(({ name }) => name)).toEqual(["scharr", "sobel"]);
     const offer = JSON.parse(JSON.stringify(offerOf({ ...plain, version: 3 })));
     expect(offer).toEqual({ name: "plain", version: 3, halo: 2 });
     const task = taskOf(offer)!;
     expect([wireName(task), haloOf(task, {})]).toEqual(["plain.3", 2]);
-    const wrong = [{ a: null }, { a: { type: "string", enum: 5 } }, { a: { type: "number", minimum: 2, maximum: 1 } }];
+    const wrong = [
+      { a: null },
+      { a: { type: "integer", multipleOf: 2 } },
+      { a: { type: "string", enum: 5 } },
+      { a: { type: "number", minimum: 2, maximum: 1 } },
+    ];
     const bad = [null, 5, {}, { ...offer, halo: "2" }, ...wrong.map((params) => ({ ...offer, params }))];
     for (const one of bad) expect(taskOf(one as never)).toBeNull();
-    // What else it says does not make it a task of another kind.
+    // Other fields do not make it a task of another kind.
     expect(offerOf(taskOf({ ...offer, merge: 5, first: 5 })!)).toEqual(offer);
   });
 });
@@ -275,12 +285,12 @@ describe("the built-in tasks", () => {
     return Buffer.concat(await Array.fromAsync(transform(imageOf(pixels, width, 7), task, rows * width, values)));
   }
 
-  test("have a case each", () => {
+  test("have golden cases", () => {
     const named = new Set(cases.map(({ task }) => task));
     expect(tasks.names().filter((name) => !named.has(name))).toEqual(["sobel"]); // sobel.test.ts
   });
 
-  test("are OpenCV's, pixel for pixel", async () => {
+  test("equal OpenCV, pixel for pixel", async () => {
     for (const one of cases) {
       const bytes = await made(one, 11);
       if (one.counts) {
@@ -294,7 +304,7 @@ describe("the built-in tasks", () => {
     }
   });
 
-  test("do not depend on the bands", async () => {
+  test("do not depend on the number of bands", async () => {
     for (const one of cases.filter(({ piece }) => piece[2] === 33)) {
       for (const rows of [1, 2, 3, 10, 31]) {
         const bytes = await made(one, rows);
@@ -309,7 +319,7 @@ describe("the built-in tasks", () => {
   });
 });
 
-test("Sobel is one of them, and nothing more", async () => {
+test("Sobel is a task as any other", async () => {
   const pixels = random(23 * 17);
   const png = Buffer.concat(await Array.fromAsync(transform(imageOf(pixels, 23, 4), tasks.newest("sobel")!, 69)));
   expectSame(decode(png).data as Uint8Array, sobelOf(pixels, 23, 17));

@@ -1,7 +1,7 @@
-// Tasks as a client meets them: in one process, and as a fleet on a real RabbitMQ and a real Redis, with workers that know
-// different tasks, different versions, or another language.
+// Tasks through HTTP: in one process, and in a fleet on a real RabbitMQ and a real Redis. The fleet's workers have
+// different tasks, different versions, or are written in another language.
 //
-// The expected bytes are those of the one-machine program.
+// The expected bytes are those of the one-machine program (cli/local.ts).
 import { afterAll, afterEach, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { spawnSync } from "node:child_process";
 import { readFileSync, writeFileSync } from "node:fs";
@@ -31,14 +31,15 @@ import {
   spawnProgram,
   temporaryFolder,
 } from "./servers.ts";
+import { sleep, until as waitUntil } from "./wait.ts";
 
 const tasks = await loadTasks();
 
 setDefaultTimeout(60_000);
 
-/** No wait in this file is longer, ms. */
+/** The longest wait in this file, ms. */
 const DEADLINE = 40_000;
-/** For a test of a fleet, on a machine that is busy, ms. */
+/** The time limit of a test of a fleet, on a busy machine, ms. */
 const LONG = 120_000;
 /** 100 × 97, cut into 1, 7 and 97 bands. */
 const WIDTH = 100;
@@ -48,13 +49,13 @@ const photo = greyPng(grey, HEIGHT);
 const CUTS = [WIDTH * HEIGHT, WIDTH * 14, WIDTH];
 const SOME = CUTS[1];
 const QUERIES: Record<string, string[]> = {
-  blur: ["", "sigma=0.5", "sigma=40"], // a halo higher than a band, and higher than the picture
+  blur: ["", "sigma=0.5", "sigma=40"], // the last halo is higher than a band, and than the picture
   threshold: ["", "level=100"],
 };
 
 const programs: Program[] = [];
 
-/** Every task, its result by `POST` and by `PUT`, against the one-machine program's. */
+/** Compares the result of every task, by `POST` and by `PUT`, with that of the one-machine program. */
 async function expectAllTasks(origin: string, bandPixels: number): Promise<void> {
   for (const name of tasks.names()) {
     for (const query of QUERIES[name] ?? [""]) {
@@ -64,8 +65,8 @@ async function expectAllTasks(origin: string, bandPixels: number): Promise<void>
       const type = name === "histogram" ? "application/json" : "image/png";
       expect(answer.headers.get("content-type")).toBe(type);
       const id = crypto.randomUUID();
-      const put = await ask(`${origin}/jobs/${id}?task=${name}&${query}`, { method: "PUT", body: photo });
-      expect([name, put.status]).toEqual([name, 202]);
+      const accepted = await put(origin, id, `task=${name}&${query}`);
+      expect([name, accepted.status]).toEqual([name, 202]);
       await done(origin, id);
       const result = await ask(`${origin}/jobs/${id}/result`);
       expect(result.headers.get("content-type")).toBe(type);
@@ -85,11 +86,11 @@ describe("in one process", () => {
   });
   afterAll(endAll);
 
-  test("every task gives what the one-machine program does", async () => {
+  test("every task gives the bytes of the one-machine program", async () => {
     await expectAllTasks(origin, SOME);
   });
 
-  test("and so does the shell, sent from there or not", async () => {
+  test("the command line gives the same bytes, locally and with --remote", async () => {
     const folder = temporaryFolder("tasks");
     const [from, to] = [join(folder, "in.png"), join(folder, "out")];
     writeFileSync(from, photo);
@@ -116,8 +117,8 @@ describe("in one process", () => {
     }
   });
 
-  test("the tasks are listed, with the schemas of their parameters", async () => {
-    const { tasks } = await (await ask(`${origin}/tasks`)).json();
+  test("GET /tasks lists the tasks with the schemas of their parameters", async () => {
+    const { tasks } = await json(`${origin}/tasks`);
     expect(tasks.map(({ name, kind, halo }: Record<string, unknown>) => [name, kind, halo])).toEqual([
       ["blur", "picture", null],
       ["histogram", "data", 0],
@@ -130,7 +131,7 @@ describe("in one process", () => {
     for (const { description, version } of tasks) expect([version, description.length > 5]).toEqual([1, true]);
   });
 
-  test("a parameter that is unknown, or of the wrong kind, is named", async () => {
+  test("400 names a parameter that is unknown or invalid", async () => {
     for (const [query, sentence] of [
       ["sigma=wide", 'sigma: expected a number from 0.1 to 50, got "wide"'],
       ["sigma=51", "sigma: expected a number from 0.1 to 50, got 51"],
@@ -146,46 +147,41 @@ describe("in one process", () => {
     }
   });
 
-  test("the same id with other parameters is another job", async () => {
+  test("409 if an id is sent again with other parameters", async () => {
     const id = crypto.randomUUID();
-    const put = (query: string) => ask(`${origin}/jobs/${id}?task=blur${query}`, { method: "PUT", body: photo });
-    expect((await put("&sigma=3")).status).toBe(202);
-    expect((await put("&sigma=3.0")).status).toBe(202);
-    const answer = await put("");
+    expect((await put(origin, id, "task=blur&sigma=3")).status).toBe(202);
+    expect((await put(origin, id, "task=blur&sigma=3.0")).status).toBe(202);
+    const answer = await put(origin, id, "task=blur");
     expect([answer.status, (await answer.json()).detail]).toEqual([
       409,
       "this job was started with another picture or task: 100 × 97, blur, sigma 3; what is sent now is 100 × 97, blur, sigma 2",
     ]);
-    expect((await (await ask(`${origin}/jobs/${id}`)).json()).params).toEqual({ sigma: 3 });
+    expect((await state(origin, id)).params).toEqual({ sigma: 3 });
   });
 
-  test("a job of two steps tells what its first has found, and takes it along when it goes", async () => {
+  test("a job of two steps reports the derived parameter, and its first step is removed with it", async () => {
     const id = crypto.randomUUID();
-    const put = (body: Bytes) => ask(`${origin}/jobs/${id}?task=threshold`, { method: "PUT", body });
-    expect((await put(photo)).status).toBe(202);
+    const send = (body: Bytes) => put(origin, id, "task=threshold", body);
+    expect((await send(photo)).status).toBe(202);
     await done(origin, id);
-    const { params, first, kind } = await (await ask(`${origin}/jobs/${id}`)).json();
+    const { params, first, kind } = await state(origin, id);
     expect([kind, Object.keys(params)]).toEqual(["picture", ["level"]]);
-    const counts = await (await ask(`${origin}/jobs/${first}/result`)).json();
+    const counts = await json(`${origin}/jobs/${first}/result`);
     expect(JSON.stringify(counts)).toBe((await alone("histogram", "", SOME)).toString().trim());
-    expect((await put(photo)).status).toBe(202);
-    const other = greyPng(
-      grey.map((value) => value ^ 1),
-      HEIGHT,
-    );
-    expect([(await put(other)).status, (await put(photo)).status]).toEqual([409, 202]);
+    expect((await send(photo)).status).toBe(202);
+    const other = greyPng(tinted(1), HEIGHT);
+    expect([(await send(other)).status, (await send(photo)).status]).toEqual([409, 202]);
     expect((await ask(`${origin}/jobs/${id}`, { method: "DELETE" })).status).toBe(204);
     expect((await ask(`${origin}/jobs/${first}`)).status).toBe(404);
   });
 
-  test("a picture that turns out corrupt in a first step fails the job, and may be sent again", async () => {
+  test("a picture found corrupt in the first step fails the job, and may be sent again", async () => {
     const id = crypto.randomUUID();
-    const put = (body: Bytes) => ask(`${origin}/jobs/${id}?task=threshold`, { method: "PUT", body });
-    expect((await put(photo.subarray(0, -20))).status).toBe(422);
-    expect((await (await ask(`${origin}/jobs/${id}`)).json()).state).toBe("failed");
-    expect((await put(photo)).status).toBe(202);
+    expect((await put(origin, id, "task=threshold", photo.subarray(0, -20))).status).toBe(422);
+    expect((await state(origin, id)).state).toBe("failed");
+    expect((await put(origin, id, "task=threshold")).status).toBe(202);
     await done(origin, id);
-    expectSame(await bytesOf(await ask(`${origin}/jobs/${id}/result`)), await alone("threshold", "", SOME));
+    expectSame(await resultOf(origin, id), await alone("threshold", "", SOME));
   });
 });
 
@@ -203,13 +199,12 @@ describe("a task's own functions", () => {
       expect([task, answer.status, (await answer.json()).detail]).toEqual([task, 500, sentence]);
     }
     const id = crypto.randomUUID();
-    expect((await ask(`${origin}/jobs/${id}?task=no-find`, { method: "PUT", body: photo })).status).toBe(500);
-    const { state, error } = await (await ask(`${origin}/jobs/${id}`)).json();
-    expect([state, error]).toEqual(["failed", "the task failed: nothing was found"]);
+    expect((await put(origin, id, "task=no-find")).status).toBe(500);
+    expect(await state(origin, id)).toMatchObject({ state: "failed", error: "the task failed: nothing was found" });
     await endAll();
   });
 
-  test("a module that is no task stops the program, which says why in a sentence", async () => {
+  test("a module that is no task ends the program with one sentence", async () => {
     const folder = temporaryFolder("tasks");
     const file = (name: string, code: string) => {
       writeFileSync(join(folder, name), code);
@@ -219,13 +214,13 @@ describe("a task's own functions", () => {
     const broken = file("broken.ts", "export const = 5;\n");
     const again = file("again.ts", "export const task = { name: 'sobel', halo: 0, run: ({ pixels }) => pixels };\n");
     const [one, two] = ["one.ts", "two.ts"].map((name) => file(name, again2));
-    const other = (name: string) => `expected another name or version than ${name}, which is that of`;
+    const taken = (name: string) => `expected a name and version of its own, got ${name}, as in`;
     for (const [TASKS, sentence] of [
       [none, `${none}: expected a name of lower-case letters, digits and hyphens, got "None"`],
-      [`${one}, ${folder}/nowhere.ts`, `${folder}/nowhere.ts: expected a module, there is no such file`],
+      [`${one}, ${folder}/nowhere.ts`, `${folder}/nowhere.ts: expected a module, but there is no such file`],
       [broken, `${broken}: Expected identifier but found "="`],
-      [again, `${again}: ${other("sobel")} tasks/sobel.ts`],
-      [`${one}, ${two}`, `${two}: ${other("again.2")} TASKS: ${one}`],
+      [again, `${again}: ${taken("sobel")} sobel.ts`],
+      [`${one}, ${two}`, `${two}: ${taken("again.2")} TASKS: ${one}`],
     ]) {
       for (const program of ["coordinator.ts", "worker.ts"]) {
         const started = spawnProgram(program, { PORT: "0", TASKS });
@@ -238,7 +233,7 @@ describe("a task's own functions", () => {
 
   const again2 = "export const task = { name: 'again', version: 2, halo: 0, run: ({ pixels }) => pixels };\n";
 
-  /** Modules of tasks that are wrong each in its own way. */
+  /** The setting `TASKS` for three modules. One function of each throws. */
   function broken(): string {
     const folder = temporaryFolder("tasks");
     const data = "halo: 0, run: () => 1, merge: (a, b) => a + b";
@@ -302,10 +297,21 @@ describeWith(["rabbitmq", "redis", "python"], "a fleet", () => {
     return program;
   }
 
-  const state = async (origin: string, id: string) => (await ask(`${origin}/jobs/${id}`)).json();
+  async function beat(name: string, fields: Record<string, string>): Promise<void> {
+    const [seconds] = await store.time();
+    await store.zadd("workers", Number(seconds) * 1000, name);
+    await store.hset(`worker:${name}`, { name, ...fields });
+  }
+
+  async function listed(origin: string): Promise<string[]> {
+    const { tasks } = await json(`${origin}/tasks`);
+    return tasks.map(({ name }: { name: string }) => name).toSorted();
+  }
+
+  const workersOf = async (origin: string) => (await json(`${origin}/workers`)).workers;
 
   test(
-    "every task gives what the one-machine program does, for any bands, on both runtimes; nothing is left",
+    "every task gives the bytes of the one-machine program, for any bands, on both runtimes, and leaves no keys",
     async () => {
       await worker("bun");
       await worker("deno", {}, "deno");
@@ -316,18 +322,18 @@ describeWith(["rabbitmq", "redis", "python"], "a fleet", () => {
   );
 
   test(
-    "a coordinator killed in the first step, and one in the second: the next resumes, and no band is done twice",
+    "if a coordinator is killed in either step, another resumes and no band is computed twice",
     async () => {
       const slow = greyPng(random(WIDTH * 200, 200), 200);
       const expected = await alone("threshold", "", WIDTH, slow);
       for (const step of [1, 2]) {
         const id = crypto.randomUUID();
-        const put = (at: string) => ask(`${at}/jobs/${id}?task=threshold&workers=4`, { method: "PUT", body: slow });
+        const send = (at: string) => put(at, id, "task=threshold&workers=4", slow);
         const origin = await coordinator({}, WIDTH);
         const doomed = programs.at(-1)!;
         const fleet = await worker(`step-${step}`);
-        const lost = put(origin).catch(() => null);
-        const first = await found(async () => (await state(origin, id)).first as string | undefined);
+        const lost = send(origin).catch(() => null);
+        const first = await until(async () => (await state(origin, id)).first as string | undefined);
         const at = step === 1 ? first : id;
         await until(async () => (await store.hlen(`job:{${at}}:done`)) > 20);
         doomed.kill("SIGKILL");
@@ -335,20 +341,20 @@ describeWith(["rabbitmq", "redis", "python"], "a fleet", () => {
         await lost;
         const other = await coordinator({}, WIDTH);
         expect((await state(other, id)).state).toBe("uploading");
-        // What is in the queue is done first: the last of it may not have been marked as sent any more.
-        const busy = async () => (await (await ask(`${other}/workers`)).json()).workers[0].busy as string;
+        // Wait for the queue: the record may lack the last bands that the dead coordinator sent.
+        const busy = async () => (await workersOf(other))[0].busy as string;
         await until(async () => (await busy()) === "" && (await store.hlen(`job:{${at}}:sent`)) > 0);
         for (const name of ["histogram", "threshold"]) {
           await until(async () => (await channel.checkQueue(queueOf(name))).messageCount === 0);
         }
         const before = await store.hgetall(`job:{${first}}:done`);
-        expect((await put(other)).status).toBe(202);
+        expect((await send(other)).status).toBe(202);
         await done(other, id);
-        expectSame(await bytesOf(await ask(`${other}/jobs/${id}/result`)), expected);
+        expectSame(await resultOf(other, id), expected);
         expect(await store.hgetall(`job:{${first}}:done`)).toMatchObject(before);
-        const counted = async () => (await (await ask(`${other}/workers`)).json()).workers[0].bands as number;
-        await until(async () => (await counted()) >= 400); // 200 bands in each step; its heartbeat lags behind
-        await new Promise((wake) => setTimeout(wake, BEAT_MS));
+        const counted = async () => (await workersOf(other))[0].bands as number;
+        await until(async () => (await counted()) >= 400); // 200 bands in each step, reported by the next heartbeat
+        await sleep(BEAT_MS);
         expect(await counted()).toBe(400);
         fleet.kill();
         expect(await fleet.exited).toBe(0);
@@ -358,12 +364,12 @@ describeWith(["rabbitmq", "redis", "python"], "a fleet", () => {
   );
 
   test(
-    "a job of two steps that is cancelled in its first leaves nothing",
+    "a job that is cancelled in its first step leaves no keys but leases",
     async () => {
       const origin = await coordinator();
       const id = crypto.randomUUID();
-      const sent = ask(`${origin}/jobs/${id}?task=threshold`, { method: "PUT", body: photo });
-      const first = await found(async () => (await state(origin, id)).first as string | undefined);
+      const sent = put(origin, id, "task=threshold");
+      const first = await until(async () => (await state(origin, id)).first as string | undefined);
       await until(async () => (await store.hlen(`job:{${first}}:sent`)) > 0);
       expect((await ask(`${origin}/jobs/${id}`, { method: "DELETE" })).status).toBe(204);
       expect((await sent).status).toBe(410);
@@ -373,90 +379,68 @@ describeWith(["rabbitmq", "redis", "python"], "a fleet", () => {
   );
 
   test(
-    "versions side by side: each job is done by its own, and waits while nobody has it",
+    "each version computes its own jobs, and a job waits while no worker has its version",
     async () => {
       const [one, two] = ["test/tasks/tint.ts", "test/tasks/tint-2.ts"];
       const [old, young] = [await coordinator({ TASKS: one }), await coordinator({ TASKS: `${two},${one}` })];
       const post = async (origin: string) =>
         pixelsOf(await bytesOf(await ask(`${origin}/tasks/tint`, { method: "POST", body: photo })));
       const id = crypto.randomUUID();
-      const put = await ask(`${young}/jobs/${id}?task=tint&workers=7`, { method: "PUT", body: photo });
-      expect(await put.json()).toMatchObject({ task: "tint.2", state: "running", waiting: true });
+      const accepted = await put(young, id, "task=tint&workers=7");
+      expect(await accepted.json()).toMatchObject({ task: "tint.2", state: "running", waiting: true });
       await worker("old", { TASKS: one });
-      expectSame(
-        await post(old),
-        grey.map((value) => value ^ 1),
-      );
+      expectSame(await post(old), tinted(1));
       expect(await state(young, id)).toMatchObject({ state: "running", done: 0, waiting: true });
       await worker("young", { TASKS: two });
       await done(young, id);
       expect(Object.keys((await state(young, id)).byWorker)).toEqual(["young"]);
-      expectSame(
-        await post(young),
-        grey.map((value) => value ^ 2),
-      );
-      expectSame(
-        await post(old),
-        grey.map((value) => value ^ 1),
-      );
-      // A coordinator that has not even heard of it hands it out, and gives the result.
+      expectSame(await post(young), tinted(2));
+      expectSame(await post(old), tinted(1));
+      // A coordinator without the task enqueues it for the workers that offer it.
       const plain = await coordinator();
-      expectSame(
-        await post(plain),
-        grey.map((value) => value ^ 2),
-      );
-      expectSame(
-        await pixelsOf(await bytesOf(await ask(`${plain}/jobs/${id}/result`))),
-        grey.map((value) => value ^ 2),
-      );
+      expectSame(await post(plain), tinted(2));
+      expectSame(await pixelsOf(await resultOf(plain, id)), tinted(2));
     },
     LONG,
   );
 
   test(
-    "an upload that an old coordinator has begun, and a new one is to take up, goes on in the old version",
+    "an upload that an old coordinator began is resumed in the old version by a new one",
     async () => {
       const [one, two] = ["test/tasks/tint.ts", "test/tasks/tint-2.ts"];
       const [old, young] = [await coordinator({ TASKS: one }), await coordinator({ TASKS: `${two},${one}` })];
       const onlyNew = await coordinator({ TASKS: two });
       const id = crypto.randomUUID();
-      const put = (origin: string, body: Bytes) =>
-        ask(`${origin}/jobs/${id}?task=tint&workers=1`, { method: "PUT", body });
-      // One band is all there is room for without a worker.
+      const query = "task=tint&workers=1";
+      // Without a worker there is only room for one band.
       const cut = new AbortController();
-      const path = `/jobs/${id}?task=tint&workers=1`;
-      const started = fetch(`${old}${path}`, { method: "PUT", body: photo, signal: cut.signal });
+      const started = put(old, id, query, photo, cut.signal);
       await until(async () => (await store.hlen(`job:{${id}}:sent`)) > 0);
       cut.abort();
       await started.catch(() => {});
-      const refused = await put(onlyNew, photo);
+      const refused = await put(onlyNew, id, query);
       expect([refused.status, (await refused.json()).detail]).toEqual([
         409,
         "this job was started with another picture or task: 100 × 97, tint; what is sent now is 100 × 97, tint.2",
       ]);
       await worker("old", { TASKS: one });
-      expect(await (await put(young, photo)).json()).toMatchObject({ task: "tint" });
+      expect(await (await put(young, id, query)).json()).toMatchObject({ task: "tint" });
       await done(young, id);
-      const result = await pixelsOf(await bytesOf(await ask(`${young}/jobs/${id}/result`)));
-      expectSame(
-        result,
-        grey.map((value) => value ^ 1),
-      );
+      expectSame(await pixelsOf(await resultOf(young, id)), tinted(1));
     },
     LONG,
   );
 
   test(
-    "a worker does what it is told to, and no more",
+    "a worker computes only the tasks in WORKER_TASKS",
     async () => {
       const origin = await coordinator();
       const TASKS = "test/tasks/tint.ts, test/tasks/tint-2.ts, test/tasks/tint.ts";
       await worker("choosy", { TASKS, WORKER_TASKS: "blur, histogram,tint.2" });
-      expect((await (await ask(`${origin}/workers`)).json()).workers[0].tasks).toEqual(["blur", "histogram", "tint.2"]);
+      expect((await workersOf(origin))[0].tasks).toEqual(["blur", "histogram", "tint.2"]);
       expect((await ask(`${origin}/tasks/blur`, { method: "POST", body: photo })).status).toBe(200);
       const id = crypto.randomUUID();
-      const put = await ask(`${origin}/jobs/${id}?workers=7`, { method: "PUT", body: photo });
-      expect(await put.json()).toMatchObject({ task: "sobel", waiting: true });
+      expect(await (await put(origin, id, "workers=7")).json()).toMatchObject({ task: "sobel", waiting: true });
       const wrong = spawnProgram("worker.ts", {
         RABBITMQ_URL: rabbitmq.url,
         REDIS_URL: redis.url,
@@ -471,16 +455,15 @@ describeWith(["rabbitmq", "redis", "python"], "a fleet", () => {
   );
 
   test(
-    "a band that waits behind one of another task is known to be held",
+    "a heartbeat lists a band that waits behind one of another task",
     async () => {
       const origin = await coordinator({ TASKS: "test/tasks/slow.ts" }, WIDTH * HEIGHT);
       await worker("alone", { TASKS: "test/tasks/slow.ts" });
       const [slow, quick] = [crypto.randomUUID(), crypto.randomUUID()];
-      const put = (id: string, query: string) => ask(`${origin}/jobs/${id}?${query}`, { method: "PUT", body: photo });
-      expect((await put(slow, `task=slow&ms=${2 * BEAT_MS}`)).status).toBe(202);
+      expect((await put(origin, slow, `task=slow&ms=${2 * BEAT_MS}`)).status).toBe(202);
       await until(async () => (await channel.checkQueue(`${QUEUE}.slow`)).messageCount === 0);
-      expect((await put(quick, "")).status).toBe(202);
-      const busy = async () => (await (await ask(`${origin}/workers`)).json()).workers[0].busy as string;
+      expect((await put(origin, quick)).status).toBe(202);
+      const busy = async () => (await workersOf(origin))[0].busy as string;
       await until(async () => (await busy()) === `${slow} ${quick}`);
       await done(origin, quick);
       await done(origin, slow);
@@ -490,28 +473,28 @@ describeWith(["rabbitmq", "redis", "python"], "a fleet", () => {
   );
 
   test(
-    "a worker in Python, with OpenCV, does a share of a job, exactly",
+    "a worker in Python with OpenCV computes a part of a job, to the pixel",
     async () => {
       const origin = await coordinator({}, WIDTH);
       const python = await startPython(readFileSync("examples/worker.py", "utf8"));
       const id = crypto.randomUUID();
-      const put = ask(`${origin}/jobs/${id}?workers=8`, { method: "PUT", body: photo });
+      const sent = put(origin, id, "workers=8");
       await until(async () => Object.keys((await state(origin, id)).byWorker ?? {}).includes("foreign"));
       await worker("ours");
-      expect((await put).status).toBe(202);
+      expect((await sent).status).toBe(202);
       await done(origin, id);
       const { byWorker, lossy } = await state(origin, id);
       expect([Object.keys(byWorker).toSorted(), lossy]).toEqual([["foreign", "ours"], false]);
       expect(byWorker.foreign.bands + byWorker.ours.bands).toBe(HEIGHT);
       const expected = await pixelsOf(await alone("sobel", "", WIDTH));
-      expectSame(await pixelsOf(await bytesOf(await ask(`${origin}/jobs/${id}/result`))), expected);
+      expectSame(await pixelsOf(await resultOf(origin, id)), expected);
       python.kill();
     },
     LONG,
   );
 
   test(
-    "a band that is not a PNG makes its job lossy, data do not",
+    "a band that is not a PNG makes its job lossy; data do not",
     async () => {
       const origin = await coordinator({}, WIDTH * HEIGHT);
       const made = sharp(grey, { raw: { width: WIDTH, height: HEIGHT, channels: 1 } });
@@ -523,28 +506,28 @@ describeWith(["rabbitmq", "redis", "python"], "a fleet", () => {
         [Buffer.from(JSON.stringify(Array(256).fill(0))), false, "histogram"],
       ] as const) {
         const id = crypto.randomUUID();
-        await ask(`${origin}/jobs/${id}?task=${task}`, { method: "PUT", body: photo });
+        await put(origin, id, `task=${task}`);
         await store.set(`resultado:{${id}}:0`, value.toString("base64"));
         await done(origin, id);
         expect(await state(origin, id)).toMatchObject({ lossy, byWorker: { foreign: { bands: 1 } } });
-        expect((await bytesOf(await ask(`${origin}/jobs/${id}/result`))).length).toBeGreaterThan(0);
+        expect((await resultOf(origin, id)).length).toBeGreaterThan(0);
       }
     },
     LONG,
   );
 
   test(
-    "one that stores JPEGs is taken too, and the job called lossy",
+    "a worker may store JPEGs, and the job is lossy",
     async () => {
       const origin = await coordinator();
       const code = readFileSync("examples/worker.py", "utf8");
       expect(code).toContain('".png"');
       await startPython(code.replace('".png"', '".jpg"'));
       const id = crypto.randomUUID();
-      expect((await ask(`${origin}/jobs/${id}`, { method: "PUT", body: photo })).status).toBe(202);
+      expect((await put(origin, id)).status).toBe(202);
       await done(origin, id);
       expect(await state(origin, id)).toMatchObject({ lossy: true, byWorker: { foreign: { bands: 7 } } });
-      const got = await pixelsOf(await bytesOf(await ask(`${origin}/jobs/${id}/result`)));
+      const got = await pixelsOf(await resultOf(origin, id));
       const expected = await pixelsOf(await alone("sobel", "", SOME));
       const difference = got.reduce((sum, value, i) => sum + Math.abs(value - expected[i]), 0) / got.length;
       expect(difference).toBeGreaterThan(0);
@@ -554,7 +537,7 @@ describeWith(["rabbitmq", "redis", "python"], "a fleet", () => {
   );
 
   test(
-    "a worker in another language brings a task that no coordinator has",
+    "a worker in another language offers a task that no coordinator has",
     async () => {
       const origin = await coordinator();
       const unknown = await ask(`${origin}/tasks/thin`, { method: "POST", body: photo });
@@ -562,15 +545,12 @@ describeWith(["rabbitmq", "redis", "python"], "a fleet", () => {
         422,
         'unknown task "thin": expected blur, histogram, scharr, sobel, threshold',
       ]);
-      // As docs/wire.md has it.
+      // As in docs/wire.md.
       const by = { type: "integer", minimum: 1, maximum: 9, default: 1 };
       const offers = JSON.stringify([{ name: "thin", halo: 2, params: { by } }, { name: "Nonsense" }, 5]);
-      const [seconds] = await store.time();
-      await store.zadd("workers", Number(seconds) * 1000, "snake");
-      await store.hset("worker:snake", { name: "snake", tasks: '["thin"]', busy: "", offers });
+      await beat("snake", { tasks: '["thin"]', busy: "", offers });
       await store.pexpire("worker:snake", 12_000);
-      const listed = (await (await ask(`${origin}/tasks`)).json()).tasks.map(({ name }: { name: string }) => name);
-      expect(listed.toSorted()).toEqual([...tasks.names(), "thin"].toSorted());
+      expect(await listed(origin)).toEqual([...tasks.names(), "thin"].toSorted());
 
       const answer = ask(`${origin}/tasks/thin?by=3`, { method: "POST", body: photo });
       await until(() => store.keys("job:*:sent").then((keys) => keys.length === 1));
@@ -591,51 +571,44 @@ describeWith(["rabbitmq", "redis", "python"], "a fleet", () => {
   );
 
   test(
-    "a worker that garbles its heartbeat is shown with what can be read of it, and hides nobody",
+    "a garbled heartbeat is shown as far as it can be read, and does not hide other workers",
     async () => {
       const origin = await coordinator();
-      const [seconds] = await store.time();
-      const beat = async (name: string, fields: Record<string, string>) => {
-        await store.zadd("workers", Number(seconds) * 1000, name);
-        await store.hset(`worker:${name}`, { name, ...fields });
-      };
-      await beat("sound", { tasks: '["thin"]', offers: '[{"name":"thin","halo":2}]', bands: "7" });
+      await beat("valid", { tasks: '["thin"]', offers: '[{"name":"thin","halo":2}]', bands: "7" });
       const garbled = ["", "null", "5", '"sobel"', "{}", "[", "[null, 5, {}, []]", '[{"name":"thick","halo":"2"}]'];
       for (const [i, text] of garbled.entries()) await beat(`garbled-${i}`, { tasks: text, offers: text, bands: text });
       const offer = { name: "thick", halo: 2, params: { by: { type: "string", enum: 5 } } };
       await beat("half", { tasks: '[5,"sobel"]', offers: JSON.stringify([offer]), bands: "-1", ms: "Infinity" });
       const id = crypto.randomUUID();
-      expect((await ask(`${origin}/jobs/${id}`, { method: "PUT", body: photo })).status).toBe(202);
+      expect((await put(origin, id)).status).toBe(202);
       for (const path of ["/workers", "/tasks", `/jobs/${id}`]) {
         const answer = await ask(`${origin}${path}`);
         expect([path, answer.status]).toEqual([path, 200]);
       }
-      const { workers } = await (await ask(`${origin}/workers`)).json();
-      const told = new Map(workers.map((worker: { name: string }) => [worker.name, worker]));
-      expect(told.size).toBe(garbled.length + 2);
-      expect(told.get("sound")).toMatchObject({ tasks: ["thin"], bands: 7 });
-      expect(told.get("garbled-0")).toMatchObject({ tasks: [], bands: 0 });
-      expect(told.get("half")).toMatchObject({ tasks: ["sobel"], bands: 0, ms: 0 });
-      const listed = (await (await ask(`${origin}/tasks`)).json()).tasks.map(({ name }: { name: string }) => name);
-      expect(listed.toSorted()).toEqual([...tasks.names(), "thin"].toSorted());
+      const workers = await workersOf(origin);
+      const shown = new Map(workers.map((worker: { name: string }) => [worker.name, worker]));
+      expect(shown.size).toBe(garbled.length + 2);
+      expect(shown.get("valid")).toMatchObject({ tasks: ["thin"], bands: 7 });
+      expect(shown.get("garbled-0")).toMatchObject({ tasks: [], bands: 0 });
+      expect(shown.get("half")).toMatchObject({ tasks: ["sobel"], bands: 0, ms: 0 });
+      expect(await listed(origin)).toEqual([...tasks.names(), "thin"].toSorted());
     },
     LONG,
   );
 
   test(
-    "a worker whose heartbeat is no hash is not shown, and hides nobody",
+    "a heartbeat that is no hash is not shown, and does not hide other workers",
     async () => {
       const origin = await coordinator({}, WIDTH * HEIGHT);
-      const [seconds] = await store.time();
-      for (const name of ["odd", "sound"]) await store.zadd("workers", Number(seconds) * 1000, name);
+      await beat("valid", { tasks: '["sobel"]' });
+      await store.zadd("workers", (await store.zscore("workers", "valid"))!, "odd");
       await store.set("worker:odd", "x");
-      await store.hset("worker:sound", { name: "sound", tasks: '["sobel"]' });
       const answer = await ask(`${origin}/workers`);
       expect(answer.status).toBe(200);
       const { workers } = await answer.json();
-      expect(workers.map(({ name }: { name: string }) => name)).toEqual(["sound"]);
+      expect(workers.map(({ name }: { name: string }) => name)).toEqual(["valid"]);
       const id = crypto.randomUUID();
-      expect((await ask(`${origin}/jobs/${id}`, { method: "PUT", body: photo })).status).toBe(202);
+      expect((await put(origin, id)).status).toBe(202);
       for (const path of ["/tasks", `/jobs/${id}`]) {
         const { status } = await ask(`${origin}${path}`);
         expect([path, status]).toEqual([path, 200]);
@@ -645,31 +618,27 @@ describeWith(["rabbitmq", "redis", "python"], "a fleet", () => {
   );
 
   test(
-    "a band that may be with a worker that does not say so is given more time than one that no worker has",
+    "a band is missed later if a worker may have it without reporting so",
     async () => {
       const origin = await coordinator({}, WIDTH * HEIGHT);
-      const beat = async (fields: Record<string, string>) => {
-        const [seconds] = await store.time();
-        await store.zadd("workers", Number(seconds) * 1000, "snake");
-        await store.hset("worker:snake", { name: "snake", tasks: '["sobel"]', busy: "", ...fields });
-      };
+      const snake = (fields: Record<string, string>) => beat("snake", { tasks: '["sobel"]', busy: "", ...fields });
       for (const [fields, limit] of [
-        [{}, 90_000], // as docs/wire.md has it
+        [{}, 90_000], // as in docs/wire.md
         [{ runtime: "python" }, 15_000],
       ] as const) {
         const id = crypto.randomUUID();
-        expect((await ask(`${origin}/jobs/${id}`, { method: "PUT", body: photo })).status).toBe(202);
-        await beat(fields);
+        expect((await put(origin, id)).status).toBe(202);
+        await snake(fields);
         let taken = 0;
         const { consumerTag } = await channel.consume(QUEUE, (message) => {
-          channel.ack(message!); // and nothing more is heard of it
+          channel.ack(message!); // the band is lost
           taken++;
         });
         await until(() => taken === 1);
         const since = async (ms: number) => {
-          await beat(fields);
+          await snake(fields);
           await until(async () => {
-            await state(origin, id); // whoever asks has it looked for
+            await state(origin, id); // makes the coordinator look for the band
             return (await store.hexists(`job:{${id}}`, "suspect")) === 1;
           });
           await store.hset(`job:{${id}}`, "suspect", Date.now() - ms);
@@ -686,7 +655,7 @@ describeWith(["rabbitmq", "redis", "python"], "a fleet", () => {
     LONG,
   );
 
-  /** A worker in Python, as a process. Its end is not awaited: it knows no orderly one. */
+  /** A worker in Python, as a process. It has no orderly end: it is killed. */
   async function startPython(code: string): Promise<Program> {
     const file = join(temporaryFolder("python"), "worker.py");
     writeFileSync(file, code);
@@ -713,7 +682,7 @@ describe("the golden messages of docs/wire.md", () => {
     result: { key: string; value: string };
   }
 
-  test.each(["sobel", "blur", "histogram"])("%s: our own bytes, and what is made of them", async (name) => {
+  test.each(["sobel", "blur", "histogram"])("%s: our own message and result are the same bytes", async (name) => {
     const { queue, message_id, message, result }: Golden = JSON.parse(readFileSync(`docs/wire/${name}.json`, "utf8"));
     const body = Buffer.from(JSON.stringify(message));
     const chunk = await decodeMessage(body);
@@ -732,7 +701,7 @@ describe("the golden messages of docs/wire.md", () => {
   });
 });
 
-test("a first step reads the picture once, and keeps no more of it in memory than of any", async () => {
+test("a first step reads the picture once, and enqueues no more bands than any other job", async () => {
   const queue = new LocalQueue();
   const app = createApp({ queue, results: new LocalResults(60), tasks, bandPixels: SOME });
   const id = crypto.randomUUID();
@@ -752,7 +721,7 @@ test("a first step reads the picture once, and keeps no more of it in memory tha
 
 type Bytes = Buffer<ArrayBuffer>;
 
-/** What the one-machine program writes. */
+/** The bytes that the one-machine program writes. */
 async function alone(name: string, query: string, bandPixels: number, picture = photo): Promise<Bytes> {
   const task = tasks.newest(name)!;
   const values = queryValues(task, new URLSearchParams(query));
@@ -767,21 +736,16 @@ async function pixelsOf(png: Uint8Array): Promise<Uint8Array> {
   return collectPixels(await readImage(onePiece(png)));
 }
 
-async function done(origin: string, id: string): Promise<void> {
-  await until(async () => {
-    const { state, error } = await (await ask(`${origin}/jobs/${id}`)).json();
-    if (state === "failed") throw new Error(error);
-    return state === "done";
-  });
-}
-
-async function endAll(): Promise<void> {
-  for (const program of programs) program.kill("SIGTERM");
-  for (const program of programs.splice(0)) expect(await program.exited, program.out).toBe(0);
+function tinted(by: number): Uint8Array {
+  return grey.map((value) => value ^ by);
 }
 
 function ask(url: string, init: RequestInit = {}): Promise<Response> {
   return fetch(url, { signal: AbortSignal.timeout(DEADLINE), ...init });
+}
+
+async function json(url: string) {
+  return (await ask(url)).json();
 }
 
 async function bytesOf(answer: Response): Promise<Bytes> {
@@ -790,18 +754,31 @@ async function bytesOf(answer: Response): Promise<Bytes> {
   return bytes;
 }
 
-async function found<T>(ask: () => Promise<T | null | undefined>): Promise<T> {
-  let value: T | null | undefined;
-  await until(async () => {
-    value = await ask();
-    return value !== null && value !== undefined;
-  });
-  return value!;
+function put(origin: string, id: string, query = "", body = photo, signal?: AbortSignal): Promise<Response> {
+  return ask(`${origin}/jobs/${id}?${query}`, { method: "PUT", body, ...(signal && { signal }) });
 }
 
-async function until(condition: () => boolean | Promise<boolean>): Promise<void> {
-  for (const deadline = Date.now() + DEADLINE; !(await condition()); ) {
-    if (Date.now() > deadline) throw new Error(`not true after ${DEADLINE} ms: ${condition}`);
-    await new Promise((resolve) => setTimeout(resolve, 10));
-  }
+function state(origin: string, id: string) {
+  return json(`${origin}/jobs/${id}`);
+}
+
+async function resultOf(origin: string, id: string): Promise<Bytes> {
+  return bytesOf(await ask(`${origin}/jobs/${id}/result`));
+}
+
+async function done(origin: string, id: string): Promise<void> {
+  await until(async () => {
+    const job = await state(origin, id);
+    if (job.state === "failed") throw new Error(job.error);
+    return job.state === "done";
+  });
+}
+
+async function endAll(): Promise<void> {
+  for (const program of programs) program.kill("SIGTERM");
+  for (const program of programs.splice(0)) expect(await program.exited, program.out).toBe(0);
+}
+
+function until<T>(probe: () => T | Promise<T>): Promise<NonNullable<T>> {
+  return waitUntil(probe, DEADLINE);
 }

@@ -1,11 +1,11 @@
-// docs/your-own-task.md, as a newcomer would go through it: its files written, its commands run in its order, in a copy of
-// the project. Only the servers' addresses and the port are others. What is run in Google Cloud is not: of that, the
-// scripts must be there.
+// docs/your-own-task.md: its files are written and its commands are run, in its order, in a copy of the project. Only the
+// port and the servers' addresses differ. The commands for Google Cloud are not run: their scripts must exist.
 import { afterAll, expect, test } from "bun:test";
 import { spawn } from "node:child_process";
 import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { describeWith, freePort, sharedServers, temporaryFolder } from "./servers.ts";
+import { until } from "./wait.ts";
 
 const PROJECT = join(import.meta.dirname, "..");
 const text = readFileSync(join(PROJECT, "docs", "your-own-task.md"), "utf8");
@@ -15,7 +15,7 @@ const [, change] = cloud.match(/^(## When it changes$.*?)^## /ms)!;
 const blocks = (part: string, language: string) =>
   [...part.matchAll(new RegExp(`^\`\`\`${language}\n([\\s\\S]*?)^\`\`\`$`, "gm"))].map(([, code]) => code);
 
-/** No `-m`: it would give each job a group of its own, which nobody ends when the script is ended. */
+/** No `-m`: each job would get a process group of its own, and outlive the script. */
 const OPTIONS = "set -eo pipefail";
 
 describeWith(["rabbitmq", "redis"], "the tutorial", () => {
@@ -24,25 +24,27 @@ describeWith(["rabbitmq", "redis"], "the tutorial", () => {
   const endGroup = (group: number) => {
     try {
       process.kill(-group, "SIGKILL");
-    } catch {} // it has ended, as it should
+    } catch {} // it has ended already
     groups.delete(group);
   };
   const endAll = () => groups.forEach(endGroup);
   afterAll(endAll);
   process.on("exit", endAll); // Ctrl-C
 
-  test.each(["fails", "is cut short"])("that %s leaves nothing running", async (how) => {
+  test.each(["fails", "is cut short"])("leaves no process when it %s", async (how) => {
     const marks = [1, 2, 3].map((i) => `300.${i}${process.pid}`);
     const sleeping = () => marks.filter((seconds) => commandLines().includes(`sleep\0${seconds}\0`));
     const started = `sleep ${marks[0]} &\n(sleep ${marks[1]} &)`;
-    const ended = bash(`${OPTIONS}\n${started}\n${how === "fails" ? "sleep 0.2; false" : `sleep ${marks[2]}`}`);
-    while (sleeping().length < (how === "fails" ? 2 : 3)) await new Promise((wake) => setTimeout(wake, 10));
-    if (how === "is cut short") endAll();
+    const last = how === "fails" ? "until test -e go; do sleep 0.01; done; false" : `sleep ${marks[2]}`;
+    const ended = bash(`${OPTIONS}\n${started}\n${last}`);
+    await until(() => sleeping().length === (how === "fails" ? 2 : 3));
+    if (how === "fails") writeFileSync(join(folder, "go"), "");
+    else endAll();
     expect((await ended).code).toBe(how === "fails" ? 1 : null);
     expect(sleeping()).toEqual([]);
   });
 
-  test("works as it stands", async () => {
+  test("works, command by command", async () => {
     const { rabbitmq, redis } = await sharedServers();
     copyProject(folder);
     const files = blocks(local, "ts");
@@ -60,7 +62,7 @@ describeWith(["rabbitmq", "redis"], "the tutorial", () => {
     expect(code, out).toBe(0);
 
     const sums = out.match(/^[0-9a-f]{64} {2}-$/gm);
-    expect(sums, out).toHaveLength(1); // one line, whatever the bands
+    expect(sums, out).toHaveLength(1); // the same for any number of bands
     const light = out.match(/^\{"darkest".*\}$/gm);
     expect(light).toHaveLength(4);
     expect(new Set(light).size).toBe(1);
@@ -69,12 +71,12 @@ describeWith(["rabbitmq", "redis"], "the tutorial", () => {
     expect(out).toContain('"name":"grow","version":1,"description":"Each pixel becomes the brightest around it"');
   }, 120_000);
 
-  test("has types that hold", async () => {
+  test("passes the type check", async () => {
     const { code, out } = await bash("bun x tsc");
     expect(code, out).toBe(0);
   }, 120_000);
 
-  test("names scripts and files that are there", () => {
+  test("names scripts and files that exist", () => {
     const links = [...text.matchAll(/\]\(([^)#]+)\)/g)].map(([, to]) => join(PROJECT, "docs", to));
     expect(links.filter((file) => !existsSync(file))).toEqual([]);
     const scripts = [...cloud.matchAll(/pipelines\/[\w.-]+/g)].map(([path]) => path);
@@ -82,7 +84,7 @@ describeWith(["rabbitmq", "redis"], "the tutorial", () => {
     expect(scripts.filter((path) => !existsSync(join(PROJECT, path)))).toEqual([]);
   });
 
-  /** Runs a script in the copy, in a group of its own, so that nothing it starts outlives the test. */
+  /** Runs a script in the copy, in its own process group, so that nothing that it starts outlives the test. */
   function bash(script: string): Promise<{ code: number | null; out: string }> {
     const env = { ...process.env, PATH: `${dirname(process.execPath)}:${process.env.PATH}`, NO_COLOR: "1" };
     const child = spawn("bash", ["-c", script], {
@@ -92,7 +94,7 @@ describeWith(["rabbitmq", "redis"], "the tutorial", () => {
       stdio: ["ignore", "pipe", "pipe"],
     });
     groups.add(child.pid!);
-    // What it leaves behind would keep its output open.
+    // A process that it left would keep its output open.
     child.on("exit", () => endGroup(child.pid!));
     let out = "";
     for (const stream of [child.stdout, child.stderr]) {
@@ -104,19 +106,19 @@ describeWith(["rabbitmq", "redis"], "the tutorial", () => {
   }
 });
 
-/** Of all processes, each word with a zero behind it. */
+/** Of all processes. Every word ends with a zero byte. */
 function commandLines(): string[] {
   const pids = readdirSync("/proc").filter((name) => /^\d+$/.test(name));
   return pids.map((pid) => {
     try {
       return readFileSync(`/proc/${pid}/cmdline`, "utf8");
     } catch {
-      return ""; // it has ended meanwhile
+      return ""; // it has ended in the meantime
     }
   });
 }
 
-/** What a clone has. The packages are not copied. */
+/** Copies what a clone has. The packages are a link. */
 function copyProject(to: string): void {
   mkdirSync(to, { recursive: true });
   const names = readdirSync(PROJECT, { withFileTypes: true }).filter(

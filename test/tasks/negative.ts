@@ -1,4 +1,4 @@
-// The least task there is: no halo, another picture.
+// The smallest task: no halo, no parameters.
 import type { Task } from "../../task.ts";
 
 export const task: Task = {

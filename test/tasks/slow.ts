@@ -1,4 +1,4 @@
-// A task that takes its time.
+// A task that takes `ms` for each band.
 import { pictureTask } from "../../task.ts";
 
 export const task = pictureTask({

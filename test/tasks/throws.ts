@@ -1,4 +1,4 @@
-// A task that throws, whatever it is given.
+// A task that always throws.
 import type { Task } from "../../task.ts";
 
 export const task: Task = {

@@ -1,0 +1,103 @@
+/**
+ * The checks of a task, before it is run for the first time. A task comes from a module (tasks/index.ts) or from a
+ * worker's offer, which is any JSON.
+ *
+ * Not here: the checks of values and results (task.ts).
+ */
+import {
+  checkedValues,
+  type DataTask,
+  firstOf,
+  haloOf,
+  isData,
+  isHalo,
+  MAX_HALO,
+  type PictureTask,
+  RESERVED,
+  shown,
+  type Task,
+  TaskError,
+  type Values,
+} from "../task.ts";
+
+/** The version follows the name, after a dot. `tareas.muertas` is the queue of dead letters. */
+const NAME = /^(?!muertas$)[a-z][a-z0-9-]{0,63}$/;
+/** Can be written in a query and read in a form. */
+const PARAM_NAME = /^[a-z][a-z0-9_-]{0,63}$/i;
+/** What a parameter's schema may have, by its type. */
+const KEYWORDS = new Map<unknown, string[]>([
+  ["number", ["type", "description", "default", "minimum", "maximum"]],
+  ["integer", ["type", "description", "default", "minimum", "maximum"]],
+  ["boolean", ["type", "description", "default"]],
+  ["string", ["type", "description", "default", "enum"]],
+]);
+
+/** Checks a module's export `task`. @throws TaskError that names the first fault */
+export function expectTask(task: Partial<Task> | undefined): asserts task is Task {
+  expect(isRecord(task), "an export called task", task);
+  const { name, version = 1, description, halo, params = {}, run } = task as Partial<Task>;
+  expect(isString(name) && NAME.test(name), "a name of lower-case letters, digits and hyphens", name);
+  expect(Number.isInteger(version) && version >= 1, "a version that is a whole number from 1", version);
+  expect(typeof halo === "function" || isHalo(halo), `a halo of 0 to ${MAX_HALO} rows, or a function`, halo);
+  expect(typeof run === "function", "a function run", run);
+  expect(description === undefined || isString(description), "a description that is a string", description);
+  expect(isRecord(params), "params to be an object", params);
+  for (const [param, schema] of Object.entries(params)) expectParam(param, schema);
+  const { merge, finish, first } = task as Partial<DataTask & PictureTask>;
+  expect(!("merge" in task) || typeof merge === "function", "a function merge", merge);
+  expect(finish === undefined || typeof finish === "function", "a function finish", finish);
+  expect(finish === undefined || merge !== undefined, "a function merge beside finish", merge);
+  const defaults = defaultsOf(task as Task);
+  if (first !== undefined) expectFirst(first, task as Task, defaults);
+  // A halo that depends on a derived parameter cannot be computed yet.
+  if (!firstOf(task as Task, defaults)) haloOf(task as Task, defaults);
+}
+
+function expectParam(name: string, schema: unknown): void {
+  expect(PARAM_NAME.test(name), "a parameter name of letters, digits, _ and -, a letter first", name);
+  expect(!RESERVED.includes(name), `a parameter name other than ${RESERVED.join(" and ")}`, name);
+  const where = `parameter ${name}: `;
+  expect(isRecord(schema), "a schema", schema, where);
+  const { type, description, minimum, maximum, enum: choices } = schema;
+  const keywords = KEYWORDS.get(type);
+  expect(keywords !== undefined, "the type number, integer, boolean or string", type, where);
+  const unknown = Object.keys(schema).find((keyword) => !keywords.includes(keyword));
+  expect(unknown === undefined, `only the keywords ${keywords.join(", ")}`, unknown, where);
+  expect(description === undefined || isString(description), "a description that is a string", description, where);
+  for (const bound of [minimum, maximum])
+    expect(bound === undefined || Number.isFinite(bound), "bounds that are numbers", bound, where);
+  const empty = minimum !== undefined && maximum !== undefined && Number(minimum) > Number(maximum);
+  expect(!empty, `a minimum up to the maximum ${maximum}`, minimum, where);
+  const strings = Array.isArray(choices) && choices.length > 0 && choices.every(isString);
+  expect(choices === undefined || strings, "an enum of strings", choices, where);
+}
+
+function defaultsOf(task: Task): Values {
+  try {
+    return checkedValues(task, {});
+  } catch (error) {
+    throw new TaskError(`default of ${(error as Error).message}`, { cause: error });
+  }
+}
+
+function expectFirst(first: NonNullable<PictureTask["first"]>, task: Task, defaults: Values): void {
+  expect(!isData(task) && isRecord(first), "first, if any, to be an object of a picture task", first);
+  const { param, task: step, find } = first;
+  const open = Object.hasOwn(task.params ?? {}, param) && defaults[param] === undefined;
+  expect(open, "first.param to name a parameter without a default", param);
+  expect(typeof find === "function", "a function first.find", find);
+  expectTask(step);
+  expect(isData(step), "first.task to be a data task", step.name);
+}
+
+function expect(holds: boolean, what: string, got: unknown, where = ""): asserts holds {
+  if (!holds) throw new TaskError(`${where}expected ${what}, got ${shown(got)}`);
+}
+
+function isRecord(value: unknown): value is Record<string, unknown> {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+function isString(value: unknown): value is string {
+  return typeof value === "string";
+}
