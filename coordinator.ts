@@ -26,12 +26,11 @@ import {
   preview,
   result,
 } from "./http/jobs.ts";
-import { apiDocument } from "./http/openapi.ts";
 import { jobId, paramsOf, query, workersOf } from "./http/params.ts";
 import { Previews } from "./http/preview.ts";
 import { expectToken, HttpError, problem, streamed, unavailable } from "./http/respond.ts";
 import { serve } from "./http/serve.ts";
-import { readPage, servePage } from "./http/static.ts";
+import { readApiDocument, readPage, servePage } from "./http/static.ts";
 import { Upload } from "./http/upload.ts";
 import { enqueue, jobOf, merge, removeJob, startOrResume, withLease } from "./job.ts";
 import { type End, Follower, failureOf } from "./ops/follow.ts";
@@ -45,7 +44,6 @@ import {
   DEFAULT_UPLOAD_BYTES,
   keepMemory,
   levelSetting,
-  MAX_WORKERS,
   setting,
   tokenSetting,
 } from "./ops/settings.ts";
@@ -94,6 +92,7 @@ export function createApp(dependencies: Dependencies) {
   const context = contextOf(dependencies);
   const { metrics, log } = context;
   const page = readPage();
+  const apiDocument = readApiDocument();
   // Elysia's default finds no path behind a host name of less than four letters.
   const app = new Elysia({ handler: { standardHostname: false } })
     .onError(({ error, request, route }) => metrics.answered(request, route, problem(error, request, log)))
@@ -104,11 +103,7 @@ export function createApp(dependencies: Dependencies) {
     .get("/page/:file", ({ request, params }) => servePage(request, page, params.file))
     .get("/healthz", () => Response.json({ status: "ok" }))
     .get("/readyz", () => readiness(context))
-    .get("/openapi.json", (): Response => {
-      const facts = { tasks: context.tasks.names(), maxWorkers: MAX_WORKERS, maxUploadBytes: context.maxUploadBytes };
-      const headers = { "content-type": "application/json" };
-      return new Response(JSON.stringify(apiDocument(app.routes, facts)), { headers });
-    })
+    .get("/openapi.json", () => new Response(apiDocument, { headers: { "content-type": "application/json" } }))
     .get("/metrics", ({ request }) => metricsText(context, request))
     .get("/workers", ({ request }) => listWorkers(context, request))
     .get("/tasks", () => listTasks(context))

@@ -39,7 +39,7 @@ export function workersOf(request: Request): number | null {
 
 /** Width of a preview in pixels, at most. */
 export function widthOf(request: Request): number {
-  return wholeNumber(request, "width", WIDTHS.least, WIDTHS.most) ?? WIDTHS.usual;
+  return wholeNumber(request, "width", WIDTHS.min, WIDTHS.max) ?? WIDTHS.default;
 }
 
 function wholeNumber(request: Request, name: string, min: number, max: number): number | null {

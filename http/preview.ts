@@ -1,48 +1,48 @@
 /**
- * A finished band as a small PNG, for whoever shows a job while it runs.
+ * Previews: a finished band as a small PNG, for clients that show a job while it runs.
  *
  * Not here: HTTP (coordinator.ts), the result itself (job.ts).
  *
- * Invariant: pictures are scaled off the event loop, and a few at a time, whatever is asked for.
+ * Invariant: pictures are scaled off the event loop, at most `MAX_SCALING` at a time.
  */
 import { bandRows, chunkIdOf, pixelsOf } from "../chunk.ts";
 import { unusable } from "../job.ts";
 import type { Done, Job, Results } from "../results.ts";
 import { gone } from "../watch.ts";
 
-export const WIDTHS = { least: 16, most: 2048, usual: 1024 };
+/** Width of a preview, pixels. */
+export const WIDTHS = { min: 16, max: 2048, default: 1024 };
 
-/** Scaled at a time: workers may share the cores. */
-const AT_ONCE = 2;
+/** Few, because workers may share the cores. */
+const MAX_SCALING = 2;
 
-/** Scales for one store. */
 export class Previews {
-  #busy = 0;
+  #scaling = 0;
   readonly #waiting: (() => void)[] = [];
 
   constructor(
     readonly results: Results,
-    /** So many may wait their turn. */
-    readonly most = 64,
+    /** Requests that may wait for their turn. */
+    readonly maxWaiting = 64,
   ) {}
 
-  /** False: those that wait are as many as may. */
+  /** Whether one more request may wait. */
   get hasRoom(): boolean {
-    return this.#waiting.length < this.most;
+    return this.#waiting.length < this.maxWaiting;
   }
 
   /**
-   * A band, at most `width` pixels wide; never larger than it is.
-   * @throws JobError 410 where its result is gone, 500 where it cannot be used
+   * A band as a PNG, at most `width` pixels wide, and never wider than the job's picture.
+   * @throws JobError "gone" if its result has expired, "failed" if it cannot be read
    */
   async png(job: Job, band: number, { bytes }: Done, width: number): Promise<Buffer<ArrayBuffer>> {
-    if (this.#busy === AT_ONCE) await new Promise<void>((go) => this.#waiting.push(go));
-    else this.#busy++;
+    if (this.#scaling === MAX_SCALING) await new Promise<void>((go) => this.#waiting.push(go));
+    else this.#scaling++;
     try {
       const picture = await this.results.load(chunkIdOf(job.id, band));
       if (!picture) throw gone();
       const { rows } = bandRows(job, band);
-      // Zero bytes: a third-party worker has stored it, and it may be any picture.
+      // Zero bytes: the result of a third-party worker, which may be a picture of any format.
       const isForeign = bytes === 0;
       const pixels = isForeign ? pixelsOf(picture, job, band) : Promise.resolve(picture);
       return await pixels
@@ -51,14 +51,15 @@ export class Previews {
           throw unusable(band, cause);
         });
     } finally {
-      // Handed on, not given up: nobody who comes now gets before those who wait.
+      // The place passes to the next in line, so that a new request cannot overtake it.
       const next = this.#waiting.shift();
       if (next) next();
-      else this.#busy--;
+      else this.#scaling--;
     }
   }
 }
 
+/** @param isRaw `picture` is `job.width × rows` grey pixels, row-major; otherwise an encoded picture */
 async function scaled(
   picture: Uint8Array,
   isRaw: boolean,

@@ -1,7 +1,9 @@
 /**
- * What any answer needs: errors as problem details, the token, ranges, streams of pieces.
+ * What every answer may need: errors as problem details (RFC 9457), the token, ranges, streams.
  *
- * Not here: what is asked and answered (coordinator.ts), uploads (upload.ts), the server (serve.ts).
+ * HTTP statuses are given here and by `HttpError` alone; other errors carry codes.
+ *
+ * Not here: routes (coordinator.ts), uploads (upload.ts), the server (serve.ts).
  */
 import { createHash, timingSafeEqual } from "node:crypto";
 import { NotFoundError } from "elysia";
@@ -10,9 +12,9 @@ import { ImageError, type ImageErrorCode } from "../picture/picture.ts";
 import { QueueError } from "../queue.ts";
 import { JobError } from "../watch.ts";
 
-export const RETRY_SECONDS = 5;
+const RETRY_SECONDS = 5;
 
-/** An answer other than success: RFC 9457. */
+/** An answer other than success. */
 export class HttpError extends Error {
   constructor(
     readonly status: number,
@@ -23,12 +25,12 @@ export class HttpError extends Error {
   }
 }
 
-/** 503: send it again later. */
+/** 503, with `retry-after`. */
 export function unavailable(message: string): HttpError {
   return new HttpError(503, message, { "retry-after": String(RETRY_SECONDS) });
 }
 
-/** @throws HttpError 401 unless the request has the token; how long that takes tells nothing of it */
+/** Compares digests in constant time, so that the time of the answer reveals nothing about the token. @throws HttpError 401 */
 export function expectToken(request: Request, token: string | undefined): void {
   if (token === undefined) return;
   const digest = (text: string) => createHash("sha256").update(text).digest();
@@ -37,36 +39,46 @@ export function expectToken(request: Request, token: string | undefined): void {
   throw new HttpError(401, "a token is needed: Authorization: Bearer …", { "www-authenticate": "Bearer" });
 }
 
-/** Every error as problem details; never a stack trace. */
+/** Any error as problem details, without a stack trace. */
 export function problem(error: unknown, request: Request, log: Log): Response {
-  const { status, detail, headers } = explained(error, request, log);
+  const { status, message: detail, headers } = expected(error, request) ?? unexpected(error, request, log);
   const title = TITLES[status] ?? "Error";
   const body = JSON.stringify({ type: "about:blank", title, status, detail });
   const kind = { "content-type": "application/problem+json", "x-content-type-options": "nosniff" };
   return new Response(body, { status, headers: { ...headers, ...kind } });
 }
 
-function explained(
-  error: unknown,
-  request: Request,
-  log: Log,
-): { status: number; detail: string; headers?: Record<string, string> } {
-  if (error instanceof HttpError) return { status: error.status, detail: error.message, headers: error.headers };
-  if (error instanceof ImageError || error instanceof JobError)
-    return { status: STATUSES[error.code], detail: error.message };
-  if (error instanceof QueueError) return explained(unavailable(error.message), request, log);
-  if (error instanceof NotFoundError) {
-    return { status: 404, detail: `nothing here: ${request.method} ${new URL(request.url).pathname}` };
+function expected(error: unknown, request: Request): HttpError | undefined {
+  if (error instanceof HttpError) return error;
+  if (error instanceof ImageError || error instanceof JobError) {
+    return new HttpError(STATUSES[error.code], error.message);
   }
-  if (error === request.signal.reason) return { status: 400, detail: "the client has hung up" };
-  // The path and not the whole address: what stands behind it may be a token that somebody put there by mistake.
+  if (error instanceof QueueError) return unavailable(error.message);
+  if (error instanceof NotFoundError) {
+    const path = `${request.method} ${new URL(request.url).pathname}`;
+    return new HttpError(404, `not found: ${path}; GET /openapi.json lists the paths`);
+  }
+  if (error === request.signal.reason) return new HttpError(400, "the client closed the connection");
+}
+
+/** Logs the error. */
+function unexpected(error: unknown, request: Request, log: Log): HttpError {
+  // Without the query: a client may have put a token there by mistake.
   const { method, url } = request;
   const stack = error instanceof Error ? error.stack : undefined;
   log.error("a request failed", { method, path: new URL(url).pathname, error, stack });
-  return explained(unavailable("something this coordinator needs does not work: its log says more"), request, log);
+  if (isRedisError(error)) return unavailable(`Redis is unavailable; retry in ${RETRY_SECONDS} s`);
+  return unavailable("the request failed inside the coordinator; its log has the reason");
 }
 
-/** Of the errors that the program itself knows by a code. */
+/** By name, because ioredis does not export all of these classes. */
+const REDIS_ERRORS = new Set(["ReplyError", "AbortError", "MaxRetriesPerRequestError"]);
+
+function isRedisError(error: unknown): boolean {
+  // A DOMException may be called AbortError, too.
+  return error instanceof Error && !(error instanceof DOMException) && REDIS_ERRORS.has(error.name);
+}
+
 const STATUSES: Record<ImageErrorCode | JobError["code"], number> = {
   "not-an-image": 400,
   conflict: 409,
@@ -78,7 +90,7 @@ const STATUSES: Record<ImageErrorCode | JobError["code"], number> = {
   "taken-over": 503,
 };
 
-export const TITLES: Record<number, string> = {
+const TITLES: Record<number, string> = {
   400: "Bad request",
   401: "Unauthorized",
   404: "Not found",
@@ -94,21 +106,24 @@ export const TITLES: Record<number, string> = {
 };
 
 /**
- * Which bytes of `length` are asked for (RFC 9110, 14.2): one range; null for all of them.
+ * The range of bytes that a request asks for (RFC 9110, 14.2); null for the whole. Several ranges count as the whole.
+ * @param length of the whole, bytes
  * @throws HttpError 416
  */
 export function rangeOf(request: Request, length: number, etag: string): { from: number; to: number } | null {
-  const match = /^bytes=(\d*)-(\d*)$/.exec(request.headers.get("range") ?? "");
+  const header = request.headers.get("range") ?? "";
+  const match = /^bytes=(\d*)-(\d*)$/.exec(header);
   const condition = request.headers.get("if-range");
   if (!match || match[0] === "bytes=-" || (condition !== null && condition !== etag)) return null;
   const [, first, last] = match;
   const from = first === "" ? Math.max(0, length - Number(last)) : Number(first);
   const to = first === "" || last === "" ? length : Math.min(length, Number(last) + 1);
   if (from < to) return { from, to };
-  throw new HttpError(416, `range: expected bytes of 0 to ${length - 1}`, { "content-range": `bytes */${length}` });
+  const detail = `range: expected bytes from 0 to ${length - 1}, got ${JSON.stringify(header)}`;
+  throw new HttpError(416, detail, { "content-range": `bytes */${length}` });
 }
 
-/** Bytes `from` to `to` of what `pieces` are together. */
+/** The bytes from `from` up to, but not including, `to` of the concatenated pieces. */
 export async function* slice(pieces: AsyncIterable<Uint8Array>, from: number, to: number): AsyncGenerator<Uint8Array> {
   let at = 0;
   for await (const piece of pieces) {
@@ -120,8 +135,8 @@ export async function* slice(pieces: AsyncIterable<Uint8Array>, from: number, to
 }
 
 /**
- * Answers with the pieces. The first is waited for, so that what fails at once still gets its status; whoever hangs up
- * ends their making.
+ * Answers with the pieces as a stream. It waits for the first piece, so that an early error still gets its status. The
+ * generator is ended when the client closes the connection.
  */
 export async function streamed(pieces: AsyncGenerator<Uint8Array>, init: ResponseInit): Promise<Response> {
   const first = await pieces.next();

@@ -1,13 +1,19 @@
 /**
- * A server on Bun or Deno. Time-outs are ours: a window of bands may hold an upload up for as long as it likes.
+ * An HTTP server on Bun or Deno.
+ *
+ * It has no time-out of its own: an upload may wait for its job's bands for any time, and upload.ts limits how slow a
+ * client may be.
+ *
+ * Not here: what is answered (coordinator.ts).
  */
 
 export interface Server {
   port: number;
+  /** Takes no more requests; resolves when those in progress are answered. */
   stop(): Promise<void>;
 }
 
-/** Serves on Bun or Deno. Time-outs are ours: a window of bands may hold an upload up for as long as it likes. */
+/** @param port 0: any free port */
 export function serve(
   fetch: (request: Request) => Response | Promise<Response>,
   hostname: string,
@@ -17,7 +23,7 @@ export function serve(
     const server = Bun.serve({
       hostname,
       port,
-      maxRequestBodySize: Number.MAX_SAFE_INTEGER,
+      maxRequestBodySize: Number.MAX_SAFE_INTEGER, // upload.ts has the limit
       fetch(request, self) {
         self.timeout(request, 0);
         return fetch(request);

@@ -1,6 +1,7 @@
 /**
- * The page as it is served: the files in page/, under a policy that lets run what this server
- * has and nothing else.
+ * Files that the coordinator serves as they are: the page, and the API's description.
+ *
+ * The page is served under a content security policy: only this coordinator's own files load and run.
  *
  * Not here: what the page does (page/page.js).
  */
@@ -8,7 +9,6 @@ import { createHash } from "node:crypto";
 import { readdirSync, readFileSync } from "node:fs";
 import { NotFoundError } from "elysia";
 
-/** Nothing runs or loads but what this coordinator serves. */
 const PAGE_POLICY = [
   "default-src 'none'",
   "script-src 'self'",
@@ -33,7 +33,7 @@ interface Asset {
   headers: Record<string, string>;
 }
 
-/** What stands in page/, by name, read once. */
+/** The files in page/, by name. */
 export function readPage(): Map<string, Asset> {
   const folder = new URL("../page/", import.meta.url);
   return new Map(
@@ -53,11 +53,19 @@ export function readPage(): Map<string, Asset> {
   );
 }
 
-/** Answers with a file of the page, or that the browser has it still. */
+/** Answers with a file of the page, or 304 if the browser has it. @throws NotFoundError */
 export function servePage(request: Request, page: Map<string, Asset>, name: string): Response {
   const file = page.get(name);
   if (!file) throw new NotFoundError();
   const { body, etag, headers } = file;
   if (request.headers.get("if-none-match") === etag) return new Response(null, { status: 304, headers });
   return new Response(body, { headers });
+}
+
+/**
+ * The API as OpenAPI 3.1. The document is kept by hand; test/openapi.test.ts compares it with the routes and with real
+ * answers.
+ */
+export function readApiDocument(): string {
+  return readFileSync(new URL("../docs/openapi.json", import.meta.url), "utf8");
 }

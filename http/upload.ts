@@ -1,5 +1,5 @@
 /**
- * The body of a request as it comes in: counted, watched for its pace, and never left half read.
+ * The body of a request: its size and its pace are limited, and it is never left half read.
  *
  * Not here: what the bytes are (picture/read.ts).
  */
@@ -7,23 +7,22 @@ import { Readable } from "node:stream";
 import { Busboy, type BusboyInstance } from "@fastify/busboy";
 import { HttpError } from "./respond.ts";
 
-/** An upload that is waited for this long, ms, and brings less than so many bytes meanwhile, is given up: it holds a place. */
+/** The minimum rate of an upload is 64 KiB in 60 s; a slower one holds a place for too long and is answered with 408. */
 const PATIENCE_MS = 60_000;
 const MIN_BYTES = 1 << 16;
-/** Of an upload that was refused, this much is still read, for this long, so that the client comes to read the answer. */
+/** At most this much of a refused upload is read and discarded, for at most this long, ms. */
 const DISCARD_BYTES = 4 * 2 ** 30;
 const DISCARD_MS = 60_000;
 
-/** The body of a request: counted, watched for its pace, and never left half read. */
 export class Upload {
   readonly #body: ReadableStreamDefaultReader<Uint8Array> | undefined;
   readonly #announced: number;
-  /** Read so far, what was thrown away not counted. */
+  /** Bytes read so far, without those that were discarded. */
   bytes = 0;
   #ended: boolean;
-  /** Since the last `MIN_BYTES` were complete: for how long it was waited for, ms, and what has come. */
+  /** Since the last `MIN_BYTES` were complete: time spent waiting for the client, ms, and bytes received. */
   #waited = 0;
-  #came = 0;
+  #received = 0;
 
   constructor(
     request: Request,
@@ -35,6 +34,7 @@ export class Upload {
     this.#announced = Number(request.headers.get("content-length") ?? 0);
   }
 
+  /** @throws HttpError 413 if the request announces more than `maxBytes` */
   checkLength(): void {
     if (this.#announced > this.maxBytes) throw this.#tooLarge(this.#announced);
   }
@@ -43,7 +43,7 @@ export class Upload {
     return new HttpError(413, `upload too large: expected at most ${this.maxBytes} bytes, got ${bytes} or more`);
   }
 
-  /** The picture's bytes: the body, or the part `image` of a form. */
+  /** The picture's bytes: the body, or the part `image` of a form. @throws HttpError 400, 408, 413, here or while read */
   async image(request: Request): Promise<AsyncIterable<Uint8Array>> {
     const type = request.headers.get("content-type") ?? "";
     return /^multipart\/form-data/i.test(type) ? imagePart(Readable.from(this.#read()), type) : this.#read();
@@ -64,15 +64,16 @@ export class Upload {
     let timer: ReturnType<typeof setTimeout> | undefined;
     const start = performance.now();
     const slow = new Promise<never>((_, reject) => {
-      const why = `the upload is too slow: ${this.#came} bytes in ${this.patience / 1000} s`;
+      const expected = `expected at least ${MIN_BYTES} bytes in ${this.patience / 1000} s`;
+      const why = `upload too slow: ${expected}, got ${this.#received}`;
       timer = setTimeout(() => reject(new HttpError(408, why)), this.patience - this.#waited);
     });
     try {
       const { done, value } = await Promise.race([this.#body.read(), slow]);
       this.#ended = done;
       this.#waited += performance.now() - start;
-      this.#came += value?.length ?? 0;
-      if (this.#came >= MIN_BYTES) this.#waited = this.#came = 0;
+      this.#received += value?.length ?? 0;
+      if (this.#received >= MIN_BYTES) this.#waited = this.#received = 0;
       return value;
     } catch (error) {
       this.#ended = true;
@@ -83,7 +84,10 @@ export class Upload {
     }
   }
 
-  /** Reads on without keeping, in the background: else a client that is still sending sees a broken connection. */
+  /**
+   * Reads the rest and discards it. Otherwise a client that is still sending gets a broken connection, not the answer.
+   * Never rejects.
+   */
   async discard(): Promise<void> {
     const deadline = Date.now() + DISCARD_MS;
     try {
@@ -91,13 +95,13 @@ export class Upload {
         bytes += (await this.#next())?.length ?? 0;
       }
     } catch {
-      // The client is gone, or silent: nobody waits for an answer.
+      // The client is gone or silent, so it does not wait for an answer.
     }
     if (!this.#ended) this.#body?.cancel().catch(() => {});
   }
 }
 
-/** @throws HttpError 400 where the form has no file `image` */
+/** @throws HttpError 400 if the form has no file `image` */
 function imagePart(body: Readable, type: string): Promise<AsyncIterable<Uint8Array>> {
   return new Promise((resolve, reject) => {
     const bad = (error: unknown) => {
@@ -110,7 +114,7 @@ function imagePart(body: Readable, type: string): Promise<AsyncIterable<Uint8Arr
       return bad(error);
     }
     form.on("file", (field, part) => {
-      part.on("error", () => {}); // whoever reads it sees the error; nobody may be reading
+      part.on("error", () => {}); // its reader gets the error; without a reader it would be uncaught
       if (field !== "image") return part.resume();
       const cut = (error: Error) => part.destroy(error);
       body.once("error", cut);
@@ -124,7 +128,7 @@ function imagePart(body: Readable, type: string): Promise<AsyncIterable<Uint8Arr
   });
 }
 
-/** @throws HttpError 400 where the form ends within the part */
+/** @throws HttpError 400 if the form ends within the part */
 async function* piecesOf(part: Readable): AsyncGenerator<Uint8Array> {
   try {
     yield* part;

@@ -1,23 +1,35 @@
-// The API's description: valid by a validator that is not ours, of every route, and true of real answers. The answers
-// are those of the real program, as a process.
+// docs/openapi.json: valid OpenAPI by a third-party validator, complete, and true of real answers. The answers come from the
+// real program, run as a process.
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { readFileSync } from "node:fs";
 import { Validator } from "@seriousme/openapi-schema-validator";
 import Ajv2020 from "ajv/dist/2020";
 import { encode } from "fast-png";
 import { createApp } from "../coordinator.ts";
 import { LocalQueue, LocalResults } from "../embedded.ts";
-import { apiDocument } from "../http/openapi.ts";
+import { WIDTHS } from "../http/preview.ts";
+import { MAX_WORKERS } from "../ops/settings.ts";
 import { loadTasks } from "../tasks/index.ts";
 import { binaries, type Program, spawnProgram } from "./servers.ts";
 
-const tasks = await loadTasks();
-
 setDefaultTimeout(30_000);
 
+interface Parameter {
+  in: string;
+  name: string;
+  schema: { minimum: number; maximum: number; default?: number };
+}
+interface Answer {
+  headers?: object;
+  content?: Record<string, { schema: object }>;
+}
+interface Reference {
+  $ref: string;
+}
 interface Operation {
   summary?: string;
-  parameters?: { in: string; name: string; required: boolean; schema: object }[];
-  responses: Record<string, { headers?: object; content?: Record<string, { schema: object }> }>;
+  parameters?: (Parameter | Reference)[];
+  responses: Record<string, Answer | Reference>;
 }
 interface Document {
   paths: Record<string, Record<string, Operation>>;
@@ -26,85 +38,127 @@ interface Document {
 
 const TOKEN = "open-sesame";
 const photo = Buffer.from(encode({ width: 60, height: 40, channels: 1, data: new Uint8Array(2400).fill(9) }));
-const app = createApp({ queue: new LocalQueue(), results: new LocalResults(60), tasks });
+const app = createApp({ queue: new LocalQueue(), results: new LocalResults(60), tasks: await loadTasks() });
+
+const document: Document = JSON.parse(readFileSync(new URL("../docs/openapi.json", import.meta.url), "utf8"));
 
 let program: Program;
 let origin: string;
-let document: Document;
 
 beforeAll(async () => {
   program = spawnProgram("coordinator.ts", { PORT: "0", WORKERS: "1", AUTH_TOKEN: TOKEN, LOG_LEVEL: "error" });
   [origin] = await program.waitFor(/http:\/\/127\.0\.0\.1:\d+/);
-  const answer = await fetch(`${origin}/openapi.json`);
-  expect(answer.headers.get("content-type")).toBe("application/json");
-  document = await answer.json();
 });
 afterAll(async () => {
   program.kill();
   await program.exited;
 });
 
+/** Follows a reference within the document. */
+function resolved<T extends object>(part: T | Reference): T {
+  if (!("$ref" in part)) return part;
+  const [, ...keys] = part.$ref.split("/");
+  return keys.reduce((node, key) => node[key] as never, document as unknown as Record<string, never>) as T;
+}
+
+function parametersOf({ parameters = [] }: Operation): Parameter[] {
+  return parameters.map((one) => resolved<Parameter>(one));
+}
+
 describe("the document", () => {
+  test("is what the coordinator serves", async () => {
+    const answer = await fetch(`${origin}/openapi.json`);
+    expect(answer.headers.get("content-type")).toBe("application/json");
+    expect(await answer.json()).toEqual(document);
+  });
+
   test("is valid OpenAPI 3.1", async () => {
     const validator = new Validator();
     const { valid, errors } = await validator.validate({ ...structuredClone(document) });
     expect({ valid, errors, version: validator.version }).toEqual({ valid: true, errors: undefined, version: "3.1" });
-    // And the validator is one: it sees what is wrong.
+    // The validator rejects a document that is not valid.
     const broken = { ...document, info: { title: "no version" } };
     expect((await new Validator().validate(broken)).valid).toBe(false);
   });
 
-  test("has every route, and of each what it is, its parameters and its answers", () => {
-    for (const { method, path } of app.routes) {
-      const url = path.replace(/:(\w+)/g, "{$1}");
-      const operation = document.paths[url]?.[method.toLowerCase()];
-      expect([method, path, typeof operation?.summary]).toEqual([method, path, "string"]);
-      const inPath = operation.parameters?.filter((one) => one.in === "path").map(({ name }) => name) ?? [];
-      expect([path, inPath]).toEqual([path, [...path.matchAll(/:(\w+)/g)].map(([, name]) => name)]);
-      expect(Object.keys(operation.responses).some((status) => status.startsWith("2"))).toBe(true);
-    }
-    const urls = Object.keys(document.paths).map((url) => url.replace(/\{(\w+)\}/g, ":$1"));
-    expect(urls.toSorted()).toEqual([...new Set(app.routes.map(({ path }) => path))].toSorted());
+  test("has the coordinator's routes, all of them and no others", () => {
+    const routes = app.routes.map(({ method, path }) => `${method} ${path.replace(/:(\w+)/g, "{$1}")}`);
+    const described = Object.entries(document.paths).flatMap(([url, operations]) =>
+      Object.keys(operations).map((method) => `${method.toUpperCase()} ${url}`),
+    );
+    expect(described.toSorted()).toEqual(routes.toSorted());
   });
 
-  test("of a route that nothing is told of, says nothing", () => {
-    const { paths } = apiDocument([{ method: "GET", path: "/new/:one" }], {
-      tasks: [],
-      maxWorkers: 1,
-      maxUploadBytes: 1,
-    });
-    expect(paths).toEqual({ "/new/{one}": { get: { responses: {} } } });
+  test("has a summary, the path's parameters and a success for every route", () => {
+    for (const [url, operations] of Object.entries(document.paths)) {
+      for (const operation of Object.values(operations)) {
+        expect([url, operation.summary]).toEqual([url, expect.stringMatching(/^[A-Z]/)]);
+        const inPath = parametersOf(operation).filter((one) => one.in === "path");
+        expect([url, ...inPath.map(({ name }) => `{${name}}`)]).toEqual([url, ...(url.match(/\{\w+\}/g) ?? [])]);
+        expect(Object.keys(operation.responses).some((status) => status.startsWith("2"))).toBe(true);
+      }
+    }
+  });
+
+  test("has every reference that it uses, and uses every component", () => {
+    const used = new Set([...JSON.stringify(document).matchAll(/"\$ref":"([^"]+)"/g)].map(([, ref]) => ref));
+    const { securitySchemes, ...components } = document.components as Record<string, object>;
+    const present = Object.entries(components).flatMap(([kind, parts]) =>
+      Object.keys(parts).map((name) => `#/components/${kind}/${name}`),
+    );
+    const byEventStreams = ["BandEvent", "GoneEvent", "UnknownEvent"].map((name) => `#/components/schemas/${name}`);
+    expect([...used, ...byEventStreams].toSorted()).toEqual(present.toSorted());
   });
 });
 
-describe("real answers are as described", () => {
+describe("real answers match the document", () => {
   const ajv = new Ajv2020({ strict: false, validateFormats: false, allErrors: true });
   const id = crypto.randomUUID();
 
-  /** Asks, and checks status, type, headers and JSON against the description of the route. */
+  /** Sends a request, and checks the status, the type, the headers and the JSON of its answer against the document. */
   async function expectTrue(method: string, path: string, status: number, init: RequestInit = {}, token = TOKEN) {
     const url = path
       .replace(/\?.*/, "")
       .replace(/^\/jobs\/[^/]+/, "/jobs/{id}")
+      .replace(/bands\/.+/, "bands/{band}")
       .replace(/^\/tasks\/.+/, "/tasks/{task}");
     const headers = { authorization: `Bearer ${token}`, ...init.headers };
     const answer = await fetch(origin + path, { method, ...init, headers });
     const text = await answer.text();
     expect([method, path, answer.status, text]).toEqual([method, path, status, expect.anything()]);
-    const described = document.paths[url][method.toLowerCase()].responses[status];
-    expect(described).toBeDefined();
+    const { responses } = document.paths[url][method.toLowerCase()];
+    expect(Object.keys(responses)).toContain(String(status));
+    const described = resolved<Answer>(responses[status]);
     for (const name of Object.keys(described.headers ?? {})) {
       if (name !== "retry-after" || status === 503) expect([name, answer.headers.get(name)]).not.toEqual([name, null]);
     }
+    if (!described.content) return expect(text).toBe("");
     const [type] = (answer.headers.get("content-type") ?? "").split(";");
-    expect(Object.keys(described.content ?? { "": 0 })).toContain(type);
-    if (!type.endsWith("json")) return;
-    const schema = { ...closed(described.content![type].schema), components: closed(document.components) };
-    const check = ajv.compile(schema);
-    expect([check(JSON.parse(text)), check.errors]).toEqual([true, null]);
+    expect(Object.keys(described.content)).toContain(type);
+    if (type.endsWith("json")) expectMatch(JSON.parse(text), described.content[type].schema);
+    if (type === "text/event-stream") expectEvents(text);
   }
 
-  /** Fields that are not described are not allowed either. */
+  function expectMatch(value: unknown, schema: object) {
+    const check = ajv.compile({ ...closed(schema), components: closed(document.components) });
+    expect([value, check(value), check.errors]).toEqual([value, true, null]);
+  }
+
+  /** Every event is one that the document has, with the data that the document says. */
+  function expectEvents(text: string) {
+    const schemas: Record<string, string> = { job: "Job", done: "Job", band: "BandEvent", unknown: "UnknownEvent" };
+    for (const { name, data } of eventsOf(text)) {
+      const schema = name === "failed" ? (data.code ? "GoneEvent" : "Job") : schemas[name];
+      expectMatch(data, { $ref: `#/components/schemas/${schema}` });
+    }
+  }
+
+  function eventsOf(text: string): { name: string; data: { id: string; code?: string } }[] {
+    const events = text.matchAll(/^event: (\w+)\ndata: (.*)$/gm);
+    return Array.from(events, ([, name, json]) => ({ name, data: JSON.parse(json) }));
+  }
+
+  /** A schema that allows no fields but those that it describes. */
   function closed(schema: object): object {
     const text = JSON.stringify(schema, (_, value) => {
       const isObject = value?.type === "object" && value.properties;
@@ -113,7 +167,7 @@ describe("real answers are as described", () => {
     return JSON.parse(text);
   }
 
-  test("a job from its sending to its end", async () => {
+  test("of a job from its upload to its removal", async () => {
     await expectTrue("PUT", `/jobs/${id}?workers=2`, 202, { body: photo });
     await expectTrue("GET", `/jobs/${id}/events`, 200);
     await expectTrue("GET", `/jobs/${id}`, 200);
@@ -134,12 +188,43 @@ describe("real answers are as described", () => {
     }
   });
 
-  test("the others", async () => {
-    for (const path of ["/", "/healthz", "/readyz", "/metrics", "/workers", "/tasks", "/openapi.json"])
-      await expectTrue("GET", path, 200);
+  test("of events of jobs that do not exist yet, finish, fail, and are cancelled", async () => {
+    const [later, corrupt, cancelled] = Array.from({ length: 3 }, () => crypto.randomUUID());
+    const stream = await fetch(`${origin}/events?jobs=${later},${corrupt},${cancelled}`);
+    const put = (id: string, body: Uint8Array<ArrayBuffer>) =>
+      fetch(`${origin}/jobs/${id}`, { method: "PUT", body, headers: { authorization: `Bearer ${TOKEN}` } });
+    // The upload is left open, so the job is unfinished until it is cancelled.
+    const { readable, writable } = new TransformStream<Uint8Array, Uint8Array>();
+    const headers = { authorization: `Bearer ${TOKEN}` };
+    const open = fetch(`${origin}/jobs/${cancelled}`, { method: "PUT", body: readable, headers }).catch(() => {});
+    const writer = writable.getWriter();
+    await writer.write(photo.subarray(0, photo.length - 30));
+    while ((await fetch(`${origin}/jobs/${cancelled}`)).status !== 200) await Bun.sleep(10);
+    await expectTrue("DELETE", `/jobs/${cancelled}`, 204);
+    expect((await put(later, photo)).status).toBe(202);
+    expect((await put(corrupt, photo.subarray(0, photo.length - 30))).status).toBe(422);
+    const text = await stream.text();
+    expectEvents(text);
+    const of = (id: string) => eventsOf(text).filter(({ data }) => data.id === id);
+    for (const id of [later, corrupt, cancelled]) expect(of(id)[0]).toEqual({ name: "unknown", data: { id } });
+    expect(of(later).at(-1)!.name).toBe("done");
+    expect(of(corrupt).at(-1)).toMatchObject({ name: "failed", data: { error: expect.stringMatching(/IEND/) } });
+    expect(of(cancelled).at(-1)).toMatchObject({ name: "failed", data: { code: "gone" } });
+    await writer.abort();
+    await open;
+    await expectTrue("GET", `/events?jobs=${later}`, 200);
+    await expectTrue("GET", "/events?jobs=1", 400);
+    for (const id of [later, corrupt]) await expectTrue("DELETE", `/jobs/${id}`, 204);
   });
 
-  test("errors, in the coordinator's own words and not Elysia's", async () => {
+  test("of the page, the probes and the lists", async () => {
+    for (const path of ["/", "/healthz", "/readyz", "/metrics", "/workers", "/tasks", "/openapi.json"])
+      await expectTrue("GET", path, 200);
+    const etag = (await fetch(`${origin}/`)).headers.get("etag") ?? "";
+    await expectTrue("GET", "/", 304, { headers: { "if-none-match": etag } });
+  });
+
+  test("of errors, which are the coordinator's and not Elysia's", async () => {
     for (const path of ["/workers", "/metrics"]) await expectTrue("GET", path, 401, {}, "wrong");
     await expectTrue("PUT", `/jobs/${id}`, 401, { body: photo }, "wrong");
     await expectTrue("GET", "/jobs/1", 400);
@@ -155,15 +240,27 @@ describe("real answers are as described", () => {
     await expectTrue("POST", "/tasks/sobel", 422, { body: photo.subarray(0, photo.length - 30) });
   });
 
-  test("limits are as described", async () => {
-    const { parameters } = document.paths["/jobs/{id}"].put;
-    const { maximum } = parameters!.find(({ name }) => name === "workers")!.schema as { maximum: number };
-    await expectTrue("PUT", `/jobs/${id}?workers=${maximum}`, 202, { body: photo });
-    await expectTrue("PUT", `/jobs/${id}?workers=${maximum + 1}`, 400, { body: photo });
+  test("of requests at and beyond the documented limits", async () => {
+    const limits = (method: string, url: string, parameter: string) =>
+      parametersOf(document.paths[url][method]).find(({ name }) => name === parameter)!.schema;
+    const workers = limits("put", "/jobs/{id}", "workers");
+    expect(workers).toMatchObject({ minimum: 1, maximum: MAX_WORKERS });
+    await expectTrue("PUT", `/jobs/${id}?workers=${workers.maximum}`, 202, { body: photo });
+    await expectTrue("PUT", `/jobs/${id}?workers=${workers.maximum + 1}`, 400, { body: photo });
+    await expectTrue("PUT", `/jobs/${id}?workers=${workers.minimum - 1}`, 400, { body: photo });
+    await expectTrue("GET", `/jobs/${id}/events`, 200);
+    const { minimum, maximum, default: usual } = limits("get", "/jobs/{id}/bands/{band}", "width");
+    expect({ min: minimum, max: maximum, default: usual }).toEqual(WIDTHS);
+    const band = (width: number) => `/jobs/${id}/bands/0?width=${width}`;
+    for (const width of [minimum, maximum]) await expectTrue("GET", band(width), 200);
+    for (const width of [minimum - 1, maximum + 1]) await expectTrue("GET", band(width), 400);
+    await expectTrue("GET", `/jobs/${id}/bands/1`, 404);
+    const etag = (await fetch(`${origin}/jobs/${id}/bands/0`)).headers.get("etag") ?? "";
+    await expectTrue("GET", `/jobs/${id}/bands/0`, 304, { headers: { "if-none-match": etag } });
   });
 });
 
-test.skipIf(!binaries.deno)("under Deno the same document", async () => {
+test.skipIf(!binaries.deno)("Deno serves the same document", async () => {
   const other = spawnProgram("coordinator.ts", { PORT: "0", WORKERS: "1" }, "deno");
   const [at] = await other.waitFor(/http:\/\/127\.0\.0\.1:\d+/);
   expect(await (await fetch(`${at}/openapi.json`)).json()).toEqual(document);
