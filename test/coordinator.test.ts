@@ -302,7 +302,7 @@ describe("what is asked wrongly", () => {
       ["OPTIONS", "/tasks/sobel"],
       ["POST", "/"],
     ]) {
-      await expectProblem(await ask(path, { method }), 404, new RegExp(`nothing here: ${method} /`));
+      await expectProblem(await ask(path, { method }), 404, new RegExp(`not found: ${method} /`));
     }
     const head = await ask("/nothing", { method: "HEAD" });
     expect([head.status, head.headers.get("content-type")]).toEqual([404, "application/problem+json"]);
