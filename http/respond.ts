@@ -51,7 +51,8 @@ export function problem(error: unknown, request: Request, log: Log): Response {
 function expected(error: unknown, request: Request): HttpError | undefined {
   if (error instanceof HttpError) return error;
   if (error instanceof ImageError || error instanceof JobError) {
-    return new HttpError(STATUSES[error.code], error.message);
+    const status = STATUSES[error.code];
+    return status === 503 ? unavailable(error.message) : new HttpError(status, error.message);
   }
   if (error instanceof QueueError) return unavailable(error.message);
   if (error instanceof NotFoundError) {

@@ -1,5 +1,5 @@
-// The embedded program as its users meet it: through real sockets, with the clients that people have. Where a test must
-// see inside (what was queued, what is left in the store), the same app runs in this process, with `createApp`.
+// The embedded program over real sockets, with the clients that people use: curl, Python, fetch, Chromium. Tests that
+// inspect the queue and the store run the same app in this process (kit.ts).
 //
 // The expected bytes are those of the one-machine program.
 import {
@@ -17,49 +17,53 @@ import {
 import { execFile } from "node:child_process";
 import { tracingChannel } from "node:diagnostics_channel";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
-import { connect, type Socket } from "node:net";
+import { connect } from "node:net";
 import { availableParallelism, tmpdir, totalmem } from "node:os";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { deflateSync } from "node:zlib";
 import { encode } from "fast-png";
+import { Redis, ReplyError } from "ioredis";
 import { chromium } from "playwright-core";
 import sharp from "sharp";
-import { type Chunk, chunkIdOf } from "../chunk.ts";
-import { transform } from "../cli/local.ts";
-import { createApp, type Dependencies } from "../coordinator.ts";
+import { chunkIdOf } from "../chunk.ts";
 import { LocalQueue, LocalResults } from "../embedded.ts";
+import { problem } from "../http/respond.ts";
 import { jobOf } from "../job.ts";
-import { openLog } from "../ops/log.ts";
+import { type Log, openLog } from "../ops/log.ts";
 import { memorySettings } from "../ops/settings.ts";
-import { readImage } from "../picture/read.ts";
-import type { Handler } from "../queue.ts";
-import type { Done, Hint, Job, WorkerInfo } from "../results.ts";
+import { QueueError } from "../queue.ts";
+import type { Job } from "../results.ts";
 import { task as sobel } from "../sobel.ts";
-import { loadTasks } from "../tasks/index.ts";
-import { JobWatch } from "../watch.ts";
-import { Worker } from "../worker.ts";
+import { JobError, JobWatch } from "../watch.ts";
+import {
+  BAND_PIXELS,
+  type Bytes,
+  bytesOf,
+  DEADLINE,
+  edgesOf,
+  type JobEvent,
+  type Kit,
+  parsedEvents,
+  rawUpload,
+  startKit,
+} from "./kit.ts";
 import { chunk, expectSame, ihdr, PALETTE, pngOf, random, SIGNATURE } from "./pictures.ts";
 import { binaries, describeWith, type Program, spawnProgram } from "./servers.ts";
+import { sleep, until, within } from "./wait.ts";
 
-const tasks = await loadTasks();
-
-type Bytes = Buffer<ArrayBuffer>;
 type Part = Uint8Array<ArrayBuffer>;
 
-const BAND_PIXELS = 4000;
 const MAX_UPLOAD_BYTES = 16 << 20;
-/** No wait in this file is longer, ms. */
-const DEADLINE = 15_000;
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/;
 
-/** More than the tests' 15 s, for those that start programs one after the other. */
+/** Some tests start several programs, one after the other. */
 setDefaultTimeout(60_000);
 
 /** Eight bands: seven of 19 rows and one of 17. */
 const photo = png(200, 150, 1);
 const sameSize = png(200, 150, 2);
-/** 67 bands of 6 rows but the last, of 4. More than is read before the first rows are inflated, 256 KiB. */
+/** 67 bands: 66 of 6 rows and one of 4. More bytes than are read before the first rows are inflated, 256 KiB. */
 const wide = png(600, 400, 3);
 const small = png(20, 10, 4);
 /** 13 MB: more than all buffers between client and server hold. */
@@ -85,11 +89,11 @@ const SETTINGS = {
   WORKERS: "2",
   BAND_PIXELS: String(BAND_PIXELS),
   MAX_UPLOAD_BYTES: String(MAX_UPLOAD_BYTES),
-  LOG_LEVEL: "warn", // below it, every job has its lines; above it, there is to be none
+  LOG_LEVEL: "warn", // at `info` every job has its lines; from `warn` on, the log must stay empty
 };
 
 describe("POST /tasks/sobel", () => {
-  test("a body in, its edges out, and nothing is kept", async () => {
+  test("answers a picture with its edges, and keeps nothing", async () => {
     const answer = await ask("/tasks/sobel", { method: "POST", body: photo });
     expect(answer.status).toBe(200);
     expect(answer.headers.get("content-type")).toBe("image/png");
@@ -99,14 +103,14 @@ describe("POST /tasks/sobel", () => {
     await until(async () => (await ask(`/jobs/${id}`)).status === 404);
   });
 
-  test("any number of workers gives the same bytes", async () => {
+  test("gives the same bytes for any number of workers", async () => {
     for (const workers of ["1", "2", "3", "1024", ""]) {
       const answer = await ask(`/tasks/sobel?workers=${workers}`, { method: "POST", body: photo });
       expectSame(await bytesOf(answer), edgesOfPhoto);
     }
   });
 
-  test("a form: the field image, whatever stands before and behind it", async () => {
+  test("takes the field `image` of a form, whatever fields precede and follow it", async () => {
     const form = new FormData();
     form.append("note", "before");
     form.append("other", new File([sameSize], "other.png"));
@@ -118,7 +122,7 @@ describe("POST /tasks/sobel", () => {
     expectSame(await bytesOf(answer), edgesOfPhoto);
   });
 
-  test("forms without a picture to be found", async () => {
+  test("refuses forms without a picture", async () => {
     const form = new FormData();
     form.append("picture", new File([photo], "photo.png"));
     await expectProblem(await ask("/tasks/sobel", { method: "POST", body: form }), 400, /field image, got none/);
@@ -144,7 +148,7 @@ describe("POST /tasks/sobel", () => {
 });
 
 describe("PUT /jobs/:id", () => {
-  test("a job's life: sent, looked at, downloaded twice, removed", async () => {
+  test("a job is uploaded, followed, downloaded twice, and removed", async () => {
     const id = crypto.randomUUID();
     const sent = await ask(`/jobs/${id}?workers=2`, { method: "PUT", body: photo });
     expect(sent.status).toBe(202);
@@ -152,7 +156,7 @@ describe("PUT /jobs/:id", () => {
     const asked = { id, task: "sobel", width: 200, height: 150, rows: 19, bands: 8, workers: 2, error: null };
     expect(await sent.json()).toMatchObject(asked);
 
-    // Opened while it runs or after it: the same story.
+    // The events are the same while the job runs and after it.
     for (let round = 0; round < 2; round++) {
       const answer = await ask(`/jobs/${id}/events`);
       expect(answer.headers.get("content-type")).toStartWith("text/event-stream");
@@ -185,9 +189,9 @@ describe("PUT /jobs/:id", () => {
     }
   });
 
-  test("while the picture is on its way: its state, its events, and no result yet", async () => {
+  test("during the upload the job has a state and events, and no result", async () => {
     const id = crypto.randomUUID();
-    const upload = await rawUpload(`PUT /jobs/${id}`, wide.length);
+    const upload = await rawUpload(origin, `PUT /jobs/${id}`, wide.length);
     upload.write(wide.subarray(0, wide.length / 2));
     await until(async () => (await ask(`/jobs/${id}`)).status === 200);
     expect((await (await ask(`/jobs/${id}`)).json()).state).toBe("uploading");
@@ -196,7 +200,7 @@ describe("PUT /jobs/:id", () => {
     await expectProblem(early, 409, /not ready: \d+ of 67 bands/);
 
     const events = await ask(`/jobs/${id}/events`);
-    // Bands are done before the last byte has come.
+    // Bands are done before the last byte has arrived.
     await until(async () => (await (await ask(`/jobs/${id}`)).json()).done > 1);
     upload.write(wide.subarray(wide.length / 2));
     const story = parsedEvents(await events.text());
@@ -206,7 +210,7 @@ describe("PUT /jobs/:id", () => {
     expectSame(await bytesOf(await ask(`/jobs/${id}/result`)), await edgesOf(wide));
   });
 
-  test("as a form too", async () => {
+  test("a form is accepted, too", async () => {
     const id = crypto.randomUUID();
     const form = new FormData();
     form.append("image", new File([photo], "photo.png"));
@@ -215,13 +219,13 @@ describe("PUT /jobs/:id", () => {
     expectSame(await bytesOf(await ask(`/jobs/${id}/result`)), edgesOfPhoto);
   });
 
-  test("the same id again is the same job; with another picture it is a conflict", async () => {
+  test("the same id again is the same job; another picture under it is a conflict", async () => {
     const id = crypto.randomUUID();
     const put = (body: Part) => ask(`/jobs/${id}`, { method: "PUT", body });
     for (let round = 0; round < 2; round++) expect((await put(photo)).status).toBe(202);
     await finished(id);
     const before = await (await ask(`/jobs/${id}`)).json();
-    // Ids are not case-sensitive.
+    // Ids are case-insensitive.
     expect((await ask(`/jobs/${id.toUpperCase()}`, { method: "PUT", body: photo })).status).toBe(202);
     expect(await (await ask(`/jobs/${id}`)).json()).toEqual(before);
 
@@ -229,12 +233,12 @@ describe("PUT /jobs/:id", () => {
     await expectProblem(await put(small), 409, /another picture or task: 200 × 150, sobel/);
     await expectProblem(await put(photo.subarray(0, 20_000)), 422, /ends before its IEND/);
     await expectProblem(await put(Buffer.from("a text")), 400, /not an image/);
-    // Nothing of that harms the job.
+    // The job is unaffected.
     expect(await (await ask(`/jobs/${id}`)).json()).toEqual(before);
     expectSame(await bytesOf(await ask(`/jobs/${id}/result`)), edgesOfPhoto);
   });
 
-  test("an id whose picture was corrupt can be used again", async () => {
+  test("an id can be used again after a corrupt picture", async () => {
     const id = crypto.randomUUID();
     const cut = photo.subarray(0, photo.length - 20);
     await expectProblem(await ask(`/jobs/${id}`, { method: "PUT", body: cut }), 422, /ends before its IEND/);
@@ -251,14 +255,14 @@ describe("PUT /jobs/:id", () => {
     expectSame(await bytesOf(await ask(`/jobs/${id}/result`)), edgesOfPhoto);
   });
 
-  test("what is wrong from the first bytes on leaves no job", async () => {
+  test("a picture that is refused at its first bytes leaves no job", async () => {
     const id = crypto.randomUUID();
     await expectProblem(await ask(`/jobs/${id}`, { method: "PUT", body: "a text" }), 400, /not an image/);
     await expectProblem(await ask(`/jobs/${id}`), 404, /no job/);
   });
 });
 
-describe("what is asked wrongly", () => {
+describe("invalid requests", () => {
   test.each(["0", "-1", "abc", "1e9", "1025", "2.5", " 1", "99999999999999999999"])("workers=%s", async (workers) => {
     const path = `?workers=${encodeURIComponent(workers)}`;
     const wrong = /workers: expected a whole number from 1 to 1024, got/;
@@ -267,7 +271,7 @@ describe("what is asked wrongly", () => {
     await expectWell();
   });
 
-  test("a task that nobody has", async () => {
+  test("a task that does not exist", async () => {
     const unknown = /unknown task "canny": expected blur, histogram, scharr, sobel, threshold/;
     await expectProblem(await ask("/tasks/canny", { method: "POST", body: small }), 422, unknown);
     await expectProblem(await ask("/tasks/canny", { method: "POST" }), 422, unknown);
@@ -276,7 +280,7 @@ describe("what is asked wrongly", () => {
     await expectWell();
   });
 
-  test("ids that are no UUIDs", async () => {
+  test("ids that are not UUIDs", async () => {
     for (const id of ["7", "not-a-uuid", `${crypto.randomUUID()}0`, "..%2f..%2fetc", "%7B%7D", "%00", "%E0%A4%A"]) {
       for (const [method, path] of [
         ["PUT", ""],
@@ -311,12 +315,12 @@ describe("what is asked wrongly", () => {
   });
 });
 
-/** A PNG that says it is `width × height`, with `idat` in it. */
+/** A PNG whose header says `width × height`, with `idat` as its data. */
 const claiming = (width: number, height: number, idat: Uint8Array) =>
   Buffer.concat([SIGNATURE, ihdr(width, height, 8, 0), chunk("IDAT", idat), chunk("IEND")]);
 const onePixelRow = Uint8Array.of(0, 2, 0, 0, 0, 1, 0, 0);
 
-describe("bytes that are no good picture", () => {
+describe("bytes that are not a valid picture", () => {
   const cases: [string, () => Part | Promise<Part>, number, RegExp][] = [
     ["nothing", () => new Uint8Array(0), 400, /got no bytes/],
     ["one byte", () => Buffer.from([0]), 415, /unknown format/],
@@ -353,7 +357,7 @@ describe("bytes that are no good picture", () => {
     await expectProblem(await ask("/tasks/sobel", { method: "POST", body }), status, sentence);
     const form = new FormData();
     form.append("image", new File([body], "picture"));
-    // A client's form with an empty file is a file of no bytes.
+    // In a form, no bytes are a file of length 0.
     await expectProblem(await ask("/tasks/sobel", { method: "POST", body: form }), status, sentence);
     await expectProblem(await ask(`/jobs/${crypto.randomUUID()}`, { method: "PUT", body }), status, sentence);
     await expectWell();
@@ -365,14 +369,14 @@ describe("bytes that are no good picture", () => {
     await expectWell();
   });
 
-  test("the highest index of a palette is still good", async () => {
+  test("the highest index of a palette is valid", async () => {
     expectSame(
       await bytesOf(await ask("/tasks/sobel", { method: "POST", body: paletted(3) })),
       await edgesOf(paletted(3)),
     );
   });
 
-  test("what comes behind IEND is nobody's business", async () => {
+  test("bytes after IEND are ignored", async () => {
     for (const rest of [Buffer.from("x"), photo, random(3_000_000)]) {
       const answer = await ask("/tasks/sobel", { method: "POST", body: Buffer.concat([photo, rest]) });
       expectSame(await bytesOf(answer), edgesOfPhoto);
@@ -380,38 +384,34 @@ describe("bytes that are no good picture", () => {
     await expectWell();
   });
 
-  test("the log is as quiet as before: no stack trace", () => {
+  test("the log has no line and no stack trace", () => {
     expect(coordinator.out).toMatch(/^Sobel, distributed: \S+\n$/);
   });
 });
 
-test(
-  "pictures that are read in a thread of their own: whole, corrupt, and given up",
-  () => expectLargeWell(origin),
-  60_000,
-);
+test("pictures that are read in a separate thread: valid, corrupt, and cut off", () => expectLargeWell(origin), 60_000);
 
 describe("uploads larger than allowed", () => {
   const tooLarge = /upload too large: expected at most 16777216 bytes, got \d+ or more/;
 
-  test("announced", async () => {
+  test("announced by content-length", async () => {
     const body = new Uint8Array(MAX_UPLOAD_BYTES + 1);
     await expectProblem(await ask("/tasks/sobel", { method: "POST", body }), 413, tooLarge);
     await expectProblem(await ask(`/jobs/${crypto.randomUUID()}`, { method: "PUT", body }), 413, tooLarge);
-    // More than Bun itself takes where it is not told otherwise.
+    // More than Bun's default limit.
     const huger = new Uint8Array(129 << 20);
     await expectProblem(await ask("/tasks/sobel", { method: "POST", body: huger }), 413, tooLarge);
     await expectWell();
   });
 
-  test("not announced: the count alone stops it", async () => {
+  test("not announced: the coordinator counts the bytes", async () => {
     const body = () => chunked(Buffer.concat([photo.subarray(0, 33), chunk("juNk", new Uint8Array(MAX_UPLOAD_BYTES))]));
     await expectProblem(await ask("/tasks/sobel", { method: "POST", body: body() }), 413, tooLarge);
     await expectProblem(await ask(`/jobs/${crypto.randomUUID()}`, { method: "PUT", body: body() }), 413, tooLarge);
     await expectWell();
   });
 
-  test("exactly as large as allowed", async () => {
+  test("an upload of exactly the limit is accepted", async () => {
     const junk = chunk("juNk", new Uint8Array(MAX_UPLOAD_BYTES - photo.length - 12));
     const body = Buffer.concat([photo.subarray(0, 33), junk, photo.subarray(33)]);
     expect(body.length).toBe(MAX_UPLOAD_BYTES);
@@ -425,13 +425,13 @@ describe("clients", () => {
   beforeAll(async () => {
     await Bun.write(file, photo);
     await Bun.write(join(scratch, "huge.png"), huge);
-    await Bun.write(join(scratch, "corrupt.png"), flipped(huge, 60)); // in IDAT: the CRC tells at its end
+    await Bun.write(join(scratch, "corrupt.png"), flipped(huge, 60)); // in IDAT, whose CRC is at its end
     await Bun.write(join(scratch, "text.txt"), Buffer.alloc(12 << 20, "text "));
     const [junk, ...rest] = [chunk("juNk", new Uint8Array(3 * MAX_UPLOAD_BYTES)), photo.subarray(33)];
     await Bun.write(join(scratch, "large"), Buffer.concat([photo.subarray(0, 33), junk, ...rest]));
   });
 
-  /** Runs a program to its end; gives what it printed. */
+  /** Runs a program to its end. @returns its output */
   async function run(command: string, args: string[], input?: string): Promise<string> {
     const running = promisify(execFile)(command, args, { timeout: DEADLINE, maxBuffer: 1 << 26 });
     if (input !== undefined) running.child.stdin?.end(input);
@@ -439,20 +439,20 @@ describe("clients", () => {
   }
   const curl = (...args: string[]) => run("curl", ["-sS", "--max-time", "12", "-w", "%{http_code}", ...args]);
 
-  test("curl --data-binary, as the README has it, and -F", async () => {
+  test("curl --data-binary, as in the README, and -F", async () => {
     expect(await curl("--data-binary", `@${file}`, `${origin}/tasks/sobel`, "-o", edges)).toBe("200");
     expectSame(await Bun.file(edges).bytes(), edgesOfPhoto);
     expect(await curl("-F", `image=@${file}`, `${origin}/tasks/sobel`, "-o", edges)).toBe("200");
     expectSame(await Bun.file(edges).bytes(), edgesOfPhoto);
   });
 
-  test("curl -T -: chunked, of no announced length", async () => {
+  test("curl -T -: chunked, without a content-length", async () => {
     const command = `cat '${file}' | curl -sS --max-time 12 -w '%{http_code}' -X POST -T - '${origin}/tasks/sobel' -o '${edges}'`;
     expect(await run("sh", ["-c", command])).toBe("200");
     expectSame(await Bun.file(edges).bytes(), edgesOfPhoto);
   });
 
-  test("curl with Expect: 100-continue: told to go on, or refused", async () => {
+  test("curl with Expect: 100-continue gets 100, or the refusal", async () => {
     const expecting = ["-v", "-H", "Expect: 100-continue", "--expect100-timeout", "10"];
     const good = await promisify(execFile)("curl", [
       "-sS",
@@ -475,7 +475,7 @@ describe("clients", () => {
     ["large", "413"],
     ["text.txt", "400"],
     ["corrupt.png", "422"],
-  ])("curl, of %s, reads the answer", async (name, status) => {
+  ])("curl sends %s and reads the answer", async (name, status) => {
     for (const how of [
       ["--data-binary", `@${join(scratch, name)}`],
       ["-X", "POST", "-T", join(scratch, name)],
@@ -511,7 +511,7 @@ for _ in range(2): # the second time over the same connection
     ["large", 413],
     ["text.txt", 400],
     ["corrupt.png", 422],
-  ])("Python's http.client, of %s, reads the answer: no broken pipe", async (name, status) => {
+  ])("Python's http.client sends %s and reads the answer, without a broken pipe", async (name, status) => {
     for (const how of ["whole", "chunked"]) {
       expect(await http(name, how)).toMatch(new RegExp(`^(${status} \\d+ False True\n){2}$`));
     }
@@ -523,8 +523,8 @@ for _ in range(2): # the second time over the same connection
     expectSame(await bytesOf(answer), edgesOfPhoto);
   });
 
-  test("a client that sends byte after byte", async () => {
-    const upload = await rawUpload("POST /tasks/sobel", small.length);
+  test("a client that sends single bytes", async () => {
+    const upload = await rawUpload(origin, "POST /tasks/sobel", small.length);
     for (let at = 0; at < small.length; at++) {
       upload.write(small.subarray(at, at + 1));
       if (at % 50 === 0) await new Promise((wake) => setTimeout(wake, 1));
@@ -534,8 +534,8 @@ for _ in range(2): # the second time over the same connection
     expect(answer).toInclude((await edgesOf(small)).toString("latin1").slice(0, 30));
   });
 
-  test("a client that reads nothing until it has sent everything, of a picture with hundreds of bands", async () => {
-    const upload = await rawUpload("POST /tasks/sobel", huge.length);
+  test("a client that reads nothing until it has sent a picture of hundreds of bands", async () => {
+    const upload = await rawUpload(origin, "POST /tasks/sobel", huge.length);
     upload.socket.pause();
     await upload.written(huge);
     upload.socket.resume();
@@ -552,7 +552,7 @@ for _ in range(2): # the second time over the same connection
     ];
     flags.push("--disable-component-update", "--disable-sync");
 
-    test("sends a blob, a form and too much, and reads each answer", async () => {
+    test("sends a blob, a form, too much and a corrupt picture, and reads each answer", async () => {
       const browser = await chromium.launch({ executablePath: binaries.chromium, args: flags, timeout: DEADLINE });
       try {
         const page = await browser.newPage();
@@ -595,7 +595,7 @@ for _ in range(2): # the second time over the same connection
   });
 });
 
-describe("clients that hang up", () => {
+describe("clients that close the connection", () => {
   let kit: Kit;
   let log: Mock<typeof console.error>;
   beforeEach(() => {
@@ -605,14 +605,14 @@ describe("clients that hang up", () => {
     await kit.stop();
     const complaints = [...log.mock.calls];
     log.mockRestore();
-    expect(complaints).toEqual([]); // it is no fault of ours
+    expect(complaints).toEqual([]); // this is not an error of the coordinator
   });
 
-  test("in the middle of the picture: nothing is left, and the place is free again", async () => {
+  test("within the picture: nothing is left, and the place is free again", async () => {
     kit = await startKit({ maxJobs: 1, workers: 2 });
     for (const body of [wide, formOf(wide)]) {
       const type = body === wide ? "image/png" : "multipart/form-data; boundary=here";
-      const upload = await rawUpload("POST /tasks/sobel", body.length, kit.origin, type);
+      const upload = await rawUpload(kit.origin, "POST /tasks/sobel", body.length, type);
       upload.write(body.subarray(0, body.length / 2));
       await until(() => kit.results.jobs.size === 1);
       await until(() => kit.results.stored > 0);
@@ -624,10 +624,10 @@ describe("clients that hang up", () => {
     }
   });
 
-  test("in the middle of the header, of a chunk, before the first byte", async () => {
+  test("before the first byte, within the signature, within the header", async () => {
     kit = await startKit({ maxJobs: 1, workers: 1 });
     for (const bytes of [0, 4, 30]) {
-      const upload = await rawUpload("POST /tasks/sobel", photo.length, kit.origin);
+      const upload = await rawUpload(kit.origin, "POST /tasks/sobel", photo.length);
       upload.write(photo.subarray(0, bytes));
       await until(() => kit.uploads > 0);
       upload.socket.destroy();
@@ -636,9 +636,9 @@ describe("clients that hang up", () => {
     expectSame(await bytesOf(await kit.ask("/tasks/sobel", { method: "POST", body: photo })), edgesOfPhoto);
   });
 
-  test("while they wait for the answer, and while they read it", async () => {
+  test("while waiting for the answer, and while reading it", async () => {
     kit = await startKit({ maxJobs: 1, workers: 0 });
-    const waiting = await rawUpload("POST /tasks/sobel", small.length, kit.origin);
+    const waiting = await rawUpload(kit.origin, "POST /tasks/sobel", small.length);
     waiting.write(small);
     await until(() => kit.queue.published.length === 1);
     waiting.socket.destroy();
@@ -650,45 +650,42 @@ describe("clients that hang up", () => {
     await until(() => kit.idle());
   });
 
-  test("of events, after they have begun and before", async () => {
-    kit = await startKit({ workers: 0 });
+  /** A job that no upload has made: the coordinator itself watches a job that it has accepted. */
+  async function putUnwatchedJob(): Promise<string> {
     const id = crypto.randomUUID();
-    // Not sent: a job that the coordinator has accepted it watches itself, until it has ended.
-    const asked = {
-      task: "sobel",
-      kind: "picture",
-      params: {},
-      preJobId: null,
-      derivedParams: null,
-      workers: null,
-    } as const;
-    const plan = { width: 8, height: 8, rows: 8, bands: 1 };
-    await kit.results.putJob({
-      id,
-      ...asked,
-      ...plan,
-      created: Date.now(),
-      enqueued: true,
-      error: null,
-      failure: null,
-    });
-    for (const begun of [true, false]) {
-      if (!begun) kit.results.slow = 50;
-      const reader = await rawUpload(`GET /jobs/${id}/events`, 0, kit.origin);
-      if (begun) await new Promise((resolve) => reader.socket.once("data", resolve));
-      else await until(() => kit.results.asked > 0);
-      expect(kit.results.watched).toBe(begun ? 1 : 0);
-      reader.socket.destroy();
-      await new Promise((wake) => setTimeout(wake, 200)); // time to open what should be closed
-      await until(() => kit.results.watched === 0);
-      kit.results.asked = 0;
-    }
+    const job = jobOf(id, sobel, { params: {}, workers: null, bandPixels: 64 }, { width: 8, height: 8 });
+    await kit.results.putJob({ ...job, enqueued: true });
+    return id;
+  }
+
+  test("while reading events: the watch of the job is closed", async () => {
+    kit = await startKit({ workers: 0 });
+    const reader = await rawUpload(kit.origin, `GET /jobs/${await putUnwatchedJob()}/events`, 0);
+    await new Promise((resolve) => reader.socket.once("data", resolve));
+    expect(kit.results.watched).toBe(1);
+    reader.socket.destroy();
+    await until(() => kit.results.watched === 0);
   });
 
-  test("of a kept job: it stays, and is taken up again", async () => {
+  test("before the first event: the watch of the job is closed", async () => {
+    kit = await startKit({ workers: 0 });
+    const id = await putUnwatchedJob();
+    const { promise, resolve } = Promise.withResolvers<void>();
+    kit.results.gate = promise;
+    const reader = await rawUpload(kit.origin, `GET /jobs/${id}/events`, 0);
+    await until(() => kit.results.held > 0);
+    expect(kit.results.opened).toBe(0);
+    reader.socket.destroy();
+    await kit.ask("/healthz"); // the server has seen the end of the connection
+    resolve();
+    await until(() => kit.results.opened === 1);
+    await until(() => kit.results.watched === 0);
+  });
+
+  test("within the picture of a job: the job stays, and is resumed", async () => {
     kit = await startKit({ maxJobs: 1, workers: 2 });
     const id = crypto.randomUUID();
-    const upload = await rawUpload(`PUT /jobs/${id}`, wide.length, kit.origin);
+    const upload = await rawUpload(kit.origin, `PUT /jobs/${id}`, wide.length);
     upload.write(wide.subarray(0, wide.length / 2));
     await until(() => kit.results.stored > 1);
     upload.socket.destroy();
@@ -706,7 +703,7 @@ describe("several at once", () => {
   let kit: Kit;
   afterEach(() => kit.stop());
 
-  test("two of the same id: both are accepted, and every band is queued once", async () => {
+  test("three uploads of the same id: all are accepted, and every band is enqueued once", async () => {
     kit = await startKit({ workers: 2 });
     const id = crypto.randomUUID();
     const put = () => kit.ask(`/jobs/${id}`, { method: "PUT", body: photo });
@@ -717,10 +714,10 @@ describe("several at once", () => {
     expectEachOnce(kit.queue.published, id, 8);
   });
 
-  test("more uploads than MAX_JOBS: 503, until one has ended", async () => {
+  test("more uploads than MAX_JOBS: 503 until one ends", async () => {
     kit = await startKit({ maxJobs: 2, workers: 1 });
-    const uploads = [await rawUpload("POST /tasks/sobel", small.length, kit.origin)];
-    uploads.push(await rawUpload(`PUT /jobs/${crypto.randomUUID()}`, small.length, kit.origin));
+    const uploads = [await rawUpload(kit.origin, "POST /tasks/sobel", small.length)];
+    uploads.push(await rawUpload(kit.origin, `PUT /jobs/${crypto.randomUUID()}`, small.length));
     for (const upload of uploads) upload.write(small.subarray(0, 100));
     await until(() => kit.uploads === 2);
     for (const [method, path] of [
@@ -737,12 +734,12 @@ describe("several at once", () => {
     uploads[1].socket.destroy();
   });
 
-  test("at most workers=N bands are in the queue or at work", async () => {
+  test("at most workers=N bands are enqueued or in progress", async () => {
     for (const workers of [1, 2, 3]) {
       kit = await startKit({ workers: 4 });
       const answer = await kit.ask(`/tasks/sobel?workers=${workers}`, { method: "POST", body: photo });
       expectSame(await bytesOf(answer), edgesOfPhoto);
-      expect(kit.mostInFlight).toBe(workers);
+      expect(kit.maxInFlight).toBe(workers);
       await kit.stop();
     }
   });
@@ -750,7 +747,7 @@ describe("several at once", () => {
   test("a cancelled job stops its upload, and leaves nothing", async () => {
     kit = await startKit({ workers: 0 });
     const id = crypto.randomUUID();
-    const upload = await rawUpload(`PUT /jobs/${id}?workers=1`, photo.length, kit.origin);
+    const upload = await rawUpload(kit.origin, `PUT /jobs/${id}?workers=1`, photo.length);
     upload.write(photo);
     await until(() => kit.queue.published.length === 1);
     expect((await kit.ask(`/jobs/${id}`, { method: "DELETE" })).status).toBe(204);
@@ -763,14 +760,14 @@ describe("several at once", () => {
     await until(() => kit.idle());
   });
 
-  test("bands of a corrupt picture, still queued, have no part in the good one that is sent under its id", async () => {
+  test("bands of a corrupt picture that are still enqueued do not mix with a valid one under the same id", async () => {
     kit = await startKit({ workers: 0 });
     const id = crypto.randomUUID();
     const corrupt = Uint8Array.from(wide).fill(0, 50_000, 51_000);
     expect((await kit.ask(`/jobs/${id}?workers=100`, { method: "PUT", body: corrupt })).status).toBe(422);
     const stale = kit.queue.published.length;
     expect(stale).toBeGreaterThan(0);
-    const good = await rawUpload(`PUT /jobs/${id}`, wide.length, kit.origin);
+    const good = await rawUpload(kit.origin, `PUT /jobs/${id}`, wide.length);
     good.write(wide.subarray(0, 100));
     await until(async () => (await (await kit.ask(`/jobs/${id}`)).json()).state === "uploading");
     await kit.startWorkers(1);
@@ -781,7 +778,7 @@ describe("several at once", () => {
     expectSame(await bytesOf(await kit.ask(`/jobs/${id}/result`)), await edgesOf(wide));
   });
 
-  test("a kept job is gone after its time", async () => {
+  test("a job expires", async () => {
     kit = await startKit({ workers: 1, ttlSeconds: 1 });
     const id = crypto.randomUUID();
     expect((await kit.ask(`/jobs/${id}`, { method: "PUT", body: small })).status).toBe(202);
@@ -790,8 +787,8 @@ describe("several at once", () => {
   });
 });
 
-describe("what the page asks for", () => {
-  test("the events of several jobs in one stream: of those that are there, and of those that come later", async () => {
+describe("requests of the page", () => {
+  test("the events of several jobs in one stream, of jobs that exist and of jobs that are uploaded later", async () => {
     const [done, later, bad] = [crypto.randomUUID(), crypto.randomUUID(), crypto.randomUUID()];
     const put = (id: string, body: Part) => ask(`/jobs/${id}`, { method: "PUT", body });
     expect((await put(done, photo)).status).toBe(202);
@@ -800,7 +797,7 @@ describe("what the page asks for", () => {
     const story = answer.text();
     expect((await put(bad, photo.subarray(0, photo.length - 20))).status).toBe(422);
     expect((await put(later, wide)).status).toBe(202);
-    const events = parsedEvents(await story); // ends when all have
+    const events = parsedEvents(await story); // the stream ends with the last job
     const of = (id: string) => events.filter(({ data }) => data.id === id);
     expectStory(of(done), done, { bands: 8, rows: 19, height: 150 });
     expect(of(later)[0]).toEqual({ event: "unknown", data: { id: later } });
@@ -817,7 +814,7 @@ describe("what the page asks for", () => {
     await expectProblem(await ask(`/events?jobs=${many}`), 400, /at most 100 ids, got 101/);
   });
 
-  test("a job that has failed and is sent again under its id is told from the start", async () => {
+  test("a failed job that is uploaded again has its events from the start", async () => {
     const kit = await startKit({ workers: 1 });
     try {
       const id = crypto.randomUUID();
@@ -841,7 +838,7 @@ describe("what the page asks for", () => {
     }
   });
 
-  test("bands that were handed out before are told as such", async () => {
+  test("an event of a band has its number of earlier deliveries", async () => {
     const kit = await startKit({ workers: 0 });
     try {
       const id = crypto.randomUUID();
@@ -862,7 +859,7 @@ describe("what the page asks for", () => {
     }
   });
 
-  test("a finished band as a small picture", async () => {
+  test("the preview of a band", async () => {
     const id = crypto.randomUUID();
     expect((await ask(`/jobs/${id}`, { method: "PUT", body: photo })).status).toBe(202);
     await finished(id);
@@ -870,7 +867,7 @@ describe("what the page asks for", () => {
     const get = (band: number | string, query = "", headers = {}) =>
       ask(`/jobs/${id}/bands/${band}${query}`, { headers });
 
-    // Never larger than it is: then it is the band itself, pixel for pixel.
+    // A preview is never wider than the picture. At that width it is the band, pixel for pixel.
     for (const [band, y, rows] of [
       [0, 0, 19],
       [7, 133, 17],
@@ -888,7 +885,7 @@ describe("what the page asks for", () => {
     const { width, height, channels } = await sharp(await bytesOf(small)).metadata();
     expect([width, height, channels]).toEqual([50, 5, 1]);
 
-    // A browser that has it is told so; what is sent anew under the same id has another tag.
+    // The ETag of a new picture under the same id is another one.
     const etag = small.headers.get("etag") ?? "";
     expect((await get(3, "?width=50", { "if-none-match": etag })).status).toBe(304);
     expect((await get(3, "?width=51", { "if-none-match": etag })).status).toBe(200);
@@ -905,7 +902,7 @@ describe("what the page asks for", () => {
     await expectProblem(await get(0), 404, new RegExp(id));
   });
 
-  test("of a band that is not done yet, or that another program made, or whose result is gone", async () => {
+  test("the preview of a band that is not done, that a third-party worker made, and whose result has expired", async () => {
     const kit = await startKit({ workers: 0 });
     try {
       const id = crypto.randomUUID();
@@ -933,7 +930,7 @@ describe("what the page asks for", () => {
     }
   });
 
-  test("many at once: two are made at a time, and who asks for too many is told to come back", async () => {
+  test("of many previews two are made at a time, 64 wait, and the rest get 503", async () => {
     const kit = await startKit({ workers: 2 });
     try {
       const id = crypto.randomUUID();
@@ -966,7 +963,7 @@ describe("what the page asks for", () => {
     }
   });
 
-  test("a result under the name that its reader chooses, whatever stands in it", async () => {
+  test("the file name of a result is the client's choice, made safe for a header", async () => {
     const id = crypto.randomUUID();
     await ask(`/jobs/${id}`, { method: "PUT", body: photo });
     await finished(id);
@@ -983,7 +980,7 @@ describe("what the page asks for", () => {
 });
 
 describe("the rest of the API", () => {
-  test("probes, fleet and page", async () => {
+  test("probes, workers and page", async () => {
     expect(await (await ask("/healthz")).json()).toEqual({ status: "ok" });
     expect(await (await ask("/readyz")).json()).toEqual({ status: "ready" });
     const { workers } = await (await ask("/workers")).json();
@@ -998,8 +995,46 @@ describe("the rest of the API", () => {
     expect(await page.text()).toStartWith("<!doctype html>");
   });
 
-  test("the program is still as it was started: nothing on its log", () => {
+  test("nothing is on the program's log", () => {
     expect(coordinator.out).toMatch(/^Sobel, distributed: \S+\n$/);
+  });
+});
+
+describe("errors that a client may retry", () => {
+  const retried = async (error: unknown) => {
+    const lines: unknown[][] = [];
+    const log: Log = { ...openLog("error"), error: (...line) => lines.push(line) };
+    const answer = problem(error, new Request("http://localhost/workers?token=s3cret"), log);
+    expect(answer.headers.get("retry-after")).toBe("5");
+    return { answer, lines };
+  };
+
+  test("of the queue and of a job: their own sentence, and nothing on the log", async () => {
+    for (const error of [new QueueError("RabbitMQ is unavailable"), new JobError("taken-over", "another has it")]) {
+      const { answer, lines } = await retried(error);
+      await expectProblem(answer, 503, new RegExp(`^${error.message}$`));
+      expect(lines).toEqual([]);
+    }
+  });
+
+  test("of Redis: it is named, and the log has the rest", async () => {
+    const redis = new Redis({ port: 1, maxRetriesPerRequest: 0, retryStrategy: () => 1 });
+    redis.on("error", () => {}); // the command itself fails, too
+    const unreachable = await redis.get("key").catch((error) => error);
+    redis.disconnect();
+    for (const error of [unreachable, new ReplyError("OOM command not allowed")]) {
+      const { answer, lines } = await retried(error);
+      await expectProblem(answer, 503, /^Redis is unavailable; retry in 5 s$/);
+      expect(lines).toMatchObject([["a request failed", { method: "GET", path: "/workers", error }]]);
+    }
+  });
+
+  test("of the coordinator itself: no details, and the log has them", async () => {
+    for (const error of [new RangeError("s3cret"), new DOMException("s3cret", "AbortError"), "s3cret"]) {
+      const { answer, lines } = await retried(error);
+      await expectProblem(answer, 503, /^the request failed inside the coordinator; its log has the reason$/);
+      expect(lines).toMatchObject([["a request failed", { path: "/workers", error }]]);
+    }
   });
 });
 
@@ -1017,7 +1052,7 @@ describe("settings", () => {
     ["BAND_TIMEOUT_SECONDS=1.5", "BAND_TIMEOUT_SECONDS: expected a whole number from 1"],
     ["RABBITMQ_URL=amqp://127.0.0.1:1", `REDIS_URL: ${both}`],
     ["REDIS_URL=redis://127.0.0.1:1", `RABBITMQ_URL: ${both}`],
-  ])("%s ends the program with a sentence", async (setting, sentence) => {
+  ])("%s ends the program with one line", async (setting, sentence) => {
     const [name, value] = setting.split("=");
     const program = spawnProgram("coordinator.ts", { PORT: "0", [name]: value });
     expect(await within(program.exited)).toBe(1);
@@ -1025,7 +1060,7 @@ describe("settings", () => {
     expect(program.out.trim().split("\n")).toHaveLength(1);
   });
 
-  test("a port that is taken, too", async () => {
+  test("a port that is in use ends it, too", async () => {
     const program = spawnProgram("coordinator.ts", { PORT: new URL(origin).port });
     expect(await within(program.exited)).toBe(1);
     expect(program.out).toMatch(/^coordinator.ts: .*\n$/);
@@ -1072,7 +1107,7 @@ test("a process with a limit takes that for all the memory there is, or less whe
     expect(memorySettings(undefined, none)).toEqual(told);
 });
 
-test("a result is kept as it was when it was stored", async () => {
+test("a stored result does not change with its caller's buffer", async () => {
   const results = new LocalResults(60);
   const id = crypto.randomUUID();
   const image = { width: 5, height: 4 };
@@ -1085,13 +1120,16 @@ test("a result is kept as it was when it was stored", async () => {
   expect(await results.load(chunkIdOf(id, 0))).toEqual(Uint8Array.of(1, 2, 3));
 });
 
-test("a job that is enqueued while its record is read is not taken for not enqueued", async () => {
-  const reading = Promise.withResolvers<void>();
+test("a stale read does not undo `enqueued`", async () => {
+  const gate = Promise.withResolvers<void>();
   const results = new (class extends LocalResults {
-    slow = false;
+    gated = false;
+    reading = 0;
     override async findJob(id: string): Promise<Job | null> {
+      this.reading++;
       const job = await super.findJob(id);
-      if (this.slow) await reading.promise;
+      if (this.gated) await gate.promise;
+      this.reading--;
       return job;
     }
   })(60);
@@ -1100,17 +1138,19 @@ test("a job that is enqueued while its record is read is not taken for not enque
   const job = jobOf(id, sobel, asked, { width: 10, height: 10 });
   await results.putJob(job);
   const watch = await JobWatch.open({ queue: new LocalQueue(), results }, id);
-  results.slow = true;
-  await results.putJob(job); // whoever watches reads it again
+  results.gated = true;
+  await results.putJob(job); // every watch reads the record again
   await results.updateJob(id, { enqueued: true });
-  reading.resolve();
-  await Bun.sleep(20);
+  expect(results.reading).toBeGreaterThan(0);
+  gate.resolve();
+  await until(() => results.reading === 0);
+  await sleep(0); // the watch has taken what was read
   expect(watch.job?.enqueued).toBe(true);
   watch.close();
   await results.removeJob(id);
 });
 
-test("a band whose pixels were written over is whole when it is handed out again", async () => {
+test("a redelivered band is whole, though its pixels were overwritten", async () => {
   const queue = new LocalQueue();
   const seen: number[][] = [];
   const twice = Promise.withResolvers<void>();
@@ -1143,7 +1183,7 @@ test("commands to Redis are told to a tracer that listens, and to no other", () 
 });
 
 describe("SIGTERM", () => {
-  test("ends the program with 0, though a connection is kept open and events are being read", async () => {
+  test("ends the program with 0 despite open connections and event streams", async () => {
     const program = spawnProgram("coordinator.ts", { ...SETTINGS, PORT: "0" });
     const at = await originOf(program);
     const idle = connect(Number(new URL(at).port), "127.0.0.1");
@@ -1151,7 +1191,7 @@ describe("SIGTERM", () => {
     used.write("GET /healthz HTTP/1.1\r\nhost: test\r\n\r\n");
     await new Promise((resolve) => used.once("data", resolve));
     const id = crypto.randomUUID();
-    const upload = await rawUpload(`PUT /jobs/${id}`, wide.length, at);
+    const upload = await rawUpload(at, `PUT /jobs/${id}`, wide.length);
     upload.write(wide.subarray(0, wide.length / 2));
     await until(async () => (await fetch(`${at}/jobs/${id}`)).status === 200);
     const events = (await fetch(`${at}/jobs/${id}/events`)).body?.getReader();
@@ -1160,7 +1200,7 @@ describe("SIGTERM", () => {
 
     program.kill("SIGTERM");
     expect(await within(program.exited)).toBe(0);
-    // An orderly end, not a broken connection.
+    // The stream ends in order, not with a broken connection.
     while ((await events?.read())?.done === false);
     idle.destroy();
     used.destroy();
@@ -1181,7 +1221,7 @@ describe("SIGTERM", () => {
 });
 
 describeWith(["deno"], "on Deno", () => {
-  test("the same answers to the same clients", async () => {
+  test("answers the same clients in the same way", async () => {
     const program = spawnProgram("coordinator.ts", { ...SETTINGS, PORT: "0" }, "deno");
     const at = await originOf(program);
     const post = (body: BodyInit | undefined, path = "/tasks/sobel", method = "POST") =>
@@ -1208,10 +1248,10 @@ describeWith(["deno"], "on Deno", () => {
     }
     expect((await post(undefined, `/jobs/${id}`, "DELETE")).status).toBe(204);
 
-    const cut = await rawUpload("POST /tasks/sobel", wide.length, at);
+    const cut = await rawUpload(at, "POST /tasks/sobel", wide.length);
     cut.write(wide.subarray(0, wide.length / 2));
     cut.socket.destroy();
-    const half = await rawUpload(`PUT /jobs/${id}`, wide.length, at);
+    const half = await rawUpload(at, `PUT /jobs/${id}`, wide.length);
     half.write(wide.subarray(0, wide.length / 2));
     await until(async () => (await fetch(`${at}/jobs/${id}`)).status === 200);
     const open = (await fetch(`${at}/jobs/${id}/events`)).body?.getReader();
@@ -1222,15 +1262,13 @@ describeWith(["deno"], "on Deno", () => {
     program.kill("SIGTERM");
     expect(await within(program.exited)).toBe(0);
     while ((await open?.read())?.done === false);
-    // Deno's own advice on `request.signal` aside, nothing to complain of.
+    // Apart from Deno's own advice on `request.signal`, the log is empty.
     const own = program.out.split("\n").filter((line) => !line.includes("request.signal"));
     expect(own).toEqual([expect.stringMatching(/^Sobel, distributed: \S+$/), ""]);
   }, 90_000);
 });
 
-// What the tests above are made of.
-
-/** Noise: it compresses to nearly its own size, so that bytes are on their way for a while. The same for the same seed. */
+/** Noise, which hardly compresses, so that an upload has many bytes. The same for the same seed. */
 function png(width: number, height: number, seed: number): Bytes {
   const data = new Uint8Array(width * height * 3);
   let x = seed;
@@ -1241,7 +1279,7 @@ function png(width: number, height: number, seed: number): Bytes {
   return Buffer.from(encode({ width, height, data, channels: 3 }, { zlib: { level: 1 } }));
 }
 
-/** Several times each, so that whatever a picture leaves behind meets the next one. */
+/** Several rounds, so that anything a picture leaves behind would affect the next one. */
 async function expectLargeWell(at: string, rounds = 3): Promise<void> {
   const expected = await edgesOf(huge);
   const formOf = (bytes: Part) => {
@@ -1250,28 +1288,19 @@ async function expectLargeWell(at: string, rounds = 3): Promise<void> {
     return form;
   };
   const parts = [huge.subarray(0, 33), chunk("juNk", new Uint8Array(9)), huge.subarray(33)];
-  const early = flipped(Buffer.concat(parts), 42); // the client has nearly all to send yet
+  const early = flipped(Buffer.concat(parts), 42); // the client has nearly everything still to send
   const late = flipped(huge, 60);
   for (let round = 0; round < rounds; round++) {
     for (const body of [early, late, formOf(early), formOf(late)]) {
       const answer = await fetch(`${at}/tasks/sobel`, { method: "POST", body, signal: AbortSignal.timeout(DEADLINE) });
       await expectProblem(answer, 422, /expected CRC/);
     }
-    const cut = await rawUpload("POST /tasks/sobel", huge.length, at);
+    const cut = await rawUpload(at, "POST /tasks/sobel", huge.length);
     await cut.written(huge.subarray(0, 6_000_000));
     cut.socket.destroy();
     const two = [huge, formOf(huge as Part)].map((body) => fetch(`${at}/tasks/sobel`, { method: "POST", body }));
     for (const answer of await Promise.all(two)) expectSame(await bytesOf(answer), expected);
   }
-}
-
-async function edgesOf(picture: Uint8Array): Promise<Bytes> {
-  const image = await readImage(one(picture));
-  return Buffer.concat(await Array.fromAsync(transform(image, sobel, BAND_PIXELS)));
-}
-
-async function* one(bytes: Uint8Array): AsyncGenerator<Uint8Array> {
-  yield bytes;
 }
 
 async function originOf(program: Program): Promise<string> {
@@ -1283,13 +1312,7 @@ function ask(path: string, init: RequestInit = {}): Promise<Response> {
   return fetch(`${origin}${path}`, { signal: AbortSignal.timeout(DEADLINE), ...init });
 }
 
-async function bytesOf(answer: Response): Promise<Bytes> {
-  const bytes = Buffer.from(await answer.arrayBuffer());
-  if (!answer.ok) throw new Error(`expected success, got ${answer.status}: ${bytes}`);
-  return bytes;
-}
-
-/** RFC 9457, with one sentence for the reader in `detail`. */
+/** The answer is problem details (RFC 9457), and `detail` matches the sentence. */
 async function expectProblem(answer: Response, status: number, sentence: RegExp): Promise<void> {
   const text = await answer.text();
   expect([answer.status, answer.headers.get("content-type")], text).toEqual([status, "application/problem+json"]);
@@ -1298,13 +1321,13 @@ async function expectProblem(answer: Response, status: number, sentence: RegExp)
   expect(rest).toEqual({ type: "about:blank", title: expect.stringMatching(/^[A-Z][a-z ]+$/), status });
 }
 
-/** That what came before has not harmed the server. */
+/** The server still works. */
 async function expectWell(): Promise<void> {
   const answer = await ask("/tasks/sobel", { method: "POST", body: photo });
   expectSame(await bytesOf(answer), edgesOfPhoto);
 }
 
-/** That every band was queued, and none twice. */
+/** Every band was enqueued, and none twice. */
 function expectEachOnce(published: string[], id: string, bands: number): void {
   expect(published.toSorted()).toEqual(Array.from({ length: bands }, (_, band) => `{${id}}:${band}`).toSorted());
 }
@@ -1313,38 +1336,8 @@ async function finished(id: string): Promise<void> {
   await until(async () => (await (await ask(`/jobs/${id}`)).json()).state === "done");
 }
 
-async function until(condition: () => boolean | Promise<boolean>): Promise<void> {
-  for (const deadline = Date.now() + DEADLINE; !(await condition()); ) {
-    if (Date.now() > deadline) throw new Error(`not true after ${DEADLINE} ms: ${condition}`);
-    await new Promise((resolve) => setTimeout(resolve, 10));
-  }
-}
-
-async function within<T>(promise: Promise<T>): Promise<T | "too late"> {
-  let timer: ReturnType<typeof setTimeout> | undefined;
-  const late = new Promise<"too late">((resolve) => {
-    timer = setTimeout(() => resolve("too late"), DEADLINE);
-  });
-  return await Promise.race([promise, late]).finally(() => clearTimeout(timer));
-}
-
-interface Event {
-  event: string;
-  data: { id?: string; state?: string; band?: number; y?: number; rows?: number; worker?: string; done?: number };
-}
-
-/** Server-sent events, as the HTML standard has them; comments left out. */
-function parsedEvents(text: string): Event[] {
-  expect(text).toEndWith("\n\n");
-  const blocks = text.split("\n\n").filter((block) => block && !block.startsWith(":"));
-  return blocks.map((block) => {
-    const [, event, data] = block.match(/^event: (\w+)\ndata: (.*)$/) ?? [];
-    return { event, data: JSON.parse(data) };
-  });
-}
-
-/** The state, every band once and in its place, and at last the end. */
-function expectStory(events: Event[], id: string, plan: { bands: number; rows: number; height: number }): void {
+/** The events have the job, every band once and in its place, and `done` at the end. */
+function expectStory(events: JobEvent[], id: string, plan: { bands: number; rows: number; height: number }): void {
   expect(events.find(({ event }) => event === "job")?.data.id).toBe(id);
   const bands = events.filter(({ event }) => event === "band").map(({ data }) => data);
   bands.sort((a, b) => (a.band ?? 0) - (b.band ?? 0));
@@ -1358,45 +1351,7 @@ function expectStory(events: Event[], id: string, plan: { bands: number; rows: n
   expect(events.filter(({ event }) => event === "done")).toHaveLength(1);
 }
 
-interface Upload {
-  socket: Socket;
-  write(bytes: Uint8Array): void;
-  /** Resolves when all of `bytes` is out of this process. */
-  written(bytes: Uint8Array): Promise<void>;
-  /** All that the server has sent, once it has closed the connection. */
-  answer(): Promise<string>;
-}
-
-/** A request whose body is written by hand. */
-async function rawUpload(head: string, length: number, at = origin, type = "image/png"): Promise<Upload> {
-  const { hostname, port } = new URL(at);
-  const socket = connect(Number(port), hostname);
-  let text = "";
-  socket.setEncoding("latin1").on("data", (piece) => {
-    text += piece;
-  });
-  socket.on("error", () => {});
-  await new Promise((resolve) => socket.once("connect", resolve));
-  socket.write(
-    `${head} HTTP/1.1\r\nhost: test\r\ncontent-type: ${type}\r\ncontent-length: ${length}\r\nconnection: close\r\n\r\n`,
-  );
-  return {
-    socket,
-    write: (bytes) => void socket.write(bytes),
-    async written(bytes) {
-      const sent = new Promise<void>((resolve, reject) =>
-        socket.write(bytes, (error) => (error ? reject(error) : resolve())),
-      );
-      expect(await within(sent)).toBeUndefined();
-    },
-    async answer() {
-      await until(() => socket.destroyed || socket.readableEnded);
-      return text;
-    },
-  };
-}
-
-/** Sent in pieces, its length unknown to the receiver. */
+/** A body in pieces, without a content-length. */
 function chunked(bytes: Uint8Array): ReadableStream<Uint8Array> {
   let at = 0;
   return new ReadableStream({
@@ -1429,7 +1384,7 @@ function filtered(filter: number): Part {
   return claiming(20, 10, deflateSync(lines));
 }
 
-/** Some 300 bytes a Mpx: compresses itself to next to nothing. */
+/** Compresses to some 300 bytes per Mpx. */
 function oneColour(): Part {
   return claiming(50_000, 50_000, deflateSync(new Uint8Array(50_001 * 500)));
 }
@@ -1450,139 +1405,4 @@ async function halfOf(format: "jpeg" | "webp"): Promise<Part> {
 function formOf(picture: Uint8Array): Bytes {
   const head = `--here\r\ncontent-disposition: form-data; name="image"; filename="a.png"\r\n\r\n`;
   return Buffer.concat([Buffer.from(head), picture, Buffer.from("\r\n--here--\r\n")]);
-}
-
-class CountedQueue extends LocalQueue {
-  readonly published: string[] = [];
-  onPublish = () => {};
-  /** Chunks that a worker is done with, whatever became of them. */
-  handled = 0;
-
-  override async consume(tasks: string[], handle: Handler): Promise<() => Promise<void>> {
-    return super.consume(tasks, async (delivery) => {
-      const outcome = await handle(delivery);
-      this.handled++;
-      return outcome;
-    });
-  }
-
-  override async publish(chunk: Chunk): Promise<void> {
-    this.published.push(chunk.chunkId);
-    this.onPublish();
-    await super.publish(chunk);
-  }
-}
-
-class CountedResults extends LocalResults {
-  readonly jobs = new Set<string>();
-  stored = 0;
-  watched = 0;
-  /** How long the fleet takes to be counted, ms, and how often it was. */
-  slow = 0;
-  asked = 0;
-
-  override async putJob(job: Job): Promise<void> {
-    this.jobs.add(job.id);
-    await super.putJob(job);
-  }
-
-  override async removeJob(id: string): Promise<void> {
-    this.jobs.delete(id);
-    await super.removeJob(id);
-  }
-
-  override async store(chunkId: string, picture: Uint8Array, done: Done): Promise<boolean> {
-    this.stored++;
-    return super.store(chunkId, picture, done);
-  }
-
-  override async workers(): Promise<WorkerInfo[]> {
-    this.asked++;
-    await new Promise((wake) => setTimeout(wake, this.slow));
-    return super.workers();
-  }
-
-  override async watch(id: string, listener: (hint?: Hint) => void): Promise<() => void> {
-    this.watched++;
-    const unwatch = await super.watch(id, listener);
-    return () => {
-      this.watched--;
-      unwatch();
-    };
-  }
-}
-
-interface Kit {
-  app: ReturnType<typeof createApp>;
-  origin: string;
-  queue: CountedQueue;
-  results: CountedResults;
-  /** Requests with a body that are being answered. */
-  readonly uploads: number;
-  readonly mostInFlight: number;
-  ask(path: string, init?: RequestInit): Promise<Response>;
-  /** Nothing of any job is left, and nobody waits for one. */
-  idle(): boolean;
-  startWorkers(count: number): Promise<void>;
-  stop(): Promise<void>;
-}
-
-/** The program in this process, on a port of its own, with its insides in view. */
-async function startKit({
-  workers,
-  ttlSeconds = 60,
-  ...options
-}: Partial<Dependencies> & { workers: number; ttlSeconds?: number }): Promise<Kit> {
-  const queue = new CountedQueue();
-  const results = new CountedResults(ttlSeconds);
-  const app = createApp({ queue, results, tasks, bandPixels: BAND_PIXELS, ...options });
-  const running: Worker[] = [];
-  let uploads = 0;
-  let mostInFlight = 0;
-  queue.onPublish = () => {
-    mostInFlight = Math.max(mostInFlight, queue.published.length - results.stored);
-  };
-  const server = Bun.serve({
-    port: 0,
-    hostname: "127.0.0.1",
-    async fetch(request, self) {
-      self.timeout(request, 0);
-      if (!["PUT", "POST"].includes(request.method)) return app.fetch(request);
-      uploads++;
-      try {
-        return await app.fetch(request);
-      } finally {
-        uploads--;
-      }
-    },
-  });
-  const kit: Kit = {
-    app,
-    origin: server.url.origin,
-    queue,
-    results,
-    get uploads() {
-      return uploads;
-    },
-    get mostInFlight() {
-      return mostInFlight;
-    },
-    ask: (path, init) => fetch(`${kit.origin}${path}`, { signal: AbortSignal.timeout(DEADLINE), ...init }),
-    idle: () => uploads === 0 && results.jobs.size === 0 && results.watched === 0,
-    async startWorkers(count) {
-      for (let i = 0; i < count; i++) {
-        const name = `worker-${running.length + 1}`;
-        const worker = new Worker({ queue, results, tasks, name, bandTimeout: 10_000, log: openLog("warn") });
-        running.push(worker);
-        await worker.start();
-      }
-    },
-    async stop() {
-      await server.stop(true);
-      await Promise.all(running.splice(0).map((worker) => worker.stop()));
-      await results.close();
-    },
-  };
-  await kit.startWorkers(workers);
-  return kit;
 }
