@@ -143,7 +143,7 @@ describe("POST /tasks/sobel", () => {
     await expectProblem(await send("multipart/form-data; boundary=here", cut), 400, /^form: .*early/);
     const other = Buffer.from(cut.toString("latin1").replace('name="image"', 'name="other"'), "latin1");
     await expectProblem(await send("multipart/form-data; boundary=here", other), 400, /^form: /);
-    await expectWell();
+    await expectServing();
   });
 });
 
@@ -161,7 +161,7 @@ describe("PUT /jobs/:id", () => {
       const answer = await ask(`/jobs/${id}/events`);
       expect(answer.headers.get("content-type")).toStartWith("text/event-stream");
       const events = parsedEvents(await answer.text());
-      expectStory(events, id, { bands: 8, rows: 19, height: 150 });
+      expectAllEvents(events, id, { bands: 8, rows: 19, height: 150 });
     }
 
     const job = await (await ask(`/jobs/${id}`)).json();
@@ -203,9 +203,9 @@ describe("PUT /jobs/:id", () => {
     // Bands are done before the last byte has arrived.
     await until(async () => (await (await ask(`/jobs/${id}`)).json()).done > 1);
     upload.write(wide.subarray(wide.length / 2));
-    const story = parsedEvents(await events.text());
-    expectStory(story, id, { bands: 67, rows: 6, height: 400 });
-    expect(story.find(({ event }) => event === "job")?.data.state).toBe("uploading");
+    const all = parsedEvents(await events.text());
+    expectAllEvents(all, id, { bands: 67, rows: 6, height: 400 });
+    expect(all.find(({ event }) => event === "job")?.data.state).toBe("uploading");
     expect((await upload.answer()).slice(0, 12)).toBe("HTTP/1.1 202");
     expectSame(await bytesOf(await ask(`/jobs/${id}/result`)), await edgesOf(wide));
   });
@@ -268,7 +268,7 @@ describe("invalid requests", () => {
     const wrong = /workers: expected a whole number from 1 to 1024, got/;
     await expectProblem(await ask(`/tasks/sobel${path}`, { method: "POST", body: small }), 400, wrong);
     await expectProblem(await ask(`/jobs/${crypto.randomUUID()}${path}`, { method: "PUT", body: small }), 400, wrong);
-    await expectWell();
+    await expectServing();
   });
 
   test("a task that does not exist", async () => {
@@ -277,7 +277,7 @@ describe("invalid requests", () => {
     await expectProblem(await ask("/tasks/canny", { method: "POST" }), 422, unknown);
     const path = `/jobs/${crypto.randomUUID()}?task=canny`;
     await expectProblem(await ask(path, { method: "PUT", body: small }), 422, unknown);
-    await expectWell();
+    await expectServing();
   });
 
   test("ids that are not UUIDs", async () => {
@@ -293,7 +293,7 @@ describe("invalid requests", () => {
         await expectProblem(await ask(`/jobs/${id}${path}`, init), 400, /job id: expected a UUID, got/);
       }
     }
-    await expectWell();
+    await expectServing();
   });
 
   test("paths and methods that do not exist", async () => {
@@ -311,7 +311,7 @@ describe("invalid requests", () => {
     const head = await ask("/nothing", { method: "HEAD" });
     expect([head.status, head.headers.get("content-type")]).toEqual([404, "application/problem+json"]);
     expect((await ask("/", { method: "HEAD" })).status).toBe(200);
-    await expectWell();
+    await expectServing();
   });
 });
 
@@ -360,13 +360,13 @@ describe("bytes that are not a valid picture", () => {
     // In a form, no bytes are a file of length 0.
     await expectProblem(await ask("/tasks/sobel", { method: "POST", body: form }), status, sentence);
     await expectProblem(await ask(`/jobs/${crypto.randomUUID()}`, { method: "PUT", body }), status, sentence);
-    await expectWell();
+    await expectServing();
   });
 
   test("no body at all", async () => {
     await expectProblem(await ask("/tasks/sobel", { method: "POST" }), 400, /got no bytes/);
     await expectProblem(await ask(`/jobs/${crypto.randomUUID()}`, { method: "PUT" }), 400, /got no bytes/);
-    await expectWell();
+    await expectServing();
   });
 
   test("the highest index of a palette is valid", async () => {
@@ -381,7 +381,7 @@ describe("bytes that are not a valid picture", () => {
       const answer = await ask("/tasks/sobel", { method: "POST", body: Buffer.concat([photo, rest]) });
       expectSame(await bytesOf(answer), edgesOfPhoto);
     }
-    await expectWell();
+    await expectServing();
   });
 
   test("the log has no line and no stack trace", () => {
@@ -389,7 +389,11 @@ describe("bytes that are not a valid picture", () => {
   });
 });
 
-test("pictures that are read in a separate thread: valid, corrupt, and cut off", () => expectLargeWell(origin), 60_000);
+test(
+  "pictures that are read in a separate thread: valid, corrupt, and cut off",
+  () => expectLargePictures(origin),
+  60_000,
+);
 
 describe("uploads larger than allowed", () => {
   const tooLarge = /upload too large: expected at most 16777216 bytes, got \d+ or more/;
@@ -401,14 +405,14 @@ describe("uploads larger than allowed", () => {
     // More than Bun's default limit.
     const huger = new Uint8Array(129 << 20);
     await expectProblem(await ask("/tasks/sobel", { method: "POST", body: huger }), 413, tooLarge);
-    await expectWell();
+    await expectServing();
   });
 
   test("not announced: the coordinator counts the bytes", async () => {
     const body = () => chunked(Buffer.concat([photo.subarray(0, 33), chunk("juNk", new Uint8Array(MAX_UPLOAD_BYTES))]));
     await expectProblem(await ask("/tasks/sobel", { method: "POST", body: body() }), 413, tooLarge);
     await expectProblem(await ask(`/jobs/${crypto.randomUUID()}`, { method: "PUT", body: body() }), 413, tooLarge);
-    await expectWell();
+    await expectServing();
   });
 
   test("an upload of exactly the limit is accepted", async () => {
@@ -484,7 +488,7 @@ describe("clients", () => {
       expect(await curl(...how, `${origin}/tasks/sobel`, "-o", edges)).toBe(status);
       expect(await Bun.file(edges).json()).toMatchObject({ status: Number(status) });
     }
-    await expectWell();
+    await expectServing();
   });
 
   const python = `
@@ -515,7 +519,7 @@ for _ in range(2): # the second time over the same connection
     for (const how of ["whole", "chunked"]) {
       expect(await http(name, how)).toMatch(new RegExp(`^(${status} \\d+ False True\n){2}$`));
     }
-    await expectWell();
+    await expectServing();
   });
 
   test("fetch with a stream", async () => {
@@ -794,14 +798,14 @@ describe("requests of the page", () => {
     expect((await put(done, photo)).status).toBe(202);
     const answer = await ask(`/events?jobs=${done},${later.toUpperCase()},${done},${bad}`);
     expect(answer.headers.get("content-type")).toStartWith("text/event-stream");
-    const story = answer.text();
+    const stream = answer.text();
     expect((await put(bad, photo.subarray(0, photo.length - 20))).status).toBe(422);
     expect((await put(later, wide)).status).toBe(202);
-    const events = parsedEvents(await story); // the stream ends with the last job
+    const events = parsedEvents(await stream); // the stream ends with the last job
     const of = (id: string) => events.filter(({ data }) => data.id === id);
-    expectStory(of(done), done, { bands: 8, rows: 19, height: 150 });
+    expectAllEvents(of(done), done, { bands: 8, rows: 19, height: 150 });
     expect(of(later)[0]).toEqual({ event: "unknown", data: { id: later } });
-    expectStory(of(later), later, { bands: 67, rows: 6, height: 400 });
+    expectAllEvents(of(later), later, { bands: 67, rows: 6, height: 400 });
     expect(of(later).filter(({ event }) => event === "unknown")).toHaveLength(1);
     expect(of(bad)[0].event).toBe("unknown");
     expect(of(bad).at(-1)).toMatchObject({ event: "failed", data: { error: expect.stringMatching(/IEND/) } });
@@ -826,7 +830,7 @@ describe("requests of the page", () => {
       }
       expect((await put(photo)).status).toBe(202);
       const again = parsedEvents(await (await kit.ask(`/events?jobs=${id}`)).text());
-      expectStory(
+      expectAllEvents(
         again.map((event) => ({ ...event, data: { ...event.data, worker: "thread-1" } })),
         id,
         { bands: 8, rows: 19, height: 150 },
@@ -1172,7 +1176,7 @@ test("a redelivered band is whole, though its pixels were overwritten", async ()
   ]);
 });
 
-test("commands to Redis are told to a tracer that listens, and to no other", () => {
+test("commands to Redis are traced only while a tracer subscribes", () => {
   const commands = tracingChannel("ioredis:command");
   const heard = { start() {} };
   expect(commands.hasSubscribers).toBe(false);
@@ -1226,8 +1230,8 @@ describeWith(["deno"], "on Deno", () => {
     const at = await originOf(program);
     const post = (body: BodyInit | undefined, path = "/tasks/sobel", method = "POST") =>
       fetch(`${at}${path}`, { method, body, signal: AbortSignal.timeout(DEADLINE) });
-    const well = async () => expectSame(await bytesOf(await post(photo)), edgesOfPhoto);
-    await well();
+    const serves = async () => expectSame(await bytesOf(await post(photo)), edgesOfPhoto);
+    await serves();
     const form = new FormData();
     form.append("image", new File([photo], "photo.png"));
     expectSame(await bytesOf(await post(form)), edgesOfPhoto);
@@ -1237,12 +1241,12 @@ describeWith(["deno"], "on Deno", () => {
     await expectProblem(await post(new Uint8Array(2 * MAX_UPLOAD_BYTES)), 413, /upload too large/);
     const junk = Buffer.concat([photo.subarray(0, 33), chunk("juNk", new Uint8Array(2 * MAX_UPLOAD_BYTES))]);
     await expectProblem(await post(chunked(junk)), 413, /upload too large/);
-    await well();
+    await serves();
 
     const id = crypto.randomUUID();
     expect((await post(wide, `/jobs/${id}`, "PUT")).status).toBe(202);
     const events = parsedEvents(await (await fetch(`${at}/jobs/${id}/events`)).text());
-    expectStory(events, id, { bands: 67, rows: 6, height: 400 });
+    expectAllEvents(events, id, { bands: 67, rows: 6, height: 400 });
     for (let round = 0; round < 2; round++) {
       expectSame(await bytesOf(await fetch(`${at}/jobs/${id}/result`)), await edgesOf(wide));
     }
@@ -1257,8 +1261,8 @@ describeWith(["deno"], "on Deno", () => {
     const open = (await fetch(`${at}/jobs/${id}/events`)).body?.getReader();
     expect((await open?.read())?.done).toBe(false);
     half.socket.destroy();
-    await expectLargeWell(at, 1);
-    await well();
+    await expectLargePictures(at, 1);
+    await serves();
     program.kill("SIGTERM");
     expect(await within(program.exited)).toBe(0);
     while ((await open?.read())?.done === false);
@@ -1280,7 +1284,7 @@ function png(width: number, height: number, seed: number): Bytes {
 }
 
 /** Several rounds, so that anything a picture leaves behind would affect the next one. */
-async function expectLargeWell(at: string, rounds = 3): Promise<void> {
+async function expectLargePictures(at: string, rounds = 3): Promise<void> {
   const expected = await edgesOf(huge);
   const formOf = (bytes: Part) => {
     const form = new FormData();
@@ -1322,7 +1326,7 @@ async function expectProblem(answer: Response, status: number, sentence: RegExp)
 }
 
 /** The server still works. */
-async function expectWell(): Promise<void> {
+async function expectServing(): Promise<void> {
   const answer = await ask("/tasks/sobel", { method: "POST", body: photo });
   expectSame(await bytesOf(answer), edgesOfPhoto);
 }
@@ -1337,7 +1341,7 @@ async function finished(id: string): Promise<void> {
 }
 
 /** The events have the job, every band once and in its place, and `done` at the end. */
-function expectStory(events: JobEvent[], id: string, plan: { bands: number; rows: number; height: number }): void {
+function expectAllEvents(events: JobEvent[], id: string, plan: { bands: number; rows: number; height: number }): void {
   expect(events.find(({ event }) => event === "job")?.data.id).toBe(id);
   const bands = events.filter(({ event }) => event === "band").map(({ data }) => data);
   bands.sort((a, b) => (a.band ?? 0) - (b.band ?? 0));

@@ -23,6 +23,7 @@ export const BAND_PIXELS = 4000;
 export const DEADLINE = 15_000;
 
 export interface Kit {
+  app: { fetch(request: Request): Response | Promise<Response> };
   origin: string;
   queue: CountedQueue;
   results: CountedResults;
@@ -67,6 +68,7 @@ export async function startKit({
     },
   });
   const kit: Kit = {
+    app,
     origin: server.url.origin,
     queue,
     results,

@@ -1,5 +1,5 @@
-// What a stranger can do to the coordinator, and what the programs give away: the token, headers that are made of what
-// others sent, names that are shown, passwords in settings, TLS. The programs are the real ones, as processes.
+// What an attacker can do to the coordinator, and what the programs must not reveal: the token, headers made of input, names
+// on the page, passwords in settings, TLS. The programs are real processes.
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { execFile } from "node:child_process";
 import { writeFileSync } from "node:fs";
@@ -22,6 +22,7 @@ import {
   startRedis,
   temporaryFolder,
 } from "./servers.ts";
+import { until, within } from "./wait.ts";
 
 setDefaultTimeout(60_000);
 
@@ -53,7 +54,7 @@ describe("with AUTH_TOKEN", () => {
     return fetch(origin + path, { ...init, headers });
   };
 
-  /** A job that is done. */
+  /** Uploads a picture. @returns the id of the finished job */
   async function sent(): Promise<string> {
     const id = crypto.randomUUID();
     expect((await ask(`/jobs/${id}`, { method: "PUT", body: photo, token: TOKEN })).status).toBe(202);
@@ -69,7 +70,7 @@ describe("with AUTH_TOKEN", () => {
     ["GET", "/metrics"],
   ];
 
-  test.each(guarded)("%s %s: not without it", async (method, path) => {
+  test.each(guarded)("%s %s requires the token", async (method, path) => {
     const wrong = ["", `Bearer`, `Bearer ${TOKEN}x`, `Bearer ${TOKEN.slice(0, -1)}`, `bearer ${TOKEN}`, TOKEN];
     wrong.push(`Basic ${btoa(`:${TOKEN}`)}`, `Bearer ${TOKEN.toUpperCase()}`, `Bearer ${TOKEN}, Bearer x`);
     for (const authorization of [undefined, ...wrong]) {
@@ -83,14 +84,14 @@ describe("with AUTH_TOKEN", () => {
       expect(JSON.parse(text).status).toBe(401);
       expect(text).not.toContain(TOKEN);
     }
-    // Not in the address either: addresses are logged.
+    // Not in the query either: URLs are logged.
     expect((await ask(`${path}?token=${TOKEN}&access_token=${TOKEN}`, { method })).status).toBe(401);
     const right = await ask(path, { method, body: method === "GET" ? undefined : photo, token: TOKEN });
     expect(right.status).toBe({ POST: 200, PUT: 202, DELETE: 404, GET: 200 }[method]!);
     await right.arrayBuffer();
   });
 
-  test("what was refused was not begun", async () => {
+  test("a refused request changes nothing", async () => {
     const id = crypto.randomUUID();
     await ask(`/jobs/${id}`, { method: "PUT", body: photo, token: "wrong" });
     expect((await ask(`/jobs/${id}`)).status).toBe(404);
@@ -101,7 +102,7 @@ describe("with AUTH_TOKEN", () => {
     expect((await ask(`/jobs/${done}`)).status).toBe(404);
   });
 
-  test("probes, the page, and a job whose id is known need none", async () => {
+  test("probes, the page, and a job whose id is known require no token", async () => {
     const id = await sent();
     const ofJob = ["", "/events", "/result", "/bands/0"].map((path) => `/jobs/${id}${path}`);
     for (const path of ["/", "/page/page.js", "/healthz", "/readyz", ...ofJob, `/events?jobs=${id}`]) {
@@ -111,7 +112,7 @@ describe("with AUTH_TOKEN", () => {
     }
   });
 
-  test("ids cannot be guessed, nor listed", async () => {
+  test("ids cannot be guessed or listed", async () => {
     const answer = await ask("/tasks/sobel", { method: "POST", body: photo, token: TOKEN });
     expect(answer.headers.get("x-job-id")).toMatch(UUID);
     await answer.arrayBuffer();
@@ -123,7 +124,7 @@ describe("with AUTH_TOKEN", () => {
     }
   });
 
-  test("the page: a policy that runs what this server has and nothing else", async () => {
+  test("the policy of the page allows only files of this server", async () => {
     const answer = await ask("/");
     const html = await answer.text();
     const policy = Object.fromEntries(
@@ -148,7 +149,7 @@ describe("with AUTH_TOKEN", () => {
     expect(html).not.toContain(TOKEN);
   });
 
-  test("results and errors are what they say, whatever a browser thinks", async () => {
+  test("browsers must not guess the type of results and errors", async () => {
     const id = await sent();
     const body = photo;
     const answers = [
@@ -167,7 +168,7 @@ describe("with AUTH_TOKEN", () => {
     }
   });
 
-  test("nothing from the address or the form gets into the headers", async () => {
+  test("no part of the URL or the form gets into the headers", async () => {
     const evil = ["%0d%0aset-cookie:%20a=b", "%0aset-cookie:a=b", '";%20filename="x.html', "%22%3b%20x", "%00", "%ff"];
     const id = await sent();
     for (const text of evil) {
@@ -194,32 +195,35 @@ describe("with AUTH_TOKEN", () => {
   });
 });
 
-// A server that hangs up on whoever is still sending takes the answer away with it.
+// If the server closed the connection while the client is still sending, the client would lose the answer.
 describe.each(["bun", "deno"] as const)("a large upload without the token, %s", (runtime) => {
-  test.skipIf(runtime === "deno" && !binaries.deno)("gets its 401, however the client goes about it", async () => {
-    const program = spawnProgram("coordinator.ts", { PORT: "0", WORKERS: "1", AUTH_TOKEN: TOKEN }, runtime);
-    const origin = await originOf(program);
-    const file = join(temporaryFolder("upload"), "large.bin");
-    const body = Buffer.alloc(64 << 20, 7); // more than the buffers between the two hold
-    writeFileSync(file, body);
-    const path = `/jobs/${crypto.randomUUID()}`;
-    const { stdout } = await run("curl", ["-sS", "-m", "20", "-T", file, "-w", "\n%{http_code}", origin + path]);
-    expect(stdout).toMatch(/a token is needed[^\n]*\n401$/);
-    // The shortest host name, too: a router that counts on long ones answers 404.
-    for (const request of [`PUT ${path}`, "POST /tasks/sobel"]) {
-      const head = `${request} HTTP/1.1\r\nhost: x\r\ncontent-length: ${body.length}\r\n\r\n`;
-      const { answer, error } = await sendThenRead(Number(new URL(origin).port), [Buffer.from(head), body]);
-      expect(error).toBe("");
-      expect(answer).toStartWith("HTTP/1.1 401 ");
-      expect(answer).toContain("a token is needed");
-    }
-    program.kill("SIGKILL");
-    await program.exited;
-  });
+  test.skipIf(runtime === "deno" && !binaries.deno)(
+    "gets its 401 from curl and from a client that sends everything before it reads",
+    async () => {
+      const program = spawnProgram("coordinator.ts", { PORT: "0", WORKERS: "1", AUTH_TOKEN: TOKEN }, runtime);
+      const origin = await originOf(program);
+      const file = join(temporaryFolder("upload"), "large.bin");
+      const body = Buffer.alloc(64 << 20, 7); // more than the buffers of the connection hold
+      writeFileSync(file, body);
+      const path = `/jobs/${crypto.randomUUID()}`;
+      const { stdout } = await run("curl", ["-sS", "-m", "20", "-T", file, "-w", "\n%{http_code}", origin + path]);
+      expect(stdout).toMatch(/a token is needed[^\n]*\n401$/);
+      // A host name of one letter, too: with Elysia's default, such a request gets 404.
+      for (const request of [`PUT ${path}`, "POST /tasks/sobel"]) {
+        const head = `${request} HTTP/1.1\r\nhost: x\r\ncontent-length: ${body.length}\r\n\r\n`;
+        const { answer, error } = await sendThenRead(Number(new URL(origin).port), [Buffer.from(head), body]);
+        expect(error).toBe("");
+        expect(answer).toStartWith("HTTP/1.1 401 ");
+        expect(answer).toContain("a token is needed");
+      }
+      program.kill("SIGKILL");
+      await program.exited;
+    },
+  );
 });
 
-describe("settings are told by their names, never by their values", () => {
-  test.each(["two words", "line\n", "señal", "tab\t"])("AUTH_TOKEN=%j, which no header can carry", async (token) => {
+describe("errors about settings have the names, never the values", () => {
+  test.each(["two words", "line\n", "señal", "tab\t"])("AUTH_TOKEN=%j, which no header can contain", async (token) => {
     const program = spawnProgram("coordinator.ts", { PORT: "0", AUTH_TOKEN: token });
     expect(await within(program.exited)).toBe(1);
     expect(program.out).toMatch(/^coordinator\.ts: AUTH_TOKEN: expected [^\n]*\n$/);
@@ -252,7 +256,7 @@ describe("settings are told by their names, never by their values", () => {
           const code = await within(program.exited).finally(() => program.kill("SIGKILL"));
           expect([url, code]).toEqual([url, 1]);
           expect(program.out).not.toContain("s3cret");
-          // One sentence: no stack either.
+          // One line, without a stack.
           expect(program.out).toMatch(new RegExp(`^${file}: ${variable}: expected [^\\n]*\\n$`));
         }),
       );
@@ -264,8 +268,7 @@ describe("settings are told by their names, never by their values", () => {
         RABBITMQ_URL: "amqp://user:s3cret@127.0.0.1:1",
         REDIS_URL: "redis://user:s3cret@127.0.0.1:1",
       });
-      await program.waitFor(/RabbitMQ cannot be reached/);
-      await seconds(2);
+      await program.waitFor(/(RabbitMQ cannot be reached[\s\S]*){3}/);
       program.kill("SIGKILL");
       await program.exited;
       expect(program.out).not.toContain("s3cret");
@@ -274,7 +277,7 @@ describe("settings are told by their names, never by their values", () => {
 });
 
 describeWith(["rabbitmq", "redis"], "a password that is wrong", () => {
-  // The runtimes differ in how much of an error they print.
+  // Bun and Deno print different parts of an error.
   test.each([
     ["coordinator.ts", "bun"],
     ["coordinator.ts", "deno"],
@@ -307,7 +310,9 @@ describeWith(["rabbitmq", "redis"], "a password that is wrong", () => {
       ]) {
         const answer = await fetch(origin + path, { method, body: method === "PUT" ? photo : undefined });
         expect([path, answer.status]).toEqual([path, 503]);
-        said += await answer.text();
+        const text = await answer.text();
+        if (path !== "/readyz") expect(JSON.parse(text).detail).toBe("Redis is unavailable; retry in 5 s");
+        said += text;
       }
     } else {
       await program.waitFor(/result store unavailable/);
@@ -322,8 +327,8 @@ describeWith(["rabbitmq", "redis"], "a password that is wrong", () => {
   });
 });
 
-describeWith(["rabbitmq", "redis", "chromium"], "a worker with an evil name", () => {
-  test("is shown by it, and nothing more", async () => {
+describeWith(["rabbitmq", "redis", "chromium"], "a worker whose name is HTML", () => {
+  test("is shown by that name as text", async () => {
     const { rabbitmq, redis } = await sharedServers();
     const servers = { RABBITMQ_URL: rabbitmq.url, REDIS_URL: redis.url };
     const name = `<img src=x onerror="document.title='owned'">"'&amp;\r\nset-cookie: a=b`;
@@ -386,7 +391,7 @@ describeWith(["rabbitmq", "redis"], "TLS", () => {
   });
 
   test.each(["bun", "deno"] as const)(
-    "amqps:// and rediss:// to servers of an authority that is trusted, %s",
+    "%s connects by amqps:// and rediss:// to servers with a trusted certificate",
     async (runtime) => {
       if (runtime === "deno" && !binaries.deno) return;
       const trust = { [runtime === "deno" ? "DENO_CERT" : "NODE_EXTRA_CA_CERTS"]: join(folder, "ca.pem") };
@@ -402,23 +407,22 @@ describeWith(["rabbitmq", "redis"], "TLS", () => {
     },
   );
 
-  test("and not to servers that nobody vouches for", async () => {
+  test("the coordinator does not connect to servers with an untrusted certificate", async () => {
     const start = (own: Record<string, string>) => spawnProgram("coordinator.ts", { ...servers, ...own, PORT: "0" });
     const problem = async (at: string) => ((await (await fetch(`${at}/readyz`)).json()) as { detail?: string }).detail;
     const noQueue = start({ REDIS_URL: redis.url });
     const noStore = start({ RABBITMQ_URL: rabbitmq.url });
     await noQueue.waitFor(/RabbitMQ cannot be reached.*certificate/);
     const origin = await originOf(noStore);
-    await until(async () => (await problem(origin)) !== "RabbitMQ is away");
-    await seconds(2);
-    expect(await problem(origin)).toStartWith("Redis is away");
-    expect(await problem(await originOf(noQueue))).toBe("RabbitMQ is away");
+    // Only after a connection has failed is the client reconnecting.
+    await until(async () => /^Redis is .*reconnecting/.test((await problem(origin)) ?? ""));
+    expect(await problem(await originOf(noQueue))).toMatch(/^RabbitMQ is /);
     for (const program of [noQueue, noStore]) program.kill("SIGKILL");
     await Promise.all([noQueue.exited, noStore.exited]);
   });
 });
 
-/** A folder with an authority of its own (`ca.pem`) and a certificate for 127.0.0.1 (`server.pem`, `server.key`). */
+/** A folder with the certificate of a new authority (`ca.pem`) and a certificate for 127.0.0.1 (`server.pem`, `server.key`). */
 async function certificates(): Promise<string> {
   const cwd = temporaryFolder("tls");
   writeFileSync(join(cwd, "extensions"), "subjectAltName = IP:127.0.0.1, DNS:localhost\n");
@@ -432,7 +436,7 @@ async function certificates(): Promise<string> {
   return cwd;
 }
 
-/** Writes everything before it looks for an answer, as simple clients do. */
+/** Sends everything before it reads the answer, as simple clients do. */
 function sendThenRead(port: number, pieces: Uint8Array[]): Promise<{ answer: string; error: string }> {
   return new Promise((resolve) => {
     const socket = connect(port, "127.0.0.1");
@@ -459,19 +463,3 @@ function sendThenRead(port: number, pieces: Uint8Array[]): Promise<{ answer: str
 async function originOf(program: Program): Promise<string> {
   return (await program.waitFor(/http:\/\/127\.0\.0\.1:\d+/))[0];
 }
-
-async function within<T>(promise: Promise<T>, ms = 15_000): Promise<T> {
-  let timer: ReturnType<typeof setTimeout> | undefined;
-  const late = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(new Error(`nothing in ${ms} ms`)), ms);
-  });
-  return Promise.race([promise, late]).finally(() => clearTimeout(timer));
-}
-
-async function until(condition: () => Promise<boolean>, ms = 15_000): Promise<void> {
-  for (const deadline = Date.now() + ms; !(await condition()); await seconds(0.02)) {
-    if (Date.now() > deadline) throw new Error(`not true after ${ms} ms: ${condition}`);
-  }
-}
-
-const seconds = (n: number) => new Promise((wake) => setTimeout(wake, n * 1000));
