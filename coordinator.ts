@@ -43,7 +43,6 @@ import {
   DEFAULT_BAND_PIXELS,
   DEFAULT_JOBS,
   DEFAULT_UPLOAD_BYTES,
-  keepMemory,
   levelSetting,
   MAX_WORKERS,
   setting,
@@ -331,7 +330,6 @@ async function connect(tasks: Tasks, log: Log, registry: Registry): Promise<Back
 
 async function main(): Promise<void> {
   answerHelp("coordinator.ts", ABOUT);
-  keepMemory();
   const hostname = process.env.HOST || "127.0.0.1";
   const port = setting("PORT");
   const streamed = setting("MAX_PIXELS");
