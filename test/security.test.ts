@@ -409,10 +409,10 @@ describeWith(["rabbitmq", "redis"], "TLS", () => {
     const noStore = start({ RABBITMQ_URL: rabbitmq.url });
     await noQueue.waitFor(/RabbitMQ cannot be reached.*certificate/);
     const origin = await originOf(noStore);
-    await until(async () => (await problem(origin)) !== "RabbitMQ is unavailable");
+    await until(async () => (await problem(origin)) !== "RabbitMQ is unavailable: not connected");
     await seconds(2);
     expect(await problem(origin)).toStartWith("Redis is unavailable");
-    expect(await problem(await originOf(noQueue))).toBe("RabbitMQ is unavailable");
+    expect(await problem(await originOf(noQueue))).toBe("RabbitMQ is unavailable: not connected");
     for (const program of [noQueue, noStore]) program.kill("SIGKILL");
     await Promise.all([noQueue.exited, noStore.exited]);
   });
