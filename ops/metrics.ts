@@ -200,7 +200,7 @@ export class BackendGauges {
   }
 }
 
-/** Queue depth and live workers at the scrape. A value that cannot be read is absent, not 0. */
+/** Queue depth and live workers at the scrape. Without an answer of the queue its gauges are absent, not 0. */
 export class FleetMetrics {
   readonly #backends: Backends;
   readonly #tasks: string[];

@@ -83,7 +83,7 @@ export class Mosaic {
     return this.#job && this.#drawn.size === this.#job.status.bands ? this.#edges : null;
   }
 
-  /** Highlights the bands of one worker, or of all. @param {string | null} worker */
+  /** Dims the bands of all other workers; null: of none. @param {string | null} worker */
   highlight(worker) {
     this.#only = worker;
     this.#paint();

@@ -163,7 +163,7 @@ export async function download(done) {
   link.click();
 }
 
-/** What does the same in a shell. The token is not written into it. */
+/** Copies the same request as a shell command, without the token. */
 async function copyCommand() {
   if (!job) return;
   const quoted = (/** @type {string} */ text) => `'${text.replaceAll("'", "'\\''")}'`;
