@@ -42,7 +42,6 @@ import {
   DEFAULT_BAND_PIXELS,
   DEFAULT_JOBS,
   DEFAULT_UPLOAD_BYTES,
-  keepMemory,
   levelSetting,
   setting,
   tokenSetting,
@@ -326,7 +325,6 @@ async function connect(tasks: Tasks, log: Log, registry: Registry): Promise<Back
 
 async function main(): Promise<void> {
   answerHelp("coordinator.ts", ABOUT);
-  keepMemory();
   const hostname = process.env.HOST || "127.0.0.1";
   const port = setting("PORT");
   const streamed = setting("MAX_PIXELS");

@@ -357,7 +357,7 @@ export class RedisResults implements Results {
   }
 
   async ping(): Promise<void> {
-    if (this.#redis.status !== "ready") throw new Error(`Redis: expected ready, is ${this.#redis.status}`);
+    if (this.#redis.status !== "ready") throw new Error(`the connection is ${this.#redis.status}`);
     await this.#redis.ping();
   }
 

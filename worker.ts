@@ -27,7 +27,7 @@ import { isMainThread, parentPort, Worker as Thread, workerData } from "node:wor
 import { type Chunk, isChunkId, parseChunkId, rowsCrc } from "./chunk.ts";
 import { type Fields, type Log, openLog } from "./ops/log.ts";
 import type { DeadLetterReason, WorkerMetrics } from "./ops/metrics.ts";
-import { answerHelp, keepMemory, levelSetting, setting } from "./ops/settings.ts";
+import { answerHelp, levelSetting, setting } from "./ops/settings.ts";
 import { encodeBand } from "./picture/png-write.ts";
 import type { Delivery, Outcome, Queue } from "./queue.ts";
 import { BEAT_MS, type Failure, type Results, type WorkerInfo } from "./results.ts";
@@ -38,8 +38,6 @@ import { loadTasks, namesIn, type Tasks } from "./tasks/index.ts";
 const ATTEMPTS = 3;
 /** How long the band in progress may take after SIGTERM, ms. Kubernetes waits for 30 s. */
 const STOP_MS = 25_000;
-/** A worker holds one band at a time. More memory would only hold garbage. */
-const MEMORY_BYTES = 256 << 20;
 /** At 20 deliveries the queue itself dead-letters the band, and the job would not learn why. */
 const MAX_DELIVERIES = 18;
 /** Marks the threads that this file starts. A thread that only imports it does not serve tasks. */
@@ -354,7 +352,6 @@ exit codes
 
 async function main(): Promise<void> {
   answerHelp("worker.ts", ABOUT);
-  keepMemory(MEMORY_BYTES);
   const { RABBITMQ_URL, REDIS_URL, WORKER_NAME, HOST } = process.env;
   const ttl = setting("RESULT_TTL_SECONDS");
   const bandTimeout = setting("BAND_TIMEOUT_SECONDS") * 1000;

@@ -1,10 +1,10 @@
 /**
- * What the log and the metrics tell of a job, from the upload to its end.
+ * Logs and counts a job from the upload to its end.
  *
- * A job that was accepted is watched by the coordinator that accepted it, until it has ended: nobody else may be
- * looking. If that coordinator dies first, the end is told by none; the job itself needs nobody.
+ * The coordinator that accepted a job watches it until it ends, because no other process may be watching. If that
+ * coordinator dies first, the end goes unreported; the job is unaffected.
  *
- * Not here: what becomes of the job (job.ts, watch.ts).
+ * Not here: the job itself (job.ts, watch.ts), the counters (metrics.ts).
  */
 import { HttpError } from "../http/respond.ts";
 import { ImageError } from "../picture/picture.ts";
@@ -14,24 +14,11 @@ import { JobError, type JobWatch, stateOf } from "../watch.ts";
 import type { Log } from "./log.ts";
 import type { CoordinatorMetrics } from "./metrics.ts";
 
+/** `gone`: the job was cancelled through another coordinator, or its records have expired. */
 export type End = "done" | "failed" | "cancelled" | "gone";
 
-/** Why an upload did not become a job, for a label. */
-function refusalOf(error: unknown, request: Request): string {
-  if (error instanceof QueueError) return "queue";
-  if (error instanceof ImageError) return "picture";
-  if (error instanceof JobError) return error.code === "failed" ? "job_failed" : "job_conflict";
-  if (error === request.signal.reason) return "client_closed";
-  if (!(error instanceof HttpError)) return "store";
-  return { 401: "token", 503: "busy" }[error.status] ?? "request";
-}
-
-export function failureOf(error: unknown): Failure {
-  return error instanceof JobError ? error.failure : "other";
-}
-
 export class Follower {
-  /** Jobs whose end is awaited, and whether it was cancelled here. A picture that is sent twice is one job. */
+  /** Jobs that have not ended, by id. The same picture sent twice is one job. */
   readonly #followed = new Map<string, { cancelled: boolean }>();
 
   constructor(
@@ -39,24 +26,24 @@ export class Follower {
     readonly log: Log,
   ) {}
 
-  /** Says that an upload did not become a job. */
+  /** An upload did not become a job. */
   refused(request: Request, error: unknown): void {
     const reason = refusalOf(error, request);
     this.metrics.refused.inc({ reason });
-    const { method, url } = request;
-    // Of a band, before the picture was there to its end.
+    // A band failed before the upload was complete, so `follow` never saw the job.
     if (reason === "job_failed") this.metrics.failed.inc({ reason: failureOf(error) });
     const level = reason === "job_failed" ? "error" : ["busy", "queue"].includes(reason) ? "warn" : "info";
+    const { method, url } = request;
     this.log[level]("upload refused", { method, path: new URL(url).pathname, reason, error });
   }
 
-  /** Says that a job was accepted. */
+  /** A job was accepted. @param bytes size of the upload */
   accepted({ id, task, width, height, bands, workers }: Job, bytes: number): void {
     this.metrics.accepted.inc({ task });
     this.log.info("job accepted", { job: id, task, width, height, bands, workers, bytes });
   }
 
-  /** Says, in the background, how an accepted job ends. Closes the watch. */
+  /** Reports the end of an accepted job, in the background. Closes the watch. */
   follow(watch: JobWatch, job: Job): void {
     const { id } = watch;
     if (this.#followed.has(id)) {
@@ -82,7 +69,7 @@ export class Follower {
       .finally(close);
   }
 
-  /** To be called before an unfinished job is removed. */
+  /** Call this before an unfinished job is removed. */
   cancelling(job: Job): void {
     const entry = this.#followed.get(job.id);
     if (entry) entry.cancelled = true;
@@ -102,4 +89,18 @@ export class Follower {
       this.log.info(`job ${state}`, { job: id, task, ms });
     }
   }
+}
+
+export function failureOf(error: unknown): Failure {
+  return error instanceof JobError ? error.failure : "other";
+}
+
+/** The label of a refused upload. */
+function refusalOf(error: unknown, request: Request): string {
+  if (error instanceof QueueError) return "queue";
+  if (error instanceof ImageError) return "picture";
+  if (error instanceof JobError) return error.code === "failed" ? "job_failed" : "job_conflict";
+  if (error === request.signal.reason) return "client_closed";
+  if (!(error instanceof HttpError)) return "store";
+  return { 401: "token", 503: "busy" }[error.status] ?? "request";
 }

@@ -1,60 +1,52 @@
 /**
- * Whether a program can do its work, and the little HTTP that a worker answers for whoever watches over it.
+ * Health of RabbitMQ and Redis, and the probes of a worker:
  *
- *     /healthz   200 while the process is alive and not stuck; 503: restart it
- *     /readyz    200 while RabbitMQ and Redis can be used and it is not about to end
- *     /metrics   what it has counted
+ *     /healthz   200 while the process is alive and no task is stuck; 503: restart the process
+ *     /readyz    200 while RabbitMQ and Redis are available and the worker is not shutting down
+ *     /metrics   the registry, for Prometheus
  *
- * With node's own server: a worker needs no router, and nothing of what a coordinator loads.
+ * The probes use Node's own HTTP server: a worker needs no router, so it does not load the coordinator's.
+ *
+ * Not here: the coordinator's probes (coordinator.ts).
  */
 import { createServer } from "node:http";
 import type { Registry } from "prom-client";
 import type { Backends } from "../watch.ts";
+import { within } from "./deadline.ts";
 
-/** How long the store may take to answer, ms. */
-const ANSWER_MS = 2_000;
+/** Time limit for an answer of the result store, ms. */
+export const ANSWER_MS = 2_000;
 
-/** What is wrong with the queue, and with the store; null: nothing. */
+/** Why the queue and the store are unavailable; null for one that is available. */
 export async function backendHealth({
   queue,
   results,
 }: Backends): Promise<{ queue: string | null; store: string | null }> {
-  const store = await within(results.ping()).then(
+  const store = await within(results.ping(), ANSWER_MS, `no answer in ${ANSWER_MS} ms`).then(
     () => null,
-    (error: Error) => `Redis is away: ${error.message}`,
+    (error: Error) => `Redis is unavailable: ${error.message}`,
   );
-  return { queue: queue.ready() ? null : "RabbitMQ is away", store };
+  return { queue: queue.ready() ? null : "RabbitMQ is unavailable: not connected", store };
 }
 
-/** @throws Error when the answer is not there in time */
-export async function within<T>(answer: Promise<T>): Promise<T> {
-  let timer: ReturnType<typeof setTimeout> | undefined;
-  const late = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(new Error("no answer")), ANSWER_MS);
-  });
-  return Promise.race([answer, late]).finally(() => clearTimeout(timer));
-}
-
-export interface Watched {
+interface Probed {
   backends: Backends;
   registry: Registry;
-  /** Brings the registry up to date. */
+  /** Updates the gauges of the registry. */
   observe(): Promise<void>;
-  /** Why the process should be restarted; null: it should not. */
+  /** Why the process should be restarted; null if it should not. */
   stuck(): string | null;
   stopping(): boolean;
 }
 
-/** Answers the three until the process ends. @returns the port */
-export function serveProbes(watched: Watched, hostname: string, port: number): Promise<number> {
+/** Serves the three probes until the process ends. @returns the port */
+export function serveProbes(probed: Probed, hostname: string, port: number): Promise<number> {
   const server = createServer(async (request, response) => {
     const {
       status,
       type = "application/json",
       body,
-    } = await answer(watched, request.url ?? "").catch((error: Error) => {
-      return { status: 503, type: undefined, body: JSON.stringify({ status: error.message }) };
-    });
+    } = await answer(probed, request.url ?? "").catch((error: Error) => statusOf(error.message, ""));
     response.writeHead(status, { "content-type": type, connection: "close" }).end(body);
   });
   return new Promise((resolve, reject) => {
@@ -63,22 +55,30 @@ export function serveProbes(watched: Watched, hostname: string, port: number): P
   });
 }
 
-async function answer(watched: Watched, url: string): Promise<{ status: number; type?: string; body: string }> {
-  const said = (trouble: string | null, well: string) => {
-    return { status: trouble === null ? 200 : 503, body: JSON.stringify({ status: trouble ?? well }) };
-  };
+interface Answer {
+  status: number;
+  type?: string;
+  body: string;
+}
+
+async function answer(probed: Probed, url: string): Promise<Answer> {
   switch (url.split("?")[0]) {
     case "/healthz":
-      return said(watched.stuck(), "ok");
+      return statusOf(probed.stuck(), "ok");
     case "/readyz": {
-      if (watched.stopping()) return said("this worker is about to end", "");
-      const { queue, store } = await backendHealth(watched.backends);
-      return said(queue ?? store, "ready");
+      if (probed.stopping()) return statusOf("this worker is shutting down", "");
+      const { queue, store } = await backendHealth(probed.backends);
+      return statusOf(queue ?? store, "ready");
     }
     case "/metrics":
-      await watched.observe();
-      return { status: 200, type: watched.registry.contentType, body: await watched.registry.metrics() };
+      await probed.observe();
+      return { status: 200, type: probed.registry.contentType, body: await probed.registry.metrics() };
     default:
-      return { status: 404, body: JSON.stringify({ status: "nothing here" }) };
+      return { status: 404, body: JSON.stringify({ status: "not found" }) };
   }
+}
+
+/** @param problem null: 200 with the status `healthy`; else 503 with the problem */
+function statusOf(problem: string | null, healthy: string): Answer {
+  return { status: problem === null ? 200 : 503, body: JSON.stringify({ status: problem ?? healthy }) };
 }

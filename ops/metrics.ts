@@ -1,27 +1,28 @@
 /**
- * What is counted, for Prometheus: one registry a process. The coordinator serves its own, a worker its own; the
- * threads of the one-process mode count into the coordinator's.
+ * The metrics of a process, for Prometheus: one registry a process. A coordinator serves its own, a worker its own; the
+ * worker threads of the one-process mode count into the coordinator's.
  *
- * Two kinds: what this process did (counters, histograms), and how things stand at the moment of the scrape (`BackendGauges`:
- * the queue's depth, the fleet). The latter every coordinator tells alike: take the maximum over them, not the sum.
+ * There are two kinds. Counters and histograms count what this process did. `BackendGauges` and `FleetMetrics` show queue,
+ * store and fleet at the moment of the scrape; every coordinator reports the same values, so take their maximum, not their sum.
  *
- * Invariant: what there is to tell does not grow with time. Labels are tasks, states, reasons and routes, all of them
- * few; workers, which come and go, are told only while they live, from their heartbeats and not from what they have done.
+ * Invariant: the number of series does not grow with time. Labels are tasks, states, reasons and routes, all of them few.
+ * A worker is a label only while it lives: its figures come from its heartbeat.
  *
- * Not here: who may read it, and where (coordinator.ts, probes.ts).
+ * Not here: the routes that serve the registry (coordinator.ts, health.ts).
  */
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from "prom-client";
 import type { Backends } from "../watch.ts";
-import { backendHealth, within } from "./health.ts";
+import { within } from "./deadline.ts";
+import { ANSWER_MS, backendHealth } from "./health.ts";
 
 const BAND_SECONDS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60];
 const JOB_SECONDS = [0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 900, 3600];
-/** Whoever may write to Redis may say that there are more workers; they are not told. */
+/** Limit of the worker label: any client of Redis can register workers. */
 const MAX_WORKERS = 1024;
 /**
- * Of prom-client's own these mean something on V8 alone. Bun has them too, with zeros for V8's heap spaces, handles and
- * requests, gigabytes of address space that its engine only reserves as the heap, and Node's version. Of the rest, all that this
- * program's operator may ask for (CPU, memory, file descriptors, the event loop's lag) is right on both.
+ * Default metrics of prom-client that are right on V8 only. Bun reports zeros for V8's heap spaces, handles and requests,
+ * its engine's reserved address space as the heap, and Node's version. CPU, memory, file descriptors and event loop lag are
+ * right on both.
  */
 const MISLEADING = [
   /^nodejs_heap_space_/,
@@ -31,7 +32,7 @@ const MISLEADING = [
   /^nodejs_version_info$/,
 ];
 
-/** @param ofProcess whether CPU, memory and the event loop of this process belong to it */
+/** @param ofProcess whether the registry includes CPU, memory and event loop lag of this process */
 export function openRegistry(ofProcess: boolean): Registry {
   const registry = new Registry();
   if (!ofProcess) return registry;
@@ -42,6 +43,7 @@ export function openRegistry(ofProcess: boolean): Registry {
   return registry;
 }
 
+/** Makes the metrics of one registry. */
 class Maker {
   readonly #registers: Registry[];
 
@@ -64,7 +66,7 @@ class Maker {
 
 export type DeadLetterReason = "unreadable" | "unknown_task" | "task_failed" | "kills_workers";
 
-/** What workers count. */
+/** Counters of a worker. */
 export class WorkerMetrics {
   readonly bands: Counter<"task" | "outcome">;
   readonly deadLettered: Counter<"reason">;
@@ -79,42 +81,30 @@ export class WorkerMetrics {
 
   constructor(registry: Registry) {
     const make = new Maker(registry);
-    this.bands = make.counter(
-      "sobel_bands_total",
-      "Bands taken off the queue, by what became of them",
-      "task",
-      "outcome",
-    );
-    this.deadLettered = make.counter(
-      "sobel_bands_dead_lettered_total",
-      "Bands given up, whose jobs have failed, by reason",
-      "reason",
-    );
-    this.redelivered = make.counter("sobel_bands_redelivered_total", "Bands that had been handed out before", "task");
+    this.bands = make.counter("sobel_bands_total", "Bands taken from the queue, by outcome", "task", "outcome");
+    this.deadLettered = make.counter("sobel_bands_dead_lettered_total", "Dead-lettered bands by reason", "reason");
+    this.redelivered = make.counter("sobel_bands_redelivered_total", "Redelivered bands", "task");
     this.wait = make.seconds(
       "sobel_band_wait_seconds",
-      "Time from a band's sending to the worker that took it first; where clocks differ, as far as they agree",
+      "Seconds from the publish of a band to its first delivery, by the clocks of coordinator and worker",
       BAND_SECONDS,
       "task",
     );
     this.compute = make.seconds(
       "sobel_band_task_seconds",
-      "Time the task took for a band, with compression",
+      "Seconds of a task for one band, compression included",
       BAND_SECONDS,
       "task",
     );
-    this.store = make.seconds("sobel_band_store_seconds", "Time until a band's result was stored", BAND_SECONDS);
-    this.pixels = make.counter("sobel_band_pixels_total", "Pixels of the bands done", "task");
-    this.resultBytes = make.counter("sobel_band_result_bytes_total", "Bytes of the bands' results, as PNG", "task");
-    this.storeRetries = make.counter(
-      "sobel_store_retries_total",
-      "Times that a worker had to ask the result store again",
-    );
-    this.busy = make.gauge("sobel_bands_in_progress", "Bands in the hands of this process");
+    this.store = make.seconds("sobel_band_store_seconds", "Seconds to store the result of a band", BAND_SECONDS);
+    this.pixels = make.counter("sobel_band_pixels_total", "Pixels of finished bands", "task");
+    this.resultBytes = make.counter("sobel_band_result_bytes_total", "Bytes of the results of finished bands", "task");
+    this.storeRetries = make.counter("sobel_store_retries_total", "Retried requests to the result store");
+    this.busy = make.gauge("sobel_bands_in_progress", "Bands in progress");
   }
 }
 
-/** What a coordinator counts. */
+/** Counters of a coordinator. */
 export class CoordinatorMetrics {
   readonly refused: Counter<"reason">;
   readonly uploadBytes: Counter;
@@ -131,39 +121,40 @@ export class CoordinatorMetrics {
     maxUploads: number,
   ) {
     const make = new Maker(registry);
-    make.gauge("sobel_uploads_limit", "Uploads that are taken at a time").set(maxUploads);
+    make.gauge("sobel_uploads_limit", "Maximum concurrent uploads").set(maxUploads);
     this.refused = make.counter(
       "sobel_uploads_refused_total",
-      "Uploads that did not become a job: busy, queue and store are answered with 503, the others are the client's",
+      "Refused uploads by reason; busy, queue and store are answered with 503",
       "reason",
     );
-    this.uploadBytes = make.counter(
-      "sobel_upload_bytes_total",
-      "Bytes read of uploads, with those of refused ones up to their refusal",
+    this.uploadBytes = make.counter("sobel_upload_bytes_total", "Bytes read from uploads, refused ones included");
+    this.resultBytes = make.counter("sobel_result_bytes_total", "Bytes of results sent to clients");
+    this.accepted = make.counter(
+      "sobel_jobs_accepted_total",
+      "Accepted jobs: every band is in the queue or done",
+      "task",
     );
-    this.resultBytes = make.counter("sobel_result_bytes_total", "Bytes of results sent");
-    this.accepted = make.counter("sobel_jobs_accepted_total", "Jobs whose every band was in the queue or done", "task");
-    this.open = make.gauge("sobel_jobs_open", "Jobs of this coordinator that have not ended, by state", "state");
+    this.open = make.gauge("sobel_jobs_open", "Open jobs of this coordinator by state", "state");
     this.ended = make.counter(
       "sobel_jobs_ended_total",
-      "Jobs accepted by this coordinator that have ended; gone: cancelled elsewhere, or expired",
+      "Ended jobs of this coordinator by state; gone: cancelled through another coordinator, or expired",
       "task",
       "state",
     );
     this.failed = make.counter(
       "sobel_jobs_failed_total",
-      "Jobs that have failed of a band, by reason, also while their picture was still arriving",
+      "Failed jobs by reason, those that failed during their upload included",
       "reason",
     );
     this.seconds = make.seconds(
       "sobel_job_seconds",
-      "Time from the first asking for a job to its last band",
+      "Seconds from the first request for a job to its last band",
       JOB_SECONDS,
       "task",
     );
     this.responses = make.counter(
       "sobel_http_responses_total",
-      "Responses, by the pattern of their route, empty where there is none",
+      "HTTP responses; method and route are empty for an unknown path",
       "method",
       "route",
       "status",
@@ -172,15 +163,15 @@ export class CoordinatorMetrics {
     for (const reason of ["busy", "queue", "store"]) this.refused.inc({ reason }, 0);
   }
 
-  /** Counts an answer, and gives it back. */
+  /** Counts a response and returns it. */
   answered(request: Request, route: string | undefined, response: Response): Response {
-    // Of what is not there, neither the path nor the method, which are the client's to invent.
+    // An unknown path gets no label, and its method neither: a client could make up any number of them.
     const method = route ? request.method : "";
     this.responses.inc({ method, route: route ?? "", status: response.status });
     return response;
   }
 
-  /** Counts what a client takes of a result. */
+  /** Counts the bytes of a result that a client reads. */
   async *sending(pieces: AsyncGenerator<Uint8Array>): AsyncGenerator<Uint8Array> {
     for await (const piece of pieces) {
       this.resultBytes.inc(piece.length);
@@ -189,7 +180,7 @@ export class CoordinatorMetrics {
   }
 }
 
-/** How queue and store stand, as of the scrape. Asked together, and with a limit of time: a scrape never hangs. */
+/** Availability of queue and store at the scrape. The checks have a time limit, so a scrape never hangs. */
 export class BackendGauges {
   readonly #backends: Backends;
   readonly #queueUp: Gauge;
@@ -198,8 +189,8 @@ export class BackendGauges {
   constructor(registry: Registry, backends: Backends) {
     const make = new Maker(registry);
     this.#backends = backends;
-    this.#queueUp = make.gauge("sobel_queue_up", "1 while the queue can be used");
-    this.#storeUp = make.gauge("sobel_store_up", "1 while the result store can be used");
+    this.#queueUp = make.gauge("sobel_queue_up", "1 if the queue is available, else 0");
+    this.#storeUp = make.gauge("sobel_store_up", "1 if the result store is available, else 0");
   }
 
   async observe(): Promise<void> {
@@ -209,7 +200,7 @@ export class BackendGauges {
   }
 }
 
-/** The queue's depth and the fleet, as of the scrape; what cannot be asked is absent. */
+/** Queue depth and live workers at the scrape. Without an answer of the queue its gauges are absent, not 0. */
 export class FleetMetrics {
   readonly #backends: Backends;
   readonly #tasks: string[];
@@ -228,22 +219,22 @@ export class FleetMetrics {
     const make = new Maker(registry);
     const gauge = (name: string, help: string) => make.gauge(name, help, "task");
     const byWorker = (name: string, help: string) => make.counter(name, help, "worker");
-    this.#waiting = gauge("sobel_queue_bands_waiting", "Bands that wait for a worker");
-    this.#consumers = gauge("sobel_queue_consumers", "Workers at the queue, those of others included");
-    this.#deadLetters = make.gauge("sobel_queue_dead_letters", "Bands in tareas.muertas");
-    this.#workers = gauge("sobel_workers", "Workers whose heart beats, by the tasks that they know");
-    this.#busy = make.gauge("sobel_workers_busy", "Workers that had a band in hand at their last beat");
-    this.#bands = byWorker("sobel_worker_bands_total", "Bands that a live worker has done since it joined");
-    this.#pixels = byWorker("sobel_worker_pixels_total", "Pixels of those bands");
-    this.#seconds = byWorker("sobel_worker_task_seconds_total", "Time that its task took for them");
+    this.#waiting = gauge("sobel_queue_bands_waiting", "Bands waiting for a worker");
+    this.#consumers = gauge("sobel_queue_consumers", "Consumers of the queue, third-party workers included");
+    this.#deadLetters = make.gauge("sobel_queue_dead_letters", "Messages in the dead-letter queue tareas.muertas");
+    this.#workers = gauge("sobel_workers", "Live workers by task");
+    this.#busy = make.gauge("sobel_workers_busy", "Live workers with a band in progress at their last heartbeat");
+    this.#bands = byWorker("sobel_worker_bands_total", "Bands done by a live worker since it joined");
+    this.#pixels = byWorker("sobel_worker_pixels_total", "Pixels of the bands done by a live worker");
+    this.#seconds = byWorker("sobel_worker_task_seconds_total", "Seconds of task time of a live worker");
   }
 
   async observe(): Promise<void> {
     const { queue, results } = this.#backends;
     const depths = await Promise.all(this.#tasks.map((task) => queue.depth(task).catch(() => null)));
     const deadLetters = await queue.deadLetters().catch(() => null);
-    const fleet = await within(results.workers()).catch(() => []);
-    // From here on without a pause, so that two scrapes at once do not see half of it.
+    const fleet = await within(results.workers(), ANSWER_MS, "no answer from the result store").catch(() => []);
+    // No await from here on: a concurrent scrape must not see half of the values.
     for (const metric of [this.#waiting, this.#consumers, this.#workers, this.#bands, this.#pixels, this.#seconds]) {
       metric.reset();
     }

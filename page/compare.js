@@ -1,14 +1,16 @@
 /**
- * Before and after: two pictures of the same size over each other, a divider between them, zoom to the pixels.
+ * Before and after: two pictures of the same size on top of each other, with a divider and zoom down to the pixels.
  *
- * The divider is a slider for the keyboard and for screen readers; the pictures are moved with the pointer, or with the
- * arrow keys, once they are larger than their frame.
+ * The divider is a slider for the keyboard and for screen readers. Pictures larger than their frame are moved with the
+ * pointer or the arrow keys.
+ *
+ * Not here: which pictures (stage.js).
  */
 import { number, t } from "./words.js";
 
 const MAX_ZOOM = 16;
 const STEP = 1.5;
-/** How far an arrow key moves the pictures, px. */
+/** Distance that an arrow key moves the pictures, px. */
 const MOVE = 60;
 
 export class Compare {
@@ -17,14 +19,14 @@ export class Compare {
   #scale = 1;
   #x = 0;
   #y = 0;
-  /** Of the visible part, how much shows the original: 0 to 1. */
+  /** The share of the visible part that shows the original: 0 to 1. */
   #split = 0.5;
-  /** True while the whole picture is shown, however the frame changes. */
+  /** True while the whole picture is shown. It stays so when the frame changes. */
   #whole = true;
   /** @type {Map<number, { x: number, y: number }>} */ #pointers = new Map();
   /** @type {"split" | "move"} */ #drag = "split";
 
-  /** @param {HTMLElement} root the element `compare` of page.html @param {(zoom: number) => void} onZoom */
+  /** @param {HTMLElement} root the element `compare` of index.html @param {(zoom: number) => void} onZoom */
   constructor(root, onZoom) {
     const part = (/** @type {string} */ name) => /** @type {HTMLElement} */ (root.querySelector(`.${name}`));
     this.root = root;
@@ -48,7 +50,7 @@ export class Compare {
 
   /**
    * @param {number} width @param {number} height of the picture, px
-   * @param {string} before @param {string} after addresses; the former may be smaller, or missing
+   * @param {string} before @param {string} after URLs; `before` may be smaller, or empty
    */
   set(width, height, before, after) {
     this.#width = width;
@@ -84,8 +86,8 @@ export class Compare {
   }
 
   /**
-   * @param {number} scale CSS pixels for a pixel of the picture; 0, or as little as the frame holds: the whole picture
-   * @param {{ x: number, y: number }} [at] what stays where it is; the middle
+   * @param {number} scale CSS pixels for a pixel of the picture; 0 or any scale that fits: the whole picture
+   * @param {{ x: number, y: number }} [at] the point that does not move; by default the middle
    */
   zoomTo(scale, at = { x: this.root.clientWidth / 2, y: this.root.clientHeight / 2 }) {
     this.#whole = scale <= this.#fit;
@@ -118,7 +120,7 @@ export class Compare {
     this.onZoom(this.#scale * devicePixelRatio);
   }
 
-  /** The part of the frame that the pictures take, from left to right. */
+  /** Left and right edge of the pictures within the frame, px. */
   get #visible() {
     return [Math.max(0, this.#x), Math.min(this.root.clientWidth, this.#x + this.#width * this.#scale)];
   }
@@ -163,7 +165,7 @@ export class Compare {
     event.preventDefault();
   }
 
-  /** With Ctrl, as a pinch on a touchpad is told too: the wheel alone scrolls the page. @param {WheelEvent} event */
+  /** The wheel zooms with Ctrl only, as browsers report a pinch on a touchpad. Without it the page scrolls. @param {WheelEvent} event */
   #wheel(event) {
     if (!event.ctrlKey) return;
     event.preventDefault();
@@ -207,7 +209,7 @@ export class Compare {
   }
 }
 
-/** In the middle where there is room; else no edge within the frame. @param {number} at @param {number} size @param {number} room */
+/** Centred where there is room; otherwise without a gap at either edge. @param {number} at @param {number} size @param {number} room */
 function placed(at, size, room) {
   return size <= room ? (room - size) / 2 : Math.min(0, Math.max(room - size, at));
 }

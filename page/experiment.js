@@ -1,9 +1,11 @@
 /**
- * The experiment: the picture that is shown, with 1, 2, … N workers, three times each; and its figure.
+ * The experiment: runs the chosen picture with 1, 2, … N workers, three times each, and charts the times.
  *
- * What is timed: from the moment the PUT is sent to the event that tells of the last band. The picture's bytes are held
- * in the page, runs go round by round so that a slow moment does not meet one number of workers only, nothing else is
- * sent meanwhile, and no picture of a band is asked for.
+ * A time runs from sending the PUT to the event of the last band. The bytes of the picture are in memory, no other job
+ * is sent, and no picture of a band is fetched. Each round runs every number of workers once, so that a slow moment does
+ * not affect only one of them.
+ *
+ * Not here: the arithmetic and the charts (speedup.js).
  */
 import { hold, isOpen, jobs, onJob, queryOf } from "./jobs.js";
 import { ask, fleet, follow, onFleet, Problem, upload } from "./server.js";
@@ -21,7 +23,7 @@ let picture = null;
 let result = null;
 /** @type {AbortController | null} */
 let running = null;
-/** What is being done, or why it ended: a function, since the language may change. @type {() => string} */
+/** The progress, or why it ended. A function, because the language may change. @type {() => string} */
 let status = () => "";
 
 export function setUpExperiment() {
@@ -35,7 +37,7 @@ export function setUpExperiment() {
   onJob.add((_, what) => what !== "progress" && renderExperiment());
 }
 
-/** Which picture is measured. @param {import("./jobs.js").Job | null} job */
+/** Sets the picture to measure. @param {import("./jobs.js").Job | null} job */
 export function choosePicture(job) {
   picture = job;
   renderExperiment();
@@ -55,24 +57,27 @@ function save(text, type, extension) {
 }
 
 async function run() {
-  const most = fleet.workers?.length ?? 0;
-  if (!picture?.file || most < 2) return;
+  const maxWorkers = fleet.workers?.length ?? 0;
+  if (!picture?.file || maxWorkers < 2) return;
   const { name, file, task, query } = picture;
   const what = { task, query };
-  const measured = Array.from({ length: most }, (_, i) => ({ workers: i + 1, times: /** @type {number[]} */ ([]) }));
+  const measured = Array.from({ length: maxWorkers }, (_, i) => ({
+    workers: i + 1,
+    times: /** @type {number[]} */ ([]),
+  }));
   const stop = new AbortController();
   running = stop;
   hold(true);
   result = { name, measured, complete: false };
   try {
-    const bytes = new Blob([await file.arrayBuffer()]); // from here on no disk is read
+    const bytes = new Blob([await file.arrayBuffer()]); // no disk is read from here on
     status = () => t.warmUp;
     renderExperiment();
-    await timed(bytes, what, most, stop.signal);
+    await timed(bytes, what, maxWorkers, stop.signal);
     for (let round = 0; round < RUNS; round++) {
       for (const row of measured) {
-        const at = round * most + row.workers;
-        status = () => t.runOf(at, RUNS * most, row.workers);
+        const at = round * maxWorkers + row.workers;
+        status = () => t.runOf(at, RUNS * maxWorkers, row.workers);
         renderExperiment();
         row.times.push(await timed(bytes, what, row.workers, stop.signal));
       }
@@ -89,7 +94,7 @@ async function run() {
 }
 
 /**
- * Sends the picture as a job of its own, waits for its end, and removes it.
+ * Sends the picture as a job of its own, waits for its end, and deletes it.
  * @param {Blob} bytes @param {{ task: string, query: string }} what @param {number} workers @param {AbortSignal} signal
  * @returns {Promise<number>} ms
  */
@@ -98,7 +103,7 @@ async function timed(bytes, what, workers, signal) {
   const id = newId();
   const { promise: listening, resolve: listens } = Promise.withResolvers();
   const { promise: done, resolve, reject } = Promise.withResolvers();
-  done.catch(() => {}); // it may fail before anybody waits for it
+  done.catch(() => {}); // it may fail before it is awaited
   const unfollow = follow([id], (name, data) => {
     if (name === "unknown") listens(undefined);
     if (name === "done") resolve(performance.now());
@@ -114,36 +119,36 @@ async function timed(bytes, what, workers, signal) {
   } finally {
     signal.removeEventListener("abort", abort);
     unfollow();
-    await ask(`/jobs/${id}`, { method: "DELETE" }).catch(() => {}); // it expires by itself
+    await ask(`/jobs/${id}`, { method: "DELETE" }).catch(() => {}); // the job expires anyway
   }
 }
 
-/** Cores of the machines that the workers run on. */
+/** Cores of all machines with workers. */
 function cores() {
   const hosts = new Map(fleet.workers?.map(({ host, cores: own }) => [host, own]));
   return [...hosts.values()].reduce((sum, own) => sum + (own || 0), 0);
 }
 
-/** What it waits for; empty when it can start. @param {number} most @param {boolean} others */
-function whyNot(most, others) {
+/** Why the experiment cannot start; empty when it can. @param {number} maxWorkers @param {boolean} others */
+function whyNot(maxWorkers, others) {
   if (!picture || picture.phase === "failed") return t.needsPicture;
   if (!picture.file) return t.needsFile;
-  if (most < 2) return t.needsTwo;
+  if (maxWorkers < 2) return t.needsTwo;
   return others ? t.needsQuiet : "";
 }
 
 export function renderExperiment() {
-  const most = fleet.workers?.length ?? 0;
+  const maxWorkers = fleet.workers?.length ?? 0;
   const others = !running && jobs.some(isOpen);
-  const why = whyNot(most, others);
-  $("measure").textContent = t.measure(Math.max(2, most));
+  const why = whyNot(maxWorkers, others);
+  $("measure").textContent = t.measure(Math.max(2, maxWorkers));
   $("measure").disabled = running !== null || why !== "";
   $("stop").hidden = !running;
   const text = running ? status() : why || status();
   if ($("measuring").textContent !== text) $("measuring").textContent = text;
-  const few = cores() > 0 && cores() < most && most >= 2;
+  const few = cores() > 0 && cores() < maxWorkers && maxWorkers >= 2;
   $("cores").hidden = !few;
-  $("cores").textContent = few ? t.fewCores(cores(), most) : "";
+  $("cores").textContent = few ? t.fewCores(cores(), maxWorkers) : "";
   renderResult();
 }
 

@@ -1,28 +1,28 @@
 /**
- * The jobs of this page: sent two at a time, followed by one stream of events, tried again when the way is cut, kept over
- * a reload.
+ * The jobs of this page. Two uploads run at a time, one event stream follows all jobs, a cut connection is retried, and a
+ * reload keeps the jobs.
  *
  *     queued ─► sending ─► running ─► done ─► expired
  *       ▲        │   ▲        │
  *       │        ▼   │        ▼
- *       └── interrupted ◄── (the server has lost it)          failed · cancelled · lost: an end, unless it is retried
+ *       └── interrupted ◄── (the server has lost it)          failed · cancelled · lost: final, unless the user retries
  *
- * Invariant: a job keeps its id for as long as its picture may be sent again under it. So sending it twice does no harm.
+ * Invariant: a job keeps its id while its picture may be sent again, so uploads are idempotent.
  *
- * Not here: how anything looks (stage.js, list.js).
+ * Not here: what is shown (stage.js, list.js).
  */
 import { preview } from "./preview.js";
 import { ask, fleet, follow, onFleet, Problem, upload } from "./server.js";
 import * as store from "./store.js";
 
 const UPLOADS = 2;
-/** The pause before another try doubles to this, s. */
+/** The pause between retries doubles up to this, s. */
 const MAX_PAUSE = 30;
-/** As many as one stream takes. */
+/** Limit of jobs in one event stream. */
 const MAX_FOLLOWED = 100;
-/** What a job fails with while its upload lasts is said better by the upload's own answer, which comes at once, ms. */
+/** When a job fails during its upload, wait this long for the answer of the upload, which says more, ms. */
 const ANSWER_FIRST_MS = 2_000;
-/** Refused for what it is: sending the same again would end the same way. */
+/** Statuses that refuse the picture itself: a retry would end the same way. */
 const FINAL = [400, 413, 415, 422];
 
 /** @typedef {"queued" | "sending" | "interrupted" | "running" | "done" | "failed" | "cancelled" | "expired" | "lost"} Phase */
@@ -32,28 +32,28 @@ const FINAL = [400, 413, 415, 422];
  * @property {string} id
  * @property {string} name
  * @property {number} size bytes
- * @property {number | null} workers at most so many; null for all
+ * @property {number | null} workers maximum; null for all
  * @property {string} task @property {string} query its parameters
- * @property {number} added when, ms since 1970, and its place in line
- * @property {number} batch of the first that came with it
+ * @property {number} added time, ms since 1970, and position in the queue
+ * @property {number} batch `added` of the first job of its batch
  * @property {Phase} phase
  * @property {number} sent 0 to 1
  * @property {number} start @property {number} end ms since 1970; 0 before
  * @property {Problem | null} problem
  * @property {File | Blob | null} file null after a reload, once the server has accepted it
  * @property {import("./preview.js").Preview | null} preview
- * @property {boolean} downloaded by itself
- * @property {boolean} kept over a reload
+ * @property {boolean} downloaded automatically
+ * @property {boolean} kept its file is stored and survives a reload
  * @property {number} tries in a row @property {number} retryAt ms since 1970
  * @property {{ kind?: string, params?: Record<string, unknown>, width?: number, height?: number, rows?: number, bands?: number, done?: number, waiting?: boolean }} status
- * @property {Map<number, { worker: string, ms: number, deliveries: number, y: number, rows: number }>} told
- * @property {AbortController} control ends the upload
+ * @property {Map<number, { worker: string, ms: number, deliveries: number, y: number, rows: number }>} doneBands by number of the band
+ * @property {AbortController} control aborts the upload
  */
 
 /** Newest batch first. @type {Job[]} */
 export const jobs = [];
 
-/** Called with a job that has changed, and what of it. @type {Set<(job: Job, what: "phase" | "progress" | "list") => void>} */
+/** Called with a job that has changed, and the kind of change. @type {Set<(job: Job, what: "phase" | "progress" | "list") => void>} */
 export const onJob = new Set();
 
 let sending = 0;
@@ -68,12 +68,12 @@ export const isOpen = (/** @type {Job} */ { phase }) => ["queued", "sending", "i
 export const isFinal = (/** @type {Job} */ { problem }) => FINAL.includes(Number(problem?.status));
 
 /** @param {Job} job @param {"phase" | "progress" | "list"} what */
-function tell(job, what) {
+function notify(job, what) {
   for (const listener of onJob) listener(job, what);
 }
 
 /**
- * Puts files in line, in their order.
+ * Queues files in their order.
  * @param {File[]} files @param {number | null} workers @param {{ task: string, query: string }} what
  */
 export function add(files, workers, what) {
@@ -81,7 +81,7 @@ export function add(files, workers, what) {
   const batch = files.map((file, i) => newJob(file, workers, what, added + i, added));
   jobs.unshift(...batch);
   for (const job of batch) {
-    tell(job, "list");
+    notify(job, "list");
     keep(job);
     keepFile(job);
   }
@@ -100,7 +100,7 @@ function newJob(file, workers, what, added, batch) {
   return { ...fresh(), ...asked, id: store.newId(), preview: null, phase: "queued" };
 }
 
-/** How a job is asked for, behind its address. @param {{ task: string, query: string, workers: number | null }} job */
+/** The query of the URL of a job. @param {{ task: string, query: string, workers: number | null }} job */
 export function queryOf({ task, query, workers }) {
   return [`task=${task}`, query, workers && `workers=${workers}`].filter(Boolean).join("&");
 }
@@ -116,28 +116,28 @@ function fresh() {
     tries: 0,
     retryAt: 0,
     status: {},
-    told: new Map(),
+    doneBands: new Map(),
     control: new AbortController(),
   };
 }
 
-/** One preview after the other: each may hold a whole picture for a moment. @param {Job[]} batch */
+/** Makes one preview at a time: each may hold a whole picture for a moment. @param {Job[]} batch */
 async function show(batch) {
   for (const job of batch) {
     if (!job.file) continue;
     job.preview = await preview(job.file);
     if (job.preview) store.putPreview(job.id, job.preview);
-    tell(job, "progress");
+    notify(job, "progress");
   }
 }
 
 /** @param {Job} job */
 async function keepFile(job) {
   if (job.file) job.kept = await store.putFile(job.id, job.file);
-  if (!isUnsent(job)) store.dropFile(job.id); // accepted, or cancelled, meanwhile
+  if (!isUnsent(job)) store.dropFile(job.id); // it was accepted or cancelled meanwhile
 }
 
-/** Whether a reload would lose a picture: it is not sent, and not kept (yet). */
+/** Whether a reload would lose a picture: one that is neither sent nor stored. */
 export const wouldLose = () => jobs.some((job) => isUnsent(job) && !job.kept);
 
 const isUnsent = (/** @type {Job} */ { phase }) => ["queued", "sending", "interrupted"].includes(phase);
@@ -151,11 +151,11 @@ function keep(job) {
   store.putRecord(/** @type {any} */ ({ ...asked, phase, start, end, downloaded, status, why, tab }));
 }
 
-/** Takes up what a page before this one has left. */
+/** Restores the jobs of an earlier page. */
 export async function restore() {
   const found = await store.thisTab();
   tab = found.tab;
-  for (const job of jobs) keep(job); // those that came meanwhile
+  for (const job of jobs) keep(job); // jobs that were added meanwhile
   const before = (await store.records(({ phase }) => !isOpen(/** @type {Job} */ ({ phase })))).filter(
     (record) => !found.isAlive(record.tab),
   );
@@ -169,23 +169,23 @@ export async function restore() {
       store.drop(job.id);
       continue;
     }
-    if (isUnsent(job)) await takeUp(job);
+    if (isUnsent(job)) await requeue(job);
     jobs.unshift(job);
     jobs.sort((a, b) => b.batch - a.batch || a.added - b.added);
     keep(job);
-    tell(job, "list");
+    notify(job, "list");
   }
   refollow();
   next();
 }
 
-/** A job that was on its way when its page was closed. @param {Job} job */
-async function takeUp(job) {
+/** Queues a job whose upload was cut by closing its page. @param {Job} job */
+async function requeue(job) {
   job.file = (await store.getFile(job.id)) ?? null;
   job.kept = job.file !== null;
   job.phase = "queued";
   if (job.file) return;
-  // The server may have accepted it in the last moment.
+  // The server may have accepted it just before the page was closed.
   const known = await ask(`/jobs/${job.id}`).then(
     (answer) => answer.json(),
     () => null,
@@ -193,7 +193,7 @@ async function takeUp(job) {
   job.phase = known && known.state !== "uploading" ? "running" : "lost";
 }
 
-/** Nothing is sent while this is so. @param {boolean} yes */
+/** Holds back uploads, or continues them. @param {boolean} yes */
 export function hold(yes) {
   held = yes;
   next();
@@ -214,11 +214,11 @@ async function send(job) {
   refollow();
   const progress = (/** @type {number} */ sent) => {
     job.sent = sent;
-    tell(job, "progress");
+    notify(job, "progress");
   };
   try {
     const { signal } = job.control;
-    // A file that was moved or changed on disk cannot be read again; the copy can.
+    // A file that was moved or changed on disk cannot be read again, but its stored copy can.
     const file = (job.tries > 0 && (await store.getFile(job.id))) || /** @type {Blob} */ (job.file);
     const account = await upload(`/jobs/${job.id}?${queryOf(job)}`, file, signal, progress);
     job.sent = 1;
@@ -236,15 +236,15 @@ async function send(job) {
 /** @param {Job} job @param {Problem} problem */
 function fail(job, problem) {
   if (!isOpen(job)) return;
-  if (problem.status === 401) return enter(job, "queued"); // until there is a token
+  if (problem.status === 401) return enter(job, "queued"); // it waits for the token
   job.problem = problem;
-  if (problem.isPassing) return interrupt(job, problem.retryAfter);
+  if (problem.isTransient) return interrupt(job, problem.retryAfter);
   enter(job, "failed");
 }
 
-/** Tries again by itself, later and later, or as soon as the server is heard of. @param {Job} job @param {number} atLeast s */
-function interrupt(job, atLeast) {
-  const pause = Math.max(atLeast, Math.min(MAX_PAUSE, 2 ** job.tries)) * (1 + Math.random() / 4);
+/** Retries after a growing pause, or when the server answers again. @param {Job} job @param {number} min pause, s */
+function interrupt(job, min) {
+  const pause = Math.max(min, Math.min(MAX_PAUSE, 2 ** job.tries)) * (1 + Math.random() / 4);
   job.tries++;
   job.retryAt = Date.now() + pause * 1000;
   enter(job, "interrupted");
@@ -261,18 +261,20 @@ function again(job) {
   next();
 }
 
-// A server that is back is worth a try at once; and so is a token.
+// Retry at once when the server is back or a token was entered.
 onFleet.add(() => {
   if (away && !fleet.trouble) for (const job of jobs) if (job.phase === "interrupted") again(job);
   away = fleet.trouble !== null;
   next();
 });
 
-/** One stream for all that is open; opened anew only for a job that it does not follow yet. */
+/** Follows all open jobs in one stream. It is reopened only for a job that it does not follow yet. */
 function refollow() {
-  // Those that are done are asked for once, after a reload: they may have expired.
+  // After a reload, done jobs are followed once, since they may have expired.
   const wanted = jobs.filter((job) => {
-    return ["sending", "interrupted", "running"].includes(job.phase) || (job.phase === "done" && job.told.size === 0);
+    return (
+      ["sending", "interrupted", "running"].includes(job.phase) || (job.phase === "done" && job.doneBands.size === 0)
+    );
   });
   if (wanted.every(({ id }) => followed.has(id))) return;
   unfollow();
@@ -284,17 +286,17 @@ function refollow() {
 function hear(name, data) {
   const job = jobs.find(({ id }) => id === data.id);
   if (name === "done" || name === "failed" || (name === "unknown" && job?.phase === "done")) followed.delete(data.id);
-  if (followed.size === 0) unfollow(); // else the browser would ask again
+  if (followed.size === 0) unfollow(); // otherwise the browser would reconnect
   if (!job) return;
   if (name === "unknown") return missing(job);
   if (name !== "band") return learn(job, data);
   const { band, ...record } = data;
-  job.told.set(band, record);
+  job.doneBands.set(band, record);
   job.status.waiting = false;
-  tell(job, "progress");
+  notify(job, "progress");
 }
 
-/** Takes the server's account of the job. @param {Job} job @param {any} account */
+/** Takes over the server's state of the job. @param {Job} job @param {any} account */
 function learn(job, account) {
   if (!account) return;
   const { state, error, ...status } = account;
@@ -303,13 +305,13 @@ function learn(job, account) {
     const problem = new Problem("job", error);
     const { control } = job;
     const sooner = job.phase !== "sending";
-    // Of a job that was sent again meanwhile it is old news.
+    // If the job was sent again meanwhile, the failure is of the earlier upload.
     setTimeout(() => job.control === control && fail(job, problem), sooner ? 0 : ANSWER_FIRST_MS);
   } else if (state === "done" && isOpen(job)) enter(job, "done");
-  else tell(job, "progress");
+  else notify(job, "progress");
 }
 
-/** The server knows of no such job: before an upload that is as it should be. Later it has expired, or was lost. @param {Job} job */
+/** The server does not know the job. Before its upload that is normal; later it has expired or was lost. @param {Job} job */
 async function missing(job) {
   if (job.phase === "done") return expire(job);
   if (job.phase !== "running") return;
@@ -320,8 +322,8 @@ async function missing(job) {
 }
 
 /** @param {Job} job */
-export function expire(job) {
-  job.told.clear();
+function expire(job) {
+  job.doneBands.clear();
   enter(job, "expired");
 }
 
@@ -345,18 +347,18 @@ function enter(job, phase) {
   if (!isOpen(job)) job.end ||= Date.now();
   if (!isUnsent(job)) store.dropFile(job.id);
   keep(job);
-  tell(job, "phase");
+  notify(job, "phase");
 }
 
 /** @param {Job} job */
 export function cancel(job) {
-  const told = job.phase !== "queued"; // the server, of this job
+  const known = job.phase !== "queued"; // to the server
   enter(job, "cancelled");
   job.control.abort();
-  if (told) ask(`/jobs/${job.id}`, { method: "DELETE" }).catch(() => {});
+  if (known) ask(`/jobs/${job.id}`, { method: "DELETE" }).catch(() => {});
 }
 
-/** The same id resumes what was cut short. What the server has ended needs a new one. @param {Job} job */
+/** An interrupted upload resumes under its id. A job that has ended needs a new id. @param {Job} job */
 export function retry(job) {
   if (!job.file) return;
   if (job.phase !== "interrupted") {
@@ -368,9 +370,9 @@ export function retry(job) {
   again(job);
 }
 
-/** Takes a job that is over off the list. @param {Job} job */
+/** Removes an ended job from the list. @param {Job} job */
 export function forget(job) {
   jobs.splice(jobs.indexOf(job), 1);
   store.drop(job.id);
-  tell(job, "list");
+  notify(job, "list");
 }

@@ -1,5 +1,7 @@
 /**
- * The jobs of this page as a list: state, size, time, and what can be done with each. One is on the stage.
+ * The list of jobs: state, size, time and actions of each. Stage and list share their texts (stage.js).
+ *
+ * Not here: the jobs themselves (jobs.js).
  */
 import { cancel, isOpen, jobs, onJob, retry } from "./jobs.js";
 import {

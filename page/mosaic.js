@@ -1,24 +1,24 @@
 /**
- * The mosaic: over the dimmed original each band that is done, with its real edges, in the colour of its worker.
+ * The mosaic: finished bands with their edges, each in the colour of its worker, over the dimmed original.
  *
- * It is drawn at the size at which it is shown, whatever the picture's: bands are asked for at that width, two at a time,
+ * The canvas has the size at which it is shown, not that of the picture. Bands are fetched at that width, two at a time,
  * so that uploads and events keep their connections.
  *
- * Not here: who has done what (jobs.js), the names beside it (stage.js).
+ * Not here: which worker did which band (jobs.js), the legend (stage.js).
  */
 import { ask } from "./server.js";
 
-/** The canvas is never wider or higher, px. */
-const MOST = 2048;
+/** Limit of the width and height of the canvas, px. */
+const MAX_SIDE = 2048;
 const FETCHES = 2;
-/** Pictures of bands are shown this much larger than they are, and no more. */
-const BLURRED = 1.4;
-const MIN_WIDTH = 16; // the coordinator scales to no less
-/** How long a band glows when it comes, ms. */
+/** Pictures of bands are enlarged at most by this factor. Beyond it they are fetched again. */
+const MAX_ENLARGED = 1.4;
+const MIN_WIDTH = 16; // the limit of the coordinator
+/** Duration of the glow of a new band, ms. */
 const GLOW_MS = 350;
 
-/** Light enough for the dark plate, and apart from each other for most who do not see all colours. */
-export const COLOURS = [
+/** Light enough for the dark background, and distinct for most kinds of colour blindness. */
+const COLOURS = [
   "#4fd6be",
   "#ffb347",
   "#a99bff",
@@ -31,15 +31,15 @@ export const COLOURS = [
   "#e0e6e8",
 ];
 
-/** A worker keeps its colour from job to job, unless another in this one has it. @type {Map<string, number>} */
+/** The last colour of each worker. It keeps it in the next job, unless another worker of that job has it. @type {Map<string, number>} */
 const given = new Map();
-/** @type {WeakMap<import("./jobs.js").Job, Map<string, number>>} */
-const within = new WeakMap();
+/** The colours of the workers of each job. @type {WeakMap<import("./jobs.js").Job, Map<string, number>>} */
+const coloursOf = new WeakMap();
 
 /** @param {import("./jobs.js").Job} job @param {string} worker */
 export function colourOf(job, worker) {
-  const used = within.get(job) ?? new Map();
-  within.set(job, used);
+  const used = coloursOf.get(job) ?? new Map();
+  coloursOf.set(job, used);
   let index = used.get(worker);
   if (index === undefined) {
     const taken = new Set(used.values());
@@ -55,22 +55,22 @@ export function colourOf(job, worker) {
 export class Mosaic {
   /** @type {import("./jobs.js").Job | null} */ #job = null;
   #id = "";
-  /** The edges alone, grey, as far as they have come. */
+  /** The edges of the bands fetched so far, grey. */
   #edges = document.createElement("canvas");
   /** @type {ImageBitmap | null} */ #original = null;
   #originalOf = /** @type {Blob | null} */ (null);
   /** Bands whose edges are drawn. */ #drawn = new Set(/** @type {number[]} */ ([]));
-  /** Bands that are shown in any way. */ #shown = new Set(/** @type {number[]} */ ([]));
+  /** Bands that are shown, with or without edges. */ #shown = new Set(/** @type {number[]} */ ([]));
   /** @type {number[]} */ #wanted = [];
   #fetching = 0;
   /** @type {Map<number, number>} */ #glowing = new Map();
   #generation = 0;
   #fetches = new AbortController();
-  /** Width for which bands were asked for. */ #asked = 0;
+  /** Width at which bands were fetched. */ #asked = 0;
   /** @type {string | null} */ #only = null;
   /** @type {CanvasPattern | null} */ #hatch = null;
 
-  /** @param {HTMLCanvasElement} canvas @param {HTMLElement} frame in which it is centred */
+  /** @param {HTMLCanvasElement} canvas @param {HTMLElement} frame the canvas is centred in it */
   constructor(canvas, frame) {
     this.canvas = canvas;
     this.frame = frame;
@@ -83,13 +83,13 @@ export class Mosaic {
     return this.#job && this.#drawn.size === this.#job.status.bands ? this.#edges : null;
   }
 
-  /** Only this worker's bands, or all. @param {string | null} worker */
+  /** Dims the bands of all other workers; null: of none. @param {string | null} worker */
   highlight(worker) {
     this.#only = worker;
     this.#paint();
   }
 
-  /** Shows what is known of a job, now and whenever it is called. @param {import("./jobs.js").Job} job */
+  /** Shows the present state of a job. @param {import("./jobs.js").Job} job */
   show(job) {
     if (job !== this.#job || job.id !== this.#id) {
       this.#job = job;
@@ -100,12 +100,12 @@ export class Mosaic {
     }
     if ((job.preview?.small ?? null) !== this.#originalOf) this.#loadOriginal(job);
     this.#fit();
-    for (const band of job.told.keys()) if (!this.#shown.has(band)) this.#add(band);
-    // What the server no longer has is not asked for.
+    for (const band of job.doneBands.keys()) if (!this.#shown.has(band)) this.#add(band);
+    // The server no longer has these bands.
     if (["failed", "cancelled", "expired"].includes(job.phase)) this.#stop();
   }
 
-  /** Size of the picture, as far as anybody knows it. */
+  /** Size of the picture, from the server or from the preview; null while unknown. */
   get #size() {
     const { status, preview } = this.#job ?? {};
     const { width, height } = status?.width ? status : (preview ?? {});
@@ -138,7 +138,7 @@ export class Mosaic {
     this.#paint();
   }
 
-  /** As large as the frame lets it be, in the screen's own pixels. */
+  /** Resizes the canvas to fill the frame, in device pixels. */
   #fit() {
     const size = this.#size;
     this.canvas.hidden = !size;
@@ -147,7 +147,7 @@ export class Mosaic {
     if (clientWidth === 0) return;
     const scale = Math.min(clientWidth / size.width, clientHeight / size.height);
     const [cssWidth, cssHeight] = [size.width, size.height].map((side) => Math.max(1, Math.floor(side * scale)));
-    const dense = Math.min(devicePixelRatio, MOST / cssWidth, MOST / cssHeight);
+    const dense = Math.min(devicePixelRatio, MAX_SIDE / cssWidth, MAX_SIDE / cssHeight);
     const width = Math.max(1, Math.round(cssWidth * dense));
     const height = Math.max(1, Math.round(cssHeight * dense));
     this.canvas.style.width = `${cssWidth}px`;
@@ -158,13 +158,13 @@ export class Mosaic {
     Object.assign(this.canvas, { width, height });
     Object.assign(this.#edges, { width, height });
     this.#hatch = hatching(this.context);
-    // A window whose size changes does so many times; what has come is scaled until it would be blurred.
-    if (this.#drawn.size > 0 && width <= BLURRED * this.#asked) {
+    // A resize fires many times. The edges are scaled, and fetched again only when they would look blurred.
+    if (this.#drawn.size > 0 && width <= MAX_ENLARGED * this.#asked) {
       /** @type {CanvasRenderingContext2D} */ (this.#edges.getContext("2d")).drawImage(before, 0, 0, width, height);
     } else {
       this.#restart();
       this.#asked = width;
-      for (const band of this.#job?.told.keys() ?? []) this.#add(band);
+      for (const band of this.#job?.doneBands.keys() ?? []) this.#add(band);
     }
     this.#paint();
   }
@@ -180,14 +180,14 @@ export class Mosaic {
   }
 
   async #fetchNext() {
-    // Of data there are no pictures: the colour says that a band is done, and by whom.
+    // A data task has no pictures of bands. Only the colour of the worker is shown.
     if (this.#fetching === FETCHES || !this.#job || this.#job.status.kind === "data") return;
     const band = this.#wanted.shift();
     if (band === undefined) return;
     const generation = this.#generation;
     this.#fetching++;
     try {
-      const width = Math.min(MOST, Math.max(MIN_WIDTH, this.canvas.width));
+      const width = Math.min(MAX_SIDE, Math.max(MIN_WIDTH, this.canvas.width));
       const answer = await ask(`/jobs/${this.#id}/bands/${band}?width=${width}`, {
         signal: this.#fetches.signal,
       });
@@ -195,7 +195,7 @@ export class Mosaic {
       if (generation === this.#generation) this.#take(band, picture);
       picture.close();
     } catch {
-      // Its colour stays without its edges: the job is gone, or many are being shown at once.
+      // The band keeps its colour and no edges: the job is gone, or the server is busy.
     } finally {
       this.#fetching--;
       this.#fetchNext();
@@ -212,10 +212,10 @@ export class Mosaic {
     if (this.edges) this.canvas.dispatchEvent(new Event("complete"));
   }
 
-  /** The rows of the canvas that a band takes. No row is left out between two. @param {number} band */
+  /** The rows of a band on the canvas. Adjacent bands leave no gap. @param {number} band */
   #place(band) {
     const { y, rows } = /** @type {{ y: number, rows: number }} */ (
-      /** @type {import("./jobs.js").Job} */ (this.#job).told.get(band)
+      /** @type {import("./jobs.js").Job} */ (this.#job).doneBands.get(band)
     );
     const scale = this.canvas.height / (this.#size?.height ?? 1);
     const top = Math.floor(y * scale);
@@ -243,7 +243,7 @@ export class Mosaic {
 
   /** @param {number} band */
   #paintBand(band) {
-    const record = this.#job?.told.get(band);
+    const record = this.#job?.doneBands.get(band);
     if (!record || !this.#job) return;
     const { context } = this;
     const { width } = this.canvas;
@@ -265,7 +265,7 @@ export class Mosaic {
     fill("source-over", "#0b0f10");
     if (this.#drawn.has(band)) {
       context.drawImage(this.#edges, 0, y, width, height, 0, y, width, height);
-      // Twice: thin lines are faint once they are scaled down.
+      // Drawn twice, because thin lines are faint after scaling down.
       context.globalCompositeOperation = "lighter";
       context.drawImage(this.#edges, 0, y, width, height, 0, y, width, height);
       fill("multiply", colour);
@@ -303,7 +303,7 @@ export class Mosaic {
 /** Width of the strip of plain colour at the left edge, px. @param {number} width */
 const spine = (width) => Math.max(3, Math.round(width / 120));
 
-/** Slanting lines: a band that was handed out again is to be told without colour too. @param {CanvasRenderingContext2D} context */
+/** Slanted lines mark a redelivered band without colour. @param {CanvasRenderingContext2D} context */
 function hatching(context) {
   const size = 8 * Math.ceil(devicePixelRatio);
   const tile = document.createElement("canvas");

@@ -1,7 +1,8 @@
 /**
- * The page: pictures come in, by drop, paste, choice or camera; how many workers; the token; the language.
+ * Entry point of the page: input of pictures (drop, paste, file, camera), number of workers, token, language.
  *
- * Not here: the tasks and their parameters (tasks.js), what becomes of a picture (jobs.js), how it looks (stage.js, list.js), the experiment (experiment.js).
+ * Not here: tasks and parameters (tasks.js), jobs (jobs.js), what is shown of them (stage.js, list.js), the experiment
+ * (experiment.js).
  */
 import { renderExperiment, setUpExperiment } from "./experiment.js";
 import { add, isOpen, jobs, onJob, restore, wouldLose } from "./jobs.js";
@@ -13,10 +14,10 @@ import { lang, speak, t, translate } from "./words.js";
 
 const $ = (/** @type {string} */ id) => /** @type {any} */ (document.getElementById(id));
 
-/** How many workers the next job may use; null for all. @type {number | null} */
+/** Maximum workers of the next job; null for all. @type {number | null} */
 let wanted = null;
-/** What was last said of each job. @type {WeakMap<import("./jobs.js").Job, string>} */
-const said = new WeakMap();
+/** The last state of each job that was announced. @type {WeakMap<import("./jobs.js").Job, string>} */
+const announced = new WeakMap();
 
 /** @param {Iterable<File> | null | undefined} files */
 function take(files) {
@@ -32,7 +33,7 @@ function over(yes) {
   document.body.toggleAttribute("data-over", yes);
 }
 
-/** Touches the select only when its options change: a list that is open stays open. */
+/** Changes the select only when its options differ, so that an open list stays open. */
 function renderWorkers() {
   const alive = fleet.workers?.length ?? 0;
   const options = [new Option(t.all(alive), "")];
@@ -52,7 +53,7 @@ function renderWorkers() {
   $("alive").replaceChildren(text, ...(text === t.none ? [" ", command] : []));
 }
 
-/** Shows the field for the token, or hides it. Jobs wait in line meanwhile. */
+/** Shows or hides the token field. Jobs stay queued while it is shown. */
 function renderLock() {
   const text = fleet.refused ? t.refused : "";
   if ($("refused").textContent !== text) $("refused").textContent = text;
@@ -63,12 +64,12 @@ function renderLock() {
   if (!fleet.locked && focused) $("file").focus();
 }
 
-/** Says how a job goes on, once for each state that lasts. @param {import("./jobs.js").Job} job */
+/** Announces each lasting state of a job once, for screen readers. @param {import("./jobs.js").Job} job */
 function announce(job) {
   const state = stateOf(job);
-  if (said.get(job) === state || ["queued", "sending", "running"].includes(state)) return;
-  if (said.get(job) === undefined && !isOpen(job) && job.end < performance.timeOrigin) return; // from before the reload
-  said.set(job, state);
+  if (announced.get(job) === state || ["queued", "sending", "running"].includes(state)) return;
+  if (announced.get(job) === undefined && !isOpen(job) && job.end < performance.timeOrigin) return; // from before the reload
+  announced.set(job, state);
   $("announce").textContent = [`${job.name}: ${leadOf(job)}`, job.phase === "failed" && detailOf(job)]
     .filter(Boolean)
     .join(". ");
@@ -123,7 +124,7 @@ function listen() {
     over(false);
     take(event.dataTransfer?.files);
   });
-  // Only what a reload would lose is worth a question.
+  // Ask only if a reload would lose a picture.
   addEventListener("beforeunload", (event) => {
     if (wouldLose()) event.preventDefault();
   });

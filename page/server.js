@@ -1,18 +1,18 @@
 /**
- * Talking to the coordinator: requests, uploads, events, the fleet, the token.
+ * The client of the coordinator: requests, uploads, events, the list of workers, the token.
  *
- * Not here: what becomes of a job (jobs.js), what is shown of it.
+ * Not here: the states of a job (jobs.js), what is shown (stage.js, list.js).
  */
 import { t } from "./words.js";
 
-/** Who may be asked again for the same, later: nobody there, or too busy. */
-const PASSING = [0, 408, 429, 502, 503, 504];
+/** Statuses after which a retry may succeed: no connection, or a busy server. */
+const TRANSIENT = [0, 408, 429, 502, 503, 504];
 const POLL_MS = 3_000;
 const ANSWER_MS = 5_000;
 
-/** A refusal. `status` is the HTTP status, 0 for a lost connection, "job" for a job that failed after its upload. */
+/** A failed request or job. `status` is the HTTP status, 0 for a lost connection, "job" for a job that failed after its upload. */
 export class Problem extends Error {
-  /** @param {number | "job"} status @param {string} [detail] the server's words @param {number} [retryAfter] seconds */
+  /** @param {number | "job"} status @param {string} [detail] the server's message @param {number} [retryAfter] seconds */
   constructor(status, detail, retryAfter = 0) {
     super(detail ?? String(status));
     this.status = status;
@@ -20,40 +20,41 @@ export class Problem extends Error {
     this.retryAfter = retryAfter;
   }
 
-  get isPassing() {
-    return PASSING.includes(Number(this.status));
+  get isTransient() {
+    return TRANSIENT.includes(Number(this.status));
   }
 
-  /** What it means, in the page's language. */
+  /** The meaning, in the page's language. */
   get title() {
     const { problems } = t;
     return problems[/** @type {keyof typeof problems} */ (this.status)] ?? problems.other;
   }
 
-  /** The server's own sentence, in English; else ours. */
+  /** The server's message, which is English; otherwise the page's own. */
   get sentence() {
     return this.detail || (this.status === 0 ? t.offline : t.unknown(Number(this.status)));
   }
 }
 
 /**
- * What the coordinator tells of a worker.
+ * A worker, as the coordinator lists it.
  * @typedef {{ name: string, host: string, cores: number, tasks: string[] }} WorkerInfo
  */
 
 /**
- * `workers`: those that know the chosen task; null until the server has told. `locked`: it wants a token that it has not
- * been given.
+ * The workers and the access. `workers`: those that have the chosen task; null until the server has answered. `locked`:
+ * the server requires a token, and no valid one was entered. `refused`: it refused the one that was.
  */
 export const fleet = {
   /** @type {WorkerInfo[] | null} */ workers: null,
   /** @type {WorkerInfo[]} */ all: [],
-  /** Why they are not known: a function, since the language may change. @type {(() => string) | null} */ trouble: null,
+  /** Why the workers are unknown. A function, because the language may change. @type {(() => string) | null} */ trouble:
+    null,
   locked: false,
   refused: false,
 };
 
-/** Called on every change of `fleet`, and whenever the server has answered. */
+/** Called on every change of `fleet`, and after every count. */
 export const onFleet = new Set(/** @type {(() => void)[]} */ ([]));
 
 let token = storedToken();
@@ -67,14 +68,14 @@ function storedToken() {
   }
 }
 
-/** Tries a token; it is kept for as long as this tab is open. @param {string} text */
+/** Sets the token. It is kept while the tab is open. @param {string} text */
 export function giveToken(text) {
   token = text;
   fleet.refused = false;
   try {
     sessionStorage.setItem("token", text);
   } catch {
-    // a browser that stores nothing: asked for again next time
+    // Storage is disabled: the page asks again after a reload.
   }
   return count();
 }
@@ -86,27 +87,27 @@ function credentials() {
   return token ? { authorization: `Bearer ${token}` } : {};
 }
 
-/** The server has answered 401 to `used`. @param {string} used */
+/** Handles a 401 to the token `used`. @param {string} used */
 function refuse(used) {
-  if (used !== token) return; // another was given meanwhile
+  if (used !== token) return; // another one was entered meanwhile
   fleet.refused = used !== "";
   fleet.locked = true;
-  tell();
+  notify();
 }
 
-function tell() {
+function notify() {
   for (const listener of onFleet) listener();
 }
 
-/** From now on the fleet is those who know this task. @param {string} name */
+/** Counts the workers of this task from now on. @param {string} name */
 export function forTask(name) {
   if (task === name) return;
   task = name;
   if (fleet.workers) fleet.workers = fleet.all.filter(({ tasks }) => tasks.includes(task));
-  tell();
+  notify();
 }
 
-/** Counts the fleet, again and again. */
+/** Counts the workers periodically. Never returns. */
 export async function watchFleet() {
   for (;;) {
     await count();
@@ -126,10 +127,10 @@ async function count() {
     const { status, detail } = error instanceof Problem ? error : new Problem(0);
     fleet.trouble = () => (status === 401 ? t.locked : (detail ?? t.silent));
   }
-  tell();
+  notify();
 }
 
-/** `fetch` that answers with a Problem unless all is well. @param {string} url @param {RequestInit} [options] */
+/** `fetch` with the token. Throws a Problem for any status but success. @param {string} url @param {RequestInit} [options] */
 export async function ask(url, options) {
   const used = token;
   const answer = await fetch(url, { ...options, headers: credentials() }).catch(() => {
@@ -142,14 +143,14 @@ export async function ask(url, options) {
 }
 
 /**
- * PUTs the raw file. Resolves with the server's account when every band is in the queue or done: until then the file
- * is ours to send again.
+ * PUTs the raw file. Resolves with the state of the job when every band is in the queue or done. Until then the page
+ * must be able to send the file again.
  * @param {string} url @param {Blob} file @param {AbortSignal} signal @param {(sent: number) => void} progress 0 to 1
  * @returns {Promise<any>}
  */
 export function upload(url, file, signal, progress) {
   const { promise, resolve, reject } = Promise.withResolvers();
-  // Not fetch: it does not tell how much is sent.
+  // Not `fetch`: it does not report upload progress.
   const xhr = new XMLHttpRequest();
   const used = token;
   xhr.open("PUT", url);
@@ -168,10 +169,10 @@ export function upload(url, file, signal, progress) {
 }
 
 /**
- * One stream of events for several jobs. It reconnects by itself; the server then tells all again.
+ * One event stream for several jobs. It reconnects automatically, and the server then sends all events again.
  * @param {string[]} ids
  * @param {(name: "unknown" | "job" | "band" | "done" | "failed", data: any) => void} on
- * @returns {() => void} ends it
+ * @returns {() => void} closes the stream
  */
 export function follow(ids, on) {
   /** @type {EventSource} */
@@ -184,7 +185,7 @@ export function follow(ids, on) {
       source.addEventListener(name, (event) => on(name, JSON.parse(event.data)));
     }
     source.onerror = () => {
-      // Closed for good: the answer was no stream. Otherwise the browser tries again.
+      // CLOSED: the answer was no event stream. Otherwise the browser reconnects.
       if (source.readyState === EventSource.CLOSED) setTimeout(open, 1_000);
     };
   };

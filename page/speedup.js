@@ -1,7 +1,7 @@
 /**
- * What follows from measured times: medians, speed-up, efficiency, the fitted serial fraction; as CSV and as SVG.
+ * Statistics of measured times: medians, speed-up, efficiency and the fitted serial fraction, as CSV and SVG.
  *
- * Nothing of the page is needed here.
+ * Not here: the page. This module needs no DOM.
  */
 
 /** @typedef {{ workers: number, times: number[] }} Measured times in ms */
@@ -16,8 +16,8 @@ export function median(values) {
 }
 
 /**
- * Amdahl's law, T(n) / T(1) = s + (1 - s) / n, fitted by least squares: the serial fraction s, from 0 to 1.
- * @param {{ workers: number, median: number }[]} rows the first is that of one worker
+ * The serial fraction s, 0 to 1, of Amdahl's law T(n) / T(1) = s + (1 - s) / n, fitted by least squares.
+ * @param {{ workers: number, median: number }[]} rows the first is of one worker
  */
 export function serialFraction(rows) {
   let above = 0;
@@ -30,7 +30,7 @@ export function serialFraction(rows) {
   return below === 0 ? 0 : Math.min(1, Math.max(0, above / below));
 }
 
-/** @param {Measured[]} measured by number of workers, from one on; those without a time are left out @returns {Summary} */
+/** @param {Measured[]} measured by number of workers, from one on; rows without a time are ignored @returns {Summary} */
 export function summarize(measured) {
   const known = measured.filter(({ times }) => times.length > 0);
   const medians = known.map((row) => ({ ...row, median: median(row.times) }));
@@ -43,7 +43,7 @@ export function summarize(measured) {
   return { rows, serial };
 }
 
-/** RFC 4180; one line for each number of workers. @param {Summary} summary */
+/** CSV as in RFC 4180, one line for each number of workers. @param {Summary} summary */
 export function csvOf({ rows, serial }) {
   const runs = Math.max(...rows.map(({ times }) => times.length));
   const names = Array.from({ length: runs }, (_, i) => `run_${i + 1}_ms`);
@@ -66,12 +66,12 @@ const TOP = 34;
 const BOTTOM = 40;
 
 /**
- * Three panels, 320 × 250 each: the insides of an <svg>, styled by classes.
+ * Three panels of 320 × 250: the content of an <svg> each, styled by classes.
  * @param {Summary} summary @param {Words} words @param {(value: number, digits?: number) => string} write
  */
 export function panels({ rows, serial }, words, write) {
-  const most = rows[rows.length - 1].workers;
-  const curve = Array.from({ length: 49 }, (_, i) => 1 + ((most - 1) * i) / 48);
+  const maxWorkers = rows[rows.length - 1].workers;
+  const curve = Array.from({ length: 49 }, (_, i) => 1 + ((maxWorkers - 1) * i) / 48);
   const law = (/** @type {number} */ n) => 1 / (serial + (1 - serial) / n);
   const first = rows[0].median / 1000;
   const line = (/** @type {(n: number) => number} */ of) => curve.map((n) => /** @type {const} */ ([n, of(n)]));
@@ -95,19 +95,19 @@ export function panels({ rows, serial }, words, write) {
       runs: [],
     },
   ];
-  return all.map((panel) => panelOf(panel, most, words, write));
+  return all.map((panel) => panelOf(panel, maxWorkers, words, write));
 }
 
 /** @typedef {readonly (readonly [number, number])[]} Points */
 
 /**
  * @param {{ title: string, measured: Points, ideal: Points, law: Points, runs: Points }} panel
- * @param {number} most workers @param {Words} words @param {(value: number, digits?: number) => string} write
+ * @param {number} maxWorkers workers @param {Words} words @param {(value: number, digits?: number) => string} write
  */
-function panelOf({ title, measured, ideal, law, runs }, most, words, write) {
+function panelOf({ title, measured, ideal, law, runs }, maxWorkers, words, write) {
   const highest = Math.max(...[...measured, ...ideal, ...runs].map(([, y]) => y));
   const { top, step, digits } = scaleOf(highest);
-  const x = (/** @type {number} */ n) => LEFT + ((n - 1) / Math.max(1, most - 1)) * (WIDTH - LEFT - RIGHT);
+  const x = (/** @type {number} */ n) => LEFT + ((n - 1) / Math.max(1, maxWorkers - 1)) * (WIDTH - LEFT - RIGHT);
   const y = (/** @type {number} */ value) => HEIGHT - BOTTOM - (value / top) * (HEIGHT - TOP - BOTTOM);
   const path = (/** @type {string} */ name, /** @type {Points} */ points) =>
     `<path class="${name}" d="M${points.map(([n, value]) => `${x(n).toFixed(1)} ${y(value).toFixed(1)}`).join("L")}"/>`;
@@ -121,8 +121,8 @@ function panelOf({ title, measured, ideal, law, runs }, most, words, write) {
     const label = `<text class="tick" x="${LEFT - 8}" y="${at}" dy="4" text-anchor="end">${write(value, digits)}</text>`;
     return `<path class="grid" d="M${LEFT} ${at}H${WIDTH - RIGHT}"/>${label}`;
   });
-  const every = Math.ceil(most / 12);
-  const counts = measured.filter(([n]) => n === 1 || n === most || (n % every === 0 && most - n >= every));
+  const every = Math.ceil(maxWorkers / 12);
+  const counts = measured.filter(([n]) => n === 1 || n === maxWorkers || (n % every === 0 && maxWorkers - n >= every));
   const below = counts.map(
     ([n]) =>
       `<text class="tick" x="${x(n).toFixed(1)}" y="${HEIGHT - BOTTOM + 17}" text-anchor="middle">${write(n, 0)}</text>`,
@@ -141,7 +141,7 @@ function panelOf({ title, measured, ideal, law, runs }, most, words, write) {
   ].join("");
 }
 
-/** Round steps up to at least `highest`. @param {number} highest */
+/** An axis with round steps that ends at or above `highest`. @param {number} highest */
 function scaleOf(highest) {
   const rough = (highest || 1) / 4;
   const power = 10 ** Math.floor(Math.log10(rough));
@@ -150,13 +150,13 @@ function scaleOf(highest) {
   return { top: Math.ceil(highest / step - 1e-9) * step, step, digits };
 }
 
-/** On white, for a report: the file needs nothing else. */
+/** Style of the saved file: on white, and complete without the page. */
 const STYLE = `text{font:12px system-ui,sans-serif;fill:#333}.title{font-size:14px;font-weight:600;fill:#111}
 .note{font-size:12px}.grid{stroke:#ddd}.ideal,.law,.measured{fill:none;stroke-width:1.5}.ideal{stroke:#777;stroke-dasharray:5 4}
 .law{stroke:#b4530a;stroke-dasharray:1.5 3}.measured{stroke:#00695f;stroke-width:2.5}.point{fill:#00695f}.run{fill:#00695f;opacity:.4}`;
 
 /**
- * The three panels side by side, with a legend, as a file of its own.
+ * The three panels side by side with a legend, as a file.
  * @param {Summary} summary @param {Words & { serial(percent: string): string }} words
  * @param {(value: number, digits?: number) => string} write @param {string} title
  */

@@ -1,7 +1,8 @@
 /**
- * The stage: one job, large. Its mosaic while it runs, before and after when it is done; who did what; what can be done.
+ * The stage: one job in full size, with its mosaic while it runs, before and after when it is done, bands by worker, and
+ * actions. Also the texts about a job that stage and list share.
  *
- * Not here: the job itself (jobs.js), how the canvas is drawn (mosaic.js), zoom and slider (compare.js).
+ * Not here: the job itself (jobs.js), drawing the canvas (mosaic.js), zoom and slider (compare.js).
  */
 import { Compare } from "./compare.js";
 import { choosePicture } from "./experiment.js";
@@ -10,12 +11,12 @@ import { colourOf, Mosaic } from "./mosaic.js";
 import { ask, fleet, hasToken, onFleet } from "./server.js";
 import { elapsed, fileSize, number, remember, remembered, t } from "./words.js";
 
-/** Larger pictures are compared at the size of the mosaic: both held whole would take eight bytes a pixel. */
+/** Larger pictures are compared at the size of the mosaic. Two decoded pictures take eight bytes a pixel. */
 const MAX_SHOWN = 50_000_000;
-/** The finished mosaic is looked at for a moment before the result takes its place, ms. */
+/** The finished mosaic stays this long before the result replaces it, ms. */
 const DWELL_MS = 1_200;
 const COPIED_MS = 2_000;
-/** Of data this much is shown, characters; the download is complete. */
+/** Limit of a data result on the page, characters. The download is complete. */
 const MAX_TEXT = 20_000;
 
 const $ = (/** @type {string} */ id) => /** @type {any} */ (document.getElementById(id));
@@ -24,7 +25,7 @@ const $ = (/** @type {string} */ id) => /** @type {any} */ (document.getElementB
 let job = null;
 /** @type {"mosaic" | "compare"} */
 let view = "mosaic";
-/** The pictures under comparison, by the id of their job; addresses to be revoked. @type {{ id: string, urls: string[], result: string } | null} */
+/** The pictures that are compared, and the object URLs to revoke. @type {{ id: string, urls: string[], result: string } | null} */
 let compared = null;
 let dirty = false;
 /** @type {string | null} */
@@ -78,7 +79,7 @@ export function choose(other) {
 
 export const chosen = () => job;
 
-/** Renders at the next frame, however many events arrive before it. */
+/** Renders once at the next frame, however many events arrive before it. */
 export function refresh() {
   if (dirty) return;
   dirty = true;
@@ -93,7 +94,7 @@ function look(wanted) {
   render();
 }
 
-/** Brings before and after. */
+/** Loads and shows before and after. */
 async function open() {
   const now = job;
   if (now?.phase !== "done" || isData(now)) return;
@@ -101,7 +102,7 @@ async function open() {
   const shown = () => now === job && view === "compare" && !compared;
   if (width * height > MAX_SHOWN) {
     mosaic.show(now);
-    const { edges } = mosaic; // else it comes back here when they are complete
+    const { edges } = mosaic; // if incomplete, the event `complete` calls this again
     const blob = edges && (await new Promise((resolve) => edges.toBlob(resolve)));
     if (blob && shown()) present(now, now.preview?.small, blob, "");
     return;
@@ -116,7 +117,7 @@ async function open() {
 
 /**
  * @param {import("./jobs.js").Job} now @param {Blob | null | undefined} before @param {Blob} after
- * @param {string} result not empty: `after` is the result itself
+ * @param {string} result not empty if `after` is the result itself
  */
 function present(now, before, after, result) {
   const urls = [before ? URL.createObjectURL(before) : "", URL.createObjectURL(after)];
@@ -134,7 +135,7 @@ function close() {
   compare.clear();
 }
 
-/** Downloads a job that has just come to its end, and shows its result. @param {import("./jobs.js").Job} done */
+/** Downloads the result of a job that has just ended, and shows it. @param {import("./jobs.js").Job} done */
 function finish(done) {
   if ($("save").checked && !done.downloaded) {
     markDownloaded(done);
@@ -144,14 +145,14 @@ function finish(done) {
   setTimeout(() => job === done && done.phase === "done" && view === "mosaic" && look("compare"), DWELL_MS);
 }
 
-/** @param {import("./jobs.js").Job} done */
-export const resultName = ({ name, task, status }) =>
+/** File name of a result. @param {import("./jobs.js").Job} done */
+const resultName = ({ name, task, status }) =>
   `${name.replace(/\.[^.]*$/, "") || "image"}.${task}.${isData({ status }) ? "json" : "png"}`;
 
 /** Whether its result is data, not a picture. @param {Pick<import("./jobs.js").Job, "status">} of */
 const isData = ({ status }) => status.kind === "data";
 
-/** From the server, which streams it; what it no longer has, from what is shown. @param {import("./jobs.js").Job} done */
+/** Downloads the result from the page if it is shown, otherwise from the server. @param {import("./jobs.js").Job} done */
 export async function download(done) {
   const name = resultName(done);
   const link = document.createElement("a");
@@ -162,7 +163,7 @@ export async function download(done) {
   link.click();
 }
 
-/** What does the same in a shell. The token is not written into it. */
+/** Copies the same request as a shell command, without the token. */
 async function copyCommand() {
   if (!job) return;
   const quoted = (/** @type {string} */ text) => `'${text.replaceAll("'", "'\\''")}'`;
@@ -180,7 +181,7 @@ async function copyCommand() {
   if (copied) setTimeout(() => $("curl-done").replaceChildren(), COPIED_MS);
 }
 
-/** What to call the state it is in: a phase, or that it waits for workers or for the token. @param {import("./jobs.js").Job} of */
+/** The state to show: the phase of the job, or that it waits for workers or for the token. @param {import("./jobs.js").Job} of */
 export function stateOf(of) {
   if (of.status.waiting && ["sending", "running"].includes(of.phase)) return "waiting";
   return fleet.locked && of.phase === "queued" ? "locked" : of.phase;
@@ -206,7 +207,7 @@ export function timeOf({ start, end }) {
   return start ? elapsed((end || Date.now()) - start) : "";
 }
 
-/** Task and parameters as they were asked for, and all of them once the server has told. @param {import("./jobs.js").Job} of */
+/** Task and parameters as requested. Once the server has answered, with defaults and derived parameters. @param {import("./jobs.js").Job} of */
 export function askedOf({ task, query, status }) {
   const params = Object.entries(status.params ?? Object.fromEntries(new URLSearchParams(query)));
   return [task, ...params.map(([name, value]) => `${name}=${value}`)].join(" · ");
@@ -220,8 +221,8 @@ export function metaOf({ size, status }) {
 }
 
 /** @param {import("./jobs.js").Job} of */
-export function doneOf({ told, status }) {
-  return Math.max(told.size, status.done ?? 0);
+export function doneOf({ doneBands, status }) {
+  return Math.max(doneBands.size, status.done ?? 0);
 }
 
 function render() {
@@ -251,7 +252,7 @@ function render() {
   renderActions(job);
 }
 
-/** Untouched where it is the same: a screen reader need not look again. @param {string} id @param {string} text */
+/** Changes a text only if it differs, so that screen readers do not repeat it. @param {string} id @param {string} text */
 function setText(id, text) {
   if ($(id).textContent !== text) $(id).textContent = text;
 }
@@ -266,7 +267,7 @@ function renderFrame(of) {
   $("mosaic").setAttribute("aria-label", t.mosaicOf(name));
   compare.before.alt = t.originalOf(name);
   compare.after.alt = t.edgesOf(name);
-  const bare = $("mosaic").hidden || (of.told.size === 0 && !of.preview);
+  const bare = $("mosaic").hidden || (of.doneBands.size === 0 && !of.preview);
   const halted = ["failed", "interrupted", "cancelled", "expired", "lost"].includes(phase) || stateOf(of) === "waiting";
   const halting = halted || stateOf(of) === "locked";
   $("say").hidden = comparing || !(halting || bare);
@@ -283,10 +284,10 @@ function renderFrame(of) {
   $("view-mosaic").setAttribute("aria-pressed", String(view === "mosaic"));
   $("view-compare").setAttribute("aria-pressed", String(view === "compare"));
   $("view-compare").disabled = phase !== "done";
-  $("tools").hidden = isData(of); // nothing to compare or to enlarge
+  $("tools").hidden = isData(of); // data cannot be compared or enlarged
 }
 
-/** What a task returned that returns no picture, once. @param {import("./jobs.js").Job} of */
+/** Loads and shows the result of a data task, once. @param {import("./jobs.js").Job} of */
 async function renderData(of) {
   const shown = of.phase === "done" && isData(of);
   $("data").hidden = !shown;
@@ -294,14 +295,14 @@ async function renderData(of) {
   $("data").dataset.of = of.id;
   $("data").textContent = "";
   const answer = await ask(`/jobs/${of.id}/result`).catch(() => null);
-  // Indented, but for lists of numbers.
+  // Indented, with lists of numbers on one line.
   const indented = answer && JSON.stringify(await answer.json(), null, 2);
   const text = indented?.replace(/\[[\d\s,.eE+-]*\]/g, (list) => list.replace(/\s+/g, " "));
   if (text && $("data").dataset.of === of.id) $("data").textContent = text.slice(0, MAX_TEXT);
   if (!text) isThere(of);
 }
 
-/** Who did how many bands, and how fast while at it. Those alive stand there with 0, so that the list does not jump. @param {import("./jobs.js").Job} of */
+/** Bands and speed of each worker. Live workers without a band are listed with 0, so that the layout does not jump. @param {import("./jobs.js").Job} of */
 function renderLegend(of) {
   const shares = new Map();
   const shareOf = (/** @type {string} */ name) => {
@@ -309,7 +310,7 @@ function renderLegend(of) {
     return shares.get(name);
   };
   if (isOpen(of)) for (const { name } of fleet.workers ?? []) shareOf(name);
-  for (const { worker, ms, rows: height, deliveries } of of.told.values()) {
+  for (const { worker, ms, rows: height, deliveries } of of.doneBands.values()) {
     const share = shareOf(worker);
     share.bands++;
     share.ms += ms;
@@ -358,7 +359,7 @@ function highlight(worker) {
 
 /** @param {import("./jobs.js").Job} of */
 function renderActions(of) {
-  const focused = /** @type {HTMLElement} */ (document.activeElement); // asked before it hides: then it is the body
+  const focused = /** @type {HTMLElement} */ (document.activeElement); // read before hiding, which moves the focus to the body
   $("cancel").hidden = !isOpen(of);
   $("retry").hidden = !canRetry(of);
   $("download").hidden = of.phase !== "done";
@@ -372,7 +373,7 @@ export function canRetry(of) {
   return of.file !== null && ["failed", "interrupted", "cancelled", "expired"].includes(of.phase) && !isFinal(of);
 }
 
-/** Removes a job from the list; another takes the stage. @param {import("./jobs.js").Job} of */
+/** Removes a job from the list and shows another. @param {import("./jobs.js").Job} of */
 export function remove(of) {
   const at = jobs.indexOf(of);
   forget(of);

@@ -1,12 +1,14 @@
 /**
- * What outlives a reload: the list of jobs, the files that no server has accepted yet, small previews. In IndexedDB;
- * where there is none, nothing outlives a reload, and nothing else changes.
+ * Storage that survives a reload: the list of jobs, files that no server has accepted yet, and previews, in IndexedDB.
+ * Without IndexedDB nothing survives a reload, and everything else works.
  *
- * Invariant: what is kept is bounded, in number and in bytes.
+ * Invariant: the number of jobs and the bytes of files are bounded.
+ *
+ * Not here: small settings of the browser (words.js).
  */
 
 const MAX_JOBS = 50;
-/** Files larger than this, or together larger than that, are not kept, bytes. */
+/** Limits of one stored file and of all of them, bytes. Files beyond are not stored. */
 const MAX_FILE = 512 * 2 ** 20;
 const MAX_FILES = 1024 * 2 ** 20;
 
@@ -24,7 +26,7 @@ const database = new Promise((resolve) => {
     request.onsuccess = () => resolve(request.result);
     request.onerror = request.onblocked = () => resolve(null);
   } catch {
-    resolve(null); // private windows of some browsers
+    resolve(null); // some browsers, in private windows
   }
 });
 
@@ -32,7 +34,7 @@ const database = new Promise((resolve) => {
  * @template T
  * @param {Shelf[]} shelves @param {IDBTransactionMode} mode
  * @param {(open: (shelf: Shelf) => IDBObjectStore) => IDBRequest<T> | undefined} step
- * @returns {Promise<T | undefined>} undefined where nothing is stored
+ * @returns {Promise<T | undefined>} undefined on any error
  */
 async function transact(shelves, mode, step) {
   const db = await database;
@@ -44,12 +46,12 @@ async function transact(shelves, mode, step) {
       transaction.oncomplete = () => resolve(request?.result);
       transaction.onerror = transaction.onabort = () => resolve(undefined);
     } catch {
-      resolve(undefined); // what cannot be cloned, a database that was closed
+      resolve(undefined); // the value cannot be cloned, or the database was closed
     }
   });
 }
 
-/** @param {Shelf} shelf @param {string} key @param {unknown} value @returns {Promise<boolean>} whether it is kept */
+/** @param {Shelf} shelf @param {string} key @param {unknown} value @returns {Promise<boolean>} whether it was stored */
 async function put(shelf, key, value) {
   return (await transact([shelf], "readwrite", (open) => open(shelf).put(value, key))) !== undefined;
 }
@@ -59,7 +61,7 @@ export function putRecord(record) {
   return put("jobs", record.id, record);
 }
 
-/** @param {string} id @param {Blob} file @returns {Promise<boolean>} false where it is too large to keep */
+/** @param {string} id @param {Blob} file @returns {Promise<boolean>} whether it was stored: false if it is too large */
 export async function putFile(id, file) {
   const sum = [...kept.values()].reduce((total, size) => total + size, 0);
   if (file.size > MAX_FILE || sum + file.size > MAX_FILES) return false;
@@ -100,7 +102,7 @@ export async function drop(id) {
 }
 
 /**
- * All records, oldest first. Of too many the oldest that are over are dropped.
+ * All records, oldest first. Above the limit the oldest ended ones are dropped.
  * @param {(record: any) => boolean} isOver @returns {Promise<any[]>}
  */
 export async function records(isOver) {
@@ -114,8 +116,8 @@ export async function records(isOver) {
 }
 
 /**
- * This tab's name, and whether another tab, alive, goes by a name. Two tabs must not send the same picture; a reload
- * keeps the name, a copy of the tab gets its own.
+ * The name of this tab, and a check whether a name belongs to another open tab: two tabs must not send the same picture.
+ * A reload keeps the name; a copy of the tab gets a new one.
  * @returns {Promise<{ tab: string, isAlive(tab: string): boolean }>}
  */
 export async function thisTab() {
@@ -123,7 +125,7 @@ export async function thisTab() {
   try {
     tab = sessionStorage.getItem("tab") ?? tab;
   } catch {
-    // each load is a tab of its own
+    // Storage is disabled: each load counts as a new tab.
   }
   if (navigator.locks) {
     if (!(await hold(tab))) {
@@ -134,17 +136,17 @@ export async function thisTab() {
   try {
     sessionStorage.setItem("tab", tab);
   } catch {
-    // as above
+    // Storage is disabled.
   }
   const held = new Set((await navigator.locks?.query())?.held?.map(({ name }) => name));
-  // Without locks (plain HTTP from another host) nobody can tell: the others are left alone.
+  // Without locks (plain HTTP from another host) every other tab counts as open, so its jobs are left alone.
   return { tab, isAlive: (other) => other !== tab && (!navigator.locks || held.has(`tab ${other}`)) };
 }
 
-/** Takes the lock of a tab's name for as long as the page lives. @param {string} tab @returns {Promise<boolean>} */
+/** Holds the lock of a tab's name until the page is closed. @param {string} tab @returns {Promise<boolean>} */
 function hold(tab) {
   return new Promise((resolve) => {
-    // A page that is being reloaded lets go of it a moment later than the new one asks.
+    // On a reload the old page releases the lock a moment after the new one requests it.
     const signal = AbortSignal.timeout(3_000);
     const forGood = () => {
       resolve(true);
@@ -154,7 +156,7 @@ function hold(tab) {
   });
 }
 
-/** A version 4 UUID. `randomUUID` is missing where the page came over plain HTTP from another host. @returns {string} */
+/** A version 4 UUID. `randomUUID` is missing on plain HTTP from another host. @returns {string} */
 export function newId() {
   if (crypto.randomUUID) return crypto.randomUUID();
   const bytes = crypto.getRandomValues(new Uint8Array(16));

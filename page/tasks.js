@@ -1,7 +1,9 @@
 /**
- * Which task the next picture goes to, and its parameters: a form made of what the coordinator tells of its tasks.
+ * The task for the next picture and the form of its parameters, made from the coordinator's list of tasks.
  *
- * Not here: how a job is sent (jobs.js). Names and descriptions are the tasks' own, in their own language.
+ * Names and descriptions come from the tasks and are not translated.
+ *
+ * Not here: sending a job (jobs.js).
  */
 import { ask, fleet, forTask, onFleet } from "./server.js";
 import { lang, t } from "./words.js";
@@ -15,9 +17,9 @@ const $ = (/** @type {string} */ id) => /** @type {any} */ (document.getElementB
 
 /** @type {Task[]} */
 let tasks = [];
-/** What the server last told of them, word by word. */
-let told = "";
-/** What the form was made of, the page's language included, and the name of its task. */
+/** The last list of tasks from the server, as text. */
+let received = "";
+/** The task and the language that the form was made for, and the name of the task. */
 let shown = "";
 let shownTask = "";
 /** @type {any[]} */
@@ -25,22 +27,22 @@ let inputs = [];
 
 export function setUpTasks() {
   $("task").addEventListener("change", renderParams);
-  // With every count: a task may have got other parameters under the same name.
+  // With every count of the workers: a task may change its parameters under the same name.
   onFleet.add(async () => {
     if (!fleet.workers || fleet.trouble) return;
     try {
       const text = await (await ask("/tasks")).text();
-      if (text === told) return;
+      if (text === received) return;
       ({ tasks } = JSON.parse(text));
-      told = text;
+      received = text;
       renderTasks();
     } catch {
-      // asked again with the next count
+      // Asked again after the next count.
     }
   });
 }
 
-/** What is chosen: the task's name, and its parameters as a query. */
+/** The chosen task, and its parameters as a query. */
 export function chosenTask() {
   const values = new URLSearchParams();
   for (const input of inputs) {
@@ -49,7 +51,7 @@ export function chosenTask() {
   return { task: $("task").value || "sobel", query: values.toString() };
 }
 
-/** Whether all parameters are as they may be; if not, the browser says what is wrong with the first. */
+/** Whether all parameters are valid. The browser reports the first that is not. */
 export const isValid = () => $("params").reportValidity();
 
 function renderTasks() {
@@ -59,12 +61,12 @@ function renderTasks() {
   renderParams();
 }
 
-/** The form for the chosen task. What was entered stays for as long as the task is the same; for another it is gone. */
+/** Makes the form of the chosen task. Values that the user entered are kept while the task is the same. */
 export function renderParams() {
   const task = tasks.find(({ name }) => name === $("task").value);
   forTask(task ? (task.version === 1 ? task.name : `${task.name}.${task.version}`) : "sobel");
   const now = lang + JSON.stringify(task);
-  if (now === shown) return; // whoever is typing goes on
+  if (now === shown) return; // unchanged: do not disturb the user while typing
   shown = now;
   $("about").textContent = task?.description ?? "";
   const fields = Object.entries(task?.params.properties ?? {}).map(([name, param], at) => field(name, param, at));
@@ -83,7 +85,7 @@ export function renderParams() {
 /** @param {any} input */
 const textOf = (input) => (input.type === "checkbox" ? String(input.checked) : input.value);
 
-/** A choice that there is no longer is left as it starts. @param {any} input @param {string} value */
+/** Enters a value. An option that no longer exists falls back to the default. @param {any} input @param {string} value */
 function enter(input, value) {
   if (input.type === "checkbox") input.checked = value === "true";
   else input.value = value;
@@ -114,14 +116,14 @@ function inputOf(name, param) {
   if (param.enum || (param.type === "boolean" && optional)) {
     const select = document.createElement("select");
     select.name = name;
-    if (optional) select.append(new Option(t.automatic, "")); // it may be left out
+    if (optional) select.append(new Option(t.automatic, "")); // optional
     for (const choice of param.enum ?? []) select.append(new Option(choice, choice));
     if (!param.enum) select.append(new Option(t.yes, "true"), new Option(t.no, "false"));
     select.value = start;
     return select;
   }
   const input = document.createElement("input");
-  // What is emptied is not sent.
+  // An empty value is not sent.
   Object.assign(input, { name, value: start, placeholder: optional ? t.automatic : t.byDefault(start) });
   if (param.type === "boolean") Object.assign(input, { type: "checkbox", checked: param.default === true });
   if (param.type === "number" || param.type === "integer") {

@@ -1,45 +1,45 @@
 /**
- * The page's words, English and Spanish, and figures as each language writes them.
+ * The texts of the page in English and Spanish, and number formats.
  *
- * English stands in the markup where it never changes (`data-t`, `data-label`); here are the sentences that carry figures,
- * and Spanish complete.
+ * Fixed English texts are in the markup (`data-t`, `data-label`). This file has the English texts that change, and all
+ * Spanish ones.
  */
 
 const en = {
   all: (/** @type {number} */ n) => (n ? `all (${n})` : "all"),
   alive: (/** @type {number} */ n) => (n === 1 ? "1 worker ready" : `${n} workers ready`),
-  locked: "The server asks for its access token.",
+  locked: "The server requires an access token.",
   refused: "The server refused this token.",
   none: "Waiting for workers. Start one:",
   silent: "The server does not answer.",
-  unknown: (/** @type {number} */ status) => `The server answered ${status}.`,
-  mosaicOf: (/** @type {string} */ name) => `${name}: the bands that are done, each in the colour of its worker`,
-  originalOf: (/** @type {string} */ name) => `${name}, as it was sent`,
+  unknown: (/** @type {number} */ status) => `The server answered with status ${status}.`,
+  mosaicOf: (/** @type {string} */ name) => `${name}: finished bands, each in the colour of its worker`,
+  originalOf: (/** @type {string} */ name) => `${name}, the original`,
   edgesOf: (/** @type {string} */ name) => `Result of ${name}`,
   ofBands: (/** @type {string} */ done, /** @type {string} */ all) => `${done} of ${all}`,
   bandsIn: (/** @type {string} */ n, /** @type {number} */ bands) => (bands === 1 ? "1 band" : `${n} bands`),
   takenOver: (/** @type {number} */ n) => (n === 1 ? "1 band taken over" : `${n} bands taken over`),
-  takenOverWhy: "Handed out again after a worker was lost or failed",
+  takenOverWhy: "Redelivered after a worker was lost or failed",
   originalShare: (/** @type {string} */ percent) => `${percent} original`,
-  large: "Too large to show pixel by pixel here. The file is complete.",
-  unseen: "This browser cannot show this format. The result will be shown.",
-  offline: "It goes on by itself as soon as the server answers: the bands already done are kept.",
-  nextTry: (/** @type {string} */ seconds) => `Next try in ${seconds} s.`,
+  large: "Too large to show at full resolution. The downloaded file is complete.",
+  unseen: "This browser cannot show this format. It will show the result.",
+  offline: "It resumes when the server answers. Finished bands are kept.",
+  nextTry: (/** @type {string} */ seconds) => `Next attempt in ${seconds} s.`,
   lostWhy: "The page was closed before this picture was sent, and it was too large to keep. Choose it again.",
-  expiredWhy: "Results are kept for a while only. Choose the picture again.",
+  expiredWhy: "Results are kept for a limited time. Choose the picture again.",
   automatic: "automatic",
   yes: "yes",
   no: "no",
   byDefault: (/** @type {string} */ value) => `default: ${value}`,
   copied: "Copied",
-  notCopied: "This browser does not copy from here. The command:",
+  notCopied: "This browser did not allow copying. The command:",
   forget: (/** @type {string} */ name) => `Remove ${name} from the list`,
   phases: {
-    queued: "Next in line",
+    queued: "Queued",
     locked: "Waiting for the access token",
     sending: "Sending",
     interrupted: "Interrupted",
-    running: "At work",
+    running: "Processing",
     waiting: "Waiting for workers",
     done: "Done",
     failed: "Failed",
@@ -50,11 +50,11 @@ const en = {
   problems: {
     0: "The connection was lost",
     400: "This is not an image",
-    401: "The server asks for its access token",
+    401: "The server requires an access token",
     404: "The server no longer has this job",
-    409: "This differs from what was sent before",
+    409: "This differs from the picture sent before",
     413: "This image is too large",
-    415: "This format is not known",
+    415: "This format is not supported",
     422: "The image is damaged",
     429: "The server is busy",
     503: "The server is busy",
@@ -63,12 +63,12 @@ const en = {
     other: "Something went wrong",
   },
   measure: (/** @type {number} */ n) => `Measure with 1 to ${n} workers`,
-  needsTwo: "It needs at least two workers.",
-  needsPicture: "It needs a picture: choose one above.",
-  needsQuiet: "It can start when no other job is at work.",
-  needsFile: "It needs the picture itself, which is not kept after a reload: choose it again.",
+  needsTwo: "This needs at least two workers.",
+  needsPicture: "This needs a picture: choose one above.",
+  needsQuiet: "This can start when no other job is running.",
+  needsFile: "This needs the original file, which is not kept after a reload: choose it again.",
   fewCores: (/** @type {number} */ cores, /** @type {number} */ workers) =>
-    `These machines have ${cores === 1 ? "1 core" : `${cores} cores`} for ${workers} workers. Beyond ${cores} the workers share them, and the curve bends for that reason.`,
+    `These machines have ${cores === 1 ? "1 core" : `${cores} cores`} for ${workers} workers. With more workers than cores, the speed-up flattens.`,
   warmUp: "Warming up",
   runOf: (/** @type {number} */ run, /** @type {number} */ all, /** @type {number} */ n) =>
     `Run ${run} of ${all}: ${n === 1 ? "1 worker" : `${n} workers`}`,
@@ -88,34 +88,34 @@ const en = {
 const es = {
   all: (n) => (n ? `todos (${n})` : "todos"),
   alive: (n) => (n === 1 ? "1 worker listo" : `${n} workers listos`),
-  locked: "El servidor pide su token de acceso.",
+  locked: "El servidor requiere un token de acceso.",
   refused: "El servidor rechazó este token.",
   none: "Esperando workers. Inicia uno:",
   silent: "El servidor no responde.",
-  unknown: (status) => `El servidor respondió ${status}.`,
+  unknown: (status) => `El servidor respondió con el código ${status}.`,
   mosaicOf: (name) => `${name}: las bandas terminadas, cada una del color de su worker`,
-  originalOf: (name) => `${name}, tal como se envió`,
+  originalOf: (name) => `${name}, el original`,
   edgesOf: (name) => `Resultado de ${name}`,
   ofBands: (done, all) => `${done} de ${all}`,
   bandsIn: (n, bands) => (bands === 1 ? "1 banda" : `${n} bandas`),
   takenOver: (n) => (n === 1 ? "1 banda retomada" : `${n} bandas retomadas`),
-  takenOverWhy: "Se repartió de nuevo: un worker se perdió o falló",
+  takenOverWhy: "Se volvió a entregar: un worker se perdió o falló",
   originalShare: (percent) => `${percent} original`,
-  large: "Demasiado grande para mostrarla aquí píxel a píxel. El archivo está completo.",
+  large: "Demasiado grande para mostrarla a resolución completa. El archivo descargado está completo.",
   unseen: "Este navegador no puede mostrar este formato. El resultado sí se mostrará.",
-  offline: "Sigue solo en cuanto el servidor responda: las bandas ya hechas se conservan.",
+  offline: "Continúa cuando el servidor responda. Las bandas terminadas se conservan.",
   nextTry: (seconds) => `Próximo intento en ${seconds} s.`,
   lostWhy: "La página se cerró antes de enviar esta imagen, y era demasiado grande para guardarla. Elígela otra vez.",
-  expiredWhy: "Los resultados se guardan solo un tiempo. Elige la imagen otra vez.",
+  expiredWhy: "Los resultados se guardan por un tiempo limitado. Elige la imagen otra vez.",
   automatic: "automático",
   yes: "sí",
   no: "no",
   byDefault: (value) => `por defecto: ${value}`,
   copied: "Copiado",
-  notCopied: "Este navegador no copia desde aquí. El comando:",
+  notCopied: "Este navegador no permitió copiar. El comando:",
   forget: (name) => `Quitar ${name} de la lista`,
   phases: {
-    queued: "En espera de su turno",
+    queued: "En cola",
     locked: "Esperando el token de acceso",
     sending: "Enviando",
     interrupted: "Interrumpido",
@@ -130,11 +130,11 @@ const es = {
   problems: {
     0: "Se perdió la conexión",
     400: "Esto no es una imagen",
-    401: "El servidor pide su token de acceso",
+    401: "El servidor requiere un token de acceso",
     404: "El servidor ya no tiene este trabajo",
-    409: "Esto difiere de lo enviado antes",
+    409: "Esto difiere de la imagen enviada antes",
     413: "Esta imagen es demasiado grande",
-    415: "No se conoce este formato",
+    415: "Este formato no se admite",
     422: "La imagen está dañada",
     429: "El servidor está ocupado",
     503: "El servidor está ocupado",
@@ -145,10 +145,10 @@ const es = {
   measure: (n) => `Medir con 1 a ${n} workers`,
   needsTwo: "Hacen falta al menos dos workers.",
   needsPicture: "Hace falta una imagen: elige una arriba.",
-  needsQuiet: "Puede empezar cuando no haya otro trabajo en marcha.",
-  needsFile: "Hace falta la imagen misma, que no se guarda al recargar: elígela otra vez.",
+  needsQuiet: "Puede empezar cuando no haya otro trabajo en curso.",
+  needsFile: "Hace falta el archivo original, que no se guarda al recargar: elígelo otra vez.",
   fewCores: (cores, workers) =>
-    `Estas máquinas tienen ${cores === 1 ? "1 núcleo" : `${cores} núcleos`} para ${workers} workers. Más allá de ${cores} los comparten, y por eso se dobla la curva.`,
+    `Estas máquinas tienen ${cores === 1 ? "1 núcleo" : `${cores} núcleos`} para ${workers} workers. Con más workers que núcleos, la aceleración se aplana.`,
   warmUp: "Calentando",
   runOf: (run, all, n) => `Prueba ${run} de ${all}: ${n === 1 ? "1 worker" : `${n} workers`}`,
   stopped: "Detenido.",
@@ -163,7 +163,7 @@ const es = {
   chart: "Tiempo, aceleración y eficiencia según el número de workers; las cifras están en la tabla",
 };
 
-/** What the markup has in English. @type {Record<string, string>} */
+/** Spanish for the fixed texts of the markup. @type {Record<string, string>} */
 const spanish = {
   title: "Sobel, distribuido",
   language: "Idioma",
@@ -183,11 +183,9 @@ const spanish = {
   save: "Descargar los resultados automáticamente",
   sent: "Enviado",
   bands: "Bandas",
-  legend: "Quién hizo qué",
-  bandsHead: "bandas",
+  legend: "Bandas por worker",
   cancel: "Cancelar",
   retry: "Reintentar",
-  retryNow: "Reintentar ya",
   download: "Descargar",
   curl: "Copiar como curl",
   view: "Vista",
@@ -207,7 +205,7 @@ const spanish = {
   show: "Mostrar",
   experiment: "¿Cuánto más rápido con más workers?",
   experimentWhat:
-    "Envía la imagen elegida con 1, 2, … N workers, tres veces cada uno, en ronda, y toma las medianas. Cada tiempo va desde que empieza el envío hasta que la última banda está hecha.",
+    "Envía la imagen elegida con 1, 2, … N workers, tres veces cada uno, y toma las medianas. Cada tiempo va desde el inicio del envío hasta la última banda.",
   stop: "Detener",
   csv: "Guardar CSV",
   svg: "Guardar SVG",
@@ -225,7 +223,7 @@ const words = { en, es };
 export let lang = wanted();
 export let t = words[lang];
 
-/** What was chosen here before; else the first language of the browser's that the page speaks. @returns {Language} */
+/** The language chosen earlier; otherwise the first of the browser's languages that the page has. @returns {Language} */
 function wanted() {
   const chosen = remembered("language");
   const known = [chosen ?? "", ...navigator.languages].map((tag) => tag.slice(0, 2).toLowerCase());
@@ -242,7 +240,7 @@ export function speak(language) {
 /** @type {WeakMap<Element, { text: string | null, label: string | null }>} */
 const english = new WeakMap();
 
-/** Puts the language of the page into every element that is marked for it. @param {ParentNode} root */
+/** Translates every marked element. @param {ParentNode} root */
 export function translate(root) {
   for (const node of root.querySelectorAll("[data-t], [data-label]")) {
     const { t: text, label } = /** @type {HTMLElement} */ (node).dataset;
@@ -272,12 +270,12 @@ export function elapsed(ms) {
   return `${Math.floor(seconds / 60)}:${String(Math.floor(seconds % 60)).padStart(2, "0")} min`;
 }
 
-/** A small setting of this browser's. @param {string} name @returns {string | null} */
+/** Reads a small setting of this browser. @param {string} name @returns {string | null} */
 export function remembered(name) {
   try {
     return localStorage.getItem(name);
   } catch {
-    return null; // a browser that stores nothing
+    return null; // storage is disabled
   }
 }
 
@@ -286,6 +284,6 @@ export function remember(name, value) {
   try {
     localStorage.setItem(name, value);
   } catch {
-    // it holds until the page is closed
+    // Storage is disabled: the setting lasts until the page is closed.
   }
 }

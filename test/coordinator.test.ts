@@ -16,9 +16,9 @@ import {
 } from "bun:test";
 import { execFile } from "node:child_process";
 import { tracingChannel } from "node:diagnostics_channel";
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { mkdtempSync, rmSync } from "node:fs";
 import { connect } from "node:net";
-import { availableParallelism, tmpdir, totalmem } from "node:os";
+import { availableParallelism, tmpdir } from "node:os";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { deflateSync } from "node:zlib";
@@ -31,7 +31,6 @@ import { LocalQueue, LocalResults } from "../embedded.ts";
 import { problem } from "../http/respond.ts";
 import { jobOf } from "../job.ts";
 import { type Log, openLog } from "../ops/log.ts";
-import { memorySettings } from "../ops/settings.ts";
 import { QueueError } from "../queue.ts";
 import type { Job } from "../results.ts";
 import { task as sobel } from "../sobel.ts";
@@ -1069,46 +1068,6 @@ describe("settings", () => {
     expect(await within(program.exited)).toBe(1);
     expect(program.out).toMatch(/^coordinator.ts: .*\n$/);
   });
-});
-
-test("the runtime is told how to keep memory, unless it was told; the process stays the same", async () => {
-  for (const [told, expected] of [
-    [{}, ["MIMALLOC_PURGE_DELAY=60000", "MIMALLOC_PURGE_HOLES=0"]],
-    [{ MIMALLOC_PURGE_DELAY: "0" }, ["MIMALLOC_PURGE_DELAY=0", "MIMALLOC_PURGE_HOLES=0"]],
-  ] as [Record<string, string>, string[]][]) {
-    const program = spawnProgram("coordinator.ts", { ...SETTINGS, PORT: "0", ...told });
-    await originOf(program);
-    const environment = readFileSync(`/proc/${program.pid}/environ`, "utf8").split("\0");
-    expect(environment.filter((line) => /^(MIMALLOC|BUN_JSC)_/.test(line)).toSorted()).toEqual(expected);
-    expect(environment).toContain("PORT=0");
-    program.kill();
-    expect(await within(program.exited)).toBe(0);
-  }
-});
-
-test("a program that is profiled stays as it was started", async () => {
-  const folder = mkdtempSync(join(tmpdir(), "sobel-profile-"));
-  const command = [process.execPath, "--cpu-prof", `--cpu-prof-dir=${folder}`, "coordinator.ts"];
-  const program = Bun.spawn(command, { env: { ...SETTINGS, PORT: "0" }, stdout: "pipe", stderr: "inherit" });
-  try {
-    expect(await within(program.stdout.getReader().read())).toMatchObject({ done: false }); // it serves
-    expect(readFileSync(`/proc/${program.pid}/environ`, "utf8")).not.toContain("MIMALLOC");
-  } finally {
-    program.kill("SIGKILL");
-    await within(program.exited);
-    rmSync(folder, { recursive: true });
-  }
-});
-
-test("a process with a limit takes that for all the memory there is, or less where less is enough", () => {
-  const told = { MIMALLOC_PURGE_DELAY: "60000", MIMALLOC_PURGE_HOLES: "0" };
-  const gibibyte = { ...told, BUN_JSC_forceRAMSize: "1073741824" };
-  expect(memorySettings(undefined, 2 ** 30)).toEqual(gibibyte);
-  expect(memorySettings(2 ** 30, 0)).toEqual(gibibyte);
-  expect(memorySettings(2 ** 30, 2 ** 31)).toEqual(gibibyte);
-  expect(memorySettings(2 ** 31, 2 ** 30)).toEqual(gibibyte);
-  for (const none of [totalmem(), Number.MAX_VALUE, 0, undefined])
-    expect(memorySettings(undefined, none)).toEqual(told);
 });
 
 test("a stored result does not change with its caller's buffer", async () => {

@@ -1,9 +1,9 @@
-// What a job costs in things that can be counted, and that no machine makes faster or slower: bytes on the wire, messages,
-// commands, how large the largest buffer is. A change that raises one of them should know that it does.
+// The cost of a job in counts that do not depend on the machine: bytes on the wire, messages, commands, the size of the
+// largest buffer. A change that raises one of them fails here.
 //
-// Counted where they arrive: in a Redis of its own, and by a proxy that reads the AMQP frames that go through it. Both are
-// asked by the project's own coordinator and worker. What they say now and then by the clock (heartbeats, a look at a
-// job that is quiet) can only raise a count, so the least of a few runs is what the job itself costs.
+// Commands are counted by a private Redis, messages and bytes by a proxy that reads the AMQP frames. The coordinator and
+// the worker are the project's own. Their periodic requests (heartbeats, polls of a quiet job) can only raise a count, so
+// the minimum of a few runs is the cost of the job.
 import { afterAll, beforeAll, expect, spyOn, test } from "bun:test";
 import { connect, createServer, type Socket } from "node:net";
 import { Readable } from "node:stream";
@@ -26,7 +26,7 @@ const RUNS = 3;
 const BAND_PIXELS = 1 << 16;
 const log = openLog("error");
 
-/** A photo of bands of whole rows, `bands` of them. */
+/** A photo that splits into `bands` equal bands. */
 function photo(bands: number) {
   const [width, rows] = [512, BAND_PIXELS / 512];
   const sketch = { kind: "photo", width, height: rows * bands } as const;
@@ -65,7 +65,7 @@ describeWith(["rabbitmq", "redis"], "a distributed job", () => {
   });
 
   async function send(picture: Buffer): Promise<number> {
-    // Two at a time: a job that may have more counts the fleet every other second.
+    // With a limit of two bands in flight, the job does not read the list of workers.
     const response = await fetch(
       new Request("http://localhost/tasks/sobel?workers=2", { method: "POST", body: new Uint8Array(picture) }),
     );
@@ -73,24 +73,24 @@ describeWith(["rabbitmq", "redis"], "a distributed job", () => {
     return (await response.arrayBuffer()).byteLength;
   }
 
-  /** What a job of so many bands adds to the counts, each the least of a few runs. */
+  /** What a job of `bands` bands adds to the counts: the minimum of a few runs. */
   async function counted(bands: number): Promise<Record<string, number>> {
     const { bytes } = photo(bands);
-    const least: Record<string, number> = {};
+    const lowest: Record<string, number> = {};
     for (let run = 0; run < RUNS; run++) {
       const before = await counts();
       await send(bytes);
       const after = await counts();
       for (const [name, value] of Object.entries(after)) {
-        least[name] = Math.min(least[name] ?? Number.POSITIVE_INFINITY, value - (before[name] ?? 0));
+        lowest[name] = Math.min(lowest[name] ?? Number.POSITIVE_INFINITY, value - (before[name] ?? 0));
       }
     }
-    return least;
+    return lowest;
   }
 
-  /** Redis's count of commands, those of scripts told apart by nothing but their names; and the frames. */
+  /** Redis's count of each command, commands inside scripts included, and the counts of the proxy. */
   async function counts(): Promise<Record<string, number>> {
-    // What a job leaves to the background: its keys go, all but the two of the fleet, and its channel.
+    // A finished job is removed in the background. Two keys remain, those of the worker.
     while ((await redis.client!.dbsize()) > 2) await Bun.sleep(5);
     await Bun.sleep(50);
     const info = await redis.client!.info("commandstats");
@@ -101,17 +101,17 @@ describeWith(["rabbitmq", "redis"], "a distributed job", () => {
     return { ...Object.fromEntries(commands), ...wire.counts() };
   }
 
-  test("a band is four round trips to Redis for whoever sends it, two for the worker", async () => {
+  test("a band costs at most three scripts and three other commands in Redis", async () => {
     const [few, many] = [await counted(2), await counted(12)];
     const perBand = (name: string) => ((many[name] ?? 0) - (few[name] ?? 0)) / 10;
-    // Announced and marked as sent; stored.
+    // The coordinator announces the band and marks it as sent; the worker stores it.
     expect(perBand("evalsha") + perBand("eval")).toBeLessThanOrEqual(3);
-    // The worker looks whether the job still stands.
+    // The worker reads the record of the job; the coordinator loads the result and drops it.
     expect(perBand("hgetall")).toBeLessThanOrEqual(1);
     expect(perBand("get")).toBeLessThanOrEqual(1);
     expect(perBand("unlink")).toBeLessThanOrEqual(1);
     for (const name of ["subscribe", "multi", "keys", "scan", "hmset", "del", "ping"]) expect(perBand(name)).toBe(0);
-    // Once a job: whatever remains of the shorter one.
+    // The rest is the cost of a job, whatever its number of bands.
     const perJob = [
       "evalsha",
       "eval",
@@ -136,10 +136,10 @@ describeWith(["rabbitmq", "redis"], "a distributed job", () => {
     expect(perBand(`got ${DELIVER}`)).toBe(1);
     expect(perBand(`sent ${ACK}`)).toBe(1);
     expect(many[`got ${ACK}`]).toBeLessThanOrEqual(12); // the broker may confirm several at once
-    expect(few[`sent ${DECLARE}`] ?? 0).toBe(0); // nothing is asked of the queue for a job
+    expect(few[`sent ${DECLARE}`] ?? 0).toBe(0); // a job declares no queue
   });
 
-  test("a pixel is four thirds of a byte on its way to a worker, and a little", async () => {
+  test("a pixel is 4/3 bytes on the wire to a worker, plus at most 1 %", async () => {
     const { width, height } = photo(12);
     const plan = planBands(width, height, 1, BAND_PIXELS);
     const pixels = width * (height + 2 * plan.bands);
@@ -148,7 +148,7 @@ describeWith(["rabbitmq", "redis"], "a distributed job", () => {
     expect(got / pixels).toBeLessThan((4 / 3) * 1.01);
   });
 
-  test("the result is as small as it was", async () => {
+  test("the result of a 0.8-megapixel photo has at most 520,200 bytes", async () => {
     const { bytes } = photo(12);
     expect(await send(bytes)).toBeLessThanOrEqual(520_200);
   });
@@ -171,12 +171,12 @@ test("no buffer grows with the picture", async () => {
   }
   await worker.stop();
   expect(largest[1]).toBe(largest[0]);
-  // A band with its halo; all of the smaller picture would be 24 million.
+  // A band with its halo. The smaller picture has 24 million bytes.
   expect(largest[0]).toBeGreaterThan(1_000_000);
   expect(largest[0]).toBeLessThan(2_000_000);
 });
 
-test("threads are sent memory, and no views of it, which Deno looks through byte after byte", async () => {
+test("threads get ArrayBuffers and no views, which Deno would scan byte by byte", async () => {
   const { worker, fetch } = await embedded();
   const post = spyOn(Thread.prototype, "postMessage");
   const init = { method: "POST", body: photo(3).bytes };
@@ -189,7 +189,7 @@ test("threads are sent memory, and no views of it, which Deno looks through byte
   expect(sent.flat().filter((field) => ArrayBuffer.isView(field))).toEqual([]);
 });
 
-/** Everything in this process. */
+/** Coordinator and worker in this process. */
 async function embedded() {
   const results = new LocalResults(600);
   const queue = new LocalQueue();
@@ -198,7 +198,7 @@ async function embedded() {
   return { worker, fetch: createApp({ queue, results, tasks }).fetch };
 }
 
-/** The most bytes that anyone has asked for at once while `step` ran, in this thread. */
+/** The largest buffer that this thread allocates while `step` runs, bytes. */
 async function largestBuffer(step: () => Promise<void>): Promise<number> {
   const { Uint8Array: plain } = globalThis;
   const { alloc, allocUnsafe, allocUnsafeSlow, concat } = Buffer;
@@ -242,7 +242,7 @@ interface CountingProxy {
   close(): Promise<void>;
 }
 
-/** Passes everything on to a broker on this machine, and reads the frames. */
+/** A proxy to a broker on this machine that counts bytes and AMQP methods. */
 async function countingProxy(target: number): Promise<CountingProxy> {
   const port = await freePort();
   const found: Record<string, number> = {};
@@ -277,17 +277,17 @@ async function countingProxy(target: number): Promise<CountingProxy> {
   };
 }
 
-/** A function that takes a stream in pieces, and tells each method's class and number. */
-function frameReader(tell: (method: string) => void): (bytes: Buffer) => void {
+/** Takes a stream in pieces and reports each method as `class.method`. */
+function frameReader(report: (method: string) => void): (bytes: Buffer) => void {
   let rest = Buffer.alloc(0);
   return (bytes) => {
     rest = Buffer.concat([rest, bytes]);
-    // The client's greeting is no frame: AMQP and a version.
+    // The client starts with a protocol header, which is no frame.
     if (rest.toString("latin1", 0, 4) === "AMQP" && rest.length >= 8) rest = rest.subarray(8);
     while (rest.length >= 11) {
       const length = rest.readUInt32BE(3);
       if (rest.length < length + 8) return;
-      if (rest[0] === 1) tell(`${rest.readUInt16BE(7)}.${rest.readUInt16BE(9)}`);
+      if (rest[0] === 1) report(`${rest.readUInt16BE(7)}.${rest.readUInt16BE(9)}`);
       rest = rest.subarray(length + 8);
     }
   };

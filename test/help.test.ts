@@ -1,11 +1,12 @@
-// What the programs print about themselves, and that the documents say the same.
+// `--help` and the settings of the three programs: what is listed, what is read, and how an invalid one is reported. Also
+// the documents: their table of settings, and their links.
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { spawnSync } from "node:child_process";
-import { existsSync, readdirSync, readFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { SETTINGS } from "../ops/settings.ts";
 import { DEFAULT_LIMITS } from "../picture/read.ts";
-import { binaries } from "./servers.ts";
+import { binaries, temporaryFolder } from "./servers.ts";
 
 setDefaultTimeout(30_000);
 
@@ -20,34 +21,38 @@ function run(file: string, args: string[], runtime: keyof typeof RUNTIMES = "Bun
   return { status, stdout, stderr };
 }
 
-/** The settings that a text lists in a column of its own. */
+function ownSettings(file: (typeof PROGRAMS)[number]): string[] {
+  return Object.keys(SETTINGS).filter((name) => SETTINGS[name].of.includes(file));
+}
+
+/** The settings that a text lists in a column. */
 function namesIn(text: string): string[] {
   return [...text.matchAll(/^ {2}([A-Z][A-Z_]{3,}) {2}/gm)].map(([, name]) => name).toSorted();
 }
 
 describe.each(PROGRAMS)("%s --help", (file) => {
-  const own = Object.keys(SETTINGS).filter((name) => SETTINGS[name].of.includes(file));
+  const own = ownSettings(file);
 
-  test("tells its usage, every setting of its own with the default, and its exit codes", () => {
+  test("prints the usage, the program's settings with their defaults, and the exit codes", () => {
     for (const option of ["--help", "-h"]) {
       const { status, stdout, stderr } = run(file, [option]);
       expect([status, stderr]).toEqual([0, ""]);
       expect(stdout).toStartWith(`usage: bun run ${file}`);
       expect(stdout).toMatch(/\nexit codes\n {2}0 /);
       expect(namesIn(stdout)).toEqual(own.toSorted());
-      if (own.includes("BAND_PIXELS")) expect(stdout).toMatch(/BAND_PIXELS +1048576 +size of a band in pixels/);
+      if (own.includes("BAND_PIXELS")) expect(stdout).toMatch(/BAND_PIXELS +1048576 +pixels of a band/);
     }
   });
 
-  test.skipIf(!binaries.deno)("is the same under Deno", () => {
+  test.skipIf(!binaries.deno)("prints the same on Deno", () => {
     expect(run(file, ["--help"], "Deno")).toEqual(run(file, ["--help"]));
   });
 
-  test("settings that are bad do not keep it from helping", () => {
+  test("ignores invalid settings", () => {
     expect(run(file, ["--help"], "Bun", { PORT: "x", AUTH_TOKEN: "two words", LOG_LEVEL: "loud" }).status).toBe(0);
   });
 
-  test("an option that is not known ends it with 2 and a sentence", () => {
+  test("an unknown option: exit code 2 and one line that names it", () => {
     for (const args of [["--port", "80"], ["--verbose"], ...(file === "sobel.ts" ? [] : [["photo.jpg"]])]) {
       const { status, stdout, stderr } = run(file, args);
       expect([args, status, stdout]).toEqual([args, 2, ""]);
@@ -55,7 +60,7 @@ describe.each(PROGRAMS)("%s --help", (file) => {
     }
   });
 
-  test("an option is told by what it is not, not by its value", () => {
+  test("an unknown option: its value is not printed, since it may be a secret", () => {
     expect(run(file, ["--token=s3cret"]).stderr).not.toContain("s3cret");
   });
 });
@@ -100,23 +105,62 @@ describe("the documents", () => {
   });
 });
 
-test("every setting that a program reads is told, and every one that is told is read", () => {
-  const texts = [...PROGRAMS, "cli/local.ts", "ops/settings.ts", "ops/log.ts"]
-    .map((file) => readFileSync(join(root, file), "utf8"))
-    .join("\n");
-  const read = [...texts.matchAll(/(?:setting\("|process\.env\.)([A-Z][A-Z_]+)/g)].map(([, name]) => name);
-  const taken = [...texts.matchAll(/const \{([A-Z_, ]+)\} = process\.env/g)].flatMap(([, names]) => names.split(","));
-  const all = new Set([...read, ...taken.map((name) => name.trim())]);
-  expect([...all].toSorted()).toEqual(Object.keys(SETTINGS).toSorted());
+test.each([
+  ["coordinator.ts", [{ args: [], env: { HOST: "192.0.2.1", PORT: "0" } }]], // no address of this machine
+  ["worker.ts", [{ args: [], env: { RABBITMQ_URL: "amqp://127.0.0.1:1", REDIS_URL: "none" } }]],
+  [
+    "sobel.ts",
+    [
+      { args: ["missing.png", "out.png"], env: {} },
+      { args: ["--remote", "http://127.0.0.1:1", "missing.png", "out.png"], env: {} },
+    ],
+  ],
+] as const)("%s reads the settings that --help lists, and no others", (file, runs) => {
+  const read = runs.flatMap(({ args, env }) => settingsReadBy(file, [...args], env));
+  expect([...new Set(read)].toSorted()).toEqual(ownSettings(file).toSorted());
 });
 
-test("the limit of pixels is the one-machine program's too", () => {
+/** Runs a program to its end, and returns the environment variables that the project's own code has read. */
+function settingsReadBy(file: string, args: string[], env: Record<string, string>): string[] {
+  const spy = join(temporaryFolder("help"), "spy.ts");
+  writeFileSync(
+    spy,
+    `const names = new Set();
+    process.env = new Proxy(process.env, {
+      get(variables, name) {
+        const caller = new Error().stack.split("\\n")[2] ?? "";
+        if (caller.includes(${JSON.stringify(root)}) && !caller.includes("node_modules")) names.add(name);
+        return variables[name];
+      },
+    });
+    process.on("exit", () => console.log(JSON.stringify([...names])));`,
+  );
+  const options = { cwd: root, encoding: "utf8" as const, timeout: 20_000, env: { ...process.env, ...env } };
+  const { status, stdout } = spawnSync(process.execPath, ["--preload", spy, file, ...args], options);
+  expect([file, status]).toEqual([file, 1]);
+  return JSON.parse(stdout.trim().split("\n").at(-1)!);
+}
+
+describe.each(PROGRAMS)("%s, an invalid setting", (file) => {
+  // A name and an address can be any text.
+  const names = ownSettings(file).filter((name) => !["WORKER_NAME", "HOST"].includes(name));
+  const urls = { RABBITMQ_URL: "amqp://127.0.0.1:1", REDIS_URL: "redis://127.0.0.1:1" };
+
+  test.each(names)("%s ends it with the name of the setting", (name) => {
+    const remote = name === "AUTH_TOKEN" ? ["--remote", "http://127.0.0.1:1"] : [];
+    const args = file === "sobel.ts" ? [...remote, "missing.png", "out.png"] : [];
+    const env = { ...(name in urls && urls), PORT: "0", [name]: "not valid" };
+    const { status, stdout, stderr } = run(file, args, "Bun", env);
+    expect([status, stdout]).toEqual([file === "sobel.ts" && name === "BAND_PIXELS" ? 2 : 1, ""]);
+    expect(stderr).toMatch(new RegExp(`^${file}: ${name}: [^\\n]+\\n$`));
+  });
+});
+
+test("MAX_PIXELS: the default is the limit of the one-machine program", () => {
   expect(SETTINGS.MAX_PIXELS).toMatchObject({ default: DEFAULT_LIMITS.streamed });
 });
 
-test("LOG_LEVEL that is none ends the program with the variable's name", () => {
-  for (const file of ["coordinator.ts", "worker.ts"]) {
-    const { status, stderr } = run(file, [], "Bun", { PORT: "0", LOG_LEVEL: "loud" });
-    expect([status, stderr]).toEqual([1, `${file}: LOG_LEVEL: expected debug, info, warn, error, got "loud"\n`]);
-  }
+test.each(["coordinator.ts", "worker.ts"])("%s: the error of LOG_LEVEL lists the levels", (file) => {
+  const { stderr } = run(file, [], "Bun", { PORT: "0", LOG_LEVEL: "loud" });
+  expect(stderr).toBe(`${file}: LOG_LEVEL: expected debug, info, warn, error, got "loud"\n`);
 });

@@ -1,5 +1,5 @@
-// The log: its form, what stands in it of a job and its bands, and that the last line before an exit is there. The
-// programs are the real ones, as processes, on both runtimes.
+// The log: its format, its lines for a job and its bands, and that the last line before an exit is written. Real
+// programs, as processes, on both runtimes.
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { spawn, spawnSync } from "node:child_process";
 import { writeFileSync } from "node:fs";
@@ -16,13 +16,13 @@ const photo = Buffer.from(encode({ width: 90, height: 60, channels: 1, data: new
 
 type Line = Record<string, unknown> & { time: string; level: string; msg: string };
 
-/** Lines of JSON; others, which are for people, are left out. */
+/** The lines of JSON. Other lines are messages for the user. */
 function linesOf(out: string): Line[] {
   const lines = out.split("\n").filter((line) => line.startsWith("{"));
   return lines.map((line) => JSON.parse(line));
 }
 
-/** A small program that uses log.ts; `$LOG` stands for its path. */
+/** Writes a small program that uses ops/log.ts. `$LOG` is replaced by its path. */
 function program(text: string): string {
   const file = join(folder, `${crypto.randomUUID()}.ts`);
   writeFileSync(file, text.replace("$LOG", join(root, "ops/log.ts")));
@@ -33,7 +33,7 @@ describe.each(Object.keys(RUNTIMES))("on %s", (runtime) => {
   const [command, ...args] = RUNTIMES[runtime];
   const start = (text: string) => spawnSync(command, [...args, program(text)], { encoding: "utf8", timeout: 20_000 });
 
-  test.skipIf(!command)("an event is one line of JSON, whatever is in it", () => {
+  test.skipIf(!command)("an event is one line of JSON, whatever its fields contain", () => {
     const { stdout, stderr } = start(`
       import { openLog } from "$LOG";
       const log = openLog("info").with({ worker: "one\\ntwo\\u001b[2J" });
@@ -60,7 +60,7 @@ describe.each(Object.keys(RUNTIMES))("on %s", (runtime) => {
     expect(second).toMatchObject({ level: "error", msg: "more", worker, chunk: "c" });
   });
 
-  test.skipIf(!command)("whoever exits has written everything, though the reader is slow", async () => {
+  test.skipIf(!command)("every line is written before an exit, even to a slow reader", async () => {
     const file = program(`
       import { openLog } from "$LOG";
       const log = openLog("info");
@@ -73,21 +73,21 @@ describe.each(Object.keys(RUNTIMES))("on %s", (runtime) => {
     expect(linesOf(text).map(({ i }) => i)).toEqual(Array.from({ length: 5000 }, (_, i) => i));
   });
 
-  test.skipIf(!command)("a terminal gets lines to read, in which no name moves the cursor", () => {
+  test.skipIf(!command)("a terminal gets plain text, and no value moves the cursor", () => {
     const file = program(`
       import { openLog } from "$LOG";
       openLog("info").warn("a band", { chunk: "{1-2}:3", worker: "a\\u001b[2Jb", ms: 2, error: new Error("two words") });`);
     const { stdout } = spawnSync("script", ["-qec", [command, ...args, file].join(" "), "/dev/null"], {
       encoding: "utf8",
     });
-    // Colours, of Bun's or ours, aside.
+    // Without the colours.
     expect(stdout.replace(/\x1b\[\d*m/g, "")).toMatch(
       /^\d\d:\d\d:\d\d warn {2}a band chunk=\{1-2\}:3 worker="a\\u001b\[2Jb" ms=2 error="two words"\r\n$/,
     );
   });
 });
 
-test("a job in the log, from its acceptance to its end", async () => {
+test("logs a job from its acceptance to its end, with a debug line for each band", async () => {
   const coordinator = spawnProgram("coordinator.ts", {
     PORT: "0",
     WORKERS: "2",
@@ -98,11 +98,11 @@ test("a job in the log, from its acceptance to its end", async () => {
   const kept = crypto.randomUUID();
   await fetch(`${origin}/jobs/${kept}?workers=2`, { method: "PUT", body: photo });
   await coordinator.waitFor(/job done/);
-  await fetch(`${origin}/jobs/${kept}`, { method: "PUT", body: photo }); // once more: no news
+  await fetch(`${origin}/jobs/${kept}`, { method: "PUT", body: photo }); // a repeated upload logs nothing
   const answer = await fetch(`${origin}/tasks/sobel`, { method: "POST", body: photo });
   const passing = answer.headers.get("x-job-id")!;
   await answer.arrayBuffer();
-  await fetch(`${origin}/jobs/${kept}`, { method: "DELETE" }); // it was done: this cancels nothing
+  await fetch(`${origin}/jobs/${kept}`, { method: "DELETE" }); // it is done, so nothing is cancelled
   await fetch(`${origin}/tasks/sobel`, { method: "POST", body: "a text" });
   await fetch(`${origin}/tasks/sobel?token=s3cret`, { method: "POST", body: photo });
   coordinator.kill();
@@ -115,11 +115,11 @@ test("a job in the log, from its acceptance to its end", async () => {
     [kept, 2],
     [passing, null],
   ] as const) {
-    const told = of(job).filter(({ level }) => level !== "debug");
-    expect(told.map(({ msg }) => msg)).toEqual(["job accepted", "job done"]);
+    const logged = of(job).filter(({ level }) => level !== "debug");
+    expect(logged.map(({ msg }) => msg)).toEqual(["job accepted", "job done"]);
     const size = { task: "sobel", width: 90, height: 60, bands: 6, bytes: photo.length };
-    expect(told[0]).toMatchObject({ level: "info", workers, ...size });
-    expect(told[1]).toMatchObject({ level: "info", ms: expect.any(Number) });
+    expect(logged[0]).toMatchObject({ level: "info", workers, ...size });
+    expect(logged[1]).toMatchObject({ level: "info", ms: expect.any(Number) });
     const bands = of(job).filter(({ level }) => level === "debug");
     expect(bands.map(({ chunk }) => chunk).toSorted()).toEqual(Array.from({ length: 6 }, (_, i) => `{${job}}:${i}`));
     for (const band of bands) {
@@ -134,7 +134,7 @@ test("a job in the log, from its acceptance to its end", async () => {
   ]);
 });
 
-test("a job that is cancelled, and one whose task fails", async () => {
+test("logs a cancelled job, and each failed attempt of a job whose task throws", async () => {
   const task = join(folder, "fails.ts");
   writeFileSync(task, `export const task = { name: "fails", halo: 0, run() { throw new Error("cannot") } };`);
   const slow = join(folder, "slow.ts");
@@ -171,8 +171,8 @@ test("a job that is cancelled, and one whose task fails", async () => {
   ]);
 });
 
-describeWith(["deno"], "servers that cannot be reached", () => {
-  test.each(["bun", "deno"] as const)("are told at warn, without the password, on %s", async (runtime) => {
+describeWith(["deno"], "unreachable servers", () => {
+  test.each(["bun", "deno"] as const)("are logged at warn, without the password, on %s", async (runtime) => {
     const at = `127.0.0.1:${await freePort()}`;
     const servers = { RABBITMQ_URL: `amqp://guest:s3cret@${at}`, REDIS_URL: `redis://:s3cret@${at}` };
     const worker = spawnProgram("worker.ts", { ...servers, WORKER_NAME: "lost" }, runtime);

@@ -1,4 +1,4 @@
-// What is counted, read as Prometheus reads it: of real coordinators and workers, as processes, before and after jobs.
+// The metrics as Prometheus reads them, from real coordinators and workers as processes, before and after jobs.
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -17,6 +17,7 @@ import {
   startRedis,
   temporaryFolder,
 } from "./servers.ts";
+import { until } from "./wait.ts";
 
 setDefaultTimeout(60_000);
 
@@ -25,7 +26,7 @@ const photo = Buffer.from(encode({ width: 90, height: 60, channels: 1, data: new
 const broken = join(temporaryFolder("metrics"), "fails.ts");
 writeFileSync(broken, `export const task = { name: "fails", halo: 0, run() { throw new Error("cannot") } };`);
 
-/** Samples by their name with labels as they stand in the text: `sobel_bands_total{task="sobel",outcome="done"}`. */
+/** Samples by name and labels, as in the text format: `sobel_bands_total{task="sobel",outcome="done"}`. */
 type Samples = Map<string, number>;
 
 async function scrape(url: string): Promise<Samples> {
@@ -52,14 +53,8 @@ async function send(origin: string, query = "", body: BodyInit = photo, token = 
   return id;
 }
 
-async function until(condition: () => Promise<boolean>, ms = 20_000): Promise<void> {
-  for (const deadline = Date.now() + ms; !(await condition()); await new Promise((wake) => setTimeout(wake, 50))) {
-    if (Date.now() > deadline) throw new Error(`not true after ${ms} ms: ${condition}`);
-  }
-}
-
 describe.each(["bun", "deno"] as const)("one process, on %s", (runtime) => {
-  test.skipIf(!binaries[runtime as "deno"] && runtime === "deno")("jobs, bands and bytes are counted", async () => {
+  test.skipIf(!binaries[runtime as "deno"] && runtime === "deno")("counts jobs, bands and bytes", async () => {
     const settings = { PORT: "0", WORKERS: "2", BAND_PIXELS: "900", AUTH_TOKEN: TOKEN, TASKS: broken, MAX_JOBS: "7" };
     const program = spawnProgram("coordinator.ts", settings, runtime);
     const [origin] = await program.waitFor(/http:\/\/127\.0\.0\.1:\d+/);
@@ -152,7 +147,7 @@ describeWith(["rabbitmq", "redis"], "coordinator and workers", () => {
     await Promise.all([rabbitmq.stop(), redis.stop()]);
   });
 
-  test("each counts its part, and every metric of the dashboard is there", async () => {
+  test("the dashboard shows every metric of ours, and only metrics that exist", async () => {
     const id = await send(origin);
     await until(
       async () => (await scrape(`${origin}/metrics`)).get('sobel_jobs_ended_total{task="sobel",state="done"}') === 1,
@@ -161,17 +156,17 @@ describeWith(["rabbitmq", "redis"], "coordinator and workers", () => {
     const worker = await scrape(`${probes}/metrics`);
     expect(worker.get('sobel_bands_total{task="sobel",outcome="done"}')).toBe(6);
     expect(worker.get('sobel_band_wait_seconds_count{task="sobel"}')).toBe(6);
-    // A heartbeat later the coordinator tells it too, of whoever has done it.
+    // The coordinator reports a worker's bands from its next heartbeat.
     await until(
       async () => (await scrape(`${origin}/metrics`)).get('sobel_worker_bands_total{worker="counted"}') === 6,
     );
     const coordinator = await scrape(`${origin}/metrics`);
     expect(namesOf(coordinator).has("sobel_bands_total")).toBe(false);
 
-    const there = namesOf(new Map([...worker, ...coordinator]));
-    // What has not happened yet has no sample, but is announced.
-    const rare = await Promise.all([`${origin}/metrics`, `${probes}/metrics`].map(announced));
-    const known = new Set([...there, ...rare.flat()]);
+    const sampled = namesOf(new Map([...worker, ...coordinator]));
+    // A metric of an event that has not happened has a TYPE line but no sample.
+    const typed = await Promise.all([`${origin}/metrics`, `${probes}/metrics`].map(typedNames));
+    const known = new Set([...sampled, ...typed.flat()]);
     const dashboard = JSON.parse(readFileSync(join(import.meta.dirname, "../docs/grafana.json"), "utf8"));
     const expressions: string[] = dashboard.panels.flatMap((panel: { targets?: { expr: string }[] }) =>
       (panel.targets ?? []).map(({ expr }) => expr),
@@ -180,7 +175,6 @@ describeWith(["rabbitmq", "redis"], "coordinator and workers", () => {
     const used = expressions.flatMap((text) => text.match(/\b(?:sobel|process|nodejs)_\w+/g) ?? []);
     for (const text of expressions) expect([text, /\b(sobel|process|nodejs)_/.test(text)]).toEqual([text, true]);
     expect([...new Set(used)].filter((name) => !known.has(name))).toEqual([]);
-    // And all that is ours is on it.
     const shown = used.map((name) => name.replace(/_(bucket|sum|count)$/, ""));
     const ours = new Set(
       [...known].filter((name) => name.startsWith("sobel_")).map((name) => name.replace(/_(bucket|sum|count)$/, "")),
@@ -188,15 +182,15 @@ describeWith(["rabbitmq", "redis"], "coordinator and workers", () => {
     expect([...ours].filter((name) => !shown.includes(name))).toEqual([]);
   });
 
-  /** Names of the metrics that a text announces; of a histogram those of its samples. */
-  async function announced(url: string): Promise<string[]> {
+  /** Names on the TYPE lines; for a histogram, the names of its samples. */
+  async function typedNames(url: string): Promise<string[]> {
     const text = await (await fetch(url, { headers: { authorization: `Bearer ${TOKEN}` } })).text();
     return [...text.matchAll(/^# TYPE (\S+) (\S+)$/gm)].flatMap(([, name, type]) => {
       return type === "histogram" ? ["_bucket", "_sum", "_count"].map((end) => name + end) : [name];
     });
   }
 
-  test("a worker that goes takes its labels with it", async () => {
+  test("the labels of a worker disappear when it leaves", async () => {
     const servers = { RABBITMQ_URL: rabbitmq.url, REDIS_URL: redis.url };
     const passing = spawnProgram("worker.ts", { ...servers, WORKER_NAME: "passing" });
     await passing.waitFor(/at work/);
@@ -207,17 +201,17 @@ describeWith(["rabbitmq", "redis"], "coordinator and workers", () => {
     expect(await named()).toEqual(['sobel_worker_bands_total{worker="counted"}']);
   });
 
-  test("probes of a worker, and what they say while RabbitMQ or Redis is away", async () => {
+  test("a worker's probes are ready only while RabbitMQ and Redis are available", async () => {
     const ask = async (path: string) => {
       const answer = await fetch(probes + path);
       return [answer.status, (await answer.json()).status];
     };
     expect(await ask("/healthz")).toEqual([200, "ok"]);
     expect(await ask("/readyz")).toEqual([200, "ready"]);
-    expect(await ask("/nothing")).toEqual([404, "nothing here"]);
+    expect(await ask("/nothing")).toEqual([404, "not found"]);
 
     redis.pause();
-    expect(await ask("/readyz")).toEqual([503, "Redis is away: no answer"]);
+    expect(await ask("/readyz")).toEqual([503, "Redis is unavailable: no answer in 2000 ms"]);
     expect(await ask("/healthz")).toEqual([200, "ok"]);
     expect((await scrape(`${probes}/metrics`)).get("sobel_store_up")).toBe(0);
     const coordinator = await scrape(`${origin}/metrics`);
@@ -226,18 +220,18 @@ describeWith(["rabbitmq", "redis"], "coordinator and workers", () => {
     await until(async () => (await ask("/readyz"))[0] === 200);
 
     await rabbitmq.kill();
-    await until(async () => (await ask("/readyz"))[1] === "RabbitMQ is away");
+    await until(async () => (await ask("/readyz"))[1] === "RabbitMQ is unavailable: not connected");
     expect(await ask("/healthz")).toEqual([200, "ok"]);
-    const left = await scrape(`${origin}/metrics`);
-    expect(left.get("sobel_queue_up")).toBe(0);
-    // What cannot be asked is not told, least of all as 0.
-    expect([...left.keys()].filter((name) => /^sobel_queue_(bands|consumers|dead)/.test(name))).toEqual([]);
+    const without = await scrape(`${origin}/metrics`);
+    expect(without.get("sobel_queue_up")).toBe(0);
+    // A value that cannot be read is absent, not 0.
+    expect([...without.keys()].filter((name) => /^sobel_queue_(bands|consumers|dead)/.test(name))).toEqual([]);
     await rabbitmq.restart();
     await until(async () => (await ask("/readyz"))[0] === 200);
     await until(async () => (await scrape(`${origin}/metrics`)).get("sobel_queue_up") === 1);
   });
 
-  test("METRICS_PORT that is taken, or none, ends the worker with a sentence", async () => {
+  test("METRICS_PORT: a port in use or an invalid one ends the worker with one line of error", async () => {
     const servers = { RABBITMQ_URL: rabbitmq.url, REDIS_URL: redis.url };
     for (const port of [new URL(probes).port, "http"]) {
       const worker = spawnProgram("worker.ts", { ...servers, METRICS_PORT: port });
@@ -247,7 +241,7 @@ describeWith(["rabbitmq", "redis"], "coordinator and workers", () => {
   });
 });
 
-test("workers that are said to live by the thousand do not fill the answer", async () => {
+test("the worker label has at most 1024 values, however many workers Redis lists", async () => {
   const results = new LocalResults(60);
   const info = {
     host: "h",

@@ -272,7 +272,7 @@ function inside(): void {
       const id = await send();
       // Packets vanish, as they do at a firewall: only heartbeats show it.
       await until(
-        () => /"msg":"RabbitMQ is away"/.test(worker.out.slice(said)),
+        () => /"msg":"RabbitMQ connection lost"/.test(worker.out.slice(said)),
         () => worker.out.slice(said),
         60_000,
       );
