@@ -124,7 +124,7 @@ class EventCursor {
 
   #absent(id: string): boolean {
     if (this.#created !== undefined) {
-      this.event("failed", { id, state: "failed", error: "the job was cancelled or has expired" });
+      this.event("failed", { id, state: "failed", code: "gone", error: "the job was cancelled or has expired" });
       return true;
     }
     if (this.#shown === "") this.event("unknown", { id });

@@ -30,7 +30,7 @@ const expected = readFileSync(edges);
 const slow = join(folder, "slow.ts");
 writeFileSync(
   slow,
-  `import { sobel } from ${JSON.stringify(join(root, "sobel.ts"))};
+  `import { task as sobel } from ${JSON.stringify(join(root, "sobel.ts"))};
   export const task = { name: "slow", halo: 1, run(chunk) {
     Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 250);
     return sobel.run(chunk);
@@ -136,7 +136,7 @@ describe.each(Object.keys(RUNTIMES))("on %s", (runtime) => {
     expectEdges(out);
     expect(client.stdout).toEqual([]);
     expect(client.stderr).toMatch(
-      /^the picture is sent, 0\.1 MB\n12 of 12 bands: thread-1 \d+, thread-2 \d+ in [\d.]+ s\n$/,
+      /^picture uploaded, 0\.1 MB\n12 of 12 bands: thread-1 \d+, thread-2 \d+ in [\d.]+ s\n$/,
     );
     const [, id] = /"job accepted","job":"([^"]+)".*"workers":2/.exec(coordinator.out) ?? [];
     expect((await fetch(`${origin}/jobs/${id}`)).status).toBe(404);
@@ -201,7 +201,7 @@ describe.each(Object.keys(RUNTIMES))("on %s", (runtime) => {
     const id = await jobOf(port);
     first.kill("SIGKILL");
     await first.exited;
-    await client.says(/trying again/);
+    await client.says(/; retrying/);
     await startCoordinator(port);
     expect([await client.ended, client.stderr]).toEqual([0, expect.any(String)]);
     expectEdges(out);
@@ -224,12 +224,12 @@ test("a coordinator that is killed after it has accepted the job, and forgets it
   const first = await startCoordinator(port, { BAND_PIXELS: "18000" });
   const out = place();
   const client = start(["--remote", `http://127.0.0.1:${port}`, "--task", "slow", photo, out]);
-  await client.says(/the picture is sent/);
+  await client.says(/picture uploaded/);
   first.kill("SIGKILL");
   await first.exited;
-  await client.says(/trying again/);
+  await client.says(/; retrying/);
   await startCoordinator(port);
-  expect([await client.ended, client.stderr]).toEqual([0, expect.stringContaining("sending the picture again")]);
+  expect([await client.ended, client.stderr]).toEqual([0, expect.stringContaining("uploading the picture again")]);
   expectEdges(out);
 });
 
@@ -237,7 +237,7 @@ test("a coordinator that comes late", async () => {
   const port = await freePort();
   const out = place();
   const client = start(["--remote", `http://127.0.0.1:${port}`, photo, out]);
-  await client.says(/no answer from http:\/\/127\.0\.0\.1:\d+: .*; trying again/);
+  await client.says(/no answer from http:\/\/127\.0\.0\.1:\d+: .*; retrying/);
   await startCoordinator(port);
   expect([await client.ended, client.stderr]).toEqual([0, expect.any(String)]);
   expectEdges(out);
@@ -257,7 +257,7 @@ test("a coordinator that is busy: it is asked again when it says so", async () =
   const out = place();
   await new Promise((wake) => setTimeout(wake, 200));
   const client = start(["--remote", `http://127.0.0.1:${port}`, photo, out]);
-  await client.says(/^too many uploads in progress \(1\); retry later; trying again\n/);
+  await client.says(/^too many uploads in progress \(1\); retry later; retrying\n/);
   other.destroy();
   expect([await client.ended, client.stderr]).toEqual([0, expect.any(String)]);
   expectEdges(out);
