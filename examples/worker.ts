@@ -4,7 +4,7 @@
  *     npm install amqplib ioredis fast-png
  *     RABBITMQ_URL=amqp://guest:guest@127.0.0.1 REDIS_URL=redis://127.0.0.1 bun run examples/worker.ts
  *
- * When RabbitMQ goes away it exits, and its band goes to another worker. Let a supervisor (systemd) restart it.
+ * When RabbitMQ goes away it exits, and its band goes to another worker. Let a supervisor restart it (systemd).
  */
 import { connect } from "amqplib";
 import { decode, encode } from "fast-png";

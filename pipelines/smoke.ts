@@ -17,7 +17,7 @@ import { task as sobel } from "../sobel.ts";
 /** How long one step may take beside its retries, ms: an upload lasts as long as its job. */
 const STEP_MS = 120_000;
 
-/** What the smoke test is there to find. */
+/** The system does not work as it should. */
 class Failed extends Error {}
 
 async function main(): Promise<void> {

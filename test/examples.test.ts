@@ -104,7 +104,7 @@ describeWith(["rabbitmq", "redis", "deno"], "examples/worker.ts", () => {
     expectSame(await resultOf(origin, id), sobelOf(grey, width, height), `${width} × ${height}`);
   }
 
-  test("is killed with a band in hand: another worker does that band and the rest", async () => {
+  test("is killed during a band: another worker does that band and the rest", async () => {
     const origin = await startCoordinator(WIDTH);
     const example = await startExample(file);
     const id = crypto.randomUUID();
