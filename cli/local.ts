@@ -4,10 +4,12 @@
  *     bun run sobel.ts in.jpg out.png
  *     bun run sobel.ts --task blur --params sigma=2.5 in.jpg out.png
  *
- * It takes the very way of the distributed one (rows, bands, task, stitch) without a queue between, so for the same band
- * size it writes the same bytes. It is what the distributed result is compared with.
+ * The picture takes the same way as in the distributed program (rows, bands, task, stitch), without the queue. For the
+ * same band size both write the same bytes, so the distributed results are compared with those of this program.
  *
- * Not here: the tasks themselves (tasks/).
+ * Also the command line of `sobel.ts`, its output file and its exit codes.
+ *
+ * Not here: the tasks (tasks/), a job sent to a coordinator with --remote (remote.ts).
  */
 import { createReadStream, createWriteStream } from "node:fs";
 import { rename, rm } from "node:fs/promises";
@@ -49,14 +51,14 @@ export async function* transform(
   const spool = await Spool.open();
   try {
     const data = await Array.fromAsync(transform(spool.passing(image), step.task, bandPixels));
-    const found = { [step.param]: step.find(JSON.parse(Buffer.concat(data).toString())) };
-    yield* transformed(spool.again(image), task, bandPixels, { ...params, ...found });
+    const derived = { [step.param]: step.find(JSON.parse(Buffer.concat(data).toString())) };
+    yield* transformed(spool.again(image), task, bandPixels, { ...params, ...derived });
   } finally {
     await spool.close();
   }
 }
 
-/** While a band is computed, the next are inflated, off this thread. */
+/** Inflates the next bands on another thread while a band is computed. */
 async function* transformed(
   image: GreyImage,
   task: Task,
@@ -65,15 +67,15 @@ async function* transformed(
 ): AsyncGenerator<Uint8Array> {
   const plan = planBands(image.width, image.height, haloOf(task, params), bandPixels);
   const stitcher = new Stitcher(plan.width, plan.height);
-  let all: unknown;
+  let merged: unknown;
   if (!isData(task)) yield stitcher.head();
   for await (const { number, pixels, width, rows, halo } of split(image, plan)) {
     const height = rows + halo[0] + halo[1];
     const made = runTask(task, { pixels, width, height, halo, params });
     if (typeof made !== "string") yield stitcher.band(encodeBand(made, width, rows), rows)!;
-    else if (isData(task)) all = number === 0 ? JSON.parse(made) : task.merge(all, JSON.parse(made));
+    else if (isData(task)) merged = number === 0 ? JSON.parse(made) : task.merge(merged, JSON.parse(made));
   }
-  yield isData(task) ? Buffer.from(`${JSON.stringify(finished(task, all, params))}\n`) : stitcher.tail();
+  yield isData(task) ? Buffer.from(`${JSON.stringify(finished(task, merged, params))}\n`) : stitcher.tail();
 }
 
 const USAGE = `usage: bun run sobel.ts [--task NAME] [--params QUERY] IN OUT
@@ -82,17 +84,17 @@ const USAGE = `usage: bun run sobel.ts [--task NAME] [--params QUERY] IN OUT
   IN   a PNG, JPEG, WebP, TIFF, GIF or AVIF file, or - for standard input
   OUT  its Sobel edges, a PNG, or - for standard output
 
-  --task NAME     another task than sobel; some write JSON instead of a PNG
-  --params QUERY  the task's own parameters: 'sigma=2.5', several with & between
-  --remote URL    sends the picture to the coordinator there, shows how it goes, and fetches the result. What fails in passing is
-                  tried again; standard input is first written to a temporary file. Ctrl-C cancels the job
-  --workers N     at most so many workers at a time
-  --help
+  --task NAME     the task to run, sobel by default; some tasks write JSON instead of a PNG
+  --params QUERY  the task's own parameters: 'sigma=2.5', several separated by &
+  --remote URL    sends the picture to the coordinator at URL, shows the progress, and fetches the result. Temporary failures
+                  are retried; standard input is first written to a temporary file. Ctrl-C cancels the job
+  --workers N     at most N workers at a time
+  --help          prints this
 
 exit codes
   0    the result is written
-  1    it is not: the picture cannot be read, or the job has failed
-  2    the command line, or BAND_PIXELS, cannot be read
+  1    no result: the picture cannot be read, or the job has failed
+  2    the command line, or BAND_PIXELS, is invalid
   130  interrupted`;
 
 const OPTIONS = {
@@ -106,12 +108,12 @@ const OPTIONS = {
 /** Runs the command line, then ends the process with one of the exit codes above. */
 export function main(args: string[]): void {
   run(args).then(
-    // Once the output is out; standard input, which may stay open behind the picture, is not waited for.
+    // Exits when the output is written: standard input may stay open after the end of the picture.
     () => process.stdout.write("", () => process.exit()),
     (error) => {
       console.error(`sobel.ts: ${error.message}`);
-      const misread = error instanceof TypeError || error instanceof ParamError;
-      process.exit(error.exitCode ?? (misread ? 2 : 1));
+      const isUsage = error instanceof TypeError || error instanceof ParamError;
+      process.exit(error.exitCode ?? (isUsage ? 2 : 1));
     },
   );
 }
@@ -121,10 +123,11 @@ async function run(args: string[]): Promise<void> {
   if (values.help) return console.log(`${USAGE}\n\n${settingsOf("sobel.ts")}`);
   if (positionals.length !== 2) throw new TypeError(`expected two files, got ${positionals.length}\n${USAGE}`);
   const [from, to] = positionals;
+  const write = (pieces: AsyncIterable<Uint8Array>) => save(pieces, to);
   if (values.remote !== undefined) {
     const { remote } = await import("./remote.ts");
     const { workers, task, params } = values;
-    return remote({ origin: originOf(values.remote), from, to, task, params, workers, token: tokenSetting() });
+    return remote({ origin: originOf(values.remote), from, to, task, params, workers, token: tokenSetting() }, write);
   }
   if (values.workers !== undefined) throw new TypeError("--workers: only with --remote");
   const bandPixels = Number(process.env.BAND_PIXELS ?? DEFAULT_BAND_PIXELS);
@@ -135,12 +138,15 @@ async function run(args: string[]): Promise<void> {
   if (!task) throw new TypeError(`unknown task ${values.task}: expected ${tasks.names().join(", ")}`);
   const params = queryValues(task, new URLSearchParams(values.params));
   const image = await readImage(from === "-" ? process.stdin : createReadStream(from, { highWaterMark: 1 << 18 }));
-  const png = Readable.from(transform(image, task, bandPixels, params));
-  if (to === "-") return pipeline(png, process.stdout);
-  // Written beside and renamed, so that a bad picture does not cost the file that stood there.
+  await write(transform(image, task, bandPixels, params));
+}
+
+/** Writes a result beside its place and renames it, so that a failure leaves an earlier file unchanged. */
+async function save(pieces: AsyncIterable<Uint8Array>, to: string): Promise<void> {
+  if (to === "-") return pipeline(Readable.from(pieces), process.stdout);
   const part = `${to}.part`;
   try {
-    await pipeline(png, createWriteStream(part));
+    await pipeline(Readable.from(pieces), createWriteStream(part));
     await rename(part, to);
   } catch (error) {
     await rm(part, { force: true });
@@ -148,13 +154,12 @@ async function run(args: string[]): Promise<void> {
   }
 }
 
-/** @throws TypeError, without the address, which may hold a password */
+/** @throws TypeError without the address, which may hold a password */
 function originOf(text: string): URL {
   const url = URL.parse(text);
   if (url && /^https?:$/.test(url.protocol) && url.username === "" && url.password === "") {
     url.search = "";
     url.hash = "";
-    if (!url.pathname.endsWith("/")) url.pathname += "/";
     return url;
   }
   throw new TypeError("--remote: expected http://host:port or https://host, without a user or password");

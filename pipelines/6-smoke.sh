@@ -1,14 +1,13 @@
 #!/usr/bin/env bash
-# Whether a system that runs somewhere does its work: it is healthy and ready, a picture goes through it and comes back with
-# the very bytes of the one-machine program, and its workers are listed. The same for one process, Compose, Kubernetes
-# and GKE.
+# Smoke test of a running system: it is healthy and ready, a picture comes back with exactly the bytes of the one-machine
+# program, and its workers are listed. It works for one process, Compose, Kubernetes and GKE alike.
 #
 #   bash pipelines/6-smoke.sh http://127.0.0.1:8080
-#   bash pipelines/6-smoke.sh http://203.0.113.7 --wait 180      while things come up, for so many seconds (default 30)
+#   bash pipelines/6-smoke.sh http://203.0.113.7 --wait 180      retries each step for 180 s while things start (default 30)
 #   AUTH_TOKEN=… bash pipelines/6-smoke.sh https://sobel.example
 #
-# Expect four steps within seconds, and `all well` as the last line. It leaves nothing behind: the job is removed, and the
-# sample that it draws. Exit code 1 when something is wrong, which is then said. It may be run again at any time.
+# Expect four steps within seconds, and `all well` as the last line; on failure an error, and exit code 1. The job and the
+# sample picture are removed. Safe to run again at any time.
 set -euo pipefail
 project="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 # shellcheck source=SCRIPTDIR/lib.sh
@@ -41,7 +40,7 @@ done
 cd "$project"
 ensure_home
 ensure_bun
-# The tools for the tests are left out, unless they are there already: bun would remove them.
+# Without the test tools, unless they are installed already: bun would remove them.
 dependencies=(--production)
 [ ! -d node_modules/typescript ] || dependencies=()
 bun install --frozen-lockfile --silent "${dependencies[@]}" || die "bun install failed"
@@ -49,6 +48,6 @@ bun install --frozen-lockfile --silent "${dependencies[@]}" || die "bun install 
 folder="$(mktemp -d)"
 trap 'rm -rf "$folder"' EXIT
 bun run pipelines/sample.ts "$folder/sample.png" || die "could not draw the sample picture"
-# A proxy has no business in a conversation on one machine.
+# No proxy for a coordinator on this machine.
 export NO_PROXY="${NO_PROXY:-${no_proxy:-}},127.0.0.1,localhost,::1"
 bun run pipelines/smoke.ts "$url" "$folder/sample.png" "$patience"

@@ -1,15 +1,17 @@
-// A job sent from the shell, as a process, to a real coordinator: what it writes, what it says, what it does when the
-// coordinator is not there, dies, is busy or refuses, and what is left when it is interrupted.
+// `sobel.ts --remote`, as a process, with a real coordinator: its output and its messages; a coordinator that is absent, late,
+// killed, busy, or refuses; and interrupts. Also the codes of the client's errors.
 import { afterEach, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { type ChildProcess, spawn, spawnSync } from "node:child_process";
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
-import { createServer, request, type Server } from "node:http";
-import { connect } from "node:net";
+import { createServer, type IncomingMessage, request, type Server, type ServerResponse } from "node:http";
+import { type AddressInfo, connect } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { encode } from "fast-png";
+import { Client, ClientError } from "../cli/client.ts";
 import { chunk } from "./pictures.ts";
 import { binaries, freePort, type Program, spawnProgram, temporaryFolder } from "./servers.ts";
+import { sleep, until } from "./wait.ts";
 
 setDefaultTimeout(60_000);
 
@@ -26,11 +28,11 @@ const edges = join(folder, "edges.png");
 spawnSync(process.execPath, ["run", "sobel.ts", photo, edges], { cwd: root, env: { ...process.env, BAND_PIXELS } });
 const expected = readFileSync(edges);
 
-/** Sobel, which takes its time. */
+/** Sobel, 250 ms a band. */
 const slow = join(folder, "slow.ts");
 writeFileSync(
   slow,
-  `import { sobel } from ${JSON.stringify(join(root, "sobel.ts"))};
+  `import { task as sobel } from ${JSON.stringify(join(root, "sobel.ts"))};
   export const task = { name: "slow", halo: 1, run(chunk) {
     Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 250);
     return sobel.run(chunk);
@@ -47,10 +49,10 @@ function noise(width: number, height: number): Uint8Array {
 }
 
 const coordinators: Program[] = [];
-const clients: ChildProcess[] = [];
+const commands: ChildProcess[] = [];
 const proxies: Server[] = [];
 afterEach(async () => {
-  for (const client of clients.splice(0)) client.kill("SIGKILL");
+  for (const command of commands.splice(0)) command.kill("SIGKILL");
   for (const proxy of proxies.splice(0)) proxy.close();
   for (const coordinator of coordinators.splice(0)) {
     coordinator.kill("SIGKILL");
@@ -66,7 +68,7 @@ async function startCoordinator(port: number, own: Record<string, string> = {}):
   return program;
 }
 
-interface Client {
+interface Command {
   process: ChildProcess;
   readonly stderr: string;
   stdout: Buffer[];
@@ -80,11 +82,11 @@ interface Options {
   input?: Uint8Array;
 }
 
-function start(args: string[], { runtime = "Bun", token, input }: Options = {}): Client {
+function start(args: string[], { runtime = "Bun", token, input }: Options = {}): Command {
   const [command, ...before] = RUNTIMES[runtime];
   const env = { PATH: process.env.PATH, HOME: process.env.HOME, NO_COLOR: "1", ...(token && { AUTH_TOKEN: token }) };
   const child = spawn(command, [...before, "sobel.ts", ...args], { cwd: root, env, stdio: "pipe" });
-  clients.push(child);
+  commands.push(child);
   child.stdin.end(input);
   let stderr = "";
   const stdout: Buffer[] = [];
@@ -100,15 +102,15 @@ function start(args: string[], { runtime = "Bun", token, input }: Options = {}):
     stdout,
     ended: new Promise((resolve) => child.on("close", resolve)),
     async says(pattern) {
-      for (const deadline = Date.now() + 20_000; !pattern.test(stderr); ) {
-        if (Date.now() > deadline || child.exitCode !== null) throw new Error(`did not say ${pattern}: ${stderr}`);
-        await new Promise((wake) => setTimeout(wake, 20));
-      }
+      await until(() => {
+        if (child.exitCode !== null && !pattern.test(stderr)) throw new Error(`did not print ${pattern}: ${stderr}`);
+        return pattern.test(stderr);
+      });
     },
   };
 }
 
-/** A place for a result, in a folder of its own. */
+/** A path for a result, in a new folder. */
 function place(): string {
   const own = join(folder, crypto.randomUUID());
   mkdirSync(own);
@@ -120,41 +122,47 @@ function expectEdges(file: string): void {
   expect(readdirSync(join(file, ".."))).toEqual(["out.png"]);
 }
 
-/** What was spooled and is still there. */
+/** Temporary folders of pictures from standard input. */
 const spooled = () => readdirSync(tmpdir()).filter((name) => /^sobel-[A-Za-z0-9]{6}$/.test(name));
 
 describe.each(Object.keys(RUNTIMES))("on %s", (runtime) => {
   const there = RUNTIMES[runtime][0] !== "";
 
-  test.skipIf(!there)("the one-machine program's bytes; the job is removed; nothing on standard output", async () => {
-    const port = await freePort();
-    const coordinator = await startCoordinator(port, { AUTH_TOKEN: TOKEN });
-    const out = place();
-    const origin = `http://127.0.0.1:${port}`;
-    const client = start(["--remote", origin, "--workers", "2", photo, out], { runtime, token: TOKEN });
-    expect([await client.ended, client.stderr]).toEqual([0, expect.any(String)]);
-    expectEdges(out);
-    expect(client.stdout).toEqual([]);
-    expect(client.stderr).toMatch(
-      /^the picture is sent, 0\.1 MB\n12 of 12 bands: thread-1 \d+, thread-2 \d+ in [\d.]+ s\n$/,
-    );
-    const [, id] = /"job accepted","job":"([^"]+)".*"workers":2/.exec(coordinator.out) ?? [];
-    expect((await fetch(`${origin}/jobs/${id}`)).status).toBe(404);
-  });
-
-  test.skipIf(!there)("from standard input to standard output: only the picture, and nothing is left", async () => {
-    const port = await freePort();
-    await startCoordinator(port);
-    const before = spooled();
-    const input = readFileSync(photo);
-    const client = start(["--remote", `http://127.0.0.1:${port}`, "-", "-"], { runtime, input });
-    expect([await client.ended, client.stderr]).toEqual([0, expect.stringContaining("12 of 12 bands")]);
-    expect(Buffer.concat(client.stdout).equals(expected)).toBe(true);
-    expect(spooled()).toEqual(before);
-  });
+  test.skipIf(!there)(
+    "writes the one-machine program's bytes, prints nothing on standard output, and removes the job",
+    async () => {
+      const port = await freePort();
+      const coordinator = await startCoordinator(port, { AUTH_TOKEN: TOKEN });
+      const out = place();
+      const origin = `http://127.0.0.1:${port}`;
+      const client = start(["--remote", origin, "--workers", "2", photo, out], { runtime, token: TOKEN });
+      expect([await client.ended, client.stderr]).toEqual([0, expect.any(String)]);
+      expectEdges(out);
+      expect(client.stdout).toEqual([]);
+      expect(client.stderr).toMatch(
+        /^picture uploaded, 0\.1 MB\n12 of 12 bands: thread-1 \d+, thread-2 \d+ in [\d.]+ s\n$/,
+      );
+      const [, id] = /"job accepted","job":"([^"]+)".*"workers":2/.exec(coordinator.out) ?? [];
+      expect((await fetch(`${origin}/jobs/${id}`)).status).toBe(404);
+    },
+  );
 
   test.skipIf(!there)(
-    "what is final: one sentence, the server's, exit code 1, and the file that stood there",
+    "from standard input to standard output: only the picture, and no temporary file remains",
+    async () => {
+      const port = await freePort();
+      await startCoordinator(port);
+      const before = spooled();
+      const input = readFileSync(photo);
+      const client = start(["--remote", `http://127.0.0.1:${port}`, "-", "-"], { runtime, input });
+      expect([await client.ended, client.stderr]).toEqual([0, expect.stringContaining("12 of 12 bands")]);
+      expect(Buffer.concat(client.stdout).equals(expected)).toBe(true);
+      expect(spooled()).toEqual(before);
+    },
+  );
+
+  test.skipIf(!there)(
+    "a final error: the coordinator's message on one line, exit code 1, and the output file is unchanged",
     async () => {
       const port = await freePort();
       const origin = `http://127.0.0.1:${port}`;
@@ -177,113 +185,130 @@ describe.each(Object.keys(RUNTIMES))("on %s", (runtime) => {
       ];
       for (const [args, sentence, token = TOKEN] of cases) {
         const out = place();
-        writeFileSync(out, "what stood there");
+        writeFileSync(out, "earlier");
         const client = start(["--remote", origin, ...args, out], { runtime, token });
         expect([args, await client.ended]).toEqual([args, 1]);
         expect(client.stderr.replace(/^sobel\.ts: /, "")).toMatch(sentence);
         expect(client.stderr).toMatch(/^sobel\.ts: [^\n]*\n$/);
-        expect(readFileSync(out, "utf8")).toBe("what stood there");
+        expect(readFileSync(out, "utf8")).toBe("earlier");
         expect(existsSync(`${out}.part`)).toBe(false);
         expect(client.stderr).not.toContain(TOKEN);
       }
     },
   );
 
-  test.skipIf(!there)("a coordinator that is killed while the picture goes up, and started again", async () => {
+  test.skipIf(!there)("a coordinator is killed during the upload, and restarted: the job is done", async () => {
     const port = await freePort();
     const first = await startCoordinator(port);
     const out = place();
-    // One band at a time: the picture goes up for as long as the job lasts.
+    // One band at a time: the upload lasts as long as the job.
     const client = start(["--remote", `http://127.0.0.1:${port}`, "--task", "slow", "--workers", "1", photo, out], {
       runtime,
     });
-    await first.waitFor(/Sobel/);
-    const id = await jobOf(port);
+    await someBands(port);
     first.kill("SIGKILL");
     await first.exited;
-    await client.says(/trying again/);
+    await client.says(/; retrying/);
     await startCoordinator(port);
     expect([await client.ended, client.stderr]).toEqual([0, expect.any(String)]);
     expectEdges(out);
-    expect(id).not.toBe("");
   });
 });
 
-/** Waits until a job's first bands are done, by the metrics; a job's id is nobody's business. */
-async function jobOf(port: number): Promise<string> {
-  for (;;) {
+/** Waits until two bands are done, by the metrics. */
+async function someBands(port: number): Promise<void> {
+  await until(async () => {
     const text = await (await fetch(`http://127.0.0.1:${port}/metrics`)).text();
-    const [done] = text.match(/^sobel_bands_total\{.*outcome="done"\} [2-9]/m) ?? [""];
-    if (done !== "") return done;
-    await new Promise((wake) => setTimeout(wake, 20));
-  }
+    return /^sobel_bands_total\{.*outcome="done"\} [2-9]/m.test(text);
+  });
 }
 
-test("a coordinator that is killed after it has accepted the job, and forgets it: the picture is sent again", async () => {
+test("a coordinator is killed after it has accepted the job, and loses it: the picture is uploaded again", async () => {
   const port = await freePort();
   const first = await startCoordinator(port, { BAND_PIXELS: "18000" });
   const out = place();
   const client = start(["--remote", `http://127.0.0.1:${port}`, "--task", "slow", photo, out]);
-  await client.says(/the picture is sent/);
+  await client.says(/picture uploaded/);
   first.kill("SIGKILL");
   await first.exited;
-  await client.says(/trying again/);
+  await client.says(/; retrying/);
   await startCoordinator(port);
-  expect([await client.ended, client.stderr]).toEqual([0, expect.stringContaining("sending the picture again")]);
+  expect([await client.ended, client.stderr]).toEqual([0, expect.stringContaining("uploading the picture again")]);
   expectEdges(out);
 });
 
-test("a coordinator that comes late", async () => {
+test("a coordinator starts late: the job is done", async () => {
   const port = await freePort();
   const out = place();
   const client = start(["--remote", `http://127.0.0.1:${port}`, photo, out]);
-  await client.says(/no answer from http:\/\/127\.0\.0\.1:\d+: .*; trying again/);
+  await client.says(/no answer from http:\/\/127\.0\.0\.1:\d+: .*; retrying/);
   await startCoordinator(port);
   expect([await client.ended, client.stderr]).toEqual([0, expect.any(String)]);
   expectEdges(out);
 });
 
-test("a coordinator that never comes: patience has an end", async () => {
+test("a coordinator never starts: exit code 1", async () => {
   const client = start(["--remote", `http://127.0.0.1:${await freePort()}`, photo, place()]);
   expect(await client.ended).toBe(1);
   expect(client.stderr).toMatch(/\nsobel\.ts: no answer from http:\/\/127\.0\.0\.1:\d+: [^.?\n]*\n$/);
 });
 
-test("a coordinator that is busy: it is asked again when it says so", async () => {
+test("a coordinator is busy: the upload is retried after Retry-After", async () => {
   const port = await freePort();
   await startCoordinator(port, { MAX_JOBS: "1" });
   const other = connect(port, "127.0.0.1");
   other.write("POST /tasks/sobel HTTP/1.1\r\nhost: a.test\r\ncontent-length: 1000\r\n\r\n");
   const out = place();
-  await new Promise((wake) => setTimeout(wake, 200));
+  await sleep(200);
   const client = start(["--remote", `http://127.0.0.1:${port}`, photo, out]);
-  await client.says(/^too many uploads in progress \(1\); retry later; trying again\n/);
+  await client.says(/^too many uploads in progress \(1\); retry later; retrying\n/);
   other.destroy();
   expect([await client.ended, client.stderr]).toEqual([0, expect.any(String)]);
   expectEdges(out);
 });
 
-test("a result that breaks off is fetched from where it broke", async () => {
+test("a job is cancelled by another client: the picture is uploaded again", async () => {
   const port = await freePort();
-  await startCoordinator(port);
-  const asked: (string | undefined)[] = [];
+  const coordinator = await startCoordinator(port, { BAND_PIXELS: "18000" });
+  const client = start(["--remote", `http://127.0.0.1:${port}`, "--task", "slow", photo, place()]);
+  await client.says(/picture uploaded/);
+  const [, id] = await coordinator.waitFor(/"job accepted","job":"([^"]+)"/);
+  expect((await fetch(`http://127.0.0.1:${port}/jobs/${id}`, { method: "DELETE" })).status).toBe(204);
+  expect([await client.ended, client.stderr]).toEqual([
+    0,
+    expect.stringContaining("the job was cancelled or has expired; uploading the picture again\n"),
+  ]);
+});
+
+/** Cuts the answers to `/result` after 1000 bytes, while `cut` says so, and passes everything else on. @returns its port */
+async function cutting(port: number, cut: (from: IncomingMessage, to: ServerResponse) => boolean): Promise<number> {
   const proxy = createServer((from, to) => {
     const { method, headers, url } = from;
     const onward = request({ host: "127.0.0.1", port, method, headers, path: url }, (answer) => {
-      to.writeHead(answer.statusCode!, answer.headers);
-      if (!url!.endsWith("/result")) return answer.pipe(to);
-      asked.push(headers.range);
-      if (asked.length > 2) return answer.pipe(to);
-      answer.once("data", (piece: Buffer) => {
-        // Given time to arrive: a reset takes what is under way with it.
-        to.write(piece.subarray(0, 1000), () => setTimeout(() => to.destroy(), 300));
-      });
+      if (url!.endsWith("/result") && cut(from, to)) {
+        if (to.writableEnded) return;
+        to.writeHead(answer.statusCode!, answer.headers);
+        answer.once("data", (piece: Buffer) => {
+          // A reset at once would discard bytes on their way.
+          to.write(piece.subarray(0, 1000), () => setTimeout(() => to.destroy(), 300));
+        });
+      } else {
+        to.writeHead(answer.statusCode!, answer.headers);
+        answer.pipe(to);
+      }
     });
     from.pipe(onward);
   });
   proxies.push(proxy);
   await new Promise<void>((resolve) => proxy.listen(0, "127.0.0.1", resolve));
-  const { port: through } = proxy.address() as { port: number };
+  return (proxy.address() as AddressInfo).port;
+}
+
+test("a result that breaks off is resumed at the next byte", async () => {
+  const port = await freePort();
+  await startCoordinator(port);
+  const asked: (string | undefined)[] = [];
+  const through = await cutting(port, ({ headers }) => asked.push(headers.range) <= 2);
   for (const to of ["file", "-"]) {
     asked.length = 0;
     const out = to === "-" ? to : place();
@@ -295,7 +320,81 @@ test("a result that breaks off is fetched from where it broke", async () => {
   }
 });
 
-test.each(["SIGINT", "SIGTERM"] as const)("%s cancels the job, and leaves nothing", async (signal) => {
+test("a job is lost after a part of its result: a file is begun again, standard output is not", async () => {
+  const port = await freePort();
+  await startCoordinator(port);
+  let asked = 0;
+  const through = await cutting(port, (_, to) => {
+    if (++asked === 2) {
+      to.writeHead(404, { "content-type": "application/problem+json" }).end('{"detail":"no such job"}');
+    }
+    return asked <= 2;
+  });
+  const out = place();
+  const file = start(["--remote", `http://127.0.0.1:${through}`, photo, out]);
+  expect([await file.ended, file.stderr]).toEqual([0, expect.stringContaining("no such job; uploading the picture")]);
+  expectEdges(out);
+  asked = 0;
+  const output = start(["--remote", `http://127.0.0.1:${through}`, photo, "-"]);
+  expect([await output.ended, output.stderr]).toEqual([1, expect.stringMatching(/\nsobel\.ts: no such job\n$/)]);
+  expect(Buffer.concat(output.stdout).equals(expected.subarray(0, 1000))).toBe(true);
+});
+
+describe("the client's errors", () => {
+  const problem = { "content-type": "application/problem+json" };
+  const cases: [method: "GET" | "PUT", status: number, headers: Record<string, string>, code: string][] = [
+    ["GET", 404, problem, "gone"],
+    ["GET", 410, problem, "gone"],
+    ["PUT", 410, problem, "refused"],
+    ["GET", 404, {}, "refused"], // of a proxy
+    ["GET", 400, problem, "refused"],
+    ["PUT", 401, problem, "refused"],
+    ["GET", 409, problem, "refused"],
+    ["GET", 409, { ...problem, "retry-after": "1" }, "unavailable"],
+    ["PUT", 408, problem, "unavailable"],
+    ["PUT", 429, {}, "unavailable"],
+    ["GET", 500, problem, "refused"],
+    ["GET", 500, {}, "refused"],
+    ["GET", 502, {}, "unavailable"],
+    ["GET", 503, problem, "unavailable"],
+    ["GET", 204, {}, "refused"],
+  ];
+
+  test.each(cases)("%s, HTTP %i, %j: %s", async (method, status, headers, code) => {
+    const isProblem = "content-type" in headers;
+    const body = status === 204 ? null : isProblem ? '{"detail":"its own words"}' : "<h1>Bad</h1>\n<p>words";
+    const fetch = ({ url }: Request) => {
+      // The stream of events is silent: it must not fail before the upload does.
+      return url.includes("/events") ? new Response(new ReadableStream()) : new Response(body, { status, headers });
+    };
+    const server = Bun.serve({ port: 0, hostname: "127.0.0.1", fetch });
+    const { signal } = new AbortController();
+    const client = new Client({ origin: server.url, patience: () => -1 });
+    const step = method === "GET" ? client.get("x", signal) : client.run("x", { body: () => Buffer.of(1) }, signal);
+    const error = await step.then(
+      () => null,
+      (error) => error,
+    );
+    server.stop(true);
+    expect(error).toBeInstanceOf(ClientError);
+    const message = isProblem ? "its own words" : `expected HTTP ${method === "GET" ? 200 : 202}, got HTTP ${status}`;
+    expect([error.code, error.message]).toEqual([code, body && !isProblem ? `${message}: <h1>Bad</h1>` : message]);
+  });
+
+  test("a step is retried after Retry-After, for as long as the patience lasts", async () => {
+    let asked = 0;
+    const fetch = () => new Response(null, { status: ++asked < 3 ? 503 : 200, headers: { "retry-after": "0" } });
+    const server = Bun.serve({ port: 0, hostname: "127.0.0.1", fetch });
+    const retried: string[] = [];
+    const onRetry = ({ message }: ClientError) => retried.push(message);
+    const client = new Client({ origin: server.url, patience: () => 60_000, onRetry });
+    expect((await client.get("x", new AbortController().signal)).status).toBe(200);
+    expect(retried).toEqual(Array(2).fill("expected HTTP 200, got HTTP 503"));
+    server.stop(true);
+  });
+});
+
+test.each(["SIGINT", "SIGTERM"] as const)("%s cancels the job, and no file remains", async (signal) => {
   const port = await freePort();
   const coordinator = await startCoordinator(port);
   const out = place();
@@ -304,7 +403,7 @@ test.each(["SIGINT", "SIGTERM"] as const)("%s cancels the job, and leaves nothin
   const client = start(["--remote", `http://127.0.0.1:${port}`, "--task", "slow", "--workers", "1", "-", out], {
     input,
   });
-  await jobOf(port);
+  await someBands(port);
   client.process.kill(signal);
   expect(await client.ended).toBe(130);
   expect(client.stderr).toBe("sobel.ts: interrupted\n");
@@ -313,24 +412,24 @@ test.each(["SIGINT", "SIGTERM"] as const)("%s cancels the job, and leaves nothin
   expect(spooled()).toEqual(before);
 });
 
-test("interrupted while standard input is silent, too", async () => {
+test("an interrupt ends it while standard input is silent", async () => {
   const before = spooled();
   const child = spawn(process.execPath, ["run", "sobel.ts", "--remote", "http://127.0.0.1:1", "-", "-"], { cwd: root });
-  clients.push(child);
+  commands.push(child);
   child.stdin.write("half a picture");
-  for (; spooled().length === before.length; ) await new Promise((wake) => setTimeout(wake, 20));
+  await until(() => spooled().length > before.length);
   child.kill("SIGINT");
   expect(await new Promise((resolve) => child.on("close", resolve))).toBe(130);
   expect(spooled()).toEqual(before);
 });
 
-test("in a terminal there is a bar", async () => {
+test("a terminal shows a bar", async () => {
   const port = await freePort();
   await startCoordinator(port);
   const out = place();
   const command = `${process.execPath} run sobel.ts --remote http://127.0.0.1:${port} --task slow ${photo} ${out}`;
   const child = spawn("script", ["-qec", command, "/dev/null"], { cwd: root });
-  clients.push(child);
+  commands.push(child);
   let shown = "";
   child.stdout.on("data", (piece) => {
     shown += piece;

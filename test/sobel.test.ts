@@ -1,5 +1,5 @@
-// The one-machine program, as a process: what it writes, what it says, and what it leaves alone. The golden edges are
-// OpenCV's, of golden/scene.png:
+// The one-machine program, as a process: its output, its errors, and the files that it must not touch. The golden edges are
+// OpenCV's, computed from golden/scene.png:
 //   /usr/bin/python3 -c '
 //   import cv2
 //   grey = cv2.cvtColor(cv2.imread("scene.png"), cv2.COLOR_BGR2GRAY)
@@ -65,14 +65,14 @@ describe("edges", () => {
     expectSame(data as Uint8Array, expected.data as Uint8Array);
   });
 
-  test.each([1, 100, 101 * 2, 1000, 101 * 75])("do not depend on the size of the bands: %i pixels", (pixels) => {
+  test.each([1, 100, 101 * 2, 1000, 101 * 75])("do not depend on the band size: %i pixels", (pixels) => {
     const plain = run([scene, "-"]).stdout;
     const banded = run([scene, "-"], { env: { BAND_PIXELS: `${pixels}` } }).stdout;
     expect(banded.equals(plain)).toBe(pixels === 101 * 75); // more bands, other bytes
     expectSame(decode(banded, { checkCrc: true }).data as Uint8Array, expected.data as Uint8Array);
   });
 
-  test("of every kind of file that is read", async () => {
+  test("are right for every file format", async () => {
     const samples = random(40 * 30 * 3);
     const image = sharp(samples, { raw: { width: 40, height: 30, channels: 3 } });
     const files = {
@@ -85,7 +85,7 @@ describe("edges", () => {
     };
     for (const [name, file] of Object.entries(files)) {
       const bytes = await file.toBuffer();
-      writeFileSync(join(folder, "in.bin"), bytes); // the name says nothing
+      writeFileSync(join(folder, "in.bin"), bytes); // the name does not show the format
       expect({ name, ...run([join(folder, "in.bin"), out]) }).toEqual({ name, ...DONE });
       const rgb = Uint16Array.from(await sharp(bytes).removeAlpha().raw().toBuffer());
       const grey = greyOf({ width: 40, height: 30, colour: RGB, depth: 8, samples: rgb });
@@ -93,7 +93,7 @@ describe("edges", () => {
     }
   });
 
-  test("of pictures one pixel wide, or high, or both", () => {
+  test("are right for pictures one pixel wide, or high, or both", () => {
     for (const [width, height] of [
       [1, 1],
       [1, 50],
@@ -112,7 +112,7 @@ describe("edges", () => {
 describe.each(Object.keys(RUNTIMES))("under %s", (runtime) => {
   const bytes = () => readFileSync(out);
 
-  test("file to file, standard input to standard output, and each to the other", () => {
+  test("reads a file or standard input, and writes a file or standard output", () => {
     expect(run([scene, out], { runtime })).toEqual(DONE);
     const first = bytes();
     expect(readdirSync(folder)).toEqual(["edges.png"]);
@@ -120,11 +120,11 @@ describe.each(Object.keys(RUNTIMES))("under %s", (runtime) => {
     expect(bytes()).toEqual(first);
     expect(run([scene, "-"], { runtime })).toEqual({ ...DONE, stdout: first });
     expect(run(["-", "-"], { runtime, input: readFileSync(scene) })).toEqual({ ...DONE, stdout: first });
-    expect(run([out, out], { runtime })).toEqual(DONE); // in the place of its input
+    expect(run([out, out], { runtime })).toEqual(DONE); // over its input
     expect(bytes()).not.toEqual(first);
   });
 
-  test("the bytes are those of Bun, with every band size", () => {
+  test("writes the same bytes as Bun, for every band size", () => {
     for (const pixels of ["1", "1000", "1048576"]) {
       const env = { BAND_PIXELS: pixels };
       const { stdout } = run([scene, "-"], { runtime, env });
@@ -133,7 +133,7 @@ describe.each(Object.keys(RUNTIMES))("under %s", (runtime) => {
     }
   });
 
-  test("more output than a pipe holds", () => {
+  test("writes more to standard output than a pipe holds", () => {
     const picture = { width: 1500, height: 1000, colour: GREY, depth: 8, samples: Uint16Array.from(random(1_500_000)) };
     const { status, stdout } = run(["-", "-"], { runtime, input: pngOf({ ...picture, filter: () => 0 }) });
     expect(status).toBe(0);
@@ -145,10 +145,10 @@ describe.each(Object.keys(RUNTIMES))("under %s", (runtime) => {
     expectSame(edges, expected);
   });
 
-  test("ends when the picture does, though standard input stays open or has more to say", async () => {
+  test("exits at the end of the picture, though standard input stays open or has more bytes", async () => {
     const [program, ...before] = RUNTIMES[runtime];
     const child = spawn(program, [...before, "-", out], { cwd: root, stdio: ["pipe", "ignore", "inherit"] });
-    child.stdin.on("error", () => {}); // a pipe that nobody reads any longer
+    child.stdin.on("error", () => {}); // the program may exit before it has read everything
     child.stdin.write(readFileSync(scene));
     expect(await new Promise((done) => child.on("exit", done))).toBe(0);
     const input = Buffer.concat([readFileSync(scene), Buffer.alloc(3_000_000)]);
@@ -156,7 +156,7 @@ describe.each(Object.keys(RUNTIMES))("under %s", (runtime) => {
     expect(readFileSync(join(folder, "other.png"))).toEqual(bytes());
   });
 
-  test("a picture that cannot be read: a sentence, status 1, and the file that stood there stays", () => {
+  test("a picture that cannot be read: one error line, status 1, and the output file is unchanged", () => {
     const whole = readFileSync(scene);
     const large = Buffer.concat([SIGNATURE, ihdr(50_000, 50_000, 8, RGB), chunk("IEND")]);
     const readable = "expected PNG, JPEG, WebP, TIFF, GIF or AVIF";
@@ -180,7 +180,7 @@ describe.each(Object.keys(RUNTIMES))("under %s", (runtime) => {
     }
   });
 
-  test("no such file, no such folder, a folder in its place: status 1", () => {
+  test("a missing file, a missing folder, a folder as output: status 1", () => {
     mkdirSync(join(folder, "folder"));
     for (const [args, sentence] of [
       [[join(folder, "none.png"), out], /^sobel\.ts: .*ENOENT.*none\.png/],
@@ -199,7 +199,7 @@ describe.each(Object.keys(RUNTIMES))("under %s", (runtime) => {
     expect(readdirSync(folder)).toEqual(["folder"]);
   });
 
-  test("wrong use: how it is used, status 2", () => {
+  test("invalid arguments: the usage, status 2", () => {
     const usage = "usage: bun run sobel.ts [--task NAME] [--params QUERY] IN OUT\n";
     for (const args of [[], [scene], [scene, out, out]]) {
       const { status, stdout, stderr } = run(args, { runtime });
@@ -222,7 +222,7 @@ describe.each(Object.keys(RUNTIMES))("under %s", (runtime) => {
   });
 });
 
-test("the task leaves out the halo, however high it is", () => {
+test("the task leaves out the halo, whatever its height", () => {
   const pixels = random(9 * 30);
   const whole = sobelOf(pixels, 9, 30);
   expect(sobel.halo).toBe(1);

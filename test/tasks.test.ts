@@ -254,7 +254,7 @@ describe("a task's own functions", () => {
   }
 });
 
-describeWith(["rabbitmq", "redis", "python"], "a fleet", () => {
+describeWith(["rabbitmq", "redis"], "a fleet", () => {
   let rabbitmq: RabbitMQ;
   let redis: RedisServer;
   let store: Redis;
@@ -473,27 +473,6 @@ describeWith(["rabbitmq", "redis", "python"], "a fleet", () => {
   );
 
   test(
-    "a worker in Python with OpenCV computes a part of a job, to the pixel",
-    async () => {
-      const origin = await coordinator({}, WIDTH);
-      const python = await startPython(readFileSync("examples/worker.py", "utf8"));
-      const id = crypto.randomUUID();
-      const sent = put(origin, id, "workers=8");
-      await until(async () => Object.keys((await state(origin, id)).byWorker ?? {}).includes("foreign"));
-      await worker("ours");
-      expect((await sent).status).toBe(202);
-      await done(origin, id);
-      const { byWorker, lossy } = await state(origin, id);
-      expect([Object.keys(byWorker).toSorted(), lossy]).toEqual([["foreign", "ours"], false]);
-      expect(byWorker.foreign.bands + byWorker.ours.bands).toBe(HEIGHT);
-      const expected = await pixelsOf(await alone("sobel", "", WIDTH));
-      expectSame(await pixelsOf(await resultOf(origin, id)), expected);
-      python.kill();
-    },
-    LONG,
-  );
-
-  test(
     "a band that is not a PNG makes its job lossy; data do not",
     async () => {
       const origin = await coordinator({}, WIDTH * HEIGHT);
@@ -512,26 +491,6 @@ describeWith(["rabbitmq", "redis", "python"], "a fleet", () => {
         expect(await state(origin, id)).toMatchObject({ lossy, byWorker: { foreign: { bands: 1 } } });
         expect((await resultOf(origin, id)).length).toBeGreaterThan(0);
       }
-    },
-    LONG,
-  );
-
-  test(
-    "a worker may store JPEGs, and the job is lossy",
-    async () => {
-      const origin = await coordinator();
-      const code = readFileSync("examples/worker.py", "utf8");
-      expect(code).toContain('".png"');
-      await startPython(code.replace('".png"', '".jpg"'));
-      const id = crypto.randomUUID();
-      expect((await put(origin, id)).status).toBe(202);
-      await done(origin, id);
-      expect(await state(origin, id)).toMatchObject({ lossy: true, byWorker: { foreign: { bands: 7 } } });
-      const got = await pixelsOf(await resultOf(origin, id));
-      const expected = await pixelsOf(await alone("sobel", "", SOME));
-      const difference = got.reduce((sum, value, i) => sum + Math.abs(value - expected[i]), 0) / got.length;
-      expect(difference).toBeGreaterThan(0);
-      expect(difference).toBeLessThan(12);
     },
     LONG,
   );
@@ -654,24 +613,6 @@ describeWith(["rabbitmq", "redis", "python"], "a fleet", () => {
     },
     LONG,
   );
-
-  /** A worker in Python, as a process. It has no orderly end: it is killed. */
-  async function startPython(code: string): Promise<Program> {
-    const file = join(temporaryFolder("python"), "worker.py");
-    writeFileSync(file, code);
-    const program = spawnProgram(file, { RABBITMQ_URL: rabbitmq.url, REDIS_URL: redis.url }, "python");
-    await until(() => program.waitFor(/at work/, DEADLINE).then(() => true));
-    pythons.push(program);
-    return program;
-  }
-
-  const pythons: Program[] = [];
-  afterEach(async () => {
-    for (const program of pythons.splice(0)) {
-      program.kill("SIGKILL");
-      await program.exited;
-    }
-  });
 });
 
 describe("the golden messages of docs/wire.md", () => {
