@@ -56,6 +56,8 @@ export interface Chunk {
   chunkId: string;
   task: string;
   params?: unknown;
+  /** The job's attempt that it belongs to. It travels beside the message, not in it; undefined where a third party sent it. */
+  attempt?: number | undefined;
   halo: [above: number, below: number];
   width: number;
   /** Rows of `pixels`, halo included. */

@@ -14,6 +14,7 @@ import { randomUUID } from "node:crypto";
 import process from "node:process";
 import { Elysia } from "elysia";
 import type { Registry } from "prom-client";
+import type { Backends, Job } from "./backends.ts";
 import { startEmbedded } from "./embedded.ts";
 import {
   describe,
@@ -49,10 +50,10 @@ import {
 import { ImageError, type PixelLimits } from "./picture/picture.ts";
 import { DEFAULT_LIMITS, readImage } from "./picture/read.ts";
 import { RabbitQueue } from "./queue.ts";
-import { type Job, RedisResults } from "./results.ts";
+import { RedisResults } from "./results.ts";
 import { isData, kindOf, schemaOf, type Task } from "./task.ts";
 import { allTasks, findTask, findTaskToResume, loadTasks, type Tasks } from "./tasks/index.ts";
-import { type Backends, JobError, JobWatch, stateOf } from "./watch.ts";
+import { JobError, JobWatch, stateOf } from "./watch.ts";
 
 export interface Dependencies extends Backends {
   /** The tasks that this program has. */
@@ -199,7 +200,7 @@ async function upload(context: Context, request: Request, id: string): Promise<R
         // The same bytes would fail the same way again. A job that has its whole picture is not failed by a bad copy.
         const final = error instanceof ImageError || (error instanceof JobError && error.code === "failed");
         if (final && !watch.job?.enqueued) {
-          await results.updateJob(id, { error: error.message, failure: failureOf(error) });
+          await results.failJob(id, error.message, failureOf(error));
         }
         throw error;
       }

@@ -6,21 +6,25 @@
  */
 import { EventEmitter, once } from "node:events";
 import type { Registry } from "prom-client";
-import { type Chunk, parseChunkId } from "./chunk.ts";
-import { WorkerMetrics } from "./ops/metrics.ts";
-import { Pool } from "./picture/buffers.ts";
-import type { Handler, Queue } from "./queue.ts";
 import {
+  type Backends,
+  type Begun,
   type Change,
+  type Claimant,
   type Done,
+  type Failure,
+  type Handler,
   type Hint,
   hintOf,
   type Job,
-  LIVE_MS,
+  type Queue,
   type Results,
   type WorkerInfo,
-} from "./results.ts";
-import type { Backends } from "./watch.ts";
+} from "./backends.ts";
+import { type Chunk, parseChunkId } from "./chunk.ts";
+import { WorkerMetrics } from "./ops/metrics.ts";
+import { Pool } from "./picture/buffers.ts";
+import { LIVE_MS } from "./results.ts";
 import { Worker, type WorkerOptions } from "./worker.ts";
 
 /** Buffers of settled chunks that are kept for reuse, bytes. */
@@ -71,8 +75,9 @@ export class LocalQueue implements Queue {
       }
       const [{ chunk, deliveries, sent }] = this.#waiting.splice(at, 1);
       const open = async () => ({ ...chunk, pixels: chunk.pixels.slice() });
-      const outcome = await handle({ chunkId: chunk.chunkId, deliveries, sent, open });
-      if (outcome.do === "retry") {
+      const { chunkId, attempt } = chunk;
+      const outcome = await handle({ chunkId, deliveries, sent, attempt, open });
+      if (outcome.do === "retry" || outcome.do === "renew") {
         this.#waiting.push({ chunk, deliveries: deliveries + 1, sent });
         this.#arrivals.emit("chunk");
         continue;
@@ -146,12 +151,45 @@ export class LocalResults implements Results {
     if (this.#leases.get(id)?.owner === owner) this.#leases.delete(id);
   }
 
+  async failJob(
+    id: string,
+    error: string,
+    failure: Failure,
+    of?: { band: number; attempt: number | undefined },
+  ): Promise<boolean> {
+    const entry = this.#jobs.get(id);
+    if (!entry || entry.job.error !== null || isStale(entry, of?.attempt)) return false;
+    if (of && entry.done.has(of.band)) return false;
+    if (entry.job.enqueued && entry.done.size === entry.job.bands) return false;
+    Object.assign(entry.job, { error, failure });
+    this.#publish(id);
+    return true;
+  }
+
+  async reviveJob(id: string): Promise<void> {
+    const entry = this.#jobs.get(id);
+    if (!entry || entry.job.error === null) return;
+    const attempt = entry.job.attempt + 1;
+    Object.assign(entry.job, { error: null, failure: null, enqueued: false, attempt });
+    entry.sent.clear();
+    entry.failures.clear();
+    this.#publish(id);
+  }
+
+  /** A result lives in the same entry as its job. */
+  async forgetExpired(): Promise<void> {}
+
+  async isLeased(id: string): Promise<boolean> {
+    return (this.#leases.get(id)?.until ?? 0) > Date.now();
+  }
+
   async expectRows(id: string, band: number, crc: number): Promise<void> {
     this.#jobs.get(id)?.rows.set(band, crc);
   }
 
-  async markSent(id: string, band: number, crc: number): Promise<void> {
-    this.#jobs.get(id)?.sent.set(band, crc);
+  async markSent(id: string, band: number, crc: number, attempt: number): Promise<void> {
+    const entry = this.#jobs.get(id);
+    if (entry && !isStale(entry, attempt)) entry.sent.set(band, crc);
   }
 
   async sent(id: string): Promise<Map<number, number>> {
@@ -162,18 +200,30 @@ export class LocalResults implements Results {
     return new Map(this.#jobs.get(id)?.done);
   }
 
-  async countFailure(chunkId: string): Promise<number> {
+  /** No second copy of a message is ever made here. */
+  async begin(chunkId: string, { attempt }: Claimant): Promise<Begun> {
     const { jobId, band } = parseChunkId(chunkId);
-    const failures = this.#jobs.get(jobId)?.failures;
-    const count = (failures?.get(band) ?? 0) + 1;
-    failures?.set(band, count);
+    const entry = this.#jobs.get(jobId);
+    if (!entry || entry.job.error !== null || isStale(entry, attempt) || entry.done.has(band)) return null;
+    return { lost: 0 };
+  }
+
+  async unclaim(): Promise<void> {}
+
+  async countFailure(chunkId: string, attempt: number | undefined): Promise<number> {
+    const { jobId, band } = parseChunkId(chunkId);
+    const entry = this.#jobs.get(jobId);
+    if (!entry || isStale(entry, attempt) || entry.done.has(band)) return 0;
+    const count = (entry.failures.get(band) ?? 0) + 1;
+    entry.failures.set(band, count);
     return count;
   }
 
-  async store(chunkId: string, picture: Uint8Array, done: Done): Promise<boolean> {
+  async store(chunkId: string, picture: Uint8Array, done: Done, attempt: number | undefined): Promise<boolean> {
     const { jobId, band } = parseChunkId(chunkId);
     const entry = this.#jobs.get(jobId);
-    if (!entry || entry.job.error !== null || entry.rows.get(band) !== done.crc) return false;
+    if (!entry || entry.job.error !== null || isStale(entry, attempt)) return false;
+    if (entry.rows.get(band) !== done.crc) return false;
     entry.bands.set(band, picture.slice());
     this.#renew(entry);
     if (entry.done.has(band)) return true;
@@ -185,8 +235,8 @@ export class LocalResults implements Results {
   /** Third-party workers cannot reach this process. */
   async recordForeignResults(): Promise<void> {}
 
-  /** The queue is in this process too, so no band can be lost without its job. */
-  async trackMissing(): Promise<number> {
+  /** Queue and coordinator are in this process: no band can be lost, and no upload stop, without the job. */
+  async trackSuspicion(): Promise<number> {
     return 0;
   }
 
@@ -235,6 +285,10 @@ export class LocalResults implements Results {
     entry.expiry = setTimeout(() => this.removeJob(entry.job.id), this.ttlSeconds * 1000);
     entry.expiry.unref?.();
   }
+}
+
+function isStale({ job }: LocalJob, attempt: number | undefined): boolean {
+  return attempt !== undefined && attempt !== job.attempt;
 }
 
 interface LocalJob {

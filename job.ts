@@ -14,13 +14,23 @@
  * Not here: HTTP (coordinator.ts), the state of a job (watch.ts), how a picture is read and stitched (picture/).
  */
 import { randomUUID } from "node:crypto";
+import type { Job, Results } from "./backends.ts";
 import { type Band, bandRows, chunkIdOf, pixelsOf, planBands, rowsCrc, split, WireError } from "./chunk.ts";
 import { Pool } from "./picture/buffers.ts";
 import type { GreyImage } from "./picture/picture.ts";
 import { encodeBand, Stitcher } from "./picture/png-write.ts";
 import { Spool } from "./picture/spool.ts";
-import type { Job, Results } from "./results.ts";
-import { type DataTask, finished, firstOf, haloOf, kindOf, type Task, type Values, wireName } from "./task.ts";
+import {
+  checkedValues,
+  type DataTask,
+  finished,
+  firstOf,
+  haloOf,
+  kindOf,
+  type Task,
+  type Values,
+  wireName,
+} from "./task.ts";
 import { gone, JobError, JobWatch } from "./watch.ts";
 
 /** Bands in flight where `workers` is not set: this many, or twice the live workers, which keeps them all busy. */
@@ -54,6 +64,7 @@ export function jobOf(
     rows,
     bands,
     created: Date.now(),
+    attempt: Date.now(),
     enqueued: false,
     error: null,
     failure: null,
@@ -79,15 +90,17 @@ function ofTask<T>(step: () => T): T {
  */
 export async function startOrResume(results: Results, asked: Job): Promise<void> {
   const found = await results.findJob(asked.id);
-  if (found && found.error === null) {
-    if (shown(found) === shown(asked)) return;
-    const [begun, now] = [shown(found), shown(asked)];
-    throw new JobError(
-      "conflict",
-      `this job was started with another picture or task: ${begun}; what is sent now is ${now}`,
-    );
+  if (!found) return results.putJob(asked);
+  if (shown(found) === shown(asked)) {
+    // A failed job starts its next attempt. Bands that are done are not done again, unless their results are gone.
+    await results.reviveJob(asked.id);
+    return results.forgetExpired(asked.id);
   }
-  if (found) await removeJob(results, found);
+  if (found.error === null) {
+    const [begun, now] = [shown(found), shown(asked)];
+    throw new JobError("conflict", `this job was started with another picture or task: ${begun}; this one is ${now}`);
+  }
+  await removeJob(results, found);
   await results.putJob(asked);
 }
 
@@ -145,28 +158,58 @@ export async function enqueue(
   bandPixels: number,
   signal: AbortSignal,
 ): Promise<void> {
-  const { results } = watch.backends;
-  const { id, params, preJobId, workers } = watch.expectJob();
+  const { params, preJobId } = watch.expectJob();
   const step = firstOf(task, params);
-  if (!step || !preJobId) return enqueueBands(watch, image, haloFor(task, params), params, signal);
+  const halo = haloFor(task, params);
+  if (!step || !preJobId) return watch.enqueuing(() => enqueueBands(watch, image, halo, params, signal));
   const spool = await Spool.open();
   try {
-    const asked = { params: {}, workers, bandPixels };
-    await startOrResume(results, jobOf(preJobId, step.task, asked, image));
-    const before = await JobWatch.open(watch.backends, preJobId);
-    let data: unknown;
-    try {
-      await enqueueBands(before, spool.passing(image), haloFor(step.task, {}), {}, signal);
-      data = await mergeData(before, step.task, true, signal);
-    } finally {
-      before.close();
-    }
-    const derivedParams = { [step.param]: ofTask(() => step.find(data)) };
-    if (!(await results.updateJob(id, { derivedParams }))) throw gone();
-    await enqueueBands(watch, spool.again(image), haloFor(task, params), { ...params, ...derivedParams }, signal);
+    await watch.enqueuing(async () => {
+      const data = await runFirstStep(watch, preJobId, step.task, spool.passing(image), bandPixels, signal);
+      const derivedParams = { [step.param]: ofTask(() => step.find(data)) };
+      if (!(await watch.backends.results.updateJob(watch.id, { derivedParams }))) throw gone();
+      const complete = { ...params, ...derivedParams };
+      await enqueueBands(watch, spool.again(image), haloFor(task, complete), complete, signal);
+    });
   } finally {
     await spool.close();
   }
+}
+
+/** Runs the job of the first step to its end. @returns the data of the whole picture */
+async function runFirstStep(
+  main: JobWatch,
+  id: string,
+  task: DataTask,
+  image: GreyImage,
+  bandPixels: number,
+  signal: AbortSignal,
+): Promise<unknown> {
+  const { results } = main.backends;
+  const params = checkedValues(task, {});
+  let data: unknown;
+  await withLease(results, id, signal, async (signal) => {
+    await startOrResume(results, jobOf(id, task, { params, workers: main.expectJob().workers, bandPixels }, image));
+    const watch = await JobWatch.open(main.backends, id);
+    // The client may cancel the job between its record and that of its first step.
+    const cancelled = new AbortController();
+    const stop = main.onChange(() => {
+      if (main.job === null) cancelled.abort(gone());
+    });
+    try {
+      const either = AbortSignal.any([signal, cancelled.signal]);
+      if (!(await results.findJob(main.id))) throw gone();
+      await watch.enqueuing(() => enqueueBands(watch, image, haloFor(task, params), params, either));
+      data = await mergeData(watch, task, true, either);
+    } catch (error) {
+      if (!(await results.findJob(main.id))) await results.removeJob(id);
+      throw error;
+    } finally {
+      stop();
+      watch.close();
+    }
+  });
+  return data;
 }
 
 /**
@@ -197,13 +240,14 @@ async function enqueueBands(
       chunkId: chunkIdOf(job.id, number),
       task: job.task,
       params: own,
+      attempt: job.attempt,
       halo: band.halo,
       width,
       height,
       pixels,
     };
     await queue.publish(chunk);
-    await results.markSent(job.id, number, crc);
+    await results.markSent(job.id, number, crc, job.attempt);
   };
   try {
     for await (const band of split(image, { ...job, halo }, pool)) {
@@ -250,7 +294,7 @@ function windowOf({ workers }: Job, results: Results): (inFlight: number) => boo
       const count = (fleet: unknown[]) => {
         alive = fleet.length;
       };
-      results.workers().then(count, () => {});
+      results.workers(COUNT_MS).then(count, () => {});
     }
     return inFlight < 2 * alive;
   };
@@ -317,7 +361,11 @@ async function* resultsOf(watch: JobWatch, keep: boolean, signal?: AbortSignal):
     const result = await results.load(chunkIdOf(id, band)).catch((error) => {
       throw error instanceof WireError ? unusable(band, error) : error;
     });
-    if (!result) throw new JobError("gone", `the result of band ${band} has expired`);
+    if (!result) {
+      // A done job has all its bands. Sending the picture again makes this one again.
+      if (keep) await results.forgetExpired(id);
+      throw new JobError("gone", `the result of band ${band} has expired: send the picture again`);
+    }
     return result;
   };
   let next = load(0);

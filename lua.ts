@@ -1,68 +1,177 @@
 /**
- * The scripts that run inside Redis. Each is one transaction on the keys of one job.
+ * The scripts that run inside Redis. Each is one transaction on the keys of one job; KEYS[1] is its record.
  *
- * Invariant: a script writes nothing about a job whose record does not exist.
+ * They guard the transitions of a job and of its bands (docs/architecture.md has the table):
+ * - nothing is written about a job whose record does not exist, so a late worker cannot bring a removed job back;
+ * - a band that is done stays done, and so does a job that is done: a late failure changes neither;
+ * - an attempt is fenced: what a worker reports for an earlier attempt is dropped. Sending a failed job again starts the next.
+ *
+ * Invariant: the record, its hashes and its stored results live equally long.
  *
  * Not here: the keys and the callers (results.ts).
  */
 
-/** Changes a record. KEYS job; ARGV hint, field, value, … */
-export const UPDATE = `
-if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+/**
+ * `renew(job, ttl, complete)`: everything about a job lives for `ttl` seconds from now. The results are many, so they are
+ * renewed only once in a quarter of the TTL, and when the last band is stored.
+ */
+const RENEW = `
+local function renew(job, ttl, complete)
+  for _, part in ipairs({'', ':rows', ':sent', ':done', ':failures', ':claims'}) do redis.call('EXPIRE', job .. part, ttl) end
+  local now = tonumber(redis.call('TIME')[1])
+  local renewed = tonumber(redis.call('HGET', job, 'renewed') or 0)
+  if not complete and now - renewed < ttl / 4 then return end
+  redis.call('HSET', job, 'renewed', now)
+  for _, band in ipairs(redis.call('HKEYS', job .. ':done')) do
+    redis.call('EXPIRE', 'resultado:' .. job:sub(5) .. ':' .. band, ttl)
+  end
+end
+`;
+
+/** `stale(attempt, given)`: what a worker reports belongs to an earlier attempt. Third-party senders give none. */
+const STALE = `
+local function stale(attempt, given) return given ~= '' and attempt and given ~= attempt end
+`;
+
+/** Changes a record. ARGV hint, field, value, … */
+export const UPDATE = `${RENEW}
+local ttl, bands = unpack(redis.call('HMGET', KEYS[1], 'ttl', 'bands'))
+if not ttl then return 0 end
 redis.call('HSET', KEYS[1], unpack(ARGV, 2))
+if redis.call('HLEN', KEYS[1] .. ':done') == tonumber(bands) then renew(KEYS[1], ttl, true) end
 redis.call('PUBLISH', KEYS[1], ARGV[1])
 return 1`;
 
-/** Stores a band. KEYS job, done, result, rows; ARGV band, done record, picture, CRC. */
-export const STORE = `
-local ttl, failed = unpack(redis.call('HMGET', KEYS[1], 'ttl', 'error'))
-if not ttl or failed ~= '' or redis.call('HGET', KEYS[4], ARGV[1]) ~= ARGV[4] then return 0 end
-redis.call('SET', KEYS[3], ARGV[3], 'EX', ttl)
-redis.call('EXPIRE', KEYS[1], ttl)
-redis.call('HDEL', KEYS[1], 'suspect')
-if redis.call('HSETNX', KEYS[2], ARGV[1], ARGV[2]) == 1 then redis.call('PUBLISH', KEYS[1], ARGV[1] .. ' ' .. ARGV[2]) end
-redis.call('EXPIRE', KEYS[2], ttl)
-redis.call('EXPIRE', KEYS[4], ttl)
+/** A worker begins a band. ARGV band, claimant, attempt, 1 where the message is a redelivery, 1 where a claim is void. */
+export const BEGIN = `${STALE}
+local failed, attempt, ttl = unpack(redis.call('HMGET', KEYS[1], 'error', 'attempt', 'ttl'))
+local claims = KEYS[1] .. ':claims'
+if not ttl or failed ~= '' or stale(attempt, ARGV[3]) then return 'drop' end
+if redis.call('HEXISTS', KEYS[1] .. ':done', ARGV[1]) == 1 then return 'drop' end
+local claim = redis.call('HGET', claims, ARGV[1])
+local lost = 0
+if claim and claim ~= ARGV[2] then
+  -- Two copies of one message, where a publish was repeated: only one of them is computed.
+  if ARGV[4] == '0' and ARGV[5] == '0' then return 'claimed ' .. claim end
+  lost = redis.call('HINCRBY', claims, ARGV[1] .. ' lost', 1)
+end
+redis.call('HSET', claims, ARGV[1], ARGV[2])
+redis.call('EXPIRE', claims, ttl)
+return 'go ' .. lost`;
+
+/** A worker hands a band back. ARGV band, claimant. */
+export const UNCLAIM = `
+if redis.call('HGET', KEYS[1] .. ':claims', ARGV[1]) == ARGV[2] then
+  return redis.call('HDEL', KEYS[1] .. ':claims', ARGV[1])
+end
+return 0`;
+
+/** Stores a band. KEYS job, result; ARGV band, done record, picture, CRC, attempt. */
+export const STORE = `${RENEW}${STALE}
+local ttl, failed, attempt, bands = unpack(redis.call('HMGET', KEYS[1], 'ttl', 'error', 'attempt', 'bands'))
+if not ttl or failed ~= '' or stale(attempt, ARGV[5]) then return 0 end
+if redis.call('HGET', KEYS[1] .. ':rows', ARGV[1]) ~= ARGV[4] then return 0 end
+redis.call('SET', KEYS[2], ARGV[3], 'EX', ttl)
+redis.call('HDEL', KEYS[1], 'suspect', 'looked')
+redis.call('HDEL', KEYS[1] .. ':claims', ARGV[1], ARGV[1] .. ' lost')
+if redis.call('HSETNX', KEYS[1] .. ':done', ARGV[1], ARGV[2]) == 1 then
+  redis.call('PUBLISH', KEYS[1], ARGV[1] .. ' ' .. ARGV[2])
+end
+renew(KEYS[1], ttl, redis.call('HLEN', KEYS[1] .. ':done') == tonumber(bands))
 return 1`;
 
-/** Marks third-party results as done. KEYS job, done, then results; ARGV for each result its band and done record. */
-export const RECORD_FOREIGN = `
-local ttl, kind = unpack(redis.call('HMGET', KEYS[1], 'ttl', 'kind'))
-if not ttl then return 0 end
-local picture = kind ~= 'data'
-for i = 3, #KEYS do
-  local band, record = ARGV[i * 2 - 5], ARGV[i * 2 - 4]
+/** A task threw. ARGV band, attempt. Returns how often it did; 0: the band is done, or belongs to an earlier attempt. */
+export const COUNT_FAILURE = `${STALE}
+local attempt, ttl = unpack(redis.call('HMGET', KEYS[1], 'attempt', 'ttl'))
+if not ttl or stale(attempt, ARGV[2]) then return 0 end
+if redis.call('HEXISTS', KEYS[1] .. ':done', ARGV[1]) == 1 then return 0 end
+redis.call('HDEL', KEYS[1] .. ':claims', ARGV[1])
+local failures = redis.call('HINCRBY', KEYS[1] .. ':failures', ARGV[1], 1)
+redis.call('EXPIRE', KEYS[1] .. ':failures', ttl)
+return failures`;
+
+/** Fails a job, for the first reason given. ARGV error, failure, band or empty, attempt or empty. */
+export const FAIL = `${STALE}
+local failed, attempt, bands, enqueued = unpack(redis.call('HMGET', KEYS[1], 'error', 'attempt', 'bands', 'enqueued'))
+if not bands or failed ~= '' or stale(attempt, ARGV[4]) then return 0 end
+if ARGV[3] ~= '' and redis.call('HEXISTS', KEYS[1] .. ':done', ARGV[3]) == 1 then return 0 end
+if enqueued == '1' and redis.call('HLEN', KEYS[1] .. ':done') == tonumber(bands) then return 0 end
+redis.call('HSET', KEYS[1], 'error', ARGV[1], 'failure', ARGV[2])
+redis.call('PUBLISH', KEYS[1], 'job')
+return 1`;
+
+/** Starts the next attempt of a failed job: done bands stay, the rest must be sent again. */
+export const REVIVE = `
+local failed = redis.call('HGET', KEYS[1], 'error')
+if not failed or failed == '' then return 0 end
+redis.call('HSET', KEYS[1], 'error', '', 'failure', '', 'enqueued', 0)
+redis.call('HINCRBY', KEYS[1], 'attempt', 1)
+redis.call('HDEL', KEYS[1], 'suspect', 'looked')
+redis.call('DEL', KEYS[1] .. ':sent', KEYS[1] .. ':failures', KEYS[1] .. ':claims')
+redis.call('PUBLISH', KEYS[1], 'job')
+return 1`;
+
+/**
+ * Takes back the done record of every band whose result is gone, and starts the next attempt. Returns how many.
+ */
+export const FORGET_EXPIRED = `
+local gone = 0
+for _, band in ipairs(redis.call('HKEYS', KEYS[1] .. ':done')) do
+  if redis.call('EXISTS', 'resultado:' .. KEYS[1]:sub(5) .. ':' .. band) == 0 then
+    redis.call('HDEL', KEYS[1] .. ':done', band)
+    gone = gone + 1
+  end
+end
+if gone > 0 then
+  redis.call('HSET', KEYS[1], 'enqueued', 0)
+  redis.call('HINCRBY', KEYS[1], 'attempt', 1)
+  redis.call('DEL', KEYS[1] .. ':sent', KEYS[1] .. ':claims')
+  redis.call('PUBLISH', KEYS[1], 'job')
+end
+return gone`;
+
+/** Marks third-party results as done. KEYS job, results; ARGV for each result its band and done record. */
+export const RECORD_FOREIGN = `${RENEW}
+local ttl, kind, bands, failed = unpack(redis.call('HMGET', KEYS[1], 'ttl', 'kind', 'bands', 'error'))
+if not ttl or failed ~= '' then return 0 end
+for i = 2, #KEYS do
+  local band, record = ARGV[i * 2 - 3], ARGV[i * 2 - 2]
   -- The base64 of every PNG begins like this. Another format may have lost pixels.
-  if picture and redis.call('GETRANGE', KEYS[i], 0, 7) ~= 'iVBORw0K' then
+  if kind ~= 'data' and redis.call('GETRANGE', KEYS[i], 0, 7) ~= 'iVBORw0K' then
     record = record:sub(1, -2) .. ',"lossy":true}'
   end
-  if redis.call('EXPIRE', KEYS[i], ttl) == 1 and redis.call('HSETNX', KEYS[2], band, record) == 1 then
-    redis.call('EXPIRE', KEYS[1], ttl)
-    redis.call('EXPIRE', KEYS[2], ttl)
+  if redis.call('EXPIRE', KEYS[i], ttl) == 1 and redis.call('HSETNX', KEYS[1] .. ':done', band, record) == 1 then
     redis.call('PUBLISH', KEYS[1], band .. ' ' .. record)
+    renew(KEYS[1], ttl, redis.call('HLEN', KEYS[1] .. ':done') == tonumber(bands))
   end
 end
 return 1`;
 
-/** Sets or counts a field of a job's hash. KEYS job, hash; ARGV command (HSET or HINCRBY), field, value. */
-export const MARK = `
-local ttl = redis.call('HGET', KEYS[1], 'ttl')
-if not ttl then return 0 end
-local value = redis.call(ARGV[1], KEYS[2], ARGV[2], ARGV[3])
+/** Sets a field of a job's hash. KEYS job, hash; ARGV field, value, attempt. */
+export const MARK = `${STALE}
+local ttl, attempt = unpack(redis.call('HMGET', KEYS[1], 'ttl', 'attempt'))
+if not ttl or stale(attempt, ARGV[3]) then return 0 end
+redis.call('HSET', KEYS[2], ARGV[1], ARGV[2])
 redis.call('EXPIRE', KEYS[2], ttl)
-return value`;
+return 1`;
 
-/** Since when bands are missing. KEYS job; ARGV 1 missing, 0 not. Returns ms. */
-export const TRACK_MISSING = `
+/**
+ * For how long something has been wrong with a job. ARGV 1 wrong or 0 not, the longest time that one look may add, ms.
+ * Returns ms. Only time between two looks counts: while all machines sleep, the clock goes on but nothing can be seen.
+ */
+export const TRACK_SUSPICION = `
 if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
 if ARGV[1] == '0' then
-  redis.call('HDEL', KEYS[1], 'suspect')
+  redis.call('HDEL', KEYS[1], 'suspect', 'looked')
   return 0
 end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-redis.call('HSETNX', KEYS[1], 'suspect', now)
-return now - redis.call('HGET', KEYS[1], 'suspect')`;
+local seen, looked = unpack(redis.call('HMGET', KEYS[1], 'suspect', 'looked'))
+seen = tonumber(seen or 0)
+if looked then seen = seen + math.min(math.max(0, now - looked), tonumber(ARGV[2])) end
+redis.call('HSET', KEYS[1], 'suspect', seen, 'looked', now)
+return seen`;
 
 /** Takes or renews the lease. KEYS lease; ARGV owner, ms. */
 export const LEASE = `

@@ -1,13 +1,6 @@
 /**
  * The queue between coordinator and workers, in RabbitMQ.
  *
- * A published chunk goes to one worker at a time until a worker settles it. What a worker can answer (`Outcome`):
- *
- *     done         settled: the result is stored, or the job no longer exists
- *     retry        requeued, for any free worker
- *     dead-letter  moved to `tareas.muertas`, with the reason in the header `x-reason`
- *     (crash)      RabbitMQ redelivers it; after 20 deliveries it dead-letters it
- *
  * The queues are `tareas` for Sobel and `tareas.<task>` for any other task. They are durable quorum queues, so a confirmed
  * publish survives a crash of the broker and, in a cluster, the loss of a node.
  *
@@ -15,57 +8,23 @@
  *
  * Not here: the message itself (chunk.ts), what a worker answers and when (worker.ts), the queue of one process (embedded.ts).
  */
+
 import { EventEmitter, once } from "node:events";
 import {
+  type Channel,
   type ChannelModel,
   type ConfirmChannel,
   type ConsumeMessage,
   connect,
+  type GetMessage,
   type RecoveringChannelModel,
 } from "amqplib";
+import { Consumer, requeue, settle } from "./amqp/consumer.ts";
+import { type Handler, type Queue, QueueError } from "./backends.ts";
 import { type Chunk, decodeMessage, encodeMessage } from "./chunk.ts";
+import { within } from "./ops/deadline.ts";
 import type { Log } from "./ops/log.ts";
 import { serverUrl } from "./ops/settings.ts";
-
-export type Outcome = { do: "done" } | { do: "retry" } | { do: "dead-letter"; reason: string };
-
-export interface Delivery {
-  /** The chunk's id from the envelope: known even where the message cannot be read. */
-  chunkId: string;
-  /** How often it was delivered before, as far as the queue knows. */
-  deliveries: number;
-  /** When it was enqueued, ms since 1970 by the sender's clock; NaN where the sender does not say. */
-  sent: number;
-  /** Decodes the message. The pixels are a copy. @throws WireError where the message is invalid */
-  open(): Promise<Chunk>;
-}
-
-export type Handler = (delivery: Delivery) => Promise<Outcome>;
-
-export interface Queue {
-  /**
-   * Resolves once the queue has the chunk, its pixels copied. Rejects with `QueueError` when the queue accepts nothing for
-   * `PUBLISH_MS`.
-   */
-  publish(chunk: Chunk): Promise<void>;
-  /**
-   * Passes chunks of these tasks to `handle`, one at a time.
-   * @returns a function that stops it, and resolves when the chunk in progress, if any, is settled
-   */
-  consume(tasks: string[], handle: Handler): Promise<() => Promise<void>>;
-  /** Chunks of a task that wait for a worker, and the number of its consumers, busy ones included. */
-  depth(task: string): Promise<{ waiting: number; consumers: number }>;
-  /** Number of dead-lettered chunks. */
-  deadLetters(): Promise<number>;
-  /** Whether it can be used now. */
-  ready(): boolean;
-  close(): Promise<void>;
-}
-
-/** RabbitMQ is unavailable; retry later. */
-export class QueueError extends Error {
-  override name = "QueueError";
-}
 
 export const QUEUE = "tareas";
 export const DEAD_LETTERS = "tareas.muertas";
@@ -79,6 +38,8 @@ const MAX_PUBLISHING = 16;
 const CONFIRM_MS = 5_000;
 /** How long the broker may take to answer a question about a queue, or a close, ms. */
 const ANSWER_MS = 2_000;
+/** AMQP's reply code for a queue that exists with other arguments. */
+const PRECONDITION_FAILED = 406;
 /** After two intervals without traffic the broker closes a worker's connection and redelivers its chunk. */
 const HEARTBEAT_SECONDS = 10;
 
@@ -88,7 +49,9 @@ export function queueOf(task: string): string {
 
 /** The queue in RabbitMQ. */
 export class RabbitQueue implements Queue {
+  readonly #log: Log;
   #connection!: RecoveringChannelModel;
+  #model: ChannelModel | undefined;
   #channel: ConfirmChannel | undefined;
   #blocked = false;
   #publishing = 0;
@@ -101,13 +64,17 @@ export class RabbitQueue implements Queue {
   readonly #consumers = new Set<Consumer>();
   readonly #changes = new EventEmitter().setMaxListeners(0);
 
+  private constructor(log: Log) {
+    this.#log = log;
+  }
+
   /**
    * Returns at once. Until the broker answers, `ready()` is false and everything waits.
    * @param url `amqp://` or `amqps://`
    * @param log gets a line for every lost connection
    */
   static async connect(url: string, log: Log): Promise<RabbitQueue> {
-    const queue = new RabbitQueue();
+    const queue = new RabbitQueue(log);
     const setup = (model: ChannelModel) => queue.#setUp(model);
     const address = serverUrl("RABBITMQ_URL", url, "amqp");
     if (!address.searchParams.has("heartbeat")) address.searchParams.set("heartbeat", String(HEARTBEAT_SECONDS));
@@ -125,6 +92,8 @@ export class RabbitQueue implements Queue {
     queue.#connection.on("connect-failed", (error) => log.warn("RabbitMQ cannot be reached, retrying", { error }));
     queue.#connection.on("disconnect", (error) => {
       queue.#channel = undefined;
+      queue.#model = undefined;
+      for (const consumer of queue.#consumers) consumer.detach();
       log.warn("RabbitMQ connection lost, reconnecting", { error });
     });
     return queue;
@@ -141,26 +110,48 @@ export class RabbitQueue implements Queue {
     channel.on("return", (message) => this.#returned.add(message.properties.messageId));
     this.#declared = new Set();
     this.#blocked = false;
-    await this.#assertDeadLetters(channel);
-    // Before the first chunk: a third-party worker may connect first, with a passive declaration.
-    await this.#declare(channel, QUEUE);
+    this.#model = model;
     await channel.prefetch(1);
+    // Before the first chunk: a third-party worker may connect first, with a passive declaration.
+    for (const queue of [DEAD_LETTERS, QUEUE]) {
+      await this.#declare(queue).catch((error) => {
+        if (!(error instanceof QueueError)) throw error;
+      });
+    }
     this.#channel = channel;
-    for (const consumer of this.#consumers) await this.#subscribe(channel, consumer, restart);
+    for (const consumer of this.#consumers) consumer.attach(channel);
     this.#changes.emit("channel");
   }
 
-  async #declare(channel: ConfirmChannel, queue: string): Promise<void> {
+  /**
+   * Declares a queue once per connection. A third party may have declared it with other arguments. That closes the channel
+   * which asks, so it is asked on a channel of its own.
+   * @throws QueueError that names the queue and the cure
+   */
+  async #declare(queue: string): Promise<void> {
+    const model = this.#model;
+    if (!model) throw new QueueError("RabbitMQ is unavailable: not connected");
     if (this.#declared.has(queue)) return;
-    await this.#assert(channel, queue);
+    const channel = await model.createChannel();
+    channel.on("error", () => {});
+    try {
+      await (queue === DEAD_LETTERS ? this.#assertDeadLetters(channel) : this.#assert(channel, queue));
+    } catch (cause) {
+      if ((cause as { code?: number }).code !== PRECONDITION_FAILED) throw cause;
+      const cure = `delete it (rabbitmqctl delete_queue ${queue}), it is declared again by itself`;
+      const error = new QueueError(`the queue ${queue} was declared with other arguments; ${cure}`, { cause });
+      this.#log.error("queue cannot be used", { queue, error });
+      throw error;
+    }
+    await channel.close();
     this.#declared.add(queue);
   }
 
-  #assertDeadLetters(channel: ConfirmChannel) {
+  #assertDeadLetters(channel: Channel) {
     return channel.assertQueue(DEAD_LETTERS, { durable: true, arguments: { "x-queue-type": "quorum" } });
   }
 
-  #assert(channel: ConfirmChannel, queue: string) {
+  #assert(channel: Channel, queue: string) {
     return channel.assertQueue(queue, {
       durable: true,
       deadLetterExchange: "",
@@ -176,12 +167,14 @@ export class RabbitQueue implements Queue {
   }
 
   async depth(task: string): Promise<{ waiting: number; consumers: number }> {
+    await this.#declare(queueOf(task));
     // Asserted, not checked: a check of a missing queue closes the channel.
     const asserted = await this.#answered((channel) => this.#assert(channel, queueOf(task)));
     return { waiting: asserted.messageCount, consumers: asserted.consumerCount };
   }
 
   async deadLetters(): Promise<number> {
+    await this.#declare(DEAD_LETTERS);
     return (await this.#answered((channel) => this.#assertDeadLetters(channel))).messageCount;
   }
 
@@ -190,16 +183,8 @@ export class RabbitQueue implements Queue {
     if (!this.#channel) throw new QueueError("RabbitMQ is unavailable: not connected");
     // While the broker is short of memory or disk it reads nothing from publishers, not even questions.
     if (this.#blocked) throw new QueueError("RabbitMQ is unavailable: short of memory or disk, it blocks publishers");
-    let timer: ReturnType<typeof setTimeout> | undefined;
-    const late = new Promise<never>((_, reject) => {
-      timer = setTimeout(
-        () => reject(new QueueError(`RabbitMQ is unavailable: no answer in ${ANSWER_MS} ms`)),
-        ANSWER_MS,
-      );
-    });
-    const answer = Promise.resolve(ask(this.#channel));
-    answer.catch(() => {}); // it may fail after the time-out
-    return Promise.race([answer, late]).finally(() => clearTimeout(timer));
+    const late = () => new QueueError(`RabbitMQ is unavailable: no answer in ${ANSWER_MS} ms`);
+    return within(ask(this.#channel), ANSWER_MS, late);
   }
 
   async publish(chunk: Chunk): Promise<void> {
@@ -226,11 +211,13 @@ export class RabbitQueue implements Queue {
       try {
         const channel = await this.#usable(deadline);
         const queue = queueOf(chunk.task);
-        await this.#declare(channel, queue);
+        await this.#declare(queue);
         // Encoded here, for each attempt: the message is in a buffer that the next one uses.
         const body = encodeMessage(chunk);
-        return await this.#confirmed(channel, queue, body, chunk.chunkId, { "x-sent": Date.now() });
+        const headers = { "x-sent": Date.now(), ...(chunk.attempt !== undefined && { "x-attempt": chunk.attempt }) };
+        return await this.#confirmed(channel, queue, body, chunk.chunkId, headers);
       } catch (cause) {
+        if (cause instanceof QueueError && this.#channel) throw cause;
         if (Date.now() + pause > deadline)
           throw new QueueError(`RabbitMQ is unavailable: ${(cause as Error).message}`, { cause });
         await new Promise((wake) => setTimeout(wake, pause));
@@ -275,64 +262,52 @@ export class RabbitQueue implements Queue {
     });
   }
 
-  async consume(tasks: string[], handle: Handler): Promise<() => Promise<void>> {
-    const consumer: Consumer = { tasks, handle, tags: [], busy: Promise.resolve(), stopped: false };
+  async consume(
+    tasks: string[],
+    handle: Handler,
+    onConsuming?: (consuming: boolean) => void,
+  ): Promise<() => Promise<void>> {
+    const consumer = new Consumer(
+      tasks.map(queueOf),
+      (message, channel) => this.#deliver(message, channel, handle),
+      {
+        declare: (queue) => this.#declare(queue),
+        // The next connection attaches it again.
+        restart: () => void this.#model?.close().catch(() => {}),
+      },
+      onConsuming,
+    );
     this.#consumers.add(consumer);
-    const channel = this.#channel;
-    const restart = () => void channel?.close().catch(() => {});
-    // On failure the channel is closed, and the next connection subscribes.
-    if (channel) await this.#subscribe(channel, consumer, restart).catch(restart);
+    if (this.#channel) consumer.attach(this.#channel);
     return async () => {
-      consumer.stopped = true;
       this.#consumers.delete(consumer);
-      for (const tag of consumer.tags) await withinAnswer(this.#channel?.cancel(tag));
-      await consumer.busy;
+      await consumer.stop();
     };
-  }
-
-  async #subscribe(channel: ConfirmChannel, consumer: Consumer, restart: () => void): Promise<void> {
-    consumer.tags = [];
-    for (const task of consumer.tasks) {
-      const queue = queueOf(task);
-      await this.#declare(channel, queue);
-      const { consumerTag } = await channel.consume(queue, (message) => {
-        // Null: the broker has cancelled this consumer, for example because the queue was deleted.
-        if (message === null) return restart();
-        // Prefetch counts per queue. Deliveries are handled in turn, so that a worker computes one chunk at a time.
-        consumer.busy = consumer.busy.then(() => this.#deliver(channel, consumer, message));
-      });
-      consumer.tags.push(consumerTag);
-    }
   }
 
   /** Never throws. A chunk that cannot be settled because the channel is closed is redelivered by the broker. */
-  async #deliver(channel: ConfirmChannel, consumer: Consumer, message: ConsumeMessage): Promise<void> {
-    const settle = (step: () => void) => {
-      try {
-        step();
-      } catch {
-        // `IllegalOperationError`: the channel was closed in the meantime.
-      }
-    };
-    if (consumer.stopped) return settle(() => channel.reject(message, true));
+  async #deliver(message: ConsumeMessage | GetMessage, channel: ConfirmChannel, handle: Handler): Promise<void> {
     const headers = message.properties.headers ?? {};
     const chunkId = String(message.properties.messageId ?? "");
-    const deliveries = Number(headers["x-delivery-count"] ?? 0);
+    const deliveries = Math.max(Number(headers["x-delivery-count"] ?? 0), message.fields.redelivered ? 1 : 0);
     const sent = Number(headers["x-sent"]);
-    const open = () => decodeMessage(message.content);
-    const outcome = await consumer.handle({ chunkId, deliveries, sent, open });
-    if (outcome.do === "dead-letter") {
-      const reason = { "x-reason": outcome.reason, "x-queue": message.fields.routingKey };
-      const deadLettered = this.#confirmed(channel, DEAD_LETTERS, message.content, chunkId, reason);
-      const safe = await deadLettered.then(
+    const attempt = headers["x-attempt"] === undefined ? undefined : Number(headers["x-attempt"]);
+    const open = async () => ({ ...(await decodeMessage(message.content)), attempt });
+    const outcome = await handle({ chunkId, deliveries, sent, attempt, open });
+    const { routingKey } = message.fields;
+    let settled = outcome.do !== "retry";
+    if (outcome.do === "dead-letter" || outcome.do === "renew") {
+      const [to, also] =
+        outcome.do === "renew"
+          ? [routingKey, { "x-sent": sent, ...(attempt !== undefined && { "x-attempt": attempt }) }]
+          : [DEAD_LETTERS, { "x-reason": outcome.reason, "x-queue": routingKey }];
+      // First the copy, then the acknowledgement: a crash in between leaves two, which is harmless.
+      settled = await this.#confirmed(channel, to, message.content, chunkId, also).then(
         () => true,
         () => false,
       );
-      if (!safe) return settle(() => channel.reject(message, true));
     }
-    // A reject, not a nack: from RabbitMQ 4.3 on only rejects count as deliveries.
-    if (outcome.do === "retry") settle(() => channel.reject(message, true));
-    else settle(() => channel.ack(message));
+    settle(() => (settled ? channel.ack(message) : requeue(channel, message)));
   }
 
   ready(): boolean {
@@ -341,24 +316,7 @@ export class RabbitQueue implements Queue {
 
   async close(): Promise<void> {
     this.#channel = undefined;
-    await withinAnswer(this.#connection.close());
+    // A broker that is shutting down may never answer.
+    await within(this.#connection.close(), ANSWER_MS, "no answer").catch(() => {});
   }
-}
-
-/** Waits for the answer to a close, but not for ever: a broker that is shutting down may not send it. */
-async function withinAnswer(goodbye: Promise<unknown> | undefined): Promise<void> {
-  let timer: ReturnType<typeof setTimeout> | undefined;
-  const late = new Promise<void>((wake) => {
-    timer = setTimeout(wake, ANSWER_MS);
-  });
-  await Promise.race([goodbye?.catch(() => {}), late]).finally(() => clearTimeout(timer));
-}
-
-interface Consumer {
-  tasks: string[];
-  handle: Handler;
-  tags: string[];
-  /** The chunk in progress, and those behind it. */
-  busy: Promise<void>;
-  stopped: boolean;
 }

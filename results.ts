@@ -1,11 +1,12 @@
 /**
  * Results, job records, events and the list of workers, in Redis.
  *
- *     job:{<id>}           hash: the request, the size, the plan, `enqueued`, `error`, `failure`, `suspect`
+ *     job:{<id>}           hash: the request, the size, the plan, `attempt`, `enqueued`, `error`, `failure`, `suspect`
  *     job:{<id>}:rows      hash: band → CRC-32 of its rows, set before it is sent; a result made of other rows is refused
  *     job:{<id>}:sent      hash: band → CRC-32 of its rows, set when the queue has confirmed it
  *     job:{<id>}:done      hash: band → JSON { worker, ms, crc, bytes, deliveries, lossy }
  *     job:{<id>}:failures  hash: band → how often its task threw
+ *     job:{<id>}:claims    hash: band → the worker that computes it; "<band> lost" → how many died while they did
  *     job:{<id>}:feeder    the lease of the coordinator that enqueues the job
  *     resultado:<chunk id> base64 of the band as a picture, or of its JSON
  *     workers              sorted set: name → time of the last heartbeat, ms by Redis' clock
@@ -17,135 +18,40 @@
  *
  * Not here: what follows from the records (watch.ts, job.ts), the scripts that write them (lua.ts), the queue (queue.ts).
  */
+
 import { tracingChannel } from "node:diagnostics_channel";
 import { EventEmitter } from "node:events";
 import { type ChainableCommander, Redis } from "ioredis";
+import {
+  type Begun,
+  type Change,
+  type Claimant,
+  type Done,
+  type Failure,
+  type Hint,
+  hintOf,
+  type Job,
+  type Results,
+  type WorkerInfo,
+} from "./backends.ts";
 import { chunkIdOf, fromBase64, parseChunkId, toBase64 } from "./chunk.ts";
-import { LEASE, MARK, RECORD_FOREIGN, RELEASE, STORE, TRACK_MISSING, UPDATE } from "./lua.ts";
+import {
+  BEGIN,
+  COUNT_FAILURE,
+  FAIL,
+  FORGET_EXPIRED,
+  LEASE,
+  MARK,
+  RECORD_FOREIGN,
+  RELEASE,
+  REVIVE,
+  STORE,
+  TRACK_SUSPICION,
+  UNCLAIM,
+  UPDATE,
+} from "./lua.ts";
 import { serverUrl } from "./ops/settings.ts";
-import type { Offer, Values } from "./task.ts";
-
-export interface Job {
-  id: string;
-  /** Name on the wire, with its version: `sobel`, `median.2`. */
-  task: string;
-  /** Whether the task returns pixels or JSON. */
-  kind: "picture" | "data";
-  /** As requested, defaults filled in. */
-  params: Values;
-  /** The job of the first step of a task with two; null for a task with one. */
-  preJobId: string | null;
-  /** The parameters that the first step has found; null until then. */
-  derivedParams: Values | null;
-  /** At most this many bands in flight; null: as many as the workers can use. */
-  workers: number | null;
-  width: number;
-  height: number;
-  /** Rows of a band; the last may have fewer. */
-  rows: number;
-  bands: number;
-  /** When it was first requested, ms since 1970. */
-  created: number;
-  /** The whole picture has been read, and every band is in the queue or done. */
-  enqueued: boolean;
-  /** Why it failed, in a sentence. */
-  error: string | null;
-  /** The same in a word, for metrics. */
-  failure: Failure | null;
-}
-
-/** Why a job fails: a band that is nowhere, a task that threw, a message or a result that cannot be read. */
-export type Failure = "lost" | "task_failed" | "bad_message" | "bad_result" | "other";
-
-export interface Done {
-  worker: string;
-  /** How long the task took, ms. */
-  ms: number;
-  /** CRC-32 of the grey rows it was made from, without halo. */
-  crc: number;
-  /** Bytes of the result as `encodeBand` makes it; 0 for a third-party result. */
-  bytes: number;
-  /** How often it had been delivered before, to workers that did not return it. */
-  deliveries: number;
-  /** Stored as a picture that is not a PNG, so its pixels may not be exact. */
-  lossy?: true;
-}
-
-export interface WorkerInfo {
-  name: string;
-  host: string;
-  pid: number;
-  /** A worker that sends it also keeps `busy` right; empty where it does not. */
-  runtime: string;
-  /** Cores of its host, shared with other programs. */
-  cores: number;
-  tasks: string[];
-  /** Those of them that a coordinator can enqueue without having their modules. */
-  offers: Offer[];
-  /** When it joined, ms since 1970. */
-  since: number;
-  /** Done so far: bands, their pixels, and the ms that the task took. */
-  bands: number;
-  pixels: number;
-  ms: number;
-  /** Ids of the jobs whose bands it has, separated by spaces; empty when it is idle. */
-  busy: string;
-}
-
-/** What a watcher gets: a band is done, or the whole picture is enqueued. Undefined: anything may have changed. */
-export type Hint = { band: number; done: Done } | "enqueued";
-
-export interface Results {
-  /** Writes a whole record. It expires `ttl` seconds after the job's last band. */
-  putJob(job: Job): Promise<void>;
-  findJob(id: string): Promise<Job | null>;
-  /** Changes a record; false where there is none. */
-  updateJob(id: string, change: Change): Promise<boolean>;
-  /** Removes the record and everything that belongs to it. @param bands how many it has, where known */
-  removeJob(id: string, bands?: number): Promise<void>;
-
-  /** Takes or renews the lease to enqueue a job, for `ms`; false while another owner has it. */
-  lease(id: string, owner: string, ms: number): Promise<boolean>;
-  release(id: string, owner: string): Promise<void>;
-
-  /** Records the CRC-32 of a band's rows, before it is sent. */
-  expectRows(id: string, band: number, crc: number): Promise<void>;
-  markSent(id: string, band: number, crc: number): Promise<void>;
-  sent(id: string): Promise<Map<number, number>>;
-  done(id: string): Promise<Map<number, Done>>;
-  /** Counts a failure of a band's task; returns how many there were. */
-  countFailure(chunkId: string): Promise<number>;
-
-  /**
-   * Stores a band, marks it done and publishes that, in one transaction. False: the job is gone or has failed, or
-   * `done.crc` is not what `expectRows` recorded, so the band is left over from an earlier job with the same id.
-   * @param picture must not change until this resolves
-   */
-  store(chunkId: string, picture: Uint8Array, done: Done): Promise<boolean>;
-  /** Marks as done those bands of `awaited` (band → CRC) whose result a third-party worker has SET. */
-  recordForeignResults(id: string, awaited: Map<number, number>): Promise<void>;
-  /**
-   * Records whether a job has bands that are missing: neither in the queue nor with a worker.
-   * @returns for how long they have been missing, ms; 0 while none is. A stored band resets it.
-   */
-  trackMissing(id: string, nowhere: boolean): Promise<number>;
-  load(chunkId: string): Promise<Uint8Array | null>;
-  drop(chunkId: string): Promise<void>;
-
-  /** Gives every third-party result a TTL, even where its job is gone. */
-  sweep(): Promise<void>;
-
-  watch(id: string, listener: (hint?: Hint) => void): Promise<() => void>;
-
-  beat(worker: WorkerInfo): Promise<void>;
-  leave(name: string): Promise<void>;
-  /** Live workers: those with a heartbeat in the last `LIVE_MS`. */
-  workers(): Promise<WorkerInfo[]>;
-
-  /** Rejects while the store cannot be used. */
-  ping(): Promise<void>;
-  close(): Promise<void>;
-}
+import type { Offer } from "./task.ts";
 
 export const BEAT_MS = 4_000;
 export const LIVE_MS = 12_000;
@@ -156,11 +62,8 @@ export const FOREIGN_WORKER = "foreign";
 const jobKey = (id: string) => `job:{${id}}`;
 const resultKey = (chunkId: string) => `resultado:${chunkId}`;
 
-export type Change = Partial<Pick<Job, "enqueued" | "error" | "failure" | "derivedParams">>;
-
-export function hintOf(change: Change): "enqueued" | undefined {
-  return change.enqueued && Object.keys(change).length === 1 ? "enqueued" : undefined;
-}
+/** The time that one look adds to a suspicion, at most, ms: several times the pause between two looks. */
+const MAX_LOOK_MS = 5_000;
 
 // Bun's channels do not say whether anybody listens, as Node's and Deno's do, and so ioredis tells each command with its
 // arguments, megabytes among them, to nobody.
@@ -178,6 +81,7 @@ export class RedisResults implements Results {
   readonly #redis: Redis;
   readonly #subscriber: Redis;
   readonly #events = new EventEmitter().setMaxListeners(0);
+  #fleet: { at: number; workers: Promise<WorkerInfo[]> } | undefined;
 
   /**
    * @param url `redis://` or `rediss://`
@@ -198,12 +102,7 @@ export class RedisResults implements Results {
     // An `error` event without a listener would end the process. The commands themselves report failures.
     this.#redis.on("error", () => {});
     this.#subscriber.on("error", () => {});
-    this.#subscriber.on("message", (channel: string, message: string) => {
-      const space = message.indexOf(" ");
-      const band = Number(message.slice(0, space));
-      const whole: Hint | undefined = message === "enqueued" ? message : undefined;
-      this.#events.emit(channel, space < 0 ? whole : { band, done: JSON.parse(message.slice(space)) });
-    });
+    this.#subscriber.on("message", (channel: string, message: string) => this.#events.emit(channel, hintFrom(message)));
     // Messages published while the connection was down are lost: every watcher reads the records again.
     this.#subscriber.on("ready", () => {
       for (const channel of this.#events.eventNames()) this.#events.emit(channel);
@@ -226,17 +125,25 @@ export class RedisResults implements Results {
     return (await this.#redis.eval(UPDATE, 1, jobKey(id), hintOf(change) ?? "job", ...fields)) === 1;
   }
 
-  /** Lets a failed job continue: done bands stay, the rest must be sent again. */
+  async failJob(id: string, error: string, failure: Failure, of?: { band: number; attempt: number | undefined }) {
+    const args = [error, failure, of?.band ?? "", of?.attempt ?? ""];
+    return (await this.#redis.eval(FAIL, 1, jobKey(id), ...args.map(String))) === 1;
+  }
+
   async reviveJob(id: string): Promise<void> {
-    if (!(await this.updateJob(id, { error: null, failure: null, enqueued: false }))) return;
-    await this.#redis.del(`${jobKey(id)}:sent`, `${jobKey(id)}:failures`);
+    await this.#redis.eval(REVIVE, 1, jobKey(id));
+  }
+
+  async forgetExpired(id: string): Promise<void> {
+    await this.#redis.eval(FORGET_EXPIRED, 1, jobKey(id));
   }
 
   async removeJob(id: string, known?: number): Promise<void> {
     const key = jobKey(id);
     const bands = known ?? Number(await this.#redis.hget(key, "bands"));
     // The record first: without it nothing more is written about this job.
-    const steps = this.#redis.pipeline().del(key, `${key}:rows`, `${key}:sent`, `${key}:done`, `${key}:failures`);
+    const hashes = ["rows", "sent", "done", "failures", "claims"].map((part) => `${key}:${part}`);
+    const steps = this.#redis.pipeline().del(key, ...hashes);
     steps.publish(key, "job");
     const results = Array.from({ length: bands }, (_, band) => resultKey(chunkIdOf(id, band)));
     for (let i = 0; i < results.length; i += 500) steps.unlink(...results.slice(i, i + 500));
@@ -251,12 +158,16 @@ export class RedisResults implements Results {
     await this.#redis.eval(RELEASE, 1, `${jobKey(id)}:feeder`, owner);
   }
 
-  async expectRows(id: string, band: number, crc: number): Promise<void> {
-    await this.#redis.eval(MARK, 2, jobKey(id), `${jobKey(id)}:rows`, "HSET", band, crc);
+  async isLeased(id: string): Promise<boolean> {
+    return (await this.#redis.exists(`${jobKey(id)}:feeder`)) === 1;
   }
 
-  async markSent(id: string, band: number, crc: number): Promise<void> {
-    await this.#redis.eval(MARK, 2, jobKey(id), `${jobKey(id)}:sent`, "HSET", band, crc);
+  async expectRows(id: string, band: number, crc: number): Promise<void> {
+    await this.#redis.eval(MARK, 2, jobKey(id), `${jobKey(id)}:rows`, band, crc, "");
+  }
+
+  async markSent(id: string, band: number, crc: number, attempt: number): Promise<void> {
+    await this.#redis.eval(MARK, 2, jobKey(id), `${jobKey(id)}:sent`, band, crc, attempt);
   }
 
   async sent(id: string): Promise<Map<number, number>> {
@@ -269,18 +180,35 @@ export class RedisResults implements Results {
     return new Map(fields.map(([band, record]) => [Number(band), JSON.parse(record)]));
   }
 
-  async countFailure(chunkId: string): Promise<number> {
+  async begin(chunkId: string, by: Claimant): Promise<Begun> {
     const { jobId, band } = parseChunkId(chunkId);
-    const key = jobKey(jobId);
-    return Number(await this.#redis.eval(MARK, 2, key, `${key}:failures`, "HINCRBY", band, 1));
+    const ask = async (isVoid: boolean) => {
+      const args = [band, claimOf(by), by.attempt ?? "", by.redelivered ? 1 : 0, isVoid ? 1 : 0];
+      return String(await this.#redis.eval(BEGIN, 1, jobKey(jobId), ...args)).split(" ");
+    };
+    let [answer, ...rest] = await ask(false);
+    if (answer === "claimed") {
+      // Another worker has the other copy. While it lives, this copy needs no work.
+      if ((await this.workers()).some((worker) => claimOf(worker) === rest.join(" "))) return null;
+      [answer, ...rest] = await ask(true);
+    }
+    return answer === "go" ? { lost: Number(rest[0]) } : null;
   }
 
-  async store(chunkId: string, picture: Uint8Array, done: Done): Promise<boolean> {
+  async unclaim(chunkId: string, by: Claimant): Promise<void> {
     const { jobId, band } = parseChunkId(chunkId);
-    const key = jobKey(jobId);
-    const keys = [key, `${key}:done`, resultKey(chunkId), `${key}:rows`];
-    const record = JSON.stringify(done);
-    return (await this.#redis.eval(STORE, keys.length, ...keys, band, record, toBase64(picture), done.crc)) === 1;
+    await this.#redis.eval(UNCLAIM, 1, jobKey(jobId), band, claimOf(by));
+  }
+
+  async countFailure(chunkId: string, attempt: number | undefined): Promise<number> {
+    const { jobId, band } = parseChunkId(chunkId);
+    return Number(await this.#redis.eval(COUNT_FAILURE, 1, jobKey(jobId), band, attempt ?? ""));
+  }
+
+  async store(chunkId: string, picture: Uint8Array, done: Done, attempt: number | undefined): Promise<boolean> {
+    const { jobId, band } = parseChunkId(chunkId);
+    const args = [band, JSON.stringify(done), toBase64(picture), done.crc, attempt ?? ""];
+    return (await this.#redis.eval(STORE, 2, jobKey(jobId), resultKey(chunkId), ...args)) === 1;
   }
 
   async recordForeignResults(id: string, awaited: Map<number, number>): Promise<void> {
@@ -289,11 +217,11 @@ export class RedisResults implements Results {
     const records = [...awaited].flatMap(([band, crc]) => {
       return [band, JSON.stringify({ worker: FOREIGN_WORKER, ms: 0, crc, bytes: 0, deliveries: 0 } satisfies Done)];
     });
-    await this.#redis.eval(RECORD_FOREIGN, keys.length + 2, key, `${key}:done`, ...keys, ...records);
+    await this.#redis.eval(RECORD_FOREIGN, keys.length + 1, key, ...keys, ...records);
   }
 
-  async trackMissing(id: string, nowhere: boolean): Promise<number> {
-    return Number(await this.#redis.eval(TRACK_MISSING, 1, jobKey(id), nowhere ? 1 : 0));
+  async trackSuspicion(id: string, suspicious: boolean): Promise<number> {
+    return Number(await this.#redis.eval(TRACK_SUSPICION, 1, jobKey(id), suspicious ? 1 : 0, MAX_LOOK_MS));
   }
 
   async load(chunkId: string): Promise<Uint8Array | null> {
@@ -325,9 +253,11 @@ export class RedisResults implements Results {
   }
 
   async beat(worker: WorkerInfo): Promise<void> {
+    this.#fleet = undefined;
     const key = `worker:${worker.name}`;
     const [seconds] = await this.#redis.time();
-    const fields = { ...worker, tasks: JSON.stringify(worker.tasks), offers: JSON.stringify(worker.offers) };
+    const lists = { tasks: JSON.stringify(worker.tasks), offers: JSON.stringify(worker.offers) };
+    const fields = { ...worker, ...lists, consuming: worker.consuming ? 1 : 0 };
     const beat = this.#redis.multi().zadd("workers", seconds * 1000, worker.name);
     await all(beat.hset(key, fields).pexpire(key, LIVE_MS));
   }
@@ -337,23 +267,30 @@ export class RedisResults implements Results {
     await this.#redis.del(`worker:${name}`);
   }
 
-  async workers(): Promise<WorkerInfo[]> {
-    const [seconds] = await this.#redis.time();
-    const oldest = seconds * 1000 - LIVE_MS;
-    await this.#redis.zremrangebyscore("workers", 0, oldest);
-    const names = await this.#redis.zrangebyscore("workers", "-inf", "+inf");
-    const found = await Promise.all(names.map((name) => this.#heartbeat(name)));
-    return found.filter((fields) => fields.name).map(workerOf);
+  workers(maxAgeMs = 0): Promise<WorkerInfo[]> {
+    if (!this.#fleet || Date.now() - this.#fleet.at >= maxAgeMs) {
+      const fleet = { at: Date.now(), workers: this.#readWorkers() };
+      this.#fleet = fleet;
+      fleet.workers.catch(() => {
+        if (this.#fleet === fleet) this.#fleet = undefined;
+      });
+    }
+    return this.#fleet.workers;
   }
 
-  /** Empty where there is none, or where another program has stored something that is not a hash. */
-  async #heartbeat(name: string): Promise<Record<string, string>> {
-    try {
-      return await this.#redis.hgetall(`worker:${name}`);
-    } catch (error) {
-      if ((error as Error).message.startsWith("WRONGTYPE")) return {};
-      throw error;
-    }
+  async #readWorkers(): Promise<WorkerInfo[]> {
+    const [seconds] = await this.#redis.time();
+    await this.#redis.zremrangebyscore("workers", 0, seconds * 1000 - LIVE_MS);
+    const names = await this.#redis.zrange("workers", "0", "-1");
+    const reads = this.#redis.pipeline();
+    for (const name of names) reads.hgetall(`worker:${name}`);
+    const replies = names.length > 0 ? ((await reads.exec()) ?? []) : [];
+    return replies.flatMap(([error, fields]) => {
+      // Another program may have stored something that is not a hash: that one is left out.
+      if (error && !error.message.startsWith("WRONGTYPE")) throw error;
+      const found = (error ? {} : fields) as Record<string, string>;
+      return found.name ? [workerOf(found)] : [];
+    });
   }
 
   async ping(): Promise<void> {
@@ -365,6 +302,32 @@ export class RedisResults implements Results {
     this.#redis.disconnect();
     this.#subscriber.disconnect();
   }
+}
+
+/** Anyone may publish on the channel. What cannot be read is a hint that anything may have changed. */
+function hintFrom(message: string): Hint | undefined {
+  if (message === "enqueued") return message;
+  const [, band, record] = /^(\d{1,10}) (\{.*\})$/s.exec(message) ?? [];
+  if (band === undefined) return undefined;
+  try {
+    return { band: Number(band), done: doneFrom(record) };
+  } catch {
+    return undefined;
+  }
+}
+
+/** @throws SyntaxError, TypeError */
+function doneFrom(record: string): Done {
+  const done = JSON.parse(record) as Done;
+  if (typeof done.worker !== "string" || !Number.isFinite(done.ms) || !Number.isFinite(done.bytes)) {
+    throw new TypeError("done record: expected worker, ms and bytes");
+  }
+  return done;
+}
+
+/** A claim of this process, and of no other: a worker may be restarted under the same name. */
+function claimOf({ name, since }: { name: string; since: number }): string {
+  return `${name} ${since}`;
 }
 
 /** Runs the commands. @throws the first error of one of them */
@@ -397,6 +360,7 @@ function jobFrom(fields: Record<string, string>): Job {
     rows: Number(fields.rows),
     bands: Number(fields.bands),
     created: Number(fields.created),
+    attempt: Number(fields.attempt) || 0,
     enqueued: fields.enqueued === "1",
     error: fields.error || null,
     failure: (fields.failure as Failure) || null,
@@ -412,7 +376,8 @@ function workerOf(fields: Record<string, string>): WorkerInfo {
   });
   const tasks = listOf(fields.tasks).filter((task) => typeof task === "string");
   const offers = listOf(fields.offers).filter((offer) => typeof offer === "object" && offer !== null) as Offer[];
-  return { name, host, runtime, tasks, offers, pid, cores, since, bands, pixels, ms, busy };
+  const consuming = fields.consuming !== "0";
+  return { name, host, runtime, tasks, offers, pid, cores, since, bands, pixels, ms, busy, consuming };
 }
 
 function listOf(json = "[]"): unknown[] {

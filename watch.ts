@@ -13,14 +13,10 @@
  *
  * Not here: what moves a job forward (job.ts, worker.ts).
  */
-import { EventEmitter } from "node:events";
-import { DEAD_LETTERS, type Queue } from "./queue.ts";
-import type { Done, Failure, Hint, Job, Results } from "./results.ts";
 
-export interface Backends {
-  queue: Queue;
-  results: Results;
-}
+import { EventEmitter } from "node:events";
+import type { Backends, Done, Failure, Hint, Job, Results } from "./backends.ts";
+import { DEAD_LETTERS } from "./queue.ts";
 
 /** Why a job cannot go on: it has failed, is gone, or is another one than what was sent. */
 export class JobError extends Error {
@@ -52,6 +48,10 @@ const LOOK_MS = 200;
 const REFRESH_MS = 2_000;
 /** A band that is neither in the queue nor with a worker for this long is lost: several heartbeats, ms. */
 const VANISHED_MS = 15_000;
+/** All watches share one list of workers, which may be this old, ms. */
+const FLEET_MS = 1_000;
+/** An upload without a coordinator for this long has stopped, ms: a client retries sooner. */
+const INTERRUPTED_MS = 25_000;
 /** The same where consumers of the queue do not report which jobs they have, ms. */
 const VANISHED_UNSEEN_MS = 90_000;
 
@@ -63,15 +63,20 @@ interface Known {
   done: Map<number, Done>;
 }
 
-/** Reads a job, and fails it if bands are lost. @returns null where there is no such job */
-export async function lookUp(backends: Backends, id: string): Promise<Known | null> {
+/**
+ * Reads a job, and fails it if it cannot go on.
+ * @param isEnqueued whether this process enqueues it now: such a job needs no lease to count as alive
+ * @returns null where there is no such job
+ */
+export async function lookUp(backends: Backends, id: string, isEnqueued = JobWatch.enqueues(backends, id)) {
   let known = await read(backends.results, id);
-  if (!known) return null;
+  if (!known || known.job.error !== null || stateOf(known.job, known.done.size) === "done") return known;
   const awaited = awaitedOf(known);
-  if (awaited.size === 0 || known.job.error !== null) return known;
-  await backends.results.recordForeignResults(id, awaited);
-  known = await read(backends.results, id);
-  if (!known || !(await failIfVanished(backends, known))) return known;
+  if (awaited.size > 0) {
+    await backends.results.recordForeignResults(id, awaited);
+    known = await read(backends.results, id);
+  }
+  if (!known || !(await failIfStuck(backends, known, isEnqueued))) return known;
   return read(backends.results, id);
 }
 
@@ -85,26 +90,41 @@ function awaitedOf({ sent, done }: Known): Map<number, number> {
 }
 
 /**
- * Fails a job whose bands are lost: the queue was deleted, or a worker acknowledged and died. A band is also in neither
- * place for a moment between delivery and the worker's next heartbeat, so it must be missing for some time.
+ * Fails a job that nothing moves any more: its upload has stopped, or bands of it are lost (the queue was deleted, a worker
+ * acknowledged and died). A band is in neither place for a moment between its delivery and the worker's next heartbeat, and
+ * an upload without a coordinator until the client retries, so it must be seen so for some time.
  */
-async function failIfVanished({ queue, results }: Backends, known: Known): Promise<boolean> {
+async function failIfStuck(backends: Backends, known: Known, isEnqueued: boolean): Promise<boolean> {
+  const { results } = backends;
   const { job } = known;
+  if (job.error !== null) return false;
+  const interrupted = !job.enqueued && !isEnqueued && !(await results.isLeased(job.id));
   const [awaited] = awaitedOf(known).keys();
-  if (awaited === undefined || job.error !== null) return false;
+  const missing = awaited === undefined ? { isMissing: false, limit: VANISHED_MS } : await missingOf(backends, job);
+  const seen = await results.trackSuspicion(job.id, interrupted || missing.isMissing);
+  if (missing.isMissing && seen >= missing.limit) {
+    const where = `the queue is empty, and no worker has it; a rejected band is in ${DEAD_LETTERS}`;
+    return results.failJob(job.id, `band ${awaited} has vanished: ${where}`, "lost");
+  }
+  if (!interrupted || seen < INTERRUPTED_MS) return false;
+  const why = "its upload was cut off, or Redis came back with older data";
+  return results.failJob(job.id, `the picture has not arrived completely: ${why}; send it again`, "interrupted");
+}
+
+/** Whether bands are neither in the queue nor with a worker, and for how long that may be seen, ms. */
+async function missingOf(
+  { queue, results }: Backends,
+  { id, task }: Job,
+): Promise<{ isMissing: boolean; limit: number }> {
   // A broker that does not answer may have the band: the time starts again when it is back.
   const unknown = { waiting: Number.POSITIVE_INFINITY, consumers: 0 };
-  const [depth, workers] = await Promise.all([queue.depth(job.task).catch(() => unknown), results.workers()]);
-  const { waiting, consumers } = depth;
-  const fleet = workers.filter(({ tasks }) => tasks.includes(job.task));
-  const nowhere = waiting === 0 && !fleet.some(({ busy }) => busy.split(" ").includes(job.id));
-  const held = await results.trackMissing(job.id, nowhere);
+  const [depth, workers] = await Promise.all([queue.depth(task).catch(() => unknown), results.workers(FLEET_MS)]);
+  const fleet = workers.filter(({ tasks }) => tasks.includes(task));
+  const isMissing = depth.waiting === 0 && !fleet.some(({ busy }) => busy.split(" ").includes(id));
   // Third-party workers send no heartbeat, or leave `busy` empty. A worker that sends `runtime` also keeps `busy` right.
-  const allReport = consumers <= fleet.length && fleet.every(({ runtime }) => runtime !== "");
-  if (held < (allReport ? VANISHED_MS : VANISHED_UNSEEN_MS)) return false;
-  const where = `the queue is empty, and no worker has it; a rejected band is in ${DEAD_LETTERS}`;
-  const error = `band ${awaited} has vanished: ${where}`;
-  return results.updateJob(job.id, { error, failure: "lost" });
+  const consuming = fleet.filter((worker) => worker.consuming).length;
+  const allReport = depth.consumers <= consuming && fleet.every(({ runtime }) => runtime !== "");
+  return { isMissing, limit: allReport ? VANISHED_MS : VANISHED_UNSEEN_MS };
 }
 
 interface SharedWatch {
@@ -126,6 +146,7 @@ export class JobWatch {
   #reading = 0;
   #timer: ReturnType<typeof setTimeout> | undefined;
   #closed = false;
+  #enqueuing = 0;
   #unwatch: Promise<() => void> | undefined;
 
   private constructor(
@@ -168,6 +189,22 @@ export class JobWatch {
       (unwatch) => unwatch(),
       () => {},
     );
+  }
+
+  /** Whether this process enqueues the job now. */
+  static enqueues({ results }: Backends, id: string): boolean {
+    const entry = JobWatch.#shared.get(results)?.get(id);
+    return entry !== undefined && entry.watch.#enqueuing > 0;
+  }
+
+  /** Runs `step` while the job counts as being enqueued by this process. */
+  async enqueuing<T>(step: () => Promise<T>): Promise<T> {
+    this.#enqueuing++;
+    try {
+      return await step();
+    } finally {
+      this.#enqueuing--;
+    }
   }
 
   /** Bands that were sent and are not done. */
@@ -235,7 +272,8 @@ export class JobWatch {
   }
 
   #take(known: Known | null): void {
-    if (known?.job.created !== this.job?.created) {
+    // The id was sent anew, or a failed job starts its next attempt: what was known of the bands is out of date.
+    if (known?.job.created !== this.job?.created || known?.job.attempt !== this.job?.attempt) {
       this.sent.clear();
       this.done.clear();
     }
@@ -260,7 +298,7 @@ export class JobWatch {
     if (now - this.#heard < LOOK_MS) return;
     if (now - this.#refreshed >= REFRESH_MS) {
       this.#refreshed = now;
-      return this.#refresh(lookUp(this.backends, this.id));
+      return this.#refresh(lookUp(this.backends, this.id, this.#enqueuing > 0));
     }
     const awaited = awaitedOf(this as Known);
     if (awaited.size > 0) await this.backends.results.recordForeignResults(this.id, awaited);

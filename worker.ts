@@ -7,41 +7,46 @@
  *     the message cannot be read        the job fails with the reason; dead-lettered
  *     its task is unknown here          the same
  *     the task threw, or took too long  requeued, three times; then the job fails; dead-lettered
- *     it has killed its workers         redelivered until just below the queue's limit; then the job fails; dead-lettered
- *     the job was cancelled or failed   dropped
- *     Redis is unavailable              kept and retried, for ever
+ *     five workers died of it           the job fails; dead-lettered
+ *     another copy is being computed    dropped; so is a band that is done, cancelled, failed or of an earlier attempt
+ *     it was delivered many times       enqueued anew, so that the queue's own limit is never reached
+ *     Redis is unavailable              kept and retried; after three missed heartbeats requeued, and no band is taken until
+ *                                       Redis answers again
  *     RabbitMQ is unavailable           the queue reconnects; RabbitMQ redelivers the band, which is harmless
  *     SIGTERM                           finished and acknowledged; then exit 0. A second signal: exit 1 at once
  *     SIGKILL                           RabbitMQ redelivers it to another worker
  *
  * Invariant: a band done twice gives the same bytes under the same key, so a redelivery is harmless.
  *
- * Tasks run in a thread of this same file: the process answers the broker's heartbeats while a band is computed, and a
- * task that does not end can be terminated. The embedded coordinator starts several `Worker`s in its own process.
+ * The embedded coordinator starts several `Worker`s in its own process.
  *
- * Not here: what a band is (chunk.ts), what a task is (task.ts), the queue and the store (queue.ts, results.ts).
+ * Not here: what a band is (chunk.ts), what a task is (task.ts) and the thread it runs in (tasks/thread.ts), the queue and
+ * the store (queue.ts, results.ts).
  */
 import { availableParallelism, hostname } from "node:os";
 import process from "node:process";
-import { isMainThread, parentPort, Worker as Thread, workerData } from "node:worker_threads";
-import { type Chunk, isChunkId, parseChunkId, rowsCrc } from "./chunk.ts";
+import type { Delivery, Done, Failure, Outcome, Queue, Results, WorkerInfo } from "./backends.ts";
+import { type Chunk, isChunkId, parseChunkId } from "./chunk.ts";
+import { within } from "./ops/deadline.ts";
 import { type Fields, type Log, openLog } from "./ops/log.ts";
 import type { DeadLetterReason, WorkerMetrics } from "./ops/metrics.ts";
 import { answerHelp, levelSetting, setting } from "./ops/settings.ts";
-import { encodeBand } from "./picture/png-write.ts";
-import type { Delivery, Outcome, Queue } from "./queue.ts";
-import { BEAT_MS, type Failure, type Results, type WorkerInfo } from "./results.ts";
-import { offerOf, runTask } from "./task.ts";
+import { BEAT_MS } from "./results.ts";
+import { offerOf } from "./task.ts";
 import { loadTasks, namesIn, type Tasks } from "./tasks/index.ts";
+import { type BandResult, TaskThread } from "./tasks/thread.ts";
 
 /** Failures of a band before its job fails. */
 const ATTEMPTS = 3;
 /** How long the band in progress may take after SIGTERM, ms. Kubernetes waits for 30 s. */
 const STOP_MS = 25_000;
-/** At 20 deliveries the queue itself dead-letters the band, and the job would not learn why. */
-const MAX_DELIVERIES = 18;
-/** Marks the threads that this file starts. A thread that only imports it does not serve tasks. */
-const ROLE = "tasks";
+/** Workers that may die while they compute a band, before its job fails. */
+const MAX_LOST = 5;
+/** At 20 deliveries the queue itself dead-letters a message, without a reason. A new message starts at 0. */
+const RENEW_DELIVERIES = 12;
+/** How long a heartbeat may take, ms, and how many in a row may fail before the store counts as unreachable. */
+const BEAT_ANSWER_MS = 3_000;
+const MAX_MISSED_BEATS = 3;
 /** A task is terminated at its time limit. One that still runs this much later cannot be, ms. */
 const STUCK_MS = 30_000;
 
@@ -51,6 +56,9 @@ const FAILURES: Record<DeadLetterReason, Failure> = {
   unknown_task: "bad_message",
   task_failed: "task_failed",
 };
+
+/** Which band, and for which attempt of its job. */
+type Band = Pick<Delivery, "chunkId" | "attempt">;
 
 export interface WorkerOptions {
   queue: Queue;
@@ -78,60 +86,68 @@ export class Worker {
   /** When the task in progress began; null while idle. */
   #begun: number | null = null;
   #beating: ReturnType<typeof setInterval> | undefined;
-  #stopConsuming: (() => Promise<void>)[] = [];
+  #missedBeats = 0;
+  /** Aborted when the store is unreachable; the next one begins when it answers again. */
+  #contact = new AbortController();
+  #stopConsuming: (() => Promise<void>) | undefined;
   #stopping = false;
-  /** The jobs of the bands it has: the one in progress, and those of other queues that wait. */
-  readonly #held: string[] = [];
-  #turn: Promise<unknown> = Promise.resolve();
 
   constructor(options: WorkerOptions) {
     this.#options = options;
     const runtime = "Deno" in globalThis ? "deno" : "bun";
     const { name, only: tasks = [...options.tasks.keys()] } = options;
-    this.#thread = new TaskThread(options.modules);
     this.#log = options.log.with({ worker: name });
-    const counts = { since: Date.now(), bands: 0, pixels: 0, ms: 0, busy: "" };
+    this.#thread = new TaskThread(options.modules, this.#log);
+    const counts = { since: Date.now(), bands: 0, pixels: 0, ms: 0, busy: "", consuming: false };
     const offers = tasks.flatMap((task) => offerOf(options.tasks.get(task)!) ?? []);
     const machine = { host: hostname(), pid: process.pid, runtime, cores: availableParallelism() };
     this.#info = { name, ...machine, tasks, offers, ...counts };
   }
 
   async start(): Promise<void> {
-    const beat = () => this.#options.results.beat(this.#info);
-    this.#beating = setInterval(() => beat().catch((error) => this.#log.warn("heartbeat failed", { error })), BEAT_MS);
-    await this.#retry(beat);
-    const { queue } = this.#options;
-    for (const task of this.#info.tasks) {
-      this.#stopConsuming.push(await queue.consume([task], (delivery) => this.#inTurn(delivery)));
+    await this.#retry(() => this.#options.results.beat(this.#info));
+    this.#beating = setInterval(() => this.#beat(), BEAT_MS);
+    await this.#consume();
+  }
+
+  async #consume(): Promise<void> {
+    const { queue, results } = this.#options;
+    const onConsuming = (consuming: boolean) => {
+      this.#info.consuming = consuming;
+      // At once: a job compares the consumers of its queue with the workers that say they are one.
+      if (!this.#stopping) results.beat(this.#info).catch(() => {}); // the next heartbeat repeats it
+    };
+    this.#stopConsuming = await queue.consume(this.#info.tasks, (delivery) => this.#handle(delivery), onConsuming);
+  }
+
+  /** Failures are counted by looks, not by a clock: after a machine has slept, one heartbeat may fail, not three. */
+  async #beat(): Promise<void> {
+    try {
+      await within(this.#options.results.beat(this.#info), BEAT_ANSWER_MS, `Redis: no answer in ${BEAT_ANSWER_MS} ms`);
+      this.#missedBeats = 0;
+    } catch (error) {
+      this.#log.warn("heartbeat failed", { error });
+      this.#missedBeats++;
     }
+    const unreachable = this.#missedBeats >= MAX_MISSED_BEATS;
+    if (this.#stopping || unreachable === this.#contact.signal.aborted) return;
+    if (!unreachable) {
+      this.#contact = new AbortController();
+      this.#log.info("result store answers again, taking bands");
+      return this.#consume();
+    }
+    this.#log.error("result store unreachable, taking no bands until it answers", { missed: this.#missedBeats });
+    this.#contact.abort(new Error("result store unreachable"));
+    await this.#stopConsuming?.();
   }
 
   /** Finishes the band in progress and takes no other. */
   async stop(): Promise<void> {
     this.#stopping = true;
-    await Promise.all(this.#stopConsuming.map((stop) => stop()));
+    await this.#stopConsuming?.();
     clearInterval(this.#beating);
     await this.#options.results.leave(this.#info.name).catch(() => {});
     await this.#thread.end();
-  }
-
-  /**
-   * Every task has a queue, and each delivers one band at a time. Bands are computed one after another. The heartbeat names
-   * the waiting ones too, otherwise their jobs would take them for lost.
-   */
-  async #inTurn(delivery: Delivery): Promise<Outcome> {
-    const { chunkId } = delivery;
-    const job = isChunkId(chunkId) ? parseChunkId(chunkId).jobId : "";
-    this.#hold(() => this.#held.push(job));
-    const before = this.#turn;
-    const outcome = before.then(() => (this.#stopping ? ({ do: "retry" } as const) : this.#handle(delivery)));
-    this.#turn = outcome;
-    return outcome.finally(() => this.#hold(() => this.#held.splice(this.#held.indexOf(job), 1)));
-  }
-
-  #hold(change: () => void): void {
-    change();
-    this.#info.busy = [...new Set(this.#held)].join(" ");
   }
 
   /** Why the process should be restarted; null where it should not. */
@@ -143,64 +159,77 @@ export class Worker {
   /** Never throws. */
   async #handle(delivery: Delivery): Promise<Outcome> {
     const { metrics } = this.#options;
+    const { chunkId } = delivery;
+    const { signal } = this.#contact;
     metrics?.busy.inc();
+    this.#info.busy = isChunkId(chunkId) ? parseChunkId(chunkId).jobId : "";
     try {
-      return await this.#outcomeOf(delivery);
+      return await Promise.race([this.#outcomeOf(delivery), rejected(signal)]);
     } catch (error) {
-      // Redis is unavailable while this worker shuts down: another worker gets the band.
-      this.#log.warn("band requeued", { chunk: delivery.chunkId, error });
+      // Redis is unreachable, or unavailable while this worker shuts down: another worker gets the band.
+      this.#log.warn("band requeued", { chunk: chunkId, error });
       metrics?.bands.inc({ task: "", outcome: "requeued" });
+      if (signal.aborted) await this.#thread.end();
       return { do: "retry" };
     } finally {
       metrics?.busy.dec();
+      this.#info.busy = "";
     }
   }
 
   /** Every outcome, in the order of the table above. */
   async #outcomeOf(delivery: Delivery): Promise<Outcome> {
-    if (delivery.deliveries >= MAX_DELIVERIES) {
-      const times = `handed out ${delivery.deliveries} times`;
-      return this.#giveUp(delivery.chunkId, `${times}, and no worker came back with it`, "kills_workers");
-    }
+    const { attempt, deliveries } = delivery;
     let chunk: Chunk;
     try {
       chunk = await delivery.open();
     } catch (error) {
-      return this.#giveUp(delivery.chunkId, `message cannot be read: ${(error as Error).message}`, "unreadable");
+      return this.#deadLetter(delivery, `message cannot be read: ${(error as Error).message}`, "unreadable");
     }
     const { chunkId, task } = chunk;
-    const { tasks } = this.#options;
-    if (!tasks.has(task))
-      return this.#giveUp(chunkId, `unknown task ${task}: this worker has ${[...tasks.keys()]}`, "unknown_task");
+    const { tasks, results } = this.#options;
+    if (!tasks.has(task)) {
+      const why = `unknown task ${task}: this worker has ${[...tasks.keys()]}`;
+      return this.#deadLetter({ chunkId, attempt }, why, "unknown_task");
+    }
     this.#taken(delivery, task);
-    const { jobId } = parseChunkId(chunkId);
-    const job = await this.#retry(() => this.#options.results.findJob(jobId));
-    if (!job || job.error !== null) return this.#settled(chunkId, task, "dropped");
+    const claimant = { ...this.#info, attempt, redelivered: deliveries > 0 };
+    const begun = await this.#retry(() => results.begin(chunkId, claimant));
+    if (!begun) return this.#settled(chunkId, task, "dropped");
+    if (begun.lost >= MAX_LOST) {
+      const why = `${begun.lost} workers died while they computed it`;
+      return this.#deadLetter({ chunkId, attempt }, why, "kills_workers");
+    }
+    if (deliveries >= RENEW_DELIVERIES) return { do: "renew" };
     const start = performance.now();
     let result: BandResult;
     try {
       this.#begun = start;
       result = await this.#thread.run(chunk, this.#options.bandTimeout);
     } catch (error) {
-      return this.#failed(chunkId, task, (error as Error).message);
+      return this.#failed({ chunkId, attempt }, task, (error as Error).message);
     } finally {
       this.#begun = null;
     }
     const ms = Math.round((performance.now() - start) * 10) / 10;
-    const { deliveries } = delivery;
     const done = { worker: this.#info.name, ms, crc: result.crc, bytes: result.made.length, deliveries };
-    await this.#retry(() => this.#options.results.store(chunkId, result.made, done));
-    const pixels = chunk.width * (chunk.height - chunk.halo[0] - chunk.halo[1]);
+    const stored = await this.#retry(() => results.store(chunkId, result.made, done, attempt));
+    if (!stored) return this.#settled(chunkId, task, "dropped");
+    return this.#counted(chunk, done, Math.max(0, performance.now() - start - ms));
+  }
+
+  #counted(chunk: Chunk, { ms, bytes }: Done, storeMs: number): Outcome {
+    const { chunkId, task, width, height, halo } = chunk;
+    const { metrics } = this.#options;
+    const pixels = width * (height - halo[0] - halo[1]);
     this.#info.bands++;
     this.#info.pixels += pixels;
     this.#info.ms += ms;
-    const storeMs = Math.max(0, performance.now() - start - ms);
-    const { metrics } = this.#options;
     metrics?.compute.observe({ task }, ms / 1000);
     metrics?.store.observe(storeMs / 1000);
     metrics?.pixels.inc({ task }, pixels);
-    metrics?.resultBytes.inc({ task }, done.bytes);
-    return this.#settled(chunkId, task, "done", { ms, pixels, bytes: done.bytes, storeMs: Math.round(storeMs) });
+    metrics?.resultBytes.inc({ task }, bytes);
+    return this.#settled(chunkId, task, "done", { ms, pixels, bytes, storeMs: Math.round(storeMs) });
   }
 
   #taken({ deliveries, sent }: Delivery, task: string): void {
@@ -216,36 +245,40 @@ export class Worker {
     return { do: "done" };
   }
 
-  async #failed(chunkId: string, task: string, why: string): Promise<Outcome> {
-    const failures = await this.#retry(() => this.#options.results.countFailure(chunkId));
+  async #failed({ chunkId, attempt }: Band, task: string, why: string): Promise<Outcome> {
+    const failures = await this.#retry(() => this.#options.results.countFailure(chunkId, attempt));
+    // Another copy was faster, or the report belongs to an earlier attempt of the job.
+    if (failures === 0) return this.#settled(chunkId, task, "dropped");
     const { jobId: job } = parseChunkId(chunkId);
     this.#log.warn("band failed", { job, chunk: chunkId, task, attempt: failures, of: ATTEMPTS, error: why });
-    if (failures >= ATTEMPTS) return this.#giveUp(chunkId, `failed ${failures} times: ${why}`, "task_failed", task);
+    if (failures >= ATTEMPTS) {
+      return this.#deadLetter({ chunkId, attempt }, `failed ${failures} times: ${why}`, "task_failed", task);
+    }
     this.#options.metrics?.bands.inc({ task, outcome: "retried" });
     return { do: "retry" };
   }
 
-  async #giveUp(chunkId: string, why: string, reason: DeadLetterReason, task = ""): Promise<Outcome> {
-    const job = isChunkId(chunkId) ? parseChunkId(chunkId).jobId : undefined;
-    this.#log.error("band dead-lettered", { job, chunk: chunkId, error: why });
-    this.#options.metrics?.deadLettered.inc({ reason });
-    this.#options.metrics?.bands.inc({ task, outcome: "dead_lettered" });
+  async #deadLetter({ chunkId, attempt }: Band, why: string, reason: DeadLetterReason, task = ""): Promise<Outcome> {
+    const { results, metrics } = this.#options;
     // A message without a readable id belongs to no job.
-    if (isChunkId(chunkId)) {
-      const { jobId, band } = parseChunkId(chunkId);
-      const change = { error: `band ${band}: ${why}`, failure: FAILURES[reason] };
-      await this.#retry(() => this.#options.results.updateJob(jobId, change));
+    const { jobId, band } = isChunkId(chunkId) ? parseChunkId(chunkId) : { jobId: undefined, band: 0 };
+    this.#log.error("band dead-lettered", { job: jobId, chunk: chunkId, error: why });
+    metrics?.deadLettered.inc({ reason });
+    metrics?.bands.inc({ task, outcome: "dead_lettered" });
+    if (jobId !== undefined) {
+      const fail = () => results.failJob(jobId, `band ${band}: ${why}`, FAILURES[reason], { band, attempt });
+      await this.#retry(fail);
     }
     return { do: "dead-letter", reason: why };
   }
 
-  /** Retries until the store answers. Throws only while the worker shuts down. */
+  /** Retries until the store answers. Throws while the worker shuts down, and once the store is unreachable. */
   async #retry<T>(step: () => Promise<T>): Promise<T> {
     for (let pause = 100; ; pause = Math.min(2 * pause, 2_000)) {
       try {
         return await step();
       } catch (error) {
-        if (this.#stopping) throw error;
+        if (this.#stopping || this.#contact.signal.aborted) throw error;
         this.#log.warn("result store unavailable, retrying", { error });
         this.#options.metrics?.storeRetries.inc();
         await new Promise((wake) => setTimeout(wake, pause));
@@ -254,79 +287,10 @@ export class Worker {
   }
 }
 
-/** A band for the thread. The buffer and not a view of it: Deno searches every view it is sent for ports, byte by byte. */
-type Order = Omit<Chunk, "pixels"> & { pixels: ArrayBuffer; at: number };
-
-interface BandResult {
-  /** A PNG as `encodeBand` makes it, or a data task's JSON in UTF-8. */
-  made: Uint8Array;
-  /** CRC-32 of the band's own rows, as received. */
-  crc: number;
-}
-
-/** The thread that tasks run in. It is replaced after a task that had to be terminated. */
-class TaskThread {
-  #thread: Thread | undefined;
-
-  constructor(readonly modules: string | undefined) {}
-
-  /**
-   * @param chunk its pixels are transferred to the thread
-   * @throws Error what the task threw, or that it took longer than `timeout` ms
-   */
-  async run(chunk: Chunk, timeout: number): Promise<BandResult> {
-    this.#thread ??= new Thread(new URL(import.meta.url), { workerData: { role: ROLE, modules: this.modules } });
-    const thread = this.#thread;
-    const giveUp = new AbortController();
-    const timer = setTimeout(() => giveUp.abort(), timeout);
-    try {
-      return await new Promise<BandResult>((resolve, reject) => {
-        thread.once("message", (reply: BandResult | { error: string }) => {
-          if ("error" in reply) reject(new Error(reply.error));
-          else resolve(reply);
-        });
-        const lost = (why: string) => {
-          this.#thread = undefined;
-          reject(new Error(why));
-        };
-        thread.once("error", (error: Error) => lost(`the task's thread failed: ${error.message}`));
-        thread.once("exit", () => lost("the task's thread ended"));
-        giveUp.signal.addEventListener("abort", () => {
-          lost(`the task took longer than ${timeout} ms`);
-          thread.terminate();
-        });
-        const { buffer, byteOffset } = chunk.pixels;
-        const order: Order = { ...chunk, pixels: buffer as ArrayBuffer, at: byteOffset };
-        thread.postMessage(order, [order.pixels]);
-      });
-    } finally {
-      clearTimeout(timer);
-      thread.removeAllListeners();
-    }
-  }
-
-  async end(): Promise<void> {
-    await this.#thread?.terminate();
-  }
-}
-
-/** The thread's side of `TaskThread`. */
-async function serveTasks(modules: string | undefined): Promise<void> {
-  const tasks = await loadTasks(modules);
-  parentPort!.on("message", ({ at, ...order }: Order) => {
-    try {
-      const { width, height, halo } = order;
-      const pixels = new Uint8Array(order.pixels, at, width * height);
-      const chunk: Chunk = { ...order, pixels };
-      const rows = height - halo[0] - halo[1];
-      const crc = rowsCrc(chunk);
-      const result = runTask(tasks.get(chunk.task)!, chunk);
-      const made = typeof result === "string" ? Buffer.from(result) : encodeBand(result, width, rows);
-      const moved = made.byteOffset === 0 && made.length === made.buffer.byteLength ? [made.buffer as ArrayBuffer] : [];
-      parentPort!.postMessage({ made, crc } satisfies BandResult, moved);
-    } catch (error) {
-      parentPort!.postMessage({ error: (error as Error).message });
-    }
+function rejected(signal: AbortSignal): Promise<never> {
+  return new Promise((_, reject) => {
+    if (signal.aborted) reject(signal.reason);
+    signal.addEventListener("abort", () => reject(signal.reason));
   });
 }
 
@@ -407,8 +371,7 @@ async function main(): Promise<void> {
   process.on("SIGINT", stop);
 }
 
-if (!isMainThread && workerData?.role === ROLE) serveTasks(workerData.modules);
-else if (import.meta.main) {
+if (import.meta.main) {
   main().catch((error) => {
     console.error(`worker.ts: ${error.message}`);
     process.exit(1);

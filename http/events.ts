@@ -3,7 +3,9 @@
  *
  * Not here: where its state comes from (watch.ts).
  */
-import { type Done, FOREIGN_WORKER, type Job, type WorkerInfo } from "../results.ts";
+
+import type { Done, Job, WorkerInfo } from "../backends.ts";
+import { FOREIGN_WORKER } from "../results.ts";
 import { gone, type JobWatch, stateOf } from "../watch.ts";
 
 /** A comment is sent this often, ms. Each side can take a longer silence for a lost connection. */

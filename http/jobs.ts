@@ -4,13 +4,13 @@
  * Not here: the routes, and what changes a job (coordinator.ts); where the state comes from (watch.ts).
  */
 
+import type { Backends, Job } from "../backends.ts";
 import { merge } from "../job.ts";
 import type { CoordinatorMetrics } from "../ops/metrics.ts";
 import { Stitcher } from "../picture/png-write.ts";
-import type { Job } from "../results.ts";
 import { type DataTask, isData } from "../task.ts";
 import type { Tasks } from "../tasks/index.ts";
-import { type Backends, JobWatch, lookUp, stateOf } from "../watch.ts";
+import { JobWatch, lookUp, stateOf } from "../watch.ts";
 import { eventStream, view } from "./events.ts";
 import { disposition, jobId, query, widthOf } from "./params.ts";
 import type { Previews } from "./preview.ts";

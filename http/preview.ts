@@ -5,9 +5,10 @@
  *
  * Invariant: pictures are scaled off the event loop, at most `MAX_SCALING` at a time.
  */
+
+import type { Done, Job, Results } from "../backends.ts";
 import { bandRows, chunkIdOf, pixelsOf } from "../chunk.ts";
 import { unusable } from "../job.ts";
-import type { Done, Job, Results } from "../results.ts";
 import { gone } from "../watch.ts";
 
 /** Width of a preview, pixels. */

@@ -7,9 +7,9 @@
  */
 import { createHash, timingSafeEqual } from "node:crypto";
 import { NotFoundError } from "elysia";
+import { QueueError } from "../backends.ts";
 import type { Log } from "../ops/log.ts";
 import { ImageError, type ImageErrorCode } from "../picture/picture.ts";
-import { QueueError } from "../queue.ts";
 import { JobError } from "../watch.ts";
 
 const RETRY_SECONDS = 5;

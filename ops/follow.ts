@@ -6,10 +6,11 @@
  *
  * Not here: the job itself (job.ts, watch.ts), the counters (metrics.ts).
  */
+
+import type { Failure, Job } from "../backends.ts";
+import { QueueError } from "../backends.ts";
 import { HttpError } from "../http/respond.ts";
 import { ImageError } from "../picture/picture.ts";
-import { QueueError } from "../queue.ts";
-import type { Failure, Job } from "../results.ts";
 import { JobError, type JobWatch, stateOf } from "../watch.ts";
 import type { Log } from "./log.ts";
 import type { CoordinatorMetrics } from "./metrics.ts";

@@ -11,7 +11,7 @@
  */
 import { createServer } from "node:http";
 import type { Registry } from "prom-client";
-import type { Backends } from "../watch.ts";
+import type { Backends } from "../backends.ts";
 import { within } from "./deadline.ts";
 
 /** Time limit for an answer of the result store, ms. */

@@ -11,7 +11,7 @@
  * Not here: the routes that serve the registry (coordinator.ts, health.ts).
  */
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from "prom-client";
-import type { Backends } from "../watch.ts";
+import type { Backends } from "../backends.ts";
 import { within } from "./deadline.ts";
 import { ANSWER_MS, backendHealth } from "./health.ts";
 

@@ -9,15 +9,19 @@
 import { existsSync, readdirSync } from "node:fs";
 import { resolve } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
-import type { Results } from "../results.ts";
-import { type Offer, type Task, TaskError, versionOf, wireName } from "../task.ts";
+
+import type { Results } from "../backends.ts";
+import { isData, type Offer, type Task, TaskError, versionOf, wireName } from "../task.ts";
 import { expectTask } from "./check.ts";
 
 /** Files in this folder that are no tasks. */
-const NO_TASKS = ["index.ts", "check.ts"];
+const NO_TASKS = ["index.ts", "check.ts", "thread.ts"];
 
 /** All versions of all tasks, by their names on the wire. */
 export class Tasks extends Map<string, Task> {
+  /** The file of each. */
+  readonly files = new Map<string, string>();
+
   /** The newest version of a task. */
   newest(name: string): Task | undefined {
     const versions = [...this.values()].filter((task) => task.name === name);
@@ -53,6 +57,7 @@ export async function loadTasks(modules?: string): Promise<Tasks> {
       if (tasks.has(name))
         throw new Error(`expected a name and version of its own, got ${name}, as in ${origin.get(name)}`);
       tasks.set(name, task);
+      tasks.files.set(name, file);
       origin.set(name, label);
     } catch (error) {
       const first = error instanceof AggregateError ? error.errors[0] : error; // Bun's, for a syntax error
@@ -60,7 +65,16 @@ export async function loadTasks(modules?: string): Promise<Tasks> {
       throw new Error(`${label}: ${sentence}`, { cause: error });
     }
   }
-  return new Tasks([...tasks].toSorted(([a], [b]) => (a < b ? -1 : 1)));
+  for (const task of [...tasks.values()]) addFirstStep(tasks, task);
+  const sorted = new Tasks([...tasks].toSorted(([a], [b]) => (a < b ? -1 : 1)));
+  for (const [name, file] of tasks.files) sorted.files.set(name, file);
+  return sorted;
+}
+
+/** A first step needs workers and a queue too, so it is a task like the others, even where no file exports it. */
+function addFirstStep(tasks: Tasks, task: Task): void {
+  const step = isData(task) ? undefined : task.first?.task;
+  if (step && !tasks.has(wireName(step))) tasks.set(wireName(step), step);
 }
 
 async function load(file: string): Promise<Task> {

@@ -8,13 +8,14 @@ import { connect as amqp, type Channel, type ChannelModel, type ConsumeMessage, 
 import { decode, encode } from "fast-png";
 import { Redis } from "ioredis";
 import sharp from "sharp";
+import type { Job } from "../backends.ts";
 import type { Chunk } from "../chunk.ts";
 import { transform } from "../cli/local.ts";
 import { createApp } from "../coordinator.ts";
 import { openLog } from "../ops/log.ts";
 import { readImage } from "../picture/read.ts";
 import { DEAD_LETTERS, QUEUE, RabbitQueue } from "../queue.ts";
-import { type Job, RedisResults } from "../results.ts";
+import { RedisResults } from "../results.ts";
 import { task as sobel } from "../sobel.ts";
 import { loadTasks } from "../tasks/index.ts";
 import { expectSame, greyOf, inPieces, RGB, sobelOf } from "./pictures.ts";
@@ -349,11 +350,19 @@ describeWith(["rabbitmq", "redis"], "a cluster", () => {
     // A worker or a coordinator that comes late brings nothing back.
     const results = new RedisResults(redis.url, 60, false);
     expect(
-      await results.store(`{${id}}:0`, new Uint8Array(9), { worker: "late", ms: 1, crc: 1, bytes: 9, deliveries: 0 }),
+      await results.store(
+        `{${id}}:0`,
+        new Uint8Array(9),
+        { worker: "late", ms: 1, crc: 1, bytes: 9, deliveries: 0 },
+        1,
+      ),
     ).toBe(false);
-    await results.markSent(id, 0, 1);
-    expect(await results.updateJob(id, { error: "late" })).toBe(false);
-    await results.countFailure(`{${id}}:0`);
+    await results.markSent(id, 0, 1, 1);
+    expect(await results.updateJob(id, { enqueued: true })).toBe(false);
+    expect(await results.failJob(id, "late", "other")).toBe(false);
+    const late = { name: "late", since: 1, attempt: 1, redelivered: false };
+    expect(await results.begin(`{${id}}:0`, late)).toBe(null);
+    await results.countFailure(`{${id}}:0`, 1);
     await results.recordForeignResults(id, new Map([[0, 1]]));
     await results.close();
     await expectNothingLeft();
@@ -401,7 +410,7 @@ describeWith(["rabbitmq", "redis"], "a cluster", () => {
     channel.sendToQueue(DEAD_LETTERS, message.content, { ...message.properties, headers, persistent: true });
     channel.ack(message);
     const results = new RedisResults(redis.url, 60, false);
-    await results.updateJob(id, { error: "band 0: the task was ill" });
+    await results.failJob(id, "band 0: the task was ill", "task_failed");
     await results.close();
     await until(async () => (await channel.checkQueue(DEAD_LETTERS)).messageCount === 1);
 
@@ -700,7 +709,7 @@ async function aJob(): Promise<Job> {
     derivedParams: null,
     workers: null,
   } as const;
-  const job = { id, ...asked, ...plan, created: 0, enqueued: false, error: null, failure: null };
+  const job = { id, ...asked, ...plan, created: 0, attempt: 1, enqueued: false, error: null, failure: null };
   await results.putJob(job);
   await results.close();
   return job;

@@ -26,13 +26,13 @@ import { encode } from "fast-png";
 import { Redis, ReplyError } from "ioredis";
 import { chromium } from "playwright-core";
 import sharp from "sharp";
+import type { Job } from "../backends.ts";
+import { QueueError } from "../backends.ts";
 import { chunkIdOf } from "../chunk.ts";
 import { LocalQueue, LocalResults } from "../embedded.ts";
 import { problem } from "../http/respond.ts";
 import { jobOf } from "../job.ts";
 import { type Log, openLog } from "../ops/log.ts";
-import { QueueError } from "../queue.ts";
-import type { Job } from "../results.ts";
 import { task as sobel } from "../sobel.ts";
 import { JobError, JobWatch } from "../watch.ts";
 import {
@@ -916,7 +916,9 @@ describe("requests of the page", () => {
       const halo = Buffer.from(random(200 * 21));
       const foreign = { raw: { width: 200, height: 21, channels: 1 as const } };
       const done = { worker: "foreign", ms: 0, crc, bytes: 0, deliveries: 0 };
-      expect(await kit.results.store(`{${id}}:1`, await sharp(halo, foreign).png().toBuffer(), done)).toBe(true);
+      expect(await kit.results.store(`{${id}}:1`, await sharp(halo, foreign).png().toBuffer(), done, undefined)).toBe(
+        true,
+      );
       const { data, info } = await sharp(await bytesOf(await get(1)))
         .toColourspace("b-w")
         .raw()
@@ -924,7 +926,7 @@ describe("requests of the page", () => {
       expect([info.width, info.height]).toEqual([200, 19]);
       expectSame(data, halo.subarray(200, 200 * 20));
 
-      await kit.results.store(`{${id}}:1`, Buffer.from("no picture"), done);
+      await kit.results.store(`{${id}}:1`, Buffer.from("no picture"), done, undefined);
       await expectProblem(await get(1, 100), 500, /band 1: its result cannot be used/);
       await kit.results.drop(`{${id}}:1`);
       await expectProblem(await get(1, 101), 410, /expired/);
@@ -1078,7 +1080,7 @@ test("a stored result does not change with its caller's buffer", async () => {
   await results.expectRows(id, 0, 7);
   const picture = Uint8Array.of(1, 2, 3);
   const done = { worker: "a", ms: 1, crc: 7, bytes: 3, deliveries: 0 };
-  expect(await results.store(chunkIdOf(id, 0), picture, done)).toBe(true);
+  expect(await results.store(chunkIdOf(id, 0), picture, done, undefined)).toBe(true);
   picture.fill(0);
   expect(await results.load(chunkIdOf(id, 0))).toEqual(Uint8Array.of(1, 2, 3));
 });

@@ -494,32 +494,55 @@ describeWith(["rabbitmq", "redis"], "faults", () => {
     expectSame(Buffer.concat([start, await bytesOf(rest)]), expected);
   });
 
-  test("a band that kills whoever takes it: given up before the queue would, with a reason; other jobs go on", async () => {
-    const [origin] = await startCoordinators(1);
-    const { id, put } = send(origin, `?workers=${BANDS}`);
-    await expectAccepted(put);
-    const victims = new Set<string>();
-    for (let deaths = 0; deaths < 18; deaths++) {
-      await withChannel(async (channel) => {
-        const message = await channel.get(QUEUE);
-        if (message) victims.add(message.properties.messageId);
-      }); // closed with the message unsettled
+  test("a task that kills its worker fails its own job, after five; jobs of other tasks on the same worker go on", async () => {
+    const TASKS = "test/tasks/killer.ts";
+    const [origin] = await startCoordinators(1, { TASKS });
+    const deadly = send(origin, `?task=killer&workers=${BANDS}`);
+    await expectAccepted(deadly.put);
+    const others = [send(origin, `?workers=${BANDS}`), send(origin, `?task=scharr&workers=${BANDS}`)];
+    for (const { put } of others) await expectAccepted(put);
+    // Under the same name, as Kubernetes restarts it.
+    let deaths = 0;
+    while ((await jobOf(origin, deadly.id)).state === "running" && deaths < 10) {
+      const worker = spawnProgram("worker.ts", { ...servers(), TASKS, WORKER_NAME: "one" });
+      const failed = until(async () => (await jobOf(origin, deadly.id)).state === "failed");
+      await Promise.race([worker.exited, failed]);
+      if ((await jobOf(origin, deadly.id)).state === "failed") programs.push(worker);
+      else expect(await within(worker.exited)).toBe(128 + 9);
+      deaths++;
+      failed.catch(() => {}); // it goes on beside the next
     }
-    expect([...victims]).toEqual([`{${id}}:0`]); // the same one comes first again
-    const other = send(origin, "");
-    await startWorker("one");
-    await expectAccepted(other.put);
-    await expectEdges(origin, other.id);
-    const why = "handed out 18 times, and no worker came back with it";
-    expect(await jobOf(origin, id)).toMatchObject({ state: "failed", error: `band 0: ${why}` });
+    expect(deaths).toBe(6);
+    const why = "5 workers died while they computed it";
+    const { error } = await jobOf(origin, deadly.id);
+    const [, band] = /^band (\d+): (.*)$/.exec(error)!;
+    expect(error).toBe(`band ${band}: ${why}`);
+    for (const { id } of others) await until(async () => (await jobOf(origin, id)).state === "done");
+    await expectEdges(origin, others[0].id);
     await withChannel(async (channel) => {
       const deadLettered = await channel.get(DEAD_LETTERS);
       if (!deadLettered) throw new Error("no dead letter");
       const { messageId, headers } = deadLettered.properties;
-      expect([messageId, headers?.["x-reason"], headers?.["x-queue"]]).toEqual([`{${id}}:0`, why, QUEUE]);
+      const expected = [`{${deadly.id}}:${band}`, why, `${QUEUE}.killer`];
+      expect([messageId, headers?.["x-reason"], headers?.["x-queue"]]).toEqual(expected);
       expect(deadLettered.fields.messageCount).toBe(0);
+      for (const task of ["killer", "scharr"]) await channel.deleteQueue(`${QUEUE}.${task}`);
     });
     expect(await messages(QUEUE)).toBe(0);
+  });
+
+  test("a band that was redelivered often is enqueued anew, and done", async () => {
+    const [origin] = await startCoordinators(1);
+    const { id, put } = send(origin, `?workers=${BANDS}`);
+    await expectAccepted(put);
+    for (let deliveries = 0; deliveries < 18; deliveries++) {
+      await withChannel(async (channel) => {
+        await channel.get(QUEUE);
+      }); // closed with the message unsettled
+    }
+    await startWorker("one");
+    await expectEdges(origin, id);
+    expect([await messages(QUEUE), await messages(DEAD_LETTERS)]).toEqual([0, 0]);
   });
 
   test("a band acknowledged by a worker that then died: its job fails with a reason; other jobs go on", async () => {

@@ -1,14 +1,13 @@
 // The coordinator's app in this process, with its queue and store in view, and what tests of the API share.
 import { expect } from "bun:test";
 import { connect, type Socket } from "node:net";
+import type { Done, Handler, Hint, Job, WorkerInfo } from "../backends.ts";
 import type { Chunk } from "../chunk.ts";
 import { transform } from "../cli/local.ts";
 import { createApp, type Dependencies } from "../coordinator.ts";
 import { LocalQueue, LocalResults } from "../embedded.ts";
 import { openLog } from "../ops/log.ts";
 import { readImage } from "../picture/read.ts";
-import type { Handler } from "../queue.ts";
-import type { Done, Hint, Job, WorkerInfo } from "../results.ts";
 import { task as sobel } from "../sobel.ts";
 import { loadTasks } from "../tasks/index.ts";
 import { Worker } from "../worker.ts";
@@ -140,9 +139,14 @@ class CountedResults extends LocalResults {
     await super.removeJob(id);
   }
 
-  override async store(chunkId: string, picture: Uint8Array, done: Done): Promise<boolean> {
+  override async store(
+    chunkId: string,
+    picture: Uint8Array,
+    done: Done,
+    attempt: number | undefined,
+  ): Promise<boolean> {
     this.stored++;
-    return super.store(chunkId, picture, done);
+    return super.store(chunkId, picture, done, attempt);
   }
 
   override async workers(): Promise<WorkerInfo[]> {

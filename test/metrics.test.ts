@@ -255,6 +255,7 @@ test("the worker label has at most 1024 values, however many workers Redis lists
     pixels: 1,
     ms: 1,
     busy: "",
+    consuming: true,
   };
   for (let i = 0; i < 5000; i++) await results.beat({ name: `worker-${i}`, ...info });
   const registry = new Registry();

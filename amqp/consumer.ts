@@ -1,0 +1,152 @@
+/**
+ * Takes messages from several queues, one at a time.
+ *
+ * A prefetch counts per consumer, so one that is busy with a message of one queue would hold one of each other queue, which
+ * an idle worker could do. Therefore: while it is idle it consumes from all queues. When a message takes longer than
+ * `HOLD_MS` it cancels, requeues what else has arrived, and from then on asks the queues in turn (`basic.get`), so that each
+ * gets its share. When all are empty it consumes again. Small bands never come to that, so they cost nothing more.
+ *
+ * Invariant: a message that is not being worked on is held for `HOLD_MS` at most.
+ *
+ * Not here: connections, publishing, what a message means (queue.ts).
+ */
+import type { ConfirmChannel, ConsumeMessage, GetMessage } from "amqplib";
+import { QueueError } from "../backends.ts";
+import { within } from "../ops/deadline.ts";
+
+/** A message that waits this long behind another one is requeued, for a worker that is idle, ms. */
+const HOLD_MS = 50;
+/** How long the broker may take to answer a cancel, ms. */
+const ANSWER_MS = 2_000;
+
+type Message = ConsumeMessage | GetMessage;
+
+export class Consumer {
+  #channel: ConfirmChannel | undefined;
+  /** Tags of the running consumers. */
+  #tags: string[] = [];
+  readonly #arrived: Message[] = [];
+  #wake: () => void = () => {};
+  #stopped = false;
+  /** The queue that is asked first. */
+  #turn = 0;
+  #running: Promise<void> = Promise.resolve();
+
+  constructor(
+    readonly queues: string[],
+    readonly deliver: (message: Message, channel: ConfirmChannel) => Promise<void>,
+    readonly broker: { declare(queue: string): Promise<void>; restart(): void },
+    readonly onConsuming: (consuming: boolean) => void = () => {},
+  ) {}
+
+  /** A new connection: what was in progress on the old one has been requeued by the broker. */
+  attach(channel: ConfirmChannel): void {
+    this.detach();
+    this.#channel = channel;
+    this.#running = this.#running.then(() => this.#run(channel)).catch(() => this.broker.restart());
+  }
+
+  detach(): void {
+    this.#channel = undefined;
+    this.#tags = [];
+    this.#arrived.length = 0;
+    this.#wake();
+  }
+
+  async stop(): Promise<void> {
+    const channel = this.#channel;
+    this.#stopped = true;
+    if (channel) await this.#unsubscribe(channel).catch(() => {});
+    this.#wake();
+    await this.#running;
+  }
+
+  async #run(channel: ConfirmChannel): Promise<void> {
+    const isCurrent = () => this.#channel === channel && !this.#stopped;
+    let slow = false;
+    while (isCurrent()) {
+      const message = slow ? await this.#ask(channel) : await this.#next(channel, isCurrent);
+      if (!message) {
+        slow = false;
+        continue;
+      }
+      const delivered = this.deliver(message, channel);
+      let leaving: Promise<void> | undefined;
+      const timer = setTimeout(() => {
+        leaving = this.#unsubscribe(channel);
+        leaving.catch(() => {}); // awaited below
+      }, HOLD_MS);
+      await delivered;
+      clearTimeout(timer);
+      await leaving;
+      slow = this.#tags.length === 0;
+    }
+  }
+
+  /** Consumes from all queues until a message arrives. */
+  async #next(channel: ConfirmChannel, isCurrent: () => boolean): Promise<Message | undefined> {
+    if (this.#tags.length === 0) await this.#subscribe(channel);
+    while (isCurrent() && this.#arrived.length === 0) {
+      await new Promise<void>((wake) => {
+        this.#wake = wake;
+      });
+    }
+    return isCurrent() ? this.#arrived.shift() : undefined;
+  }
+
+  /** The next message of one of the queues, in turn. */
+  async #ask(channel: ConfirmChannel): Promise<Message | undefined> {
+    for (let i = 0; i < this.queues.length; i++) {
+      const queue = this.queues[this.#turn++ % this.queues.length];
+      const usable = await this.#declared(queue);
+      const message = usable && (await channel.get(queue));
+      if (message) return message;
+    }
+    return undefined;
+  }
+
+  async #subscribe(channel: ConfirmChannel): Promise<void> {
+    for (const queue of this.queues) {
+      if (!(await this.#declared(queue))) continue;
+      const { consumerTag } = await channel.consume(queue, (message) => {
+        // Null: the broker has cancelled this consumer, for example because the queue was deleted.
+        if (message === null) return this.broker.restart();
+        if (this.#channel !== channel || this.#stopped) return settle(() => requeue(channel, message));
+        this.#arrived.push(message);
+        this.#wake();
+      });
+      this.#tags.push(consumerTag);
+    }
+    this.onConsuming(true);
+  }
+
+  /** A queue that cannot be used is logged, and left alone until the next connection. */
+  async #declared(queue: string): Promise<boolean> {
+    return this.broker.declare(queue).then(
+      () => true,
+      (error) => {
+        if (error instanceof QueueError) return false;
+        throw error;
+      },
+    );
+  }
+
+  async #unsubscribe(channel: ConfirmChannel): Promise<void> {
+    const tags = this.#tags.splice(0);
+    await Promise.all(tags.map((tag) => within(channel.cancel(tag), ANSWER_MS, "RabbitMQ did not answer a cancel")));
+    for (const message of this.#arrived.splice(0)) settle(() => requeue(channel, message));
+    this.onConsuming(false);
+  }
+}
+
+/** `IllegalOperationError`: the channel was closed in the meantime, and the broker redelivers the message. */
+export function settle(step: () => void): void {
+  try {
+    step();
+  } catch {}
+}
+
+/** A reject, not a nack: from RabbitMQ 4.3 on only rejects count as deliveries. */
+export function requeue(channel: ConfirmChannel, message: Message): void {
+  channel.reject(message, true);
+}

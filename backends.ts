@@ -1,0 +1,227 @@
+/**
+ * What the rest of the program expects of a queue and of a result store. RabbitMQ and Redis keep these promises (queue.ts,
+ * results.ts), and so does the embedded mode (embedded.ts).
+ *
+ * A chunk goes to one worker at a time until a worker settles it. What a worker can answer (`Outcome`):
+ *
+ *     done         settled: the result is stored, or the job needs no work any more
+ *     retry        requeued, for any free worker
+ *     renew        enqueued again as a new message, so that the queue's count of deliveries starts again
+ *     dead-letter  moved to `tareas.muertas`, with the reason in the header `x-reason`
+ *     (crash)      the queue redelivers it; after 20 deliveries it dead-letters it
+ */
+import type { Chunk } from "./chunk.ts";
+import type { Offer, Values } from "./task.ts";
+
+export interface Backends {
+  queue: Queue;
+  results: Results;
+}
+
+/** The queue cannot be used now; retry later. */
+export class QueueError extends Error {
+  override name = "QueueError";
+}
+
+export type Outcome = { do: "done" } | { do: "retry" } | { do: "renew" } | { do: "dead-letter"; reason: string };
+
+export interface Delivery {
+  /** The chunk's id from the envelope: known even where the message cannot be read. */
+  chunkId: string;
+  /** How often it was delivered before, as far as the queue knows. */
+  deliveries: number;
+  /** When it was enqueued, ms since 1970 by the sender's clock; NaN where the sender does not say. */
+  sent: number;
+  /** The job's attempt that it was sent for; undefined where a third party sent it. */
+  attempt: number | undefined;
+  /** Decodes the message. The pixels are a copy. @throws WireError where the message is invalid */
+  open(): Promise<Chunk>;
+}
+
+export type Handler = (delivery: Delivery) => Promise<Outcome>;
+
+export interface Queue {
+  /**
+   * Resolves once the queue has the chunk, its pixels copied. Rejects with `QueueError` when the queue accepts nothing for
+   * `PUBLISH_MS`.
+   */
+  publish(chunk: Chunk): Promise<void>;
+  /**
+   * Passes chunks of these tasks to `handle`, one at a time.
+   * @param onConsuming called when it begins or ends to be a consumer of the queues, as `depth` counts them
+   * @returns a function that stops it, and resolves when the chunk in progress, if any, is settled
+   */
+  consume(tasks: string[], handle: Handler, onConsuming?: (consuming: boolean) => void): Promise<() => Promise<void>>;
+  /** Chunks of a task that wait for a worker, and the number of its consumers, busy ones included. */
+  depth(task: string): Promise<{ waiting: number; consumers: number }>;
+  /** Number of dead-lettered chunks. */
+  deadLetters(): Promise<number>;
+  /** Whether it can be used now. */
+  ready(): boolean;
+  close(): Promise<void>;
+}
+
+export interface Job {
+  id: string;
+  /** Name on the wire, with its version: `sobel`, `median.2`. */
+  task: string;
+  /** Whether the task returns pixels or JSON. */
+  kind: "picture" | "data";
+  /** As requested, defaults filled in. */
+  params: Values;
+  /** The job of the first step of a task with two; null for a task with one. */
+  preJobId: string | null;
+  /** The parameters that the first step has found; null until then. */
+  derivedParams: Values | null;
+  /** At most this many bands in flight; null: as many as the workers can use. */
+  workers: number | null;
+  width: number;
+  height: number;
+  /** Rows of a band; the last may have fewer. */
+  rows: number;
+  bands: number;
+  /** When it was first requested, ms since 1970. */
+  created: number;
+  /** Rises when a failed job is sent again. Messages and reports of earlier attempts are dropped. */
+  attempt: number;
+  /** The whole picture has been read, and every band is in the queue or done. */
+  enqueued: boolean;
+  /** Why it failed, in a sentence. */
+  error: string | null;
+  /** The same in a word, for metrics. */
+  failure: Failure | null;
+}
+
+/** Why a job fails: an upload that stopped, a band that is lost, a task that threw, a message or result that cannot be read. */
+export type Failure = "interrupted" | "lost" | "task_failed" | "bad_message" | "bad_result" | "other";
+
+export interface Done {
+  worker: string;
+  /** How long the task took, ms. */
+  ms: number;
+  /** CRC-32 of the grey rows it was made from, without halo. */
+  crc: number;
+  /** Bytes of the result as `encodeBand` makes it; 0 for a third-party result. */
+  bytes: number;
+  /** How often it had been delivered before, to workers that did not return it. */
+  deliveries: number;
+  /** Stored as a picture that is not a PNG, so its pixels may not be exact. */
+  lossy?: true;
+}
+
+export interface WorkerInfo {
+  name: string;
+  host: string;
+  pid: number;
+  /** A worker that sends it also keeps `busy` right; empty where it does not. */
+  runtime: string;
+  /** Cores of its host, shared with other programs. */
+  cores: number;
+  tasks: string[];
+  /** Those of them that a coordinator can enqueue without having their modules. */
+  offers: Offer[];
+  /** When it joined, ms since 1970. */
+  since: number;
+  /** Done so far: bands, their pixels, and the ms that the task took. */
+  bands: number;
+  pixels: number;
+  ms: number;
+  /** Ids of the jobs whose bands it has, separated by spaces; empty when it is idle. */
+  busy: string;
+  /** Whether it is a consumer of its queues now. During a long band it is not. */
+  consuming: boolean;
+}
+
+/** What a watcher gets: a band is done, or the whole picture is enqueued. Undefined: anything may have changed. */
+export type Hint = { band: number; done: Done } | "enqueued";
+
+export interface Results {
+  /** Writes a whole record. It expires `ttl` seconds after the job's last band. */
+  putJob(job: Job): Promise<void>;
+  findJob(id: string): Promise<Job | null>;
+  /** Changes a record; false where there is none. */
+  updateJob(id: string, change: Change): Promise<boolean>;
+  /**
+   * Fails a job, for the first reason given. Does nothing to a job that is done, for a band that is done, or for an earlier
+   * attempt.
+   */
+  failJob(
+    id: string,
+    error: string,
+    failure: Failure,
+    of?: { band: number; attempt: number | undefined },
+  ): Promise<boolean>;
+  /** Starts the next attempt of a failed job: done bands stay, the rest must be sent again. */
+  reviveJob(id: string): Promise<void>;
+  /** Takes back the done records of bands whose results are gone; these bands must be sent again. */
+  forgetExpired(id: string): Promise<void>;
+  /** Removes the record and everything that belongs to it. @param bands how many it has, where known */
+  removeJob(id: string, bands?: number): Promise<void>;
+
+  /** Takes or renews the lease to enqueue a job, for `ms`; false while another owner has it. */
+  lease(id: string, owner: string, ms: number): Promise<boolean>;
+  release(id: string, owner: string): Promise<void>;
+  /** Whether a coordinator enqueues the job now. */
+  isLeased(id: string): Promise<boolean>;
+
+  /** Records the CRC-32 of a band's rows, before it is sent. */
+  expectRows(id: string, band: number, crc: number): Promise<void>;
+  markSent(id: string, band: number, crc: number, attempt: number): Promise<void>;
+  sent(id: string): Promise<Map<number, number>>;
+  done(id: string): Promise<Map<number, Done>>;
+  /** A worker claims a band before it computes it, so that a second copy of its message is not computed as well. */
+  begin(chunkId: string, by: Claimant): Promise<Begun>;
+  /** A worker hands a band back unfinished. */
+  unclaim(chunkId: string, by: Claimant): Promise<void>;
+  /** Counts a failure of a band's task. @returns how many there were; 0 where the report is out of date */
+  countFailure(chunkId: string, attempt: number | undefined): Promise<number>;
+
+  /**
+   * Stores a band, marks it done and publishes that, in one transaction. False: the job is gone or has failed, or the
+   * band is left over from an earlier attempt or an earlier job with the same id (`done.crc` is not that of its rows).
+   * @param picture must not change until this resolves
+   */
+  store(chunkId: string, picture: Uint8Array, done: Done, attempt: number | undefined): Promise<boolean>;
+  /** Marks as done those bands of `awaited` (band → CRC) whose result a third-party worker has SET. */
+  recordForeignResults(id: string, awaited: Map<number, number>): Promise<void>;
+  /**
+   * Records whether something seems wrong with a job: bands that are missing, an upload without a coordinator.
+   * @returns for how long it has been seen so, ms; 0 while nothing is wrong. A stored band resets it.
+   */
+  trackSuspicion(id: string, suspicious: boolean): Promise<number>;
+  load(chunkId: string): Promise<Uint8Array | null>;
+  drop(chunkId: string): Promise<void>;
+
+  /** Gives every third-party result a TTL, even where its job is gone. */
+  sweep(): Promise<void>;
+
+  watch(id: string, listener: (hint?: Hint) => void): Promise<() => void>;
+
+  beat(worker: WorkerInfo): Promise<void>;
+  leave(name: string): Promise<void>;
+  /** Live workers: those with a heartbeat in the last `LIVE_MS`. @param maxAgeMs how old the list may be */
+  workers(maxAgeMs?: number): Promise<WorkerInfo[]>;
+
+  /** Rejects while the store cannot be used. */
+  ping(): Promise<void>;
+  close(): Promise<void>;
+}
+
+/** Who computes a band: the worker's name, and since when it runs, which differs after a restart under the same name. */
+export interface Claimant {
+  name: string;
+  since: number;
+  /** The job's attempt as the message has it; undefined where a third party sent it. */
+  attempt: number | undefined;
+  /** The message was delivered before. */
+  redelivered: boolean;
+}
+
+/** Null: the band needs no work. `lost`: how many workers died while they computed it. */
+export type Begun = { lost: number } | null;
+
+export type Change = Partial<Pick<Job, "enqueued" | "derivedParams">>;
+
+export function hintOf(change: Change): "enqueued" | undefined {
+  return change.enqueued && Object.keys(change).length === 1 ? "enqueued" : undefined;
+}

@@ -1,0 +1,124 @@
+/**
+ * The thread that a worker's tasks run in: the process answers the broker's heartbeats while a band is computed, and a task
+ * that does not end can be terminated. Both sides are in this file.
+ *
+ * Invariant: what a task throws costs its band at most. The process goes on.
+ *
+ * Not here: what becomes of the band (worker.ts).
+ */
+import process from "node:process";
+import { parentPort, Worker as Thread, workerData } from "node:worker_threads";
+import { type Chunk, rowsCrc } from "../chunk.ts";
+import { within } from "../ops/deadline.ts";
+import type { Log } from "../ops/log.ts";
+import { encodeBand } from "../picture/png-write.ts";
+import { runTask } from "../task.ts";
+import { loadTasks } from "./index.ts";
+
+/** Marks the threads that this file starts. A thread that only imports it does not serve tasks. */
+const ROLE = "tasks";
+
+/** A band for the thread. The buffer and not a view of it: Deno searches every view it is sent for ports, byte by byte. */
+type Order = Omit<Chunk, "pixels"> & { pixels: ArrayBuffer; at: number };
+
+export interface BandResult {
+  /** A PNG as `encodeBand` makes it, or a data task's JSON in UTF-8. */
+  made: Uint8Array;
+  /** CRC-32 of the band's own rows, as received. */
+  crc: number;
+}
+
+/**
+ * The thread that tasks run in. It is replaced after a task that had to be terminated.
+ *
+ * A task may throw after it has returned, from a timer or a promise. That is logged, and harms no band.
+ */
+export class TaskThread {
+  #thread: Thread | undefined;
+  #reply: (reply: BandResult | { error: string }) => void = () => {};
+
+  constructor(
+    readonly modules: string | undefined,
+    readonly log: Log,
+  ) {}
+
+  /**
+   * @param chunk its pixels are transferred to the thread
+   * @throws Error what the task threw, or that it took longer than `timeout` ms
+   */
+  async run(chunk: Chunk, timeout: number): Promise<BandResult> {
+    this.#thread ??= this.#start();
+    const thread = this.#thread;
+    const { buffer, byteOffset } = chunk.pixels;
+    const order: Order = { ...chunk, pixels: buffer as ArrayBuffer, at: byteOffset };
+    const replied = new Promise<BandResult | { error: string }>((resolve) => {
+      this.#reply = resolve;
+    });
+    thread.postMessage(order, [order.pixels]);
+    const late = `the task took longer than ${timeout} ms`;
+    const reply = await within(replied, timeout, late).catch(async (error: Error) => {
+      await this.end();
+      return { error: error.message };
+    });
+    if ("error" in reply) throw new Error(reply.error);
+    return reply;
+  }
+
+  #start(): Thread {
+    const thread = new Thread(new URL(import.meta.url), { workerData: { role: ROLE, modules: this.modules } });
+    const lost = (why: string) => {
+      if (this.#thread === thread) this.#thread = undefined;
+      this.#reply({ error: why });
+    };
+    thread.on("message", (reply: BandResult | { error: string } | LateError) => {
+      if ("late" in reply) this.log.error("task threw after it had returned", { task: reply.task, error: reply.late });
+      else this.#reply(reply);
+    });
+    thread.on("error", (error: Error) => lost(`the task's thread failed: ${error.message}`));
+    thread.on("exit", () => lost("the task's thread ended"));
+    return thread;
+  }
+
+  async end(): Promise<void> {
+    const thread = this.#thread;
+    this.#thread = undefined;
+    await thread?.terminate();
+  }
+}
+
+/** An error that no band waits for, and the task whose file it comes from, or the one that ran last. */
+interface LateError {
+  late: string;
+  task: string;
+}
+
+/** The thread's side of `TaskThread`. */
+async function serveTasks(modules: string | undefined): Promise<void> {
+  const port = parentPort!;
+  const tasks = await loadTasks(modules);
+  let last = "";
+  const report = (error: unknown) => {
+    const { message = String(error), stack = "" } = (error ?? {}) as Partial<Error>;
+    const [task = last] = [...tasks.files].find(([, file]) => stack.includes(file)) ?? [];
+    port.postMessage({ late: message, task } satisfies LateError);
+  };
+  process.on("uncaughtException", report);
+  process.on("unhandledRejection", report);
+  port.on("message", ({ at, ...order }: Order) => {
+    try {
+      last = order.task;
+      const { width, height, halo } = order;
+      const chunk: Chunk = { ...order, pixels: new Uint8Array(order.pixels, at, width * height) };
+      const crc = rowsCrc(chunk);
+      const result = runTask(tasks.get(chunk.task)!, chunk);
+      const rows = height - halo[0] - halo[1];
+      const made = typeof result === "string" ? Buffer.from(result) : encodeBand(result, width, rows);
+      const moved = made.byteOffset === 0 && made.length === made.buffer.byteLength ? [made.buffer as ArrayBuffer] : [];
+      port.postMessage({ made, crc } satisfies BandResult, moved);
+    } catch (error) {
+      port.postMessage({ error: String((error as Error)?.message ?? error) });
+    }
+  });
+}
+
+if (workerData?.role === ROLE) serveTasks(workerData.modules);
