@@ -20,6 +20,7 @@ import { task as sobel } from "../sobel.ts";
 import { loadTasks } from "../tasks/index.ts";
 import { expectSame, greyOf, inPieces, RGB, sobelOf } from "./pictures.ts";
 import { describeWith, type Program, type RabbitMQ, type RedisServer, sharedServers, spawnProgram } from "./servers.ts";
+import { until, within } from "./wait.ts";
 
 const tasks = await loadTasks();
 
@@ -795,19 +796,4 @@ function greyPng(pixels: Uint8Array, width: number, height: number): Uint8Array 
 function colourPng(pixels: Uint8Array, width: number, height: number): Uint8Array {
   const data = new Uint8Array(pixels.length * 3).map((_, i) => pixels[Math.floor(i / 3)]);
   return encode({ width, height, data, channels: 3 });
-}
-
-async function until(condition: () => boolean | Promise<boolean>): Promise<void> {
-  for (const deadline = Date.now() + DEADLINE; !(await condition()); ) {
-    if (Date.now() > deadline) throw new Error(`not true after ${DEADLINE} ms: ${condition}`);
-    await new Promise((resolve) => setTimeout(resolve, 10));
-  }
-}
-
-async function within<T>(promise: Promise<T>): Promise<T | "too late"> {
-  let timer: ReturnType<typeof setTimeout> | undefined;
-  const late = new Promise<"too late">((resolve) => {
-    timer = setTimeout(() => resolve("too late"), DEADLINE);
-  });
-  return await Promise.race([promise, late]).finally(() => clearTimeout(timer));
 }
