@@ -51,7 +51,7 @@ const VANISHED_MS = 15_000;
 /** All watches share one list of workers, which may be this old, ms. */
 const FLEET_MS = 1_000;
 /** An upload without a coordinator for this long has stopped, ms: a client retries sooner. */
-const INTERRUPTED_MS = 25_000;
+const INTERRUPTED_MS = 20_000;
 /** The same where consumers of the queue do not report which jobs they have, ms. */
 const VANISHED_UNSEEN_MS = 90_000;
 
