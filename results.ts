@@ -62,6 +62,8 @@ export const FOREIGN_WORKER = "foreign";
 const jobKey = (id: string) => `job:{${id}}`;
 const resultKey = (chunkId: string) => `resultado:${chunkId}`;
 
+/** How long Redis may take to answer before the connection is opened again, ms. */
+const SILENCE_MS = 15_000;
 /** The time that one look adds to a suspicion, at most, ms: several times the pause between two looks. */
 const MAX_LOOK_MS = 5_000;
 
@@ -96,6 +98,8 @@ export class RedisResults implements Results {
     const options = {
       maxRetriesPerRequest: patient ? null : 20,
       retryStrategy: (times: number) => Math.min(50 * times, 1000),
+      // A connection that no answer comes through is opened again: TCP alone would take a quarter of an hour to notice.
+      socketTimeout: SILENCE_MS,
     };
     this.#redis = new Redis(address, options);
     this.#subscriber = new Redis(address, { ...options, maxRetriesPerRequest: null });
