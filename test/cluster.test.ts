@@ -1,5 +1,5 @@
-// Coordinators and workers as processes of their own, on a real RabbitMQ and a real Redis, on both runtimes. What is in
-// the queue and in the store is looked at with the plain clients, as another program would.
+// Coordinators and workers as processes of their own, on a real RabbitMQ and a real Redis, on both runtimes. The tests read
+// the queue and the store with plain clients, as another program would.
 //
 // The expected bytes are those of the one-machine program.
 import { afterAll, afterEach, beforeAll, beforeEach, expect, setDefaultTimeout, test } from "bun:test";
@@ -39,7 +39,7 @@ const CUTS = [
   { bands: 97, bandPixels: 200 },
 ];
 const [whole, , seven, hundred] = CUTS;
-/** 720 kB, so that half of it is more than is read before the first rows are inflated; 100 bands of 4 rows. */
+/** 720 kB: half of it is more than a coordinator reads before the first rows are inflated. 100 bands of 4 rows. */
 const large = noise(600, 400);
 const LARGE_BAND_PIXELS = 2_400;
 
@@ -78,9 +78,9 @@ describeWith(["rabbitmq", "redis"], "a cluster", () => {
   beforeEach(async () => {
     stores.clear();
     channel = await connection.createChannel();
-    channel.on("error", () => {}); // whoever uses it is told
+    channel.on("error", () => {}); // its user gets the error
   });
-  /** Nothing of a test is left for the next, and whatever was started ends in order. */
+  /** Leaves nothing for the next test. Every program that was started must exit with 0. */
   afterEach(async () => {
     for (const stop of foreigners.splice(0)) await stop();
     for (const program of programs) program.kill("SIGTERM");
@@ -95,7 +95,7 @@ describeWith(["rabbitmq", "redis"], "a cluster", () => {
 
   const closers: (() => unknown)[] = [];
 
-  test("the bytes of the one-machine program, for any bands and any workers, on both runtimes", async () => {
+  test("gives the bytes of the one-machine program, for any bands and workers, on both runtimes", async () => {
     const pixels = await raw(await edgesOf(photo, whole.bandPixels));
     const alone = await startWorker("deno-1", "deno");
     for (const { bands, bandPixels } of [seven, hundred])
@@ -130,7 +130,7 @@ describeWith(["rabbitmq", "redis"], "a cluster", () => {
     await expectNothingLeft();
   });
 
-  /** Each of the four ways to ask, on the app in this process. */
+  /** Each of the four ways to run a job, on the app in this process. */
   async function expectEdges(app: App, bands: number, pixels: Bytes): Promise<void> {
     const expected = await edgesOf(photo, app.bandPixels);
     const id = crypto.randomUUID();
@@ -151,7 +151,7 @@ describeWith(["rabbitmq", "redis"], "a cluster", () => {
     expect((await app.ask(`/jobs/${id}`, { method: "DELETE" })).status).toBe(204);
   }
 
-  test("workers=N: so many bands are in the queue, never more, and the job ends", async () => {
+  test("workers=N: at most N bands are in the queue, and the job ends", async () => {
     const app = await startApp(seven);
     for (const workers of [1, 2, 3]) {
       const id = crypto.randomUUID();
@@ -183,7 +183,7 @@ describeWith(["rabbitmq", "redis"], "a cluster", () => {
     expectStoredOnce(id, 97);
   });
 
-  test("an upload that was cut off is taken up by another coordinator: what is done is not done again", async () => {
+  test("another coordinator resumes an upload that was cut off: done bands are not done again", async () => {
     const [first, second] = [await startCoordinator(LARGE_BAND_PIXELS), await startCoordinator(LARGE_BAND_PIXELS)];
     for (const name of ["one", "two"]) await startWorker(name);
     const id = crypto.randomUUID();
@@ -206,7 +206,7 @@ describeWith(["rabbitmq", "redis"], "a cluster", () => {
     expectStoredOnce(id, 100);
   });
 
-  test("another picture under the same id is a conflict, whichever coordinator is asked", async () => {
+  test("another picture under the same id is a conflict, on every coordinator", async () => {
     const [first, second] = [await startApp(seven), await startApp(hundred)];
     await startWorker("one");
     const id = crypto.randomUUID();
@@ -216,7 +216,7 @@ describeWith(["rabbitmq", "redis"], "a cluster", () => {
       409,
       "this job was started with another picture: band 0 differs",
     ]);
-    // The same picture goes by the plan that stands, not by the second coordinator's own.
+    // The same picture keeps its plan, whatever the second coordinator's own band size is.
     const again = await second.ask(`/jobs/${id}`, { method: "PUT", body: photo });
     expect([again.status, (await again.json()).bands]).toEqual([202, 7]);
     await finished(first, id);
@@ -224,7 +224,7 @@ describeWith(["rabbitmq", "redis"], "a cluster", () => {
     expectStoredOnce(id, 7);
   });
 
-  test("the message on the wire, and the queues, which are there before the first message", async () => {
+  test("the message on the wire, and the queues, which exist before the first message", async () => {
     const app = await startApp(seven);
     expect((await channel.checkQueue(QUEUE)).messageCount).toBe(0);
     const id = crypto.randomUUID();
@@ -257,7 +257,7 @@ describeWith(["rabbitmq", "redis"], "a cluster", () => {
     await expectDeclared(DEAD_LETTERS, { "x-queue-type": "quorum" });
   });
 
-  /** The broker itself compares: it takes a declaration of these very arguments, and none that lacks one of them. */
+  /** The broker compares: it accepts a declaration with exactly these arguments, and none that lacks one. */
   async function expectDeclared(queue: string, args: Record<string, string | number>): Promise<void> {
     const declared = async (without?: string) => {
       const own = await connection.createChannel();
@@ -298,7 +298,7 @@ describeWith(["rabbitmq", "redis"], "a cluster", () => {
   ];
 
   test.each(broken)(
-    "$what in a message: it is buried with the reason, and its job tells",
+    "$what in a message: it is dead-lettered with the reason, and its job fails with the same",
     async ({ body, reason, nameless }) => {
       const app = await startApp(seven);
       await startWorker("one");
@@ -325,7 +325,7 @@ describeWith(["rabbitmq", "redis"], "a cluster", () => {
         expect(await store.hget(`job:{${job.id}}`, "failure")).toBe(failure);
         expect(await events.text()).toMatch(/event: failed\ndata: .*\n\n$/);
       }
-      // The worker is none the worse for it.
+      // The worker goes on.
       expectSame(
         await bytesOf(await app.ask("/tasks/sobel", { method: "POST", body: photo })),
         await edgesOf(photo, seven.bandPixels),
@@ -333,7 +333,7 @@ describeWith(["rabbitmq", "redis"], "a cluster", () => {
     },
   );
 
-  test("a cancelled job: the queue drains, nothing is left", async () => {
+  test("a cancelled job: its messages are dropped, no key is left", async () => {
     const app = await startApp({ bandPixels: LARGE_BAND_PIXELS });
     const worker = await startWorker("one");
     const id = crypto.randomUUID();
@@ -346,9 +346,9 @@ describeWith(["rabbitmq", "redis"], "a cluster", () => {
     expect(await events.text()).toMatch(/event: failed\ndata: .*cancelled.*\n\n$/);
     await until(async () => (await channel.checkQueue(QUEUE)).messageCount === 0);
     worker.kill();
-    await within(worker.exited); // the band in hand is settled
+    await within(worker.exited); // its band is settled
     await expectNothingLeft();
-    // A worker or a coordinator that comes late brings nothing back.
+    // A late worker or coordinator brings nothing back.
     const results = new RedisResults(redis.url, 60, false);
     expect(
       await results.store(
@@ -369,7 +369,7 @@ describeWith(["rabbitmq", "redis"], "a cluster", () => {
     await expectNothingLeft();
   });
 
-  test("tasks of one's own: one that works; one that throws and one that does not end fail their jobs, not the worker", async () => {
+  test("the user's own tasks: one works; one that throws and one that does not end fail their jobs, not the worker", async () => {
     const TASKS = ["negative", "throws", "endless"].map((name) => `test/tasks/${name}.ts`).join(",");
     const settings = { ...servers(), TASKS, BAND_TIMEOUT_SECONDS: "1" };
     const worker = spawnProgram("worker.ts", { ...settings, WORKER_NAME: "many-sided" });
@@ -399,12 +399,12 @@ describeWith(["rabbitmq", "redis"], "a cluster", () => {
     for (const task of ["negative", "throws", "endless"]) await channel.deleteQueue(`${QUEUE}.${task}`);
   });
 
-  test("a band that was given up is shown, put back, and its job completed", async () => {
+  test("a dead letter is listed and put back, and its job is completed", async () => {
     const id = crypto.randomUUID();
     const app = await startApp({ bandPixels: seven.bandPixels });
     const put = () => app.ask(`/jobs/${id}?workers=${seven.bands}`, { method: "PUT", body: photo });
     expect((await put()).status).toBe(202);
-    // What a worker does that gives up on the first band.
+    // As a worker does that dead-letters the first band.
     const message = (await channel.get(QUEUE)) as GetMessage;
     const chunkId = message.properties.messageId;
     const headers = { "x-reason": "the task was ill", "x-queue": QUEUE };
@@ -433,7 +433,7 @@ describeWith(["rabbitmq", "redis"], "a cluster", () => {
     expectSame(await bytesOf(await app.ask(`/jobs/${id}/result`)), await edgesOf(photo, seven.bandPixels));
   });
 
-  test("a result that another program sets when its job is gone is given a time to live", async () => {
+  test("a third-party result whose job is gone gets a TTL", async () => {
     const results = new RedisResults(redis.url, 60, false);
     await store.set("resultado:{gone}:0", "left behind");
     await results.sweep();
@@ -442,7 +442,7 @@ describeWith(["rabbitmq", "redis"], "a cluster", () => {
     await results.close();
   });
 
-  test("nothing outlives its time", async () => {
+  test("every key of a job expires", async () => {
     const app = await startApp({ ...seven, ttlSeconds: 3 });
     const waiting = crypto.randomUUID();
     const answer = await app.ask(`/jobs/${waiting}?workers=7`, { method: "PUT", body: photo });
@@ -459,14 +459,14 @@ describeWith(["rabbitmq", "redis"], "a cluster", () => {
     await expectNothingLeft();
   });
 
-  test("a worker that is told to end finishes the band in its hands; one that is killed has it taken over", async () => {
+  test("a worker that gets SIGTERM finishes its band; the band of a killed worker goes to another", async () => {
     for (const signal of ["SIGTERM", "SIGKILL"] as const) {
       const app = await startApp({ bandPixels: LARGE_BAND_PIXELS });
       const first = await startWorker("first");
       const id = crypto.randomUUID();
       const put = app.ask(`/jobs/${id}?workers=8`, { method: "PUT", body: large });
       await until(async () => (await count(id, "done")) > 3);
-      // Of the eight in flight one is in its hands; where it was stopped between storing and acknowledging, go on.
+      // One of the eight in flight is in progress. If it was stopped between storing and acknowledging, go on.
       for (;;) {
         first.kill("SIGSTOP");
         await until(async () => (await count(id, "sent")) - (await count(id, "done")) === 8);
@@ -513,33 +513,30 @@ describeWith(["rabbitmq", "redis"], "a cluster", () => {
     ],
   ];
 
-  test.each(foreign)(
-    "a worker in another language, which stores %s and does nothing else",
-    async (_, picture, exact) => {
-      const app = await startApp(seven);
-      await startForeignWorker(async ({ pixels, width, height }) => {
-        return picture(sobelOf(pixels, width, height), width, height);
-      });
-      const expected = await edgesOf(photo, seven.bandPixels);
-      const got = await bytesOf(await app.ask("/tasks/sobel", { method: "POST", body: photo }));
-      if (exact) expectSame(got, expected);
-      else expect(meanDifference(await raw(got), await raw(expected))).toBeLessThan(8);
+  test.each(foreign)("a third-party worker that stores %s and does nothing else", async (_, picture, exact) => {
+    const app = await startApp(seven);
+    await startForeignWorker(async ({ pixels, width, height }) => {
+      return picture(sobelOf(pixels, width, height), width, height);
+    });
+    const expected = await edgesOf(photo, seven.bandPixels);
+    const got = await bytesOf(await app.ask("/tasks/sobel", { method: "POST", body: photo }));
+    if (exact) expectSame(got, expected);
+    else expect(meanDifference(await raw(got), await raw(expected))).toBeLessThan(8);
 
-      // A client that only asks, and never listens to the events, sees it end.
-      const id = crypto.randomUUID();
-      expect((await app.ask(`/jobs/${id}`, { method: "PUT", body: photo })).status).toBe(202);
-      await finished(app, id);
-      const { byWorker } = await (await app.ask(`/jobs/${id}`)).json();
-      expect(byWorker).toEqual({ foreign: { bands: 7, ms: 0 } });
-      expectSame(await bytesOf(await app.ask(`/jobs/${id}/result`)), got);
-      // It sets no time to live, yet every key has one.
-      const lives = await Promise.all((await keys()).map(async (key) => [key, await store.ttl(key)] as const));
-      expect(lives.length).toBeGreaterThan(7);
-      expect(lives.filter(([, seconds]) => seconds <= 0)).toEqual([]);
-      expect((await app.ask(`/jobs/${id}`, { method: "DELETE" })).status).toBe(204);
-      await expectNothingLeft();
-    },
-  );
+    // A client that polls, and follows no events, sees the job end.
+    const id = crypto.randomUUID();
+    expect((await app.ask(`/jobs/${id}`, { method: "PUT", body: photo })).status).toBe(202);
+    await finished(app, id);
+    const { byWorker } = await (await app.ask(`/jobs/${id}`)).json();
+    expect(byWorker).toEqual({ foreign: { bands: 7, ms: 0 } });
+    expectSame(await bytesOf(await app.ask(`/jobs/${id}/result`)), got);
+    // The worker sets no TTL, yet every key has one.
+    const lives = await Promise.all((await keys()).map(async (key) => [key, await store.ttl(key)] as const));
+    expect(lives.length).toBeGreaterThan(7);
+    expect(lives.filter(([, seconds]) => seconds <= 0)).toEqual([]);
+    expect((await app.ask(`/jobs/${id}`, { method: "DELETE" })).status).toBe(204);
+    await expectNothingLeft();
+  });
 
   test.each([
     ["text", async () => Buffer.from("done!"), /^band 0: its result cannot be used: not an image/],
@@ -560,7 +557,7 @@ describeWith(["rabbitmq", "redis"], "a cluster", () => {
       /^band 0: its result cannot be used: corrupt PNG/,
     ],
   ])(
-    "a worker that stores %s: an error that names the band, not the client's picture",
+    "a third-party worker that stores %s: the error names the band, not the client's picture",
     async (_, picture, sentence) => {
       const app = await startApp(seven);
       await startForeignWorker(picture);
@@ -572,7 +569,7 @@ describeWith(["rabbitmq", "redis"], "a cluster", () => {
     },
   );
 
-  test("a result that turns bad in the middle breaks the download; it does not look complete", async () => {
+  test("a result that is invalid in the middle breaks the download, which does not look complete", async () => {
     const origin = await startCoordinator(seven.bandPixels);
     let number = 0;
     await startForeignWorker(async ({ pixels, width, height }) => {
@@ -666,7 +663,7 @@ async function startWorker(name: string, runtime: "bun" | "deno" = "bun"): Promi
 
 type Band = { pixels: Uint8Array; width: number; height: number };
 
-/** All that another language needs: the queue, which it does not declare, a `SET`, an acknowledgement. */
+/** What a third-party worker does: consume, `SET`, acknowledge. It declares no queue. */
 async function startForeignWorker(work: (band: Band) => Promise<Uint8Array>): Promise<void> {
   const own = await connection.createChannel();
   let closing = false;
@@ -678,7 +675,7 @@ async function startForeignWorker(work: (band: Band) => Promise<Uint8Array>): Pr
     const { data, width, height } = decode(Buffer.from(imagen, "base64"));
     const picture = await work({ pixels: data as Uint8Array, width, height });
     await store.set(`resultado:${chunk_id}`, Buffer.from(picture).toString("base64"));
-    // A test may be over once the result is there.
+    // The test may end as soon as the result is stored.
     if (!closing) own.ack(message);
   });
   foreigners.push(() => {
@@ -687,7 +684,7 @@ async function startForeignWorker(work: (band: Band) => Promise<Uint8Array>): Pr
   });
 }
 
-/** The next message of a queue, once there is one. It is handed back when the channel is closed. */
+/** The next message of a queue, once there is one. It is requeued when the channel is closed. */
 async function taken(queue: string): Promise<ConsumeMessage> {
   let message: Awaited<ReturnType<Channel["get"]>> = false;
   await until(async () => {
@@ -697,7 +694,7 @@ async function taken(queue: string): Promise<ConsumeMessage> {
   return message as unknown as ConsumeMessage;
 }
 
-/** A record as if a picture of 7 bands were on its way. */
+/** The record of a job of 7 bands whose picture is still arriving. */
 async function aJob(): Promise<Job> {
   const results = new RedisResults(redis.url, 60, false);
   const id = crypto.randomUUID();
@@ -716,12 +713,12 @@ async function aJob(): Promise<Job> {
   return job;
 }
 
-/** How many bands of a job were sent, or are done. */
+/** Number of bands of a job that were sent, or are done. */
 function count(id: string, what: "sent" | "done"): Promise<number> {
   return store.hlen(`job:{${id}}:${what}`);
 }
 
-/** All keys but the fleet's. */
+/** All keys except those of the workers. */
 async function keys(): Promise<string[]> {
   return (await store.keys("*")).filter((key) => key !== "workers" && !key.startsWith("worker:"));
 }
@@ -755,7 +752,7 @@ async function edgesOf(picture: Uint8Array, bandPixels: number): Promise<Bytes> 
   return Buffer.concat(await Array.fromAsync(transform(await readImage(inPieces(picture)), sobel, bandPixels)));
 }
 
-/** The grey pixels of a picture, by a decoder that is not ours. */
+/** The grey pixels of a picture, by an independent decoder. */
 async function raw(picture: Uint8Array): Promise<Bytes> {
   return sharp(picture).toColourspace("b-w").raw().toBuffer() as Promise<Bytes>;
 }

@@ -1,5 +1,5 @@
-// Whatever dies, a job that was accepted ends right, or fails with a reason. The programs are real processes, the
-// servers private: they are killed, paused, cut off and emptied here.
+// Whichever process dies, an accepted job ends right or fails with a reason. Programs and servers are real and private:
+// the tests kill, pause, cut off and empty them.
 //
 // The expected bytes are those of the one-machine program.
 import { afterAll, afterEach, beforeAll, beforeEach, expect, setDefaultTimeout, test } from "bun:test";
@@ -32,7 +32,7 @@ type Bytes = Buffer<ArrayBuffer>;
 
 /** No wait in this file is longer, ms; a test may wait several times. */
 const DEADLINE = 25_000;
-/** The broker takes a silent worker for dead after two or three of these, s. */
+/** After two or three of these without traffic the broker closes a connection, s. */
 const HEARTBEAT = 2;
 /** 720 kB, 100 bands of 4 rows. */
 const BAND_PIXELS = 2_400;
@@ -57,7 +57,7 @@ let alarmed = false;
 
 describeWith(["rabbitmq", "redis"], "faults", () => {
   const closers: (() => unknown)[] = [];
-  // Longer than the waits within: when a test times out, `bun test` kills what was started in it, the servers too.
+  // Longer than the waits inside: when a test times out, `bun test` kills what it started, the servers included.
   setDefaultTimeout(90_000);
 
   beforeAll(async () => {
@@ -67,10 +67,10 @@ describeWith(["rabbitmq", "redis"], "faults", () => {
     ]);
     proxy = await startProxy(await freePort(), rabbitmq.port);
     store = new Redis(redis.url, { maxRetriesPerRequest: null });
-    store.on("error", () => {}); // it is to be away
+    store.on("error", () => {}); // it is stopped below
     const watcher = store.duplicate();
     watcher.on("error", () => {});
-    // ioredis cannot read what others say in the same packet as the answer to MONITOR: there is nobody else yet.
+    // ioredis cannot read commands of other clients in the same packet as the answer to MONITOR: there are none yet.
     await Promise.all([store.ping(), watcher.ping()]);
     const monitor = await watcher.monitor();
     monitor.on("error", () => {});
@@ -93,7 +93,7 @@ describeWith(["rabbitmq", "redis"], "faults", () => {
     for (const close of closers) await close();
   });
   beforeEach(() => stores.clear());
-  /** Nothing of a test is left for the next, and whatever still runs ends in order. */
+  /** Leaves nothing for the next test. Every program that still runs must exit with 0. */
   afterEach(async () => {
     await proxy.refuse();
     await proxy.accept();
@@ -107,17 +107,17 @@ describeWith(["rabbitmq", "redis"], "faults", () => {
     await store.flushall();
   });
 
-  test("a worker killed in the middle of a band: another does that band", async () => {
+  test("a worker killed in the middle of a band: another worker does that band", async () => {
     const [origin] = await startCoordinators(1);
     const crew = [await startWorker("one"), await startWorker("two"), await startWorker("three")];
     const { id, worker } = await stopInBand(origin, crew);
     await sleep(300);
-    expect(await count(id, "done")).toBe(BANDS - 1); // nobody else has it
+    expect(await count(id, "done")).toBe(BANDS - 1); // no other worker has it
     await killed(worker);
     await expectEdges(origin, id);
   });
 
-  test("all workers killed, new ones later: the job goes on where it stood", async () => {
+  test("all workers killed, new ones later: the job continues", async () => {
     const [origin] = await startCoordinators(1);
     const crew = [await startWorker("one"), await startWorker("two")];
     const { id, put } = send(origin, "?workers=4");
@@ -133,7 +133,7 @@ describeWith(["rabbitmq", "redis"], "faults", () => {
     expect(await store.hgetall(`job:{${id}}:done`)).toMatchObject(before);
   });
 
-  test("workers told to end (SIGTERM): they exit with 0, and no band is done twice", async () => {
+  test("workers that get SIGTERM exit with 0, and no band is done twice", async () => {
     const [origin] = await startCoordinators(1);
     const crew = [await startWorker("one"), await startWorker("two"), await startWorker("three")];
     const { id, put } = send(origin, "?workers=8");
@@ -152,15 +152,15 @@ describeWith(["rabbitmq", "redis"], "faults", () => {
     expectStoredOnce(id);
   });
 
-  test("a worker that hangs (SIGSTOP) is taken for dead; when it comes back, its late result does no harm", async () => {
+  test("a worker that hangs (SIGSTOP) loses its band; its late result changes nothing", async () => {
     const [origin] = await startCoordinators(1);
     const crew = [await startWorker("one"), await startWorker("two"), await startWorker("three")];
     const { id, worker, others } = await stopInBand(origin, crew);
-    await expectEdges(origin, id); // the broker hands its band to another
+    await expectEdges(origin, id); // RabbitMQ redelivers its band
     const before = await store.hgetall(`job:{${id}}:done`);
     for (const other of others) await ended(other);
     worker.kill("SIGCONT");
-    // Alone now, it has to come back for the next job to be done.
+    // It is alone now: the next job is done only if it comes back.
     const next = send(origin, "");
     await expectAccepted(next.put);
     await expectEdges(origin, next.id);
@@ -181,7 +181,7 @@ describeWith(["rabbitmq", "redis"], "faults", () => {
 
   test.each(away)("RabbitMQ %s: accepted jobs and those on their way end right", async (_, fault) => {
     const [origin] = await startCoordinators(1);
-    // RabbitMQ 3.10 writes down that there is a queue some seconds after it has said so: a younger one is lost.
+    // RabbitMQ 3.10 writes a new queue to disk some seconds after it has confirmed it: a kill before that loses the queue.
     await sleep(Math.max(0, born + 5_000 - Date.now()));
     const waiting = send(origin, `?workers=${BANDS}`);
     await expectAccepted(waiting.put);
@@ -197,7 +197,7 @@ describeWith(["rabbitmq", "redis"], "faults", () => {
     await until(async () => (await ask(`${origin}/readyz`)).ok);
   });
 
-  test("the way to RabbitMQ cut, again and again, and closed for a while", async () => {
+  test("the connection to RabbitMQ cut again and again, and refused for a while: nothing is lost", async () => {
     const [origin] = await startCoordinators(1, { RABBITMQ_URL: throughProxy() });
     for (const name of ["one", "two"]) await startWorker(name, { RABBITMQ_URL: throughProxy() });
     const { id, put } = send(origin, "?workers=2");
@@ -205,7 +205,7 @@ describeWith(["rabbitmq", "redis"], "faults", () => {
       await until(async () => (await count(id, "done")) > done);
       proxy.cut();
     }
-    // So often that it is cut while they are still setting up what they use.
+    // So often that it is cut while a program still sets up its channel.
     for (let i = 0; i < 100; i++) {
       proxy.cut();
       await sleep(10);
@@ -213,7 +213,7 @@ describeWith(["rabbitmq", "redis"], "faults", () => {
     await until(async () => (await count(id, "done")) > 60);
     await proxy.refuse();
     await until(async () => (await ask(`${origin}/readyz`)).status === 503);
-    await sleep(500); // for the bands in hand
+    await sleep(500); // for the bands in progress
     const before = await count(id, "done");
     await sleep(1_500);
     expect(await count(id, "done")).toBe(before);
@@ -224,7 +224,7 @@ describeWith(["rabbitmq", "redis"], "faults", () => {
     expect((await ask(`${origin}/readyz`)).status).toBe(200);
   });
 
-  test("a crowd of bands goes to RabbitMQ a few at a time, the others when those are confirmed", async () => {
+  test("many bands go to RabbitMQ a few at a time, as the earlier ones are confirmed", async () => {
     const queue = await RabbitQueue.connect(throughProxy(), openLog("warn"));
     await until(() => queue.ready());
     const band = { task: "sobel", halo: [0, 0] as [number, number], width: 3, height: 1, pixels: new Uint8Array(3) };
@@ -243,7 +243,7 @@ describeWith(["rabbitmq", "redis"], "faults", () => {
     await queue.close();
   });
 
-  test("the way to RabbitMQ cut while a worker subscribes: it does with the next connection", async () => {
+  test("the connection to RabbitMQ cut while a worker subscribes: it subscribes on the next one", async () => {
     const queue = await RabbitQueue.connect(throughProxy(), openLog("warn"));
     await until(() => queue.ready());
     proxy.cut();
@@ -253,15 +253,15 @@ describeWith(["rabbitmq", "redis"], "faults", () => {
     await queue.close();
   });
 
-  test("while RabbitMQ cannot be asked, no band is taken for vanished, nor as soon as it can", async () => {
+  test("while RabbitMQ does not answer, no band counts as lost, and not at once when it does", async () => {
     const [origin] = await startCoordinators(1, { RABBITMQ_URL: throughProxy() });
     const { id, put } = send(origin, `?workers=${BANDS}`);
     await expectAccepted(put);
     await withChannel(async (channel) => {
-      // All the bands in the hands of somebody who is silent: that looks as if they had vanished.
+      // A client holds all bands and sends no heartbeat: they look lost.
       await channel.consume(QUEUE, () => {});
       await until(async () => {
-        await jobOf(origin, id); // whoever asks has it looked for
+        await jobOf(origin, id); // makes the coordinator look for the bands
         return (await store.hexists(`job:{${id}}`, "suspect")) === 1;
       });
       await proxy.refuse();
@@ -289,7 +289,7 @@ describeWith(["rabbitmq", "redis"], "faults", () => {
     await expectEdges(origin, id);
   });
 
-  test("RabbitMQ short of memory takes nothing: uploads wait, accepted jobs go on, and all is answered", async () => {
+  test("RabbitMQ short of memory: uploads wait, accepted jobs continue, every request is answered", async () => {
     const [origin] = await startCoordinators(1);
     const accepted = send(origin, `?workers=${BANDS}`);
     await expectAccepted(accepted.put);
@@ -301,7 +301,7 @@ describeWith(["rabbitmq", "redis"], "faults", () => {
     });
     await startWorker("one");
     await expectEdges(origin, accepted.id);
-    // What it waits for is RabbitMQ; that must not be passed on to those who only ask.
+    // The upload waits for RabbitMQ. Requests that need no RabbitMQ must not.
     for (let i = 0; i < 15; i++) {
       expect((await within(jobOf(origin, id))).state).toBe("uploading");
       await sleep(100);
@@ -326,7 +326,7 @@ describeWith(["rabbitmq", "redis"], "faults", () => {
     expect(await store.hgetall(`job:{${id}}:done`)).toMatchObject(before);
   });
 
-  test("Redis restarted empty: its jobs are gone at once and for all to see, the next is fine", async () => {
+  test("Redis restarted empty: its jobs are gone at once for every client; the next job is fine", async () => {
     const [origin] = await startCoordinators(1);
     const accepted = send(origin, `?workers=${BANDS}`);
     await expectAccepted(accepted.put);
@@ -363,7 +363,7 @@ describeWith(["rabbitmq", "redis"], "faults", () => {
     await expectEdges(origin, id);
   });
 
-  test("Redis out of memory: an upload is refused and sent again, an accepted job waits; nothing is lost", async () => {
+  test("Redis out of memory: an upload is refused and resent, an accepted job waits; nothing is lost", async () => {
     const [origin] = await startCoordinators(1);
     const accepted = send(origin, `?workers=${BANDS}`);
     await expectAccepted(accepted.put);
@@ -386,7 +386,7 @@ describeWith(["rabbitmq", "redis"], "faults", () => {
     expect((await events.text()).match(/^event: band$/gm)).toHaveLength(BANDS);
   });
 
-  test("an upload that was refused in its middle is taken up by the same coordinator, while its page looks on", async () => {
+  test("the same coordinator resumes an upload that it refused in the middle, while the page follows", async () => {
     const [origin] = await startCoordinators(1);
     await startWorker("one");
     const id = crypto.randomUUID();
@@ -420,7 +420,7 @@ describeWith(["rabbitmq", "redis"], "faults", () => {
     expect((await events.text()).match(/^event: band$/gm)).toHaveLength(BANDS);
   });
 
-  test("a coordinator killed while the picture arrives: another takes it up, and nothing is done twice", async () => {
+  test("a coordinator killed while the picture arrives: another resumes it, and no band is done twice", async () => {
     const [first, second] = await startCoordinators(2);
     for (const name of ["one", "two"]) await startWorker(name);
     const id = crypto.randomUUID();
@@ -587,7 +587,7 @@ interface Hand {
   program: Program;
 }
 
-/** Two coordinators, three workers, a mixed load, and chance. Every picture is another, so a mixed-up result shows. */
+/** Two coordinators, three workers, a mixed load, random faults. Every picture differs, so a mixed-up result shows. */
 class Drill {
   readonly faults: { name: string; at: number }[] = [];
   readonly failures = { wrong: 0, lost: 0 };
@@ -600,7 +600,7 @@ class Drill {
   readonly #origins: string[] = [];
   readonly #coordinators: { port: number; program: Program }[] = [];
   readonly #workers: Hand[] = [];
-  /** What a fault leaves to be set right. */
+  /** Undoes a fault. */
   readonly #mending = new Set<Promise<unknown>>();
 
   constructor(random: () => number) {
@@ -628,7 +628,7 @@ class Drill {
     }
   }
 
-  /** Starts so many jobs at once every second, and a fault while they are under way. */
+  /** Starts this many jobs at once every second, and a fault while they run. */
   async run(number: number, perSecond: number): Promise<Ended[]> {
     const jobs: Promise<Ended | undefined>[] = [];
     while (jobs.length < number) {
@@ -643,7 +643,7 @@ class Drill {
     return ended.filter((job) => job !== undefined);
   }
 
-  /** The longest time from a fault to the end of all jobs that were under way then, ms. */
+  /** The longest time from a fault to the end of the jobs that ran at that moment, ms. */
   longestRecovery(jobs: Ended[]): number {
     const recoveries = this.faults.map(({ at }) => {
       const hit = jobs.filter(({ start, end }) => start <= at && end >= at);
@@ -652,7 +652,7 @@ class Drill {
     return Math.max(...recoveries);
   }
 
-  /** Keys and messages that are still there when all that was left to expire has had the time to. */
+  /** Keys and messages that are left after everything that expires has had the time to. */
   async leftOver(): Promise<string[]> {
     const rest = async () => [
       ...(await keys()),
@@ -788,8 +788,8 @@ function send(origin: string, query: string): { id: string; put: Promise<Respons
 }
 
 /**
- * Sends a job and stops one of the workers while it has a band of it in its hands: the others then do all but one.
- * Where it was stopped between two bands, it is tried again with the next job.
+ * Sends a job and stops one of the workers during a band: the others then do all bands but one. If the worker was stopped
+ * between two bands, it tries again with the next job.
  */
 async function stopInBand(origin: string, crew: Program[]) {
   const [worker, ...others] = crew;
@@ -806,7 +806,7 @@ async function stopInBand(origin: string, crew: Program[]) {
   throw new Error("the worker had no band in its hands, in ten tries");
 }
 
-/** SIGKILL, and it is gone. */
+/** Kills a program with SIGKILL, and waits for its end. */
 async function killed(program: Program): Promise<void> {
   programs.splice(programs.indexOf(program), 1);
   program.kill("SIGKILL");
@@ -842,7 +842,7 @@ async function fleet(origin: string): Promise<string[]> {
   return workers.map(({ name }: { name: string }) => name).toSorted();
 }
 
-/** How many bands of a job were sent, or are done. */
+/** Number of bands of a job that were sent, or are done. */
 function count(id: string, what: "sent" | "done"): Promise<number> {
   return store.hlen(`job:{${id}}:${what}`);
 }
@@ -853,7 +853,7 @@ function expectStoredOnce(id: string): void {
   expect(Object.fromEntries(got)).toEqual(Object.fromEntries(expected));
 }
 
-/** All keys but the fleet's. */
+/** All keys except those of the workers. */
 async function keys(): Promise<string[]> {
   return (await store.keys("*")).filter((key) => key !== "workers" && !key.startsWith("worker:"));
 }
@@ -862,12 +862,12 @@ async function messages(queue: string): Promise<number> {
   return withChannel(async (channel) => (await channel.checkQueue(queue)).messageCount);
 }
 
-/** A connection for one step: those of before may have died with the server. What the step leaves unsettled goes back. */
+/** A connection for one step: earlier ones may have died with the server. Unsettled messages are requeued at its end. */
 async function withChannel<T>(step: (channel: Channel) => Promise<T>): Promise<T> {
   const connection = await amqp(rabbitmq.url);
   connection.on("error", () => {});
   const channel = await connection.createChannel();
-  channel.on("error", () => {}); // whoever uses it is told
+  channel.on("error", () => {}); // its user gets the error
   try {
     return await step(channel);
   } finally {

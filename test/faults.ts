@@ -1,16 +1,15 @@
-// What the fault tests do to the programs, and the client that lives with it: a proxy that cuts, a user's program that
-// sends again, chance from a seed.
+// What the fault tests use: a proxy that cuts connections, a client that retries, random numbers from a seed.
 import { connect, createServer, type Server, type Socket } from "node:net";
 
 /** A TCP proxy to a port on this machine. */
 export interface TcpProxy {
   port: number;
-  /** Ends every connection that goes through it, in the middle of whatever is said. */
+  /** Ends every connection that goes through it, in the middle of its data. */
   cut(): void;
   /** The same, and refuses new ones until `accept`. */
   refuse(): Promise<void>;
   accept(): Promise<void>;
-  /** Keeps back what the server answers, until it is let go. */
+  /** Holds back the server's answers until it is released. */
   hold(): () => void;
 }
 
@@ -71,9 +70,9 @@ const PATIENCE_MS = 60_000;
 /** Of `Retry-After` it waits no more than this, ms. */
 const RETRY_MS = 500;
 
-/** A user's program: whatever is not answered, or with 5xx, it sends again, to the next coordinator. */
+/** A user's program: it sends every request again that gets no answer or a 5xx, to the next coordinator. */
 export class Client {
-  /** Requests that came to nothing. */
+  /** Requests that failed. */
   retries = 0;
   #turn = 0;
 

@@ -288,7 +288,7 @@ function processes(): Map<number, { name: string; state: string; parent: number 
   return all;
 }
 
-/** Names of those of `pids` that are still alive after at most 2 s. Ended ones that nobody has collected (Z) are not. */
+/** Names of those of `pids` that are still alive after at most 2 s. Zombies (Z) are not alive. */
 async function survivors(pids: number[]): Promise<string[]> {
   expect(pids.length).toBeGreaterThan(0);
   let alive: string[] = [];

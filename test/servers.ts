@@ -77,7 +77,7 @@ const PYTHON_PACKAGES = "/usr/lib/python3/dist-packages";
 
 /** Where each binary is; undefined where it is not. */
 export const binaries: Record<Need, string | undefined> = {
-  // The scripts in these folders run as whoever calls them. Debian's wrapper on the PATH wants root, and becomes the user rabbitmq.
+  // The scripts in these folders run as the calling user. Debian's wrapper on the PATH wants root, and becomes the user rabbitmq.
   rabbitmq: find(
     ["rabbitmq-server"],
     ["/usr/lib/rabbitmq/bin", "/opt/rabbitmq/sbin", "/opt/homebrew/sbin", "/usr/local/sbin"],
@@ -285,7 +285,7 @@ export function spawnProgram(
 const given = new Set<number>();
 
 /**
- * A loopback port that nobody listens on, given out once.
+ * A loopback port that no program listens on, given out once.
  *
  * Below the range from which the kernel takes source ports: from inside it, a client that keeps calling a stopped server
  * sooner or later gets the server's own port as its source, and is connected to itself.
@@ -309,7 +309,7 @@ export async function stopAll(): Promise<void> {
 const children = new Set<Child>();
 const folders = new Set<string>();
 
-// On Ctrl-C, and for whoever uses this file outside of `bun test`.
+// On Ctrl-C, and for programs that use this file outside of `bun test`.
 process.on("exit", () => {
   for (const child of children) child.signal("SIGKILL");
   for (const folder of folders) removeFolder(folder);
@@ -378,7 +378,7 @@ interface Recipe {
   args: string[];
   env: Record<string, string>;
   folder: string;
-  /** What is said to the server, and whether its first bytes back mean that it is ready. */
+  /** What is sent to the server, and whether its first bytes mean that it is ready. */
   hello: Uint8Array;
   greets(bytes: Buffer): boolean;
 }

@@ -1,5 +1,5 @@
-// Loaded before every test file (bunfig.toml, [test] preload). Its one job: whatever the tests have started is ended, and
-// its data removed, after the last of them and on Ctrl-C.
+// Loaded before every test file (bunfig.toml, [test] preload). It ends every process that the tests have
+// started, and removes its data, after the last test and on Ctrl-C.
 //
 // `bun test` emits `exit` only where something calls `process.exit`, and an `afterAll` in a test file ends with that file.
 import { afterAll } from "bun:test";
