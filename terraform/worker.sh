@@ -40,7 +40,7 @@ redis_password="$(secret sobel-redis-password)"
 
 # For the settings of Docker and its helper; /root is read-only.
 export HOME="$RUNTIME_DIRECTORY"
-docker-credential-gcr configure-docker --registries "${IMAGE%%/*}" >/dev/null || fail "docker-credential-gcr could not configure Docker"
+docker-credential-gcr configure-docker --registries "${IMAGE%%/*}" >/dev/null || fail "docker-credential-gcr failed"
 docker pull --quiet "$IMAGE" || docker image inspect "$IMAGE" >/dev/null || fail "the image $IMAGE could not be pulled"
 docker rm --force sobel-worker >/dev/null 2>&1 || true # one may remain after a power cut
 

@@ -430,13 +430,13 @@ describe("before the first call", () => {
   });
 
   const wrong: [string, string[], Record<string, string>, string][] = [
-    ["setting", ["1-gke.sh"], { REGION: "mars" }, 'REGION: expected a region, such as europe-west1, got "mars"'],
-    ["argument", ["1-gke.sh", "now"], {}, "unknown argument now; expected nothing, --dry-run or --help"],
-    ["missing number of VMs", ["7-scale.sh"], {}, "expected N [--pods M], got nothing"],
-    ["number of VMs", ["7-scale.sh", "many"], {}, "N: expected a number of VMs, got many"],
-    ["number of pods", ["7-scale.sh", "3", "--pods", "-1"], {}, "--pods: expected a number of pods, got -1"],
+    ["an unknown region", ["1-gke.sh"], { REGION: "mars" }, 'REGION: expected a region, such as europe-west1, got "mars"'],
+    ["an unknown argument", ["1-gke.sh", "now"], {}, "unknown argument now; expected nothing, --dry-run or --help"],
+    ["a missing number of VMs", ["7-scale.sh"], {}, "expected N [--pods M], got nothing"],
+    ["a number of VMs that is not a number", ["7-scale.sh", "many"], {}, "N: expected a number of VMs, got many"],
+    ["a negative number of pods", ["7-scale.sh", "3", "--pods", "-1"], {}, "--pods: expected a number of pods, got -1"],
   ];
-  test.each(wrong)("a wrong %s is refused by name", async (_, pipeline, env, message) => {
+  test.each(wrong)("%s is refused", async (_, pipeline, env, message) => {
     const { code, out, calls } = await new World().run(pipeline, env);
     expect([code, out, calls]).toEqual([1, expect.stringContaining(message), []]);
   });
