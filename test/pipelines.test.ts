@@ -430,7 +430,12 @@ describe("before the first call", () => {
   });
 
   const wrong: [string, string[], Record<string, string>, string][] = [
-    ["an unknown region", ["1-gke.sh"], { REGION: "mars" }, 'REGION: expected a region, such as europe-west1, got "mars"'],
+    [
+      "an unknown region",
+      ["1-gke.sh"],
+      { REGION: "mars" },
+      'REGION: expected a region, such as europe-west1, got "mars"',
+    ],
     ["an unknown argument", ["1-gke.sh", "now"], {}, "unknown argument now; expected nothing, --dry-run or --help"],
     ["a missing number of VMs", ["7-scale.sh"], {}, "expected N [--pods M], got nothing"],
     ["a number of VMs that is not a number", ["7-scale.sh", "many"], {}, "N: expected a number of VMs, got many"],
