@@ -43,6 +43,7 @@ import {
   DEFAULT_BAND_PIXELS,
   DEFAULT_JOBS,
   DEFAULT_UPLOAD_BYTES,
+  DRAIN_MS,
   levelSetting,
   setting,
   tokenSetting,
@@ -84,8 +85,6 @@ type Context = JobReads &
   };
 
 const SWEEP_MS = 60_000;
-/** How long answers that have begun may take after SIGTERM, ms. Kubernetes waits for 30 s. */
-const DRAIN_MS = 20_000;
 
 /** The program without its port: give `fetch` a Request, get a Response. */
 export function createApp(dependencies: Dependencies) {

@@ -30,7 +30,7 @@ import { type Chunk, isChunkId, parseChunkId } from "./chunk.ts";
 import { within } from "./ops/deadline.ts";
 import { type Fields, type Log, openLog } from "./ops/log.ts";
 import type { DeadLetterReason, WorkerMetrics } from "./ops/metrics.ts";
-import { answerHelp, levelSetting, setting } from "./ops/settings.ts";
+import { answerHelp, levelSetting, STOP_MS, setting } from "./ops/settings.ts";
 import { BEAT_MS } from "./results.ts";
 import { offerOf } from "./task.ts";
 import { loadTasks, namesIn, type Tasks } from "./tasks/index.ts";
@@ -38,8 +38,6 @@ import { type BandResult, TaskThread } from "./tasks/thread.ts";
 
 /** Failures of a band before its job fails. */
 const ATTEMPTS = 3;
-/** How long the band in progress may take after SIGTERM, ms. Kubernetes waits for 30 s. */
-const STOP_MS = 25_000;
 /** Workers that may die while they compute a band, before its job fails. */
 const MAX_LOST = 5;
 /** At 20 deliveries the queue itself dead-letters a message, without a reason. A new message starts at 0. */

@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# The passwords in the cluster: makes the namespace and the Secrets that the manifests name. What is there already is kept,
-# so it may be run again at any time. Nothing secret is printed, stored in a file, or passed as an argument.
+# Creates the namespace and the Secrets that the manifests refer to. It keeps existing Secrets, so it is safe to run again.
+# It never prints a secret, writes one to a file, or passes one as an argument.
 #
-#   bash k8s/secrets.sh                                                  passwords by chance, no token
-#   AUTH_TOKEN=… bash k8s/secrets.sh                                     sending, cancelling and /workers want it
-#   RABBITMQ_PASSWORD=… REDIS_PASSWORD=… bash k8s/secrets.sh             passwords that are kept elsewhere too
+#   bash k8s/secrets.sh                                                  random passwords, no token
+#   AUTH_TOKEN=… bash k8s/secrets.sh                                     uploads, cancelling and /workers require it
+#   RABBITMQ_PASSWORD=… REDIS_PASSWORD=… bash k8s/secrets.sh             given passwords
 #
 #   Secret        keys
 #   rabbitmq      username, password
 #   redis         password
-#   coordinator   auth-token (empty: no token is asked for)
+#   coordinator   auth-token (empty: no token is required)
 #
-# Needs kubectl, and a cluster that it reaches. To change one, delete it and run this again, then restart what reads it;
-# RabbitMQ keeps the password of its first start: `rabbitmqctl change_password sobel …` changes it there.
+# Needs kubectl with access to a cluster. To change a secret: delete it, run this again, restart the pods that read it.
+# RabbitMQ keeps the password of its first start: change it there with `rabbitmqctl change_password sobel …`.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
@@ -21,18 +21,18 @@ die() {
   exit 1
 }
 
-command -v kubectl >/dev/null || die "kubectl is missing: https://kubernetes.io/docs/tasks/tools/"
-# Passwords become part of addresses.
+command -v kubectl >/dev/null || die "kubectl is missing; install it: https://kubernetes.io/docs/tasks/tools/"
+# Passwords become part of URLs.
 for name in RABBITMQ_PASSWORD REDIS_PASSWORD; do
   value="${!name:-}"
-  [[ "$value" =~ ^[A-Za-z0-9._~-]*$ ]] || die "$name: expected letters, digits and -._~ only"
+  [[ "$value" =~ ^[A-Za-z0-9._~-]*$ ]] || die "$name: expected only letters, digits and -._~, got another character"
 done
-# As the coordinator has it.
-[[ "${AUTH_TOKEN:-}" =~ ^[!-~]*$ ]] || die "AUTH_TOKEN: expected letters, digits and punctuation of ASCII"
+# The coordinator accepts no other token.
+[[ "${AUTH_TOKEN:-}" =~ ^[!-~]*$ ]] || die "AUTH_TOKEN: expected only ASCII letters, digits and punctuation, got another character"
 
 random() { od -An -N24 -tx1 /dev/urandom | tr -d ' \n'; }
 
-# secret NAME KEY VALUE [KEY VALUE]
+# secret NAME KEY VALUE [KEY VALUE]: creates a Secret, unless there is one of that name.
 secret() {
   local name="$1" data=""
   shift
@@ -51,7 +51,7 @@ secret() {
   "data": { $data }
 }
 JSON
-  echo "    $name: made"
+  echo "    $name: created"
 }
 
 echo "==> secrets in the namespace sobel"

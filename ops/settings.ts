@@ -37,6 +37,10 @@ export const DEFAULT_UPLOAD_BYTES = 4 * 2 ** 30;
 export const DEFAULT_JOBS = 64;
 /** Limit of `?workers=` of a job, and of the worker threads of one process. */
 export const MAX_WORKERS = 1024;
+/** How long a coordinator may finish its answers after SIGTERM, ms. k8s/ and compose.yaml give it more time than this. */
+export const DRAIN_MS = 20_000;
+/** How long a worker may finish its band after SIGTERM, ms. k8s/ and compose.yaml give it more time than this. */
+export const STOP_MS = 25_000;
 
 const YEAR_SECONDS = 31_536_000;
 

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# The whole program on this machine, in one process: no RabbitMQ, no Redis, nothing to configure. Installs what is missing
-# (Bun, with npm; npm, with apt-get), starts the coordinator, finds the edges of a picture, and goes on serving the page.
+# Runs the whole program on this machine in one process: no RabbitMQ, no Redis, nothing to configure. Installs what is missing
+# (Bun, with npm; npm, with apt-get), starts the coordinator, computes the edges of a picture, and then serves the page.
 #
-#   bash pipelines/0-local.sh                     a sample picture that the project draws itself
-#   bash pipelines/0-local.sh photo.jpg           writes photo.sobel.png beside it
-#   bash pipelines/0-local.sh photo.jpg --once    the same, then ends
-#   PORT=9000 bash pipelines/0-local.sh           on another port than 8080
+#   bash pipelines/0-local.sh                     a sample picture that the project draws
+#   bash pipelines/0-local.sh photo.jpg           writes photo.sobel.png next to it
+#   bash pipelines/0-local.sh photo.jpg --once    the same, then exits
+#   PORT=9000 bash pipelines/0-local.sh           another port than 8080
 #
-# Expect the result within seconds, then the address of the page. Ctrl-C stops it. It may be run again at any time.
+# Expect the result within seconds, then the address of the page. Ctrl-C stops it. Safe to run again at any time.
 set -euo pipefail
 project="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 # shellcheck source=SCRIPTDIR/lib.sh
@@ -19,25 +19,22 @@ once=false
 for argument in "$@"; do
   case "$argument" in
     --once) once=true ;;
-    -h | --help)
-      sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}"
-      exit 0
-      ;;
+    -h | --help) usage && exit ;;
     -*) die "unknown option $argument; expected [IMAGE] [--once]" ;;
     *)
-      [ -z "$image" ] || die "one image at a time, got $image and $argument"
+      [ -z "$image" ] || die "expected one image, got $image and $argument"
       image="$argument"
       ;;
   esac
 done
 
-# What can be wrong with the request is said before anything is installed.
+# Errors of the request come before anything is installed.
 if ! [[ "$PORT" =~ ^[1-9][0-9]{0,4}$ ]] || [ "$PORT" -gt 65535 ]; then die "PORT: expected 1 to 65535, got $PORT"; fi
 sample=false
 if [ -n "$image" ]; then
-  [ -e "$image" ] || die "no such image: $image"
-  [ -f "$image" ] || die "not a file: $image"
-  [ -r "$image" ] || die "not readable: $image"
+  [ -e "$image" ] || die "there is no file $image"
+  [ -f "$image" ] || die "$image is not a file"
+  [ -r "$image" ] || die "$image is not readable; change its permissions"
   folder="$(cd "$(dirname "$image")" && pwd)"
   image="$folder/$(basename "$image")"
 else
@@ -49,7 +46,7 @@ fi
 name="$(basename "$image")"
 result="$folder/${name%.*}.sobel.png"
 [ -w "$folder" ] || die "cannot write $result: the folder is not writable"
-# Answered: somebody else is there. (Bash's own /dev/tcp, for want of a tool that is everywhere.)
+# Bash's own /dev/tcp: no other tool for this is installed everywhere.
 if (exec 3<>"/dev/tcp/127.0.0.1/$PORT") 2>/dev/null; then
   die "port $PORT is in use; choose another: PORT=$((PORT < 65535 ? PORT + 1 : 8080)) bash pipelines/0-local.sh"
 fi
@@ -58,16 +55,13 @@ cd "$project"
 ensure_home
 echo "==> Bun and the packages"
 ensure_bun
-# The tools for the tests are left out, unless they are there already: bun would remove them.
-dependencies=(--production)
-[ ! -d node_modules/typescript ] || dependencies=()
-bun install --frozen-lockfile --silent "${dependencies[@]}" || die "bun install failed"
+install_packages
 
-if $sample; then bun run pipelines/sample.ts "$image" || die "could not draw the sample picture $image"; fi
+if $sample; then bun run pipelines/sample.ts "$image" || die "cannot draw the sample picture $image; see the error above"; fi
 
 log="$(mktemp)"
 coordinator=""
-# SIGTERM and not SIGINT: a shell starts its background processes deaf to Ctrl-C.
+# SIGTERM, not SIGINT: background processes of a shell ignore Ctrl-C.
 stop() {
   trap - EXIT INT TERM
   if [ -n "$coordinator" ]; then
@@ -81,14 +75,16 @@ trap 'echo; echo "stopping"; exit 130' INT
 trap 'exit 143' TERM
 
 echo "==> the coordinator"
-# Settings for a cluster that are left in this shell would make it one.
-env -u RABBITMQ_URL -u REDIS_URL -u AUTH_TOKEN HOST=127.0.0.1 PORT="$PORT" bun run coordinator.ts >"$log" 2>&1 &
+# Without the settings of a cluster that this shell may have. Dockerfile.coordinator explains MIMALLOC_*.
+env -u RABBITMQ_URL -u REDIS_URL -u AUTH_TOKEN HOST=127.0.0.1 PORT="$PORT" \
+  MIMALLOC_PURGE_DELAY="${MIMALLOC_PURGE_DELAY:-60000}" MIMALLOC_PURGE_HOLES="${MIMALLOC_PURGE_HOLES:-0}" \
+  bun run coordinator.ts >"$log" 2>&1 &
 coordinator=$!
 
-# Bun is the HTTP client too, as curl may not be installed. No proxy: this is a conversation on one machine.
+# Bun is also the HTTP client, since curl may not be installed. No proxy for a coordinator on this machine.
 client() { env -u HTTP_PROXY -u http_proxy -u ALL_PROXY -u all_proxy bun "$@"; }
 
-# until_healthy: waits at most 30 s for /healthz.
+# until_healthy: waits up to 30 s for /healthz.
 until_healthy() {
   local tries
   for ((tries = 0; tries < 150; tries++)); do
@@ -101,10 +97,10 @@ until_healthy() {
 }
 if ! until_healthy; then
   cat "$log" >&2
-  die "the coordinator did not start on port $PORT; its output is above"
+  die "the coordinator did not start on port $PORT; see its output above"
 fi
 
-# The client has said what went wrong, unless it was the coordinator that ended.
+# failed: the client has printed its error; if the coordinator has exited, its output is the cause.
 failed() {
   kill -0 "$coordinator" 2>/dev/null || cat "$log" >&2
   exit 1
@@ -115,13 +111,13 @@ client run - "$image" "http://127.0.0.1:$PORT/tasks/sobel" "$result" <<'TS' || f
 import { rename, rm } from "node:fs/promises";
 
 const [image, url, result] = process.argv.slice(2);
-const part = `${result}.part`; // a result that breaks off must not look like one
+const part = `${result}.part`; // a partial result must not look like a result
 const start = performance.now();
 try {
   const response = await fetch(url, { method: "POST", body: Bun.file(image), timeout: false });
   if (!response.ok) {
     const text = await response.text();
-    let problem = { detail: text }; // not from our coordinator: the text is all there is
+    let problem = { detail: text }; // another server's error may be no JSON
     if (response.headers.get("content-type")?.includes("json")) problem = JSON.parse(text);
     throw new Error(`${problem.detail ?? problem.title ?? text} (HTTP ${response.status})`);
   }
@@ -138,4 +134,4 @@ TS
 
 $once && exit 0
 echo "==> the page: http://127.0.0.1:$PORT/   (Ctrl-C stops it)"
-wait "$coordinator" || { cat "$log" >&2; die "the coordinator ended by itself; its output is above"; }
+wait "$coordinator" || { cat "$log" >&2; die "the coordinator exited; see its output above"; }

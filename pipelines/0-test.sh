@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Every check of the project, on this machine: types, lint, shell scripts, known holes in the packages, and all tests, with a real RabbitMQ, Redis,
-# Chromium and Deno. Installs what is missing (Debian packages as root or with sudo). Nothing may be skipped. Three checks need
-# what no package brings (Terraform, gcloud, rights to make namespaces): where that is missing they are named as not done.
-# Then the five comparisons of the README in short. They are printed; slow ones do not fail.
+# Runs every check of the project on this machine: types, lint, shell scripts, known vulnerabilities of the packages, and all
+# tests, with a real RabbitMQ, Redis, Chromium and Deno. Installs what is missing (Debian packages as root or with sudo). A
+# skipped test is a failure. Three checks need what no package contains (Terraform, gcloud, the right to create namespaces):
+# without it the report lists them as not done. Then it prints the five comparisons of the README; slow ones do not fail.
 #
 #   bash pipelines/0-test.sh
 #
-# Expect about ten minutes, and a few more where packages have to be installed. The last line is `N passed, N failed`,
-# where a check that failed counts as one. Exit code 0 when all is well. It may be run again at any time.
+# Expect about ten minutes, a few more if packages must be installed. The last line is `N passed, N failed`; a failed check
+# counts as one. Exit code 0 if all pass. Safe to run again at any time.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=SCRIPTDIR/lib.sh
@@ -15,7 +15,7 @@ source pipelines/lib.sh
 
 failures=()
 
-# step NAME COMMAND...: says what runs, whether it went well, and how long it took. Goes on after a failure.
+# step NAME COMMAND...: prints the name, the outcome and the seconds of a check. Continues after a failure.
 step() {
   local name="$1" start=$SECONDS
   shift
@@ -37,7 +37,7 @@ install_servers() {
   have pngcheck || missing+=(pngcheck)
   have ip || missing+=(iproute2)
   have nft || missing+=(nftables)
-  # For the worker in Python: some 135 MB to fetch, 550 MB on the disk, nearly all of it OpenCV's.
+  # For the worker in Python: a download of 135 MB, 550 MB on disk, nearly all of it OpenCV.
   for package in pika redis cv2; do
     /usr/bin/python3 -c "import $package" 2>/dev/null && continue
     missing+=("python3-${package/cv2/opencv}")
@@ -45,28 +45,28 @@ install_servers() {
   [ ${#missing[@]} -eq 0 ] || apt_install "${missing[@]}"
 }
 
-# Without these nothing below means anything: a failure ends the script.
+# required NAME COMMAND...: a step that the others need. A failure ends the script.
 required() {
   step "$@"
-  [ ${#failures[@]} -eq 0 ] || die "cannot test without: $1"
+  [ ${#failures[@]} -eq 0 ] || die "cannot test without this: $1; see the errors above"
 }
 
-# Fails on holes of high or critical severity that are known of the installed packages. A registry that cannot be asked is
-# no fault of the project, so it fails nothing, but it is said aloud.
+# audit: fails on known vulnerabilities of high or critical severity in the installed packages. If the registry cannot be
+# reached, it prints a warning and does not fail: that is no fault of the project.
 audit() {
   local found
-  # With --json what is found stands on stdout, and what goes wrong on stderr.
+  # With --json findings go to stdout, errors to stderr.
   if found="$(timeout 120 bun audit --audit-level=high --json 2>"$complaint")"; then return; fi
   if [[ "$found" == "{"* ]]; then
     printf '%s\n' "$found"
     return 1
   fi
-  printf '\n!!! NOT ASKED: the registry did not say whether the packages have known holes\n!!! %s\n\n' \
+  printf '\n!!! NOT DONE: the registry did not report whether the packages have known vulnerabilities\n!!! %s\n\n' \
     "$(tail -n 1 "$complaint")" >&2
 }
 
-# Two halves of the files side by side, by their names: most of the time a test waits. Either has servers and temporary
-# files of its own.
+# run_tests: runs two halves of the files at the same time, split by name, because most of the time a test waits. Each half
+# has its own servers and temporary files.
 run_tests() {
   local first ok=0
   run_half a-o test/[a-o]*.test.ts &
@@ -76,7 +76,7 @@ run_tests() {
   return "$ok"
 }
 
-# run_half NAME FILE...: runs these test files. Each line of the output says which half it is of.
+# run_half NAME FILE...: runs these test files. Each line of the output starts with the name of the half.
 run_half() {
   local name="$1"
   shift
@@ -85,7 +85,7 @@ run_half() {
     | tee "$reports/$name.log" | sed -u "s/^/$name | /"
 }
 
-# count WORD: the numbers in the last lines of Bun's reports (` 12 pass`), added up; 0 where they have no such line.
+# count WORD: the sum of the numbers in the last lines of Bun's reports (` 12 pass`); 0 without such a line.
 count() {
   local half number sum=0
   for half in "$reports"/*.log; do
@@ -95,8 +95,8 @@ count() {
   echo "$sum"
 }
 
-# What each test that failed printed last, and what failed between tests, once more: it stands far above, between the lines
-# of the other half. A list of the names alone, with which Bun may end, is not it.
+# repeat_failures: prints again the last lines of each failed test, and errors between tests. The first print is far above,
+# mixed with the other half. Bun's closing list has only the names, so it is left out.
 repeat_failures() {
   local half
   for half in "$reports"/*.log; do
@@ -120,7 +120,7 @@ step "types: tsc" bun x tsc
 step "types of terraform/: tsc" bun x tsc -p terraform
 step "lint: biome check" bun x biome check --error-on-warnings .
 step "shell scripts: shellcheck" shellcheck -x pipelines/*.sh terraform/*.sh k8s/*.sh .ci/run
-step "packages without known holes: bun audit" audit
+step "known vulnerabilities of the packages: bun audit" audit
 step "tests: bun test" run_tests
 step "the README's comparisons, printed: bun run bench --quick" \
   bun run bench --quick --only kernel,embedded,distributed,course,small
@@ -130,16 +130,16 @@ failed="$(count fail)"
 skipped=$(($(count skip) + $(count todo)))
 for name in ${failures[@]+"${failures[@]}"}; do
   printf 'FAILED: %s\n' "$name"
-  # Bun's own count has the tests that failed, not a run that broke off.
+  # Bun's count includes failed tests, but not a run that was cut short.
   if [ "$name" != "tests: bun test" ] || [ "$failed" -eq 0 ]; then failed=$((failed + 1)); fi
 done
 repeat_failures
 if [ "$passed" -eq 0 ]; then
-  echo "FAILED: no test has passed"
+  echo "FAILED: no test passed"
   failed=$((failed > 0 ? failed : 1))
 fi
 if [ "$skipped" -gt 0 ]; then
-  echo "FAILED: tests were skipped, and here none may be"
+  echo "FAILED: $skipped tests were skipped; none may be skipped here"
   echo "$passed passed, $failed failed, $skipped skipped"
   exit 1
 fi

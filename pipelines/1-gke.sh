@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Pipeline 1: the network, the cluster and the registry. Ten to fifteen minutes the first time, one when all is there.
+# Pipeline 1: the network, the cluster and the registry. Ten to fifteen minutes the first time, one minute after that.
 #
-#   PROJECT=my-project-123 bash pipelines/1-gke.sh              makes them
+#   PROJECT=my-project-123 bash pipelines/1-gke.sh              creates them
 #   PROJECT=my-project-123 bash pipelines/1-gke.sh --dry-run    prints the calls
 #
-# Makes a network with NAT, a GKE cluster with private nodes, a registry for images, and two empty secrets.
-# Costs, in us-central1, about 0.28 USD an hour while it stands: control plane 0.10, one e2-standard-4 node 0.13 (up to four
-# under load), its disk, NAT. 9-destroy.sh ends that. Settings: terraform/settings.ts.
+# Creates a network with NAT, a GKE cluster with private nodes, a registry for images, and two empty secrets.
+# Costs about 0.28 USD an hour in us-central1: control plane 0.10, one e2-standard-4 node 0.13 (up to four under load), its
+# disk, NAT. 9-destroy.sh ends these costs. Settings: terraform/settings.ts.
 set -euo pipefail
 # shellcheck source=SCRIPTDIR/gcp.sh
 source "$(dirname "${BASH_SOURCE[0]}")/gcp.sh"
@@ -16,13 +16,13 @@ begin gcloud terraform
 
 say "Pipeline 1: the cluster
   project $PROJECT, region $REGION, cluster in $CLUSTER_LOCATION, $NODES_MIN to $NODES_MAX nodes $NODE_MACHINE
-  state in ${STATE_BUCKET:+the bucket }${STATE_BUCKET:-terraform/state on this machine}
-  Makes a network with NAT, a GKE cluster with private nodes, a registry and two empty secrets.
+  Terraform's state: ${STATE_BUCKET:+bucket }${STATE_BUCKET:-terraform/state on this machine}
+  Creates a network with NAT, a GKE cluster with private nodes, a registry and two empty secrets.
   Costs about 0.28 USD an hour with one node in us-central1. Takes ten to fifteen minutes.
 "
 signed_in
 
-step "the services of Google Cloud that are used"
+step "the services of Google Cloud, enabled"
 run gcloud services enable artifactregistry.googleapis.com cloudresourcemanager.googleapis.com compute.googleapis.com \
   container.googleapis.com dns.googleapis.com iam.googleapis.com iap.googleapis.com logging.googleapis.com \
   oslogin.googleapis.com secretmanager.googleapis.com --project="$PROJECT"
@@ -30,7 +30,7 @@ run gcloud services enable artifactregistry.googleapis.com cloudresourcemanager.
 if [ -n "$STATE_BUCKET" ]; then
   step "the bucket for Terraform's state"
   if ! $DRY_RUN && gcloud storage buckets describe "gs://$STATE_BUCKET" --project="$PROJECT" >/dev/null 2>&1; then
-    say "    is there already"
+    say "    exists"
   else
     run gcloud storage buckets create "gs://$STATE_BUCKET" --project="$PROJECT" --location="$REGION" \
       --uniform-bucket-level-access --public-access-prevention
@@ -38,9 +38,10 @@ if [ -n "$STATE_BUCKET" ]; then
   run gcloud storage buckets update "gs://$STATE_BUCKET" --project="$PROJECT" --versioning
 fi
 
-synthesize
+synthesize network gke
 raise network
 raise gke
 say "
-Expect: gcloud container clusters list --project=$PROJECT shows sobel, RUNNING"
-done_with "bash pipelines/2-images.sh"
+Expect: gcloud container clusters list --project=$PROJECT shows sobel, RUNNING
+
+Next: bash pipelines/2-images.sh"

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Pipeline 2: builds the two images and pushes them to the registry. A few minutes.
 #
-#   PROJECT=my-project-123 bash pipelines/2-images.sh              under the commit's name
-#   PROJECT=my-project-123 TAG=v1 bash pipelines/2-images.sh       under another
+#   PROJECT=my-project-123 bash pipelines/2-images.sh              tagged with the commit
+#   PROJECT=my-project-123 TAG=v1 bash pipelines/2-images.sh       tagged v1
 #   PROJECT=my-project-123 bash pipelines/2-images.sh --dry-run    prints the calls
 #
-# An image that the registry has already is not built again, unless its tag ends in `-dirty`: that of a clone with changes
-# that are in no commit. Costs 0.10 USD a month and GB kept, so next to nothing.
+# Skips an image that the registry has, unless its tag ends in `-dirty`: the tag of a clone with uncommitted changes.
+# Costs 0.10 USD a month for each GB kept.
 set -euo pipefail
 # shellcheck source=SCRIPTDIR/gcp.sh
 source "$(dirname "${BASH_SOURCE[0]}")/gcp.sh"
@@ -19,9 +19,9 @@ say "Pipeline 2: the images
   Costs 0.10 USD a month for each GB kept. Takes a few minutes.
 "
 signed_in
-synthesize
+synthesize gke
 
-step "Docker may push"
+step "Docker, allowed to push"
 registry=""
 output registry gke registry
 run gcloud auth configure-docker "${registry%%/*}" --quiet
@@ -30,12 +30,13 @@ for name in coordinator worker; do
   image="$registry/sobel-$name:$TAG"
   step "the image sobel-$name:$TAG"
   if [[ "$TAG" != *-dirty ]] && has_image "$registry" "sobel-$name"; then
-    say "    is there already"
+    say "    exists"
     continue
   fi
   run docker build --platform=linux/amd64 --file="Dockerfile.$name" --tag="$image" .
   run docker push "$image"
 done
 say "
-Expect: gcloud artifacts docker images list $registry --include-tags shows both, with the tag $TAG"
-done_with "bash pipelines/3-services.sh"
+Expect: gcloud artifacts docker images list $registry --include-tags shows both, with the tag $TAG
+
+Next: bash pipelines/3-services.sh"

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Pipeline 1.1 of the course: RabbitMQ, Redis, the coordinators and the cluster's own workers. About five minutes.
+# Pipeline 1.1 of the course: RabbitMQ, Redis, the coordinators and the worker pods. About five minutes.
 #
-#   PROJECT=my-project-123 bash pipelines/3-services.sh              makes them, or brings them up to date
-#   PROJECT=my-project-123 PAGE_SOURCE_RANGES=203.0.113.7/32 bash pipelines/3-services.sh      opens the page to these
+#   PROJECT=my-project-123 bash pipelines/3-services.sh              creates or updates them
+#   PROJECT=my-project-123 PAGE_SOURCE_RANGES=203.0.113.7/32 bash pipelines/3-services.sh      opens the page to this range
 #   PROJECT=my-project-123 bash pipelines/3-services.sh --dry-run    prints the calls
 #
-# The two passwords are made once and kept in Secret Manager, where the worker VMs read them too. They are on no command
-# line, in no file and no output. AUTH_TOKEN, where set, is what the coordinator then asks of its clients.
-# Costs about 0.03 USD an hour: up to five load balancers, of which these are two, or three with an open page; and disks.
+# Creates the two passwords once and keeps them in Secret Manager, where the worker VMs read them too. They appear on no
+# command line, in no file and in no output. AUTH_TOKEN, if set, is the token that the coordinator requires of its clients.
+# Costs about 0.03 USD an hour for disks and load balancers: two, or three with an open page.
 set -euo pipefail
 # shellcheck source=SCRIPTDIR/gcp.sh
 source "$(dirname "${BASH_SOURCE[0]}")/gcp.sh"
@@ -17,35 +17,35 @@ begin gcloud terraform kubectl gke-gcloud-auth-plugin
 
 say "Pipeline 1.1: the services
   RabbitMQ, Redis, coordinators and workers from k8s/, images $TAG
-  the page is open to ${PAGE_SOURCE_RANGES:-nobody outside; kubectl port-forward leads to it}
+  the page is open to ${PAGE_SOURCE_RANGES:-this cluster only; reach it with kubectl port-forward}
   Costs about 0.03 USD an hour for load balancers and disks. Takes about five minutes.
 "
 [ -z "$PAGE_SOURCE_RANGES" ] || [ -n "${AUTH_TOKEN:-}" ] \
-  || say "  Note: without AUTH_TOKEN whoever comes from there may send pictures.
+  || say "  Note: without AUTH_TOKEN, everyone in these ranges may upload pictures.
 "
 signed_in
-synthesize
+synthesize gke
 cluster
 
-# password VARIABLE SERVER: from Secret Manager; made and put there first if it holds none yet.
+# password VARIABLE SERVER: reads it from Secret Manager, and creates it there first if there is none.
 password() {
   local name="sobel-$2-password" versions
   ask versions "" gcloud secrets versions list "$name" --filter=state=ENABLED --limit=1 --format='value(name)' \
-    --project="$PROJECT" || die "the secret $name could not be looked at"
+    --project="$PROJECT" || die "cannot read the versions of the secret $name; see the error above"
   [ -n "$versions" ] || run gcloud secrets versions add "$name" --data-file=- --project="$PROJECT" < <(random)
   ask "$1" "" gcloud secrets versions access latest --secret="$name" --project="$PROJECT" \
-    || die "the secret $name could not be read"
+    || die "cannot read the secret $name; see the error above"
 }
 
-# random: 24 bytes as hexadecimal digits, which need no quoting anywhere.
+# random: 24 bytes as hexadecimal digits, which never need quotes.
 random() { head -c 24 /dev/urandom | od -An -v -tx1 | tr -d ' \n'; }
 
-# same SERVER PASSWORD: secrets.sh keeps what is there, and that may be older than what Secret Manager holds.
+# same SERVER PASSWORD: fails if the Secret in the cluster, which secrets.sh keeps, differs from Secret Manager.
 same() {
-  local there
-  secret there "$1" password ""
-  $DRY_RUN || [ "$there" = "$2" ] || die "the Secret $1 in the cluster holds another password than sobel-$1-password in
-Secret Manager, so the VMs would be turned away. The cluster's is the one that the server knows; put it into Secret Manager:
+  local current
+  secret current "$1" password
+  $DRY_RUN || [ "$current" = "$2" ] || die "the Secret $1 in the cluster differs from sobel-$1-password in Secret Manager,
+so the server would refuse the VMs. The server knows the cluster's password. Copy it to Secret Manager:
   kubectl --kubeconfig=out/kubeconfig --namespace=sobel get secret $1 --output=jsonpath='{.data.password}' | base64 -d \\
     | gcloud secrets versions add sobel-$1-password --project=$PROJECT --data-file=-"
 }
@@ -61,13 +61,14 @@ run bash k8s/secrets.sh
 same rabbitmq "$RABBITMQ_PASSWORD"
 same redis "$REDIS_PASSWORD"
 unset RABBITMQ_PASSWORD REDIS_PASSWORD
-secret token coordinator auth-token ""
-$DRY_RUN || [ -z "${AUTH_TOKEN:-}" ] || [ "$token" = "$AUTH_TOKEN" ] || die "the coordinators have another token than AUTH_TOKEN, or none. To give
-them this one, delete the old one, run this again, and start them anew:
+secret token coordinator auth-token
+$DRY_RUN || [ -z "${AUTH_TOKEN:-}" ] || [ "$token" = "$AUTH_TOKEN" ] \
+  || die "the coordinators have another token than AUTH_TOKEN, or none. To change it, delete the old one, run this again, and
+restart them:
   kubectl --kubeconfig=out/kubeconfig --namespace=sobel delete secret coordinator
   kubectl --kubeconfig=out/kubeconfig --namespace=sobel rollout restart deployment/coordinator"
 
-# manifests: those of k8s/ with the images' names in the registry.
+# manifests: k8s/*.yaml with the images of the registry.
 manifests() {
   local file
   for file in k8s/*.yaml; do
@@ -79,8 +80,8 @@ manifests() {
 step "the manifests of k8s/"
 registry=""
 output registry gke registry
-image_is_there "$registry" sobel-coordinator
-image_is_there "$registry" sobel-worker
+need_image "$registry" sobel-coordinator
+need_image "$registry" sobel-worker
 say "    k8s/*.yaml, with the images $registry/sobel-…:$TAG"
 all="$($DRY_RUN || manifests)"
 run kubectl apply --filename=- <<<"$all"
@@ -101,11 +102,11 @@ spec:
   ports: [{ name: http, port: 80, targetPort: http }]
 YAML
 else
-  step "the page, closed to the outside"
+  step "the page, without a public address"
   run kubectl --namespace=sobel delete service coordinator-public --ignore-not-found
 fi
 
-step "all of it at work"
+step "the pods, until they are ready"
 for workload in statefulset/rabbitmq statefulset/redis deployment/coordinator deployment/worker; do
   run kubectl --namespace=sobel rollout status "$workload" --timeout=10m
 done
@@ -124,5 +125,6 @@ else
       kubectl --kubeconfig=out/kubeconfig --namespace=sobel port-forward service/coordinator 8080:80"
 fi
 say "
-Expect: kubectl --kubeconfig=out/kubeconfig --namespace=sobel get pods shows all of them Running"
-done_with "bash pipelines/4-firewalls.sh     (or try it first: bash pipelines/6-smoke.sh $page)"
+Expect: kubectl --kubeconfig=out/kubeconfig --namespace=sobel get pods shows all of them Running
+
+Next: bash pipelines/4-firewalls.sh     (or try it first: bash pipelines/6-smoke.sh $page)"

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Pipeline 1.2 of the course, first half: the firewall rules for the worker VMs. A minute.
+# Pipeline 1.2 of the course, first half: the firewall rules for the worker VMs. One minute.
 #
-#   PROJECT=my-project-123 bash pipelines/4-firewalls.sh              makes them, or brings them up to date
+#   PROJECT=my-project-123 bash pipelines/4-firewalls.sh              creates or updates them
 #   PROJECT=my-project-123 bash pipelines/4-firewalls.sh --dry-run    prints the calls
 #
-# A worker VM may reach RabbitMQ, Redis and Google's own services, and nothing else; it is reached by health probes, and by
-# SSH through Google's proxy. Costs nothing.
+# A worker VM may reach RabbitMQ, Redis and Google's own services, nothing else. Only health probes and SSH through Google's
+# proxy may reach it. Costs nothing.
 set -euo pipefail
 # shellcheck source=SCRIPTDIR/gcp.sh
 source "$(dirname "${BASH_SOURCE[0]}")/gcp.sh"
@@ -14,15 +14,16 @@ no_arguments
 begin gcloud terraform kubectl gke-gcloud-auth-plugin
 
 say "Pipeline 1.2: the firewall
-  Six rules for the worker VMs' service account; nothing is opened to the world. Costs nothing. Takes a minute.
+  Six rules for the worker VMs' service account; none opens a port to the internet. Costs nothing. Takes a minute.
 "
 signed_in
-synthesize
+synthesize gke firewalls
 cluster
-step "where RabbitMQ and Redis are"
+step "the addresses of RabbitMQ and Redis"
 address rabbitmq rabbitmq-internal
 address redis redis-internal
 raise firewalls -var="rabbitmq_address=$rabbitmq" -var="redis_address=$redis"
 say "
-Expect: gcloud compute firewall-rules list --project=$PROJECT --filter='name~^sobel-workers' shows six rules"
-done_with "bash pipelines/5-workers.sh"
+Expect: gcloud compute firewall-rules list --project=$PROJECT --filter='name~^sobel-workers' shows six rules
+
+Next: bash pipelines/5-workers.sh"

@@ -17,10 +17,7 @@ url=""
 patience=30
 while [ $# -gt 0 ]; do
   case "$1" in
-    -h | --help)
-      sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}"
-      exit 0
-      ;;
+    -h | --help) usage && exit ;;
     --wait)
       patience="${2:-}"
       [[ "$patience" =~ ^[0-9]{1,5}$ ]] || die "--wait: expected seconds, got ${patience:-nothing}"
@@ -40,10 +37,7 @@ done
 cd "$project"
 ensure_home
 ensure_bun
-# Without the test tools, unless they are installed already: bun would remove them.
-dependencies=(--production)
-[ ! -d node_modules/typescript ] || dependencies=()
-bun install --frozen-lockfile --silent "${dependencies[@]}" || die "bun install failed"
+install_packages
 
 folder="$(mktemp -d)"
 trap 'rm -rf "$folder"' EXIT

@@ -5,9 +5,9 @@
 #   PROJECT=my-project-123 bash pipelines/7-scale.sh 0 --pods 8     no VMs, eight worker pods
 #   PROJECT=my-project-123 bash pipelines/7-scale.sh 5 --dry-run    prints the calls
 #
-# A worker that goes finishes the band in its hands first. Pods for which no node has room wait until the autoscaler has
-# added one. 5-workers.sh and 3-services.sh set the numbers back to WORKERS and to the manifest's.
-# Costs about 0.07 USD an hour for each e2-standard-2, 0.13 for each further node.
+# A worker that is removed finishes its band first. If no node has room for a pod, the autoscaler adds one, and the pod waits
+# for it. To reset the numbers run 5-workers.sh (to WORKERS) and 3-services.sh (to the manifests').
+# Costs about 0.07 USD an hour for each e2-standard-2, 0.13 for each additional node.
 set -euo pipefail
 # shellcheck source=SCRIPTDIR/gcp.sh
 source "$(dirname "${BASH_SOURCE[0]}")/gcp.sh"
@@ -24,21 +24,22 @@ esac
 [[ "${arguments[0]}" =~ ^[0-9]{1,4}$ ]] || die "N: expected a number of VMs, got ${arguments[0]}"
 [[ "$pods" =~ ^[0-9]{0,4}$ ]] || die "--pods: expected a number of pods, got $pods"
 export WORKERS="${arguments[0]}"
-begin gcloud terraform kubectl gke-gcloud-auth-plugin curl
+begin gcloud terraform kubectl gke-gcloud-auth-plugin
 
 say "Pipeline 7: scale to $WORKERS worker VMs${pods:+ and $pods worker pods}
   Costs about 0.07 USD an hour for each e2-standard-2. Takes about four minutes for new VMs.
 "
 signed_in
-synthesize
+synthesize gke workers
 cluster
 if [ -n "$pods" ]; then
   step "$pods worker pods"
   ask scalers "" kubectl --namespace=sobel get horizontalpodautoscalers --output=name
   [ -z "$scalers" ] || die "an autoscaler sets the number of pods: $scalers
-Delete it, or give it other limits, before you set a number by hand"
+Delete it or change its limits, then run this again"
   run kubectl --namespace=sobel scale deployment/worker --replicas="$pods"
   run kubectl --namespace=sobel rollout status deployment/worker --timeout=10m
 fi
 worker_group "$WORKERS"
-done_with "bash pipelines/6-smoke.sh URL, or bash pipelines/9-destroy.sh when you are done"
+say "
+Next: bash pipelines/6-smoke.sh URL; when you are done: bash pipelines/9-destroy.sh"

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Pipeline 9: takes everything down, and makes sure that nothing is left that costs money. Ten to fifteen minutes.
+# Pipeline 9: destroys everything, and checks that nothing is left that costs money. Ten to fifteen minutes.
 #
 #   PROJECT=my-project-123 bash pipelines/9-destroy.sh              asks first
-#   PROJECT=my-project-123 bash pipelines/9-destroy.sh --yes        does not
+#   PROJECT=my-project-123 bash pipelines/9-destroy.sh --yes        does not ask
 #   PROJECT=my-project-123 bash pipelines/9-destroy.sh --dry-run    prints the calls
 #
-# The VMs go first, then what Kubernetes has made outside the cluster (load balancers, disks), which would outlive it, then
-# the rest. Jobs, results, images and passwords are lost. What is kept is said at the end.
+# Destroys the VMs first, then what Kubernetes created outside the cluster (load balancers, disks; they would outlive it),
+# then the rest. Jobs, results, images and passwords are lost. The last lines list what is kept.
 set -euo pipefail
 # shellcheck source=SCRIPTDIR/gcp.sh
 source "$(dirname "${BASH_SOURCE[0]}")/gcp.sh"
@@ -23,36 +23,54 @@ say "Pipeline 9: the end
   of project $PROJECT. Takes ten to fifteen minutes.
 "
 if ! $yes && ! $DRY_RUN; then
-  read -r -p "Type the project's id to go on: " typed || typed=""
-  [ "$typed" = "$PROJECT" ] || die "got ${typed:-nothing}, not $PROJECT: nothing was destroyed"
+  read -r -p "Type the project's id to continue: " typed || typed=""
+  [ "$typed" = "$PROJECT" ] || die "expected $PROJECT, got ${typed:-nothing}; nothing was destroyed"
 fi
 signed_in
-synthesize
+synthesize workers firewalls gke network
+
+# state STACK: reads its state as JSON into `known`. A stack that was never raised has no resources.
+state() { ask known '{"address":"<resources>"}' terraform -chdir="$stacks/$1" show -json; }
+
+# fell STACK [-var=NAME=VALUE...]: destroys it, if it exists. Terraform itself would first read the stacks that it depends on,
+# which may not exist.
+fell() {
+  local stack="$1"
+  shift
+  step "without the stack $stack"
+  state "$stack"
+  if [[ "$known" == *'"address"'* ]]; then
+    run terraform -chdir="$stacks/$stack" destroy -input=false -auto-approve "$@"
+  else
+    say "    does not exist"
+  fi
+}
 
 step "the cluster is not protected"
-state known gke
-[[ "$known" != *'"deletion_protection":true'* ]] || die "it was made with DELETION_PROTECTION=true. To lift that:
+known=""
+state gke
+[[ "$known" != *'"deletion_protection":true'* ]] || die "the cluster has DELETION_PROTECTION=true. To remove the protection:
   DELETION_PROTECTION=false bash pipelines/1-gke.sh"
 
-# What is destroyed needs no addresses, but Terraform asks for them all the same.
+# Destroying needs no addresses, but Terraform requires a value for each variable.
 none=(-var=rabbitmq_address=10.10.0.0 -var=redis_address=10.10.0.0)
 fell workers "${none[@]}" -var=rabbitmq_username=none
 
-step "what Kubernetes has made outside the cluster"
+step "what Kubernetes created outside the cluster"
 location=""
 ask location "<location>" gcloud container clusters list --filter=name=sobel --format='value(location)' --project="$PROJECT"
 if [ -z "$location" ]; then
-  say "    there is no cluster any more"
+  say "    there is no cluster"
 else
   run gcloud container clusters get-credentials sobel --location="$location" --project="$PROJECT" --dns-endpoint
-  # Its load balancers and disks go with the namespace, and only then is it gone.
+  # Kubernetes deletes the load balancers and disks of a namespace before the namespace itself.
   run kubectl delete namespace sobel --ignore-not-found --timeout=10m
-  say "    until its disks are gone too:"
+  say "    until its disks are deleted too:"
   for ((tries = 0; ; tries++)); do
     ask volumes "" kubectl get persistentvolumes \
       --output=jsonpath='{range .items[?(@.spec.claimRef.namespace=="sobel")]}{.metadata.name} {end}'
     [ -n "$volumes" ] || break
-    [ "$tries" -lt 60 ] || die "after 5 minutes these volumes are still there: $volumes"
+    [ "$tries" -lt 60 ] || die "after 5 minutes these volumes still exist: $volumes; see: kubectl describe persistentvolumes"
     sleep "${POLL_SECONDS:-5}"
   done
 fi
@@ -61,12 +79,12 @@ fell firewalls "${none[@]}"
 fell gke
 fell network
 
-# left WHAT COMMAND...: counts what is there still.
+# left WHAT COMMAND...: prints and counts what still exists.
 remains=0
 left() {
   local what="$1"
   shift
-  ask found "" "$@" --project="$PROJECT" || die "could not be looked up: $what"
+  ask found "" "$@" --project="$PROJECT" || die "cannot list the $what; see the error above"
   [ -n "$found" ] || return 0
   remains=$((remains + 1))
   say "    LEFT: $what: $(tr '\n' ' ' <<<"$found")"
@@ -85,12 +103,13 @@ left "routers with NAT" gcloud compute routers list --filter="name=sobel" --form
 left "name zones" gcloud dns managed-zones list --filter="name~^sobel" --format='value(name)'
 left "registries" gcloud artifacts repositories list --location=all --filter="name~/sobel$" --format='value(name)'
 left "secrets" gcloud secrets list --filter="name~/sobel-" --format='value(name)'
-[ "$remains" -eq 0 ] || die "the things above go on costing money. Run this again; what then remains belongs to no stack
-any more (a state that was lost, another REGION or ZONE): delete it in the console, or with gcloud"
+[ "$remains" -eq 0 ] || die "the resources above still cost money. Run this again. What then remains belongs to no stack
+any more (a lost state, another REGION or ZONE): delete it in the console, or with gcloud"
 
 rm -f "$KUBECONFIG"
 say "
-Expect: nothing more on the bill from now on. Kept, as they cost nothing or are yours:
+Expect: no further costs. Kept, because they cost nothing or are yours:
   the project and its enabled services; terraform/state and terraform/cdktf.out on this machine"
-[ -z "$STATE_BUCKET" ] || say "  the bucket $STATE_BUCKET, a few kB; without it: gcloud storage rm --recursive gs://$STATE_BUCKET"
-done_with "nothing. To begin again: bash pipelines/1-gke.sh"
+[ -z "$STATE_BUCKET" ] || say "  the bucket $STATE_BUCKET, a few kB; to delete it: gcloud storage rm --recursive gs://$STATE_BUCKET"
+say "
+Next: nothing. To start again: bash pipelines/1-gke.sh"

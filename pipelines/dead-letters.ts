@@ -1,13 +1,12 @@
 /**
- * Shows the bands that were given up, and puts them back into their queues.
+ * Lists the dead-lettered bands, requeues them, or deletes them.
  *
- *     bun run pipelines/dead-letters.ts            one line each: chunk id, queue, reason
- *     bun run pipelines/dead-letters.ts --back     puts them back, and lets their jobs go on
- *     bun run pipelines/dead-letters.ts --drop     throws them away
+ *     bun run pipelines/dead-letters.ts            prints one line per band: chunk id, queue, reason
+ *     bun run pipelines/dead-letters.ts --back     requeues them, and reopens their jobs
+ *     bun run pipelines/dead-letters.ts --drop     deletes them
  *
- * Wants RABBITMQ_URL and REDIS_URL. A job that has failed has lost the bands that were in the queue behind the bad one:
- * after `--back` it is `uploading` again, and sending the picture once more under the same id completes it. Bands
- * that are done are not done again.
+ * Needs RABBITMQ_URL and REDIS_URL. When a job fails, its other queued bands are dropped. After `--back` the job is
+ * `uploading` again: upload the picture again under the same id to complete it. Bands that are done are not repeated.
  */
 import process from "node:process";
 import { connect } from "amqplib";
@@ -30,11 +29,11 @@ for (let i = 0; i < messageCount; i++) {
   const message = await channel.get(DEAD_LETTERS);
   if (!message) break;
   const { messageId, headers } = message.properties;
-  // Buried by a worker, or by the broker, which leaves its own notes.
+  // A worker writes x-queue and x-reason. For a band that the broker itself dead-lettered, x-death has both.
   const [death] = (headers?.["x-death"] ?? []) as { queue: string; reason: string }[];
   const queue = String(headers?.["x-queue"] ?? death?.queue ?? QUEUE);
   console.log(`${messageId ?? "(no id)"}  ${queue}  ${headers?.["x-reason"] ?? death?.reason ?? "(no reason)"}`);
-  if (action === "--show") continue; // unacknowledged: it is back when the channel closes
+  if (action === "--show") continue; // not acknowledged: RabbitMQ requeues it when the channel closes
   if (action === "--back") {
     if (isChunkId(String(messageId))) await results.reviveJob(parseChunkId(messageId).jobId);
     const { contentType } = message.properties;

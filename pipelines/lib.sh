@@ -1,9 +1,10 @@
 # shellcheck shell=bash
-# What the local pipelines share: Bun found or installed, Debian packages installed, errors. Sourced, not run.
-# It changes nothing of the machine beyond what it says that it installs.
+# Shared by all pipelines: errors, the help text, Bun and packages. Sourced, not run.
+# It installs only what it prints, and changes nothing else on the machine.
 
-BUN_VERSION=1.4.5 # the one that the project is tested with
-BUN_OLDEST=1.3
+BUN_VERSION=1.4.5 # the project is tested with this one
+BUN_MIN=1.3
+script_path="$(cd "$(dirname "$0")" && pwd)/$(basename "$0")" # absolute: scripts change the directory
 
 die() {
   printf 'error: %s\n' "$*" >&2
@@ -12,7 +13,11 @@ die() {
 
 have() { command -v "$1" >/dev/null 2>&1; }
 
-# Without a HOME that can be written (cron, `env -i`) npm and Bun have nowhere for their caches: the account's, or a new one.
+# usage: prints the comment at the top of the script.
+usage() { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$script_path"; }
+
+# ensure_home: npm and Bun need a writable HOME for their caches; cron and `env -i` set none. Takes the account's home, or a
+# temporary folder.
 ensure_home() {
   [ -w "${HOME:-}" ] && return
   HOME="$(getent passwd "$(id -u)" | cut -d: -f6)"
@@ -20,12 +25,12 @@ ensure_home() {
   export HOME
 }
 
-# apt_install PACKAGE...: installs them as root or with sudo; where neither is possible it says what to run, and ends.
+# apt_install PACKAGE...: installs them as root or with sudo. If neither is possible, it prints the command to run, and exits.
 apt_install() {
   local by_hand="apt-get update && apt-get install -y --no-install-recommends $*" as_root=()
-  have apt-get || die "missing: $*; this machine has no apt-get, install them in its own way"
+  have apt-get || die "missing: $*; this machine has no apt-get: install them with its own package manager"
   if [ "$(id -u)" -ne 0 ]; then
-    # With nobody at the terminal sudo must not ask for a password.
+    # Without a terminal sudo must not ask for a password.
     if have sudo && { [ -t 0 ] || sudo -n true 2>/dev/null; }; then
       as_root=(sudo)
     else
@@ -37,7 +42,7 @@ Run this as root, then start again:
   echo "    $by_hand"
   # shellcheck disable=SC2016 # expanded by the inner shell
   "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive sh -euc '
-    # Debian starts a server as soon as it is installed. These are for the tests, which start their own.
+    # Debian starts a server when it is installed. The tests start their own servers, so this prevents it.
     policy=/usr/sbin/policy-rc.d
     if [ ! -e "$policy" ]; then
       trap "rm -f $policy" EXIT
@@ -46,20 +51,20 @@ Run this as root, then start again:
     fi
     apt-get update -qq
     apt-get install -y -qq --no-install-recommends "$@"
-  ' sh "$@" >/dev/null || die "apt-get could not install: $*"
+  ' sh "$@" >/dev/null || die "apt-get could not install $*; see the errors above"
 }
 
-# Puts `bun` on this script's PATH. One that is there already is used; else the binary of the npm package goes into the
-# user's cache folder: not the package `bun`, whose install script npm no longer runs unasked, but the binary's own.
+# ensure_bun: puts `bun` on the PATH of this script. Uses an installed one, or installs it into the user's cache folder, from
+# npm: the package of the binary, because npm does not run the install script of the package `bun` by default.
 ensure_bun() {
-  if have bun && [ "$(printf '%s\n' "$BUN_OLDEST" "$(bun --version)" | sort -V | head -n 1)" = "$BUN_OLDEST" ]; then
+  if have bun && [ "$(printf '%s\n' "$BUN_MIN" "$(bun --version)" | sort -V | head -n 1)" = "$BUN_MIN" ]; then
     return
   fi
   local platform folder
   case "$(uname -s) $(uname -m)" in
     "Linux x86_64") platform=linux-x64 ;;
     "Linux aarch64") platform=linux-aarch64 ;;
-    *) die "no bun on the PATH, and this script installs it for Linux on x86_64 and aarch64 only" ;;
+    *) die "this script installs Bun only on Linux (x86_64, aarch64); install it yourself: https://bun.com/docs/installation" ;;
   esac
   folder="${XDG_CACHE_HOME:-$HOME/.cache}/sobel-distributed/bun-$BUN_VERSION"
   PATH="$folder/node_modules/@oven/bun-$platform/bin:$PATH"
@@ -68,8 +73,15 @@ ensure_bun() {
     echo "    npm install @oven/bun-$platform@$BUN_VERSION, into $folder"
     mkdir -p "$folder"
     npm install --silent --no-save --prefix "$folder" "@oven/bun-$platform@$BUN_VERSION" \
-      || die "npm could not install Bun; see above, or install Bun in another way and start again"
+      || die "npm could not install Bun; see the errors above, or install Bun yourself and start again"
     hash -r
   fi
-  [ "$(bun --version)" = "$BUN_VERSION" ] || die "$folder holds no working Bun $BUN_VERSION; remove it and start again"
+  [ "$(bun --version)" = "$BUN_VERSION" ] || die "$folder has no working Bun $BUN_VERSION; remove it and start again"
+}
+
+# install_packages: those that the programs need. If the test tools are installed, all: bun would remove the tools.
+install_packages() {
+  local production=(--production)
+  [ ! -d node_modules/typescript ] || production=()
+  bun install --frozen-lockfile --silent "${production[@]}" || die "bun install failed; see the errors above"
 }

@@ -1,6 +1,6 @@
 /**
- * Draws the sample picture: 1920×1280, a landscape with smooth sky, straight and curved edges, and grain.
- * The same bytes every time, so that the project needs to carry no photograph.
+ * Draws the sample picture: 1920 × 1280 pixels, a landscape with a smooth sky, straight and curved edges, and grain.
+ * Its bytes are the same every time, so the project needs no photograph.
  *
  *     bun run pipelines/sample.ts OUT.png
  */
@@ -10,7 +10,7 @@ import sharp from "sharp";
 const WIDTH = 1920;
 const HEIGHT = 1280;
 
-/** A small generator (mulberry32), so that trees and windows stand where they stood the last time. */
+/** A seeded generator (mulberry32): the trees are in the same places every time. */
 let seed = 1968;
 function random(): number {
   seed = (seed + 0x6d2b79f5) | 0;

@@ -1,12 +1,12 @@
 /**
- * Who a worker VM is (its service account), and what it may reach and be reached by. Rules go by that account, which a
- * machine cannot give itself, as it could a tag.
+ * The service account of the worker VMs, and the firewall rules for it. Rules go by the account because a machine cannot
+ * give itself an account, as it could a tag.
  *
  *     out    RabbitMQ 5672 · Redis 6379 · Google's services 443 (images, secrets, logs)      nothing else
- *     in     probes of the group's health check 9090 · SSH through Google's proxy, for who may use it      nothing else
+ *     in     probes of the group's health check 9090 · SSH through Google's proxy            nothing else
  *
- * A VPC lets everything out and nothing in, so the first table ends with a rule of its own and the second does not. Names
- * and the VM's own token come from 169.254.169.254, which no rule can close.
+ * By default a VPC lets everything out and nothing in, so only the outward rules need one that denies the rest. DNS and the
+ * VM's own token come from 169.254.169.254, which no rule can block.
  */
 import { ComputeFirewall } from "@cdktf/provider-google/lib/compute-firewall/index.js";
 import { ServiceAccount } from "@cdktf/provider-google/lib/service-account/index.js";
@@ -16,7 +16,7 @@ import { GOOGLE_SERVICES, type Network } from "./network.ts";
 import type { Settings } from "./settings.ts";
 import { NAME, Stack } from "./stack.ts";
 
-/** Where a worker answers probes. */
+/** The port of a worker's /healthz. */
 export const HEALTH_PORT = 9090;
 const HEALTH_PROBES = ["35.191.0.0/16", "130.211.0.0/22"];
 /** Identity-Aware Proxy: `gcloud compute ssh --tunnel-through-iap`. */
@@ -55,7 +55,7 @@ export class Firewalls extends Stack {
       priority: 65_000,
       deny: [{ protocol: "all" }],
       destinationRanges: ["0.0.0.0/0"],
-      logConfig: { metadata: "EXCLUDE_ALL_METADATA" }, // what a worker missed is then to be seen
+      logConfig: { metadata: "EXCLUDE_ALL_METADATA" }, // logs what a worker tried to reach
     });
 
     const into = (name: string, port: number, sourceRanges: string[]) =>
@@ -74,7 +74,7 @@ export class Firewalls extends Stack {
   }
 }
 
-/** The address of a Service for the VMs, which Kubernetes chooses: pipelines look it up and pass it on. */
+/** A variable of the stack: the address of a Service for the VMs. Kubernetes assigns it, and the pipelines look it up. */
 export function address(stack: Stack, server: "rabbitmq" | "redis"): string {
   const name = `${server}_address`;
   const variable = new TerraformVariable(stack, name, {

@@ -1,7 +1,9 @@
 /**
- * The cluster that RabbitMQ, Redis, the coordinators and the first workers run in, the registry that its images come from,
- * and the places of the two passwords. Their values are put there by pipelines/3-services.sh, past Terraform: its state
- * would hold them in the clear.
+ * The cluster for RabbitMQ, Redis, the coordinators and the worker pods; the registry of its images; two empty secrets for
+ * the passwords.
+ *
+ * Not here: the values of the passwords. pipelines/3-services.sh writes them to Secret Manager, because Terraform's state
+ * would contain them unencrypted.
  */
 import { ArtifactRegistryRepository } from "@cdktf/provider-google/lib/artifact-registry-repository/index.js";
 import { ArtifactRegistryRepositoryIamMember } from "@cdktf/provider-google/lib/artifact-registry-repository-iam-member/index.js";
@@ -15,13 +17,13 @@ import type { Network } from "./network.ts";
 import type { Settings } from "./settings.ts";
 import { NAME, Stack } from "./stack.ts";
 
-/** What a node's agents need: to write logs and metrics, nothing of the project's data. */
+/** For the agents of a node: to write logs and metrics, without access to the project's data. */
 const NODE_ROLE = "roles/container.defaultNodeServiceAccount";
-/** Rights come from the account's roles alone, not from this older way of narrowing them. */
+/** The widest scope, so that only the roles of the account limit access. */
 const SCOPES = ["https://www.googleapis.com/auth/cloud-platform"];
 const SHIELDED = { enableSecureBoot: true, enableIntegrityMonitoring: true };
 
-/** What the images' names begin with. */
+/** The first part of the images' names. */
 export const registry = ({ REGION, PROJECT }: Settings) => `${REGION}-docker.pkg.dev/${PROJECT}/${NAME}`;
 
 export class Gke extends Stack {
@@ -44,7 +46,7 @@ export class Gke extends Stack {
 
     this.output("cluster", cluster.name, "for get-credentials");
     this.output("location", cluster.location, "the cluster's zone or region");
-    this.output("registry", registry(settings), "what the images' names begin with");
+    this.output("registry", registry(settings), "the first part of the images' names");
   }
 
   #registry({ PROJECT, REGION }: Settings): ArtifactRegistryRepository {
@@ -98,19 +100,20 @@ export class Gke extends Stack {
         servicesSecondaryRangeName: network.services,
       },
       privateClusterConfig: { enablePrivateNodes: true },
-      // The control plane is reached by a name whose every request is checked against IAM, so there is no list of addresses
-      // to keep, and no address of its own that could be tried.
+      // The control plane has a DNS name, where IAM checks every request, and no IP address. So there is no list of allowed
+      // addresses to maintain.
       controlPlaneEndpointsConfig: {
         dnsEndpointConfig: { allowExternalTraffic: true },
         ipEndpointsConfig: { enabled: false },
       },
-      datapathProvider: "ADVANCED_DATAPATH", // Dataplane V2: it is what enforces k8s/'s NetworkPolicies
-      enableL4IlbSubsetting: true, // internal load balancers send to the nodes that have the pod
+      datapathProvider: "ADVANCED_DATAPATH", // Dataplane V2, which enforces the NetworkPolicies of k8s/
+      enableL4IlbSubsetting: true, // internal load balancers send only to nodes that have the pod
       enableShieldedNodes: true,
       workloadIdentityConfig: { workloadPool: `${settings.PROJECT}.svc.id.goog` },
       loggingConfig: { enableComponents: ["SYSTEM_COMPONENTS", "WORKLOADS"] },
       monitoringConfig: { enableComponents: ["SYSTEM_COMPONENTS"], managedPrometheus: { enabled: false } },
-      // A cluster begins with a pool that cannot be changed later. It goes at once, and until then it is as the other one.
+      // A new cluster has a default pool, which cannot be changed later. It is removed at once; until then it has the account
+      // of the other pool.
       removeDefaultNodePool: true,
       initialNodeCount: 1,
       nodeConfig: { serviceAccount: account.email, oauthScopes: SCOPES, shieldedInstanceConfig: SHIELDED },
@@ -124,12 +127,12 @@ export class Gke extends Stack {
       name: NAME,
       cluster: cluster.id,
       autoscaling: {
-        // In total, not for each zone.
+        // Totals, not numbers for each zone.
         totalMinNodeCount: settings.NODES_MIN,
         totalMaxNodeCount: settings.NODES_MAX,
         locationPolicy: "BALANCED",
       },
-      // Only to begin with: from then on the autoscaler says how many there are.
+      // Only at the start: after that the autoscaler sets the number.
       initialNodeCount: settings.NODES_MIN,
       lifecycle: { ignoreChanges: ["initial_node_count"] },
       management: { autoRepair: true, autoUpgrade: true },
@@ -142,7 +145,7 @@ export class Gke extends Stack {
         serviceAccount: account.email,
         oauthScopes: SCOPES,
         shieldedInstanceConfig: SHIELDED,
-        workloadMetadataConfig: { mode: "GKE_METADATA" }, // pods do not see the node's account
+        workloadMetadataConfig: { mode: "GKE_METADATA" }, // hides the node's account from pods
         kubeletConfig: { insecureKubeletReadonlyPortEnabled: "FALSE" },
         metadata: { "disable-legacy-endpoints": "true" },
       },

@@ -1,9 +1,9 @@
 /**
- * The stacks, in the order in which they are raised. They are only written down here, as JSON that `terraform` applies:
+ * Writes the stacks as JSON, which `terraform` applies, in the order of this file:
  *
  *     PROJECT=my-project-123 bun run terraform/main.ts      writes terraform/cdktf.out/stacks/<name>/cdk.tf.json
  *
- * The numbered scripts in pipelines/ do that, and the rest. Settings: settings.ts.
+ * The numbered scripts in pipelines/ run this and `terraform`. Settings: settings.ts.
  */
 import process from "node:process";
 import { App } from "cdktf";

@@ -1,6 +1,6 @@
 /**
- * The network that nodes, pods and worker VMs share. No machine in it has a public address: what the nodes fetch from
- * outside goes through NAT, and Google's own services are reached without leaving Google's network.
+ * The network of the nodes, pods and worker VMs. No machine has a public address: nodes reach the internet through NAT, and
+ * Google's own services inside Google's network.
  */
 import { ComputeNetwork } from "@cdktf/provider-google/lib/compute-network/index.js";
 import { ComputeRouter } from "@cdktf/provider-google/lib/compute-router/index.js";
@@ -12,15 +12,15 @@ import type { Construct } from "constructs";
 import type { Settings } from "./settings.ts";
 import { NAME, Stack } from "./stack.ts";
 
-/** Nodes and worker VMs. The Services for the VMs (k8s/) let in exactly these. */
+/** Nodes and worker VMs. The Services for the VMs (k8s/worker-vms.yaml) admit exactly this range. */
 const MACHINES = "10.10.0.0/20";
 const PODS = { rangeName: "pods", ipCidrRange: "10.20.0.0/16" };
 const SERVICES = { rangeName: "services", ipCidrRange: "10.30.0.0/20" };
 
-/** private.googleapis.com: Google's services at addresses that are routed inside Google's network only. */
+/** private.googleapis.com: addresses of Google's services that are routed only inside Google's network. */
 export const GOOGLE_SERVICES = "199.36.153.8/30";
 const GOOGLE_ADDRESSES = ["199.36.153.8", "199.36.153.9", "199.36.153.10", "199.36.153.11"];
-/** Secret Manager and Logging, our images, and those of the agents that the VMs' operating system brings. */
+/** Secret Manager and Logging; our images; the images of the agents in the VMs' operating system. */
 const GOOGLE_DOMAINS = ["googleapis.com", "pkg.dev", "gcr.io"];
 
 export class Network extends Stack {
@@ -44,7 +44,7 @@ export class Network extends Stack {
       privateIpGoogleAccess: true,
     });
     const router = new ComputeRouter(this, "router", { name: NAME, network: this.network.id });
-    // For the images of RabbitMQ and Redis, which come from elsewhere.
+    // For the images of RabbitMQ and Redis, which are on Docker Hub.
     new ComputeRouterNat(this, "nat", {
       name: NAME,
       router: router.name,
@@ -56,7 +56,7 @@ export class Network extends Stack {
     for (const domain of GOOGLE_DOMAINS) this.#keepInside(domain);
   }
 
-  /** Lets the names of a domain of Google's resolve to addresses that a firewall rule can name. */
+  /** Resolves the names of one of Google's domains to the addresses above, which a firewall rule can name. */
   #keepInside(domain: string): void {
     const id = domain.replace(".", "-");
     const zone = new DnsManagedZone(this, `${id}-zone`, {

@@ -1,13 +1,13 @@
 /**
- * What every stack has: the provider for Google Cloud, labels by which all that is ours can be found, and a place for its
- * state. Stacks refer to each other's resources; Terraform then reads them from the other's state.
+ * The base of every stack: the provider for Google Cloud, a label on all resources, and the backend of the state. When a
+ * stack refers to a resource of another, Terraform reads it from the other's state.
  */
 import { GoogleProvider } from "@cdktf/provider-google/lib/provider/index.js";
 import { GcsBackend, LocalBackend, TerraformOutput, TerraformStack } from "cdktf";
 import type { Construct } from "constructs";
 import type { Settings } from "./settings.ts";
 
-/** The name of everything that there is one of, and the start of all other names. */
+/** The name of each single resource, and the first part of all other names. */
 export const NAME = "sobel";
 
 export abstract class Stack extends TerraformStack {
@@ -18,7 +18,7 @@ export abstract class Stack extends TerraformStack {
     else new LocalBackend(this, { path: `${import.meta.dirname}/state/${name}.tfstate` });
   }
 
-  /** Something that the pipelines read with `terraform output`. */
+  /** A value that the pipelines read with `terraform output`. */
   protected output(name: string, value: string, description: string): void {
     // An output may have the name of a resource.
     new TerraformOutput(this, `output-${name}`, { value, description }).overrideLogicalId(name);

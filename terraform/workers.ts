@@ -1,9 +1,9 @@
 /**
- * The worker VMs: a managed group, so one that breaks or is taken away is replaced, and their number is one setting.
+ * The worker VMs: a managed group, which replaces a VM that fails or is stopped. Their number is one setting.
  *
- * A VM starts from Container-Optimized OS and `user-data` alone: a systemd unit that runs worker.sh, which fetches the two
- * passwords with the VM's own account and then runs the worker's image. Neither the user-data nor the state of this
- * stack has a secret in it.
+ * A VM needs only Container-Optimized OS and its user data: a systemd unit that runs worker.sh, which reads the two
+ * passwords with the VM's own account and then runs the worker's image. Neither the user data nor the state of this stack
+ * contains a secret.
  */
 import { readFileSync } from "node:fs";
 import { ArtifactRegistryRepositoryIamMember } from "@cdktf/provider-google/lib/artifact-registry-repository-iam-member/index.js";
@@ -41,7 +41,7 @@ export class Workers extends Stack {
     const template = this.#template(settings, network, email, userData(environment));
     const group = this.#group(settings, template, rights);
     this.output("group", group.name, "the managed instance group");
-    this.output("size", String(settings.WORKERS), "how many VMs it has");
+    this.output("size", String(settings.WORKERS), "the number of VMs");
   }
 
   #rights({ PROJECT }: Settings, gke: Gke, member: string) {
@@ -66,10 +66,10 @@ export class Workers extends Stack {
       provisioningModel: "SPOT",
       preemptible: true,
       automaticRestart: false,
-      instanceTerminationAction: "DELETE", // the group makes another; a stopped one would go on costing its disk
+      instanceTerminationAction: "DELETE", // the group creates another; the disk of a stopped one would still cost money
     };
     return new ComputeInstanceTemplate(this, "template", {
-      namePrefix: `${NAME}-worker-`, // a template cannot be changed: a new one is made first, then the group moves over
+      namePrefix: `${NAME}-worker-`, // a template cannot be changed: Terraform creates a new one, then moves the group
       lifecycle: { createBeforeDestroy: true },
       machineType: settings.WORKER_MACHINE,
       disk: [
@@ -91,7 +91,7 @@ export class Workers extends Stack {
         "google-logging-enabled": "true",
         "enable-oslogin": "TRUE",
         "block-project-ssh-keys": "TRUE",
-        "cos-update-strategy": "update_disabled", // a VM is replaced, not changed
+        "cos-update-strategy": "update_disabled", // a VM is replaced, never updated
       },
     });
   }
@@ -114,7 +114,7 @@ export class Workers extends Stack {
       zone: settings.ZONE,
       targetSize: settings.WORKERS,
       version: [{ instanceTemplate: template.selfLinkUnique }],
-      // Until then the VM starts up, and fetches an image.
+      // The time that a VM needs to start and to pull the image.
       autoHealingPolicies: { healthCheck: healthCheck.id, initialDelaySec: 180 },
       updatePolicy: {
         type: "PROACTIVE",
@@ -122,12 +122,12 @@ export class Workers extends Stack {
         maxSurgeFixed: 1,
         maxUnavailableFixed: 0,
       },
-      dependsOn: rights, // a VM's first act is to use them
+      dependsOn: rights, // a VM uses them as soon as it starts
     });
   }
 }
 
-/** The unit's `Restart=always` covers a worker that cannot start yet: a password that is not there, an image on its way. */
+/** `Restart=always` also covers a worker that cannot start yet, because a password or the image is missing. */
 const UNIT = `[Unit]
 Description=Sobel worker
 Wants=network-online.target
@@ -146,7 +146,7 @@ Restart=always
 RestartSec=5
 `;
 
-/** What cloud-init reads at every start: on Container-Optimized OS /etc is made anew each time, so nothing is enabled. */
+/** cloud-init runs this at every start, since Container-Optimized OS recreates /etc. So the unit is started, not enabled. */
 function userData(environment: Record<string, string>): string {
   const lines = Object.entries(environment).map(([name, value]) => `${name}=${value}\n`);
   const script = literal(readFileSync(`${import.meta.dirname}/worker.sh`, "utf8"));
@@ -172,5 +172,5 @@ runcmd:
 
 const indented = (text: string) => text.trimEnd().replaceAll(/^(?=.)/gm, "    ");
 
-/** Text that Terraform is to leave as it is: a shell's `${…}` would be its own. */
+/** Escapes a text for Terraform, which would interpolate a shell's `${…}`. */
 const literal = (text: string) => text.replaceAll(/[$%](?=\{)/g, (sign) => sign + sign);

@@ -1,5 +1,5 @@
-// The part of KEDA's two kinds (keda.sh/v1alpha1) that is used here, as types: a field that is not here is an error, so
-// that one is looked up in KEDA's documentation before it comes in.
+// Types for KEDA's two kinds (keda.sh/v1alpha1), with only the fields that k8s/keda/ uses. Any other field is a type error:
+// look it up in KEDA's documentation, then add it here.
 import type { HorizontalPodAutoscalerBehavior } from "kubernetes-types/autoscaling/v2";
 import type { ObjectMeta } from "kubernetes-types/meta/v1";
 

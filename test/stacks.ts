@@ -1,7 +1,6 @@
-// The stacks for Google Cloud as Terraform gets them, and the start-up of a worker VM taken out of them. For the tests: they
-// ask the program itself (`terraform/main.ts`) and change nothing of what it says.
+// For tests: the stacks for Google Cloud as `terraform/main.ts` writes them, and the files of a worker VM in them.
 //
-// biome-ignore-all lint/suspicious/noTemplateCurlyInString: an expression of Terraform's looks like one of ours
+// biome-ignore-all lint/suspicious/noTemplateCurlyInString: Terraform's expressions look like ours
 import { describe, expect } from "bun:test";
 import { execFile } from "node:child_process";
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
@@ -13,23 +12,23 @@ const run = promisify(execFile);
 export const TERRAFORM = join(import.meta.dir, "..", "terraform");
 export const STACKS = ["network", "gke", "firewalls", "workers"];
 export const GIVEN = { PROJECT: "my-project-123", TAG: "v1" };
-/** What must not turn up in anything that is written down. */
+/** In the environment of `terraform/main.ts`. They must not appear in its output. */
 export const SECRETS = {
   RABBITMQ_PASSWORD: "canary-rabbitmq",
   REDIS_PASSWORD: "canary-redis",
   AUTH_TOKEN: "canary-token",
 };
-/** What the pipelines pass to the stacks, as they would find it in a cluster. */
+/** The variables of the stacks, with values such as the pipelines find in a cluster. */
 export const VARIABLES: Record<string, string> = {
   rabbitmq_address: "10.10.0.5",
   redis_address: "10.10.0.6",
   rabbitmq_username: "sobel",
 };
 
-// biome-ignore lint/suspicious/noExplicitAny: the shape of Terraform's JSON is what these tests look at
+// biome-ignore lint/suspicious/noExplicitAny: these tests check the shape of Terraform's JSON
 export type Json = Record<string, any>;
 
-/** The stacks by name, as `terraform` would read them. */
+/** Runs `terraform/main.ts`. Returns the stacks by name. */
 export async function synthesized(env: Record<string, string> = {}, folder = TERRAFORM): Promise<Record<string, Json>> {
   const out = temporaryFolder("synth");
   const given = { PATH: process.env.PATH, HOME: process.env.HOME, CDKTF_OUTDIR: out, ...GIVEN, ...SECRETS, ...env };
@@ -39,7 +38,7 @@ export async function synthesized(env: Record<string, string> = {}, folder = TER
   return Object.fromEntries(STACKS.map((name) => [name, read(name)]));
 }
 
-/** All resources of all stacks, with their types. */
+/** All resources of all stacks. */
 export function resources(stacks: Record<string, Json>): { stack: string; type: string; id: string; body: Json }[] {
   return Object.entries(stacks).flatMap(([stack, { resource }]) =>
     Object.entries<Json>(resource).flatMap(([type, bodies]) =>
@@ -48,13 +47,13 @@ export function resources(stacks: Record<string, Json>): { stack: string; type: 
   );
 }
 
-/** Their packages are no dependency of the project: `bun install --cwd terraform`. */
+/** terraform/ has its own packages: `bun install --cwd terraform`. */
 const installed = existsSync(join(TERRAFORM, "node_modules/cdktf"));
 if (!installed && process.env.REQUIRE_SERVERS !== "1")
   console.error("\n!!! SKIPPED: the stacks for Google Cloud\n!!! missing: bun install --cwd terraform\n");
 export const describeStacks = installed || process.env.REQUIRE_SERVERS === "1" ? describe : describe.skip;
 
-/** What cloud-init is given, once Terraform has filled it in with the addresses. */
+/** The user data of the VM, with the variables that Terraform fills in. */
 export function userDataOf(stacks: Record<string, Json>): string {
   const { template } = stacks.workers.resource.google_compute_instance_template;
   return String(template.metadata["user-data"])
@@ -63,19 +62,25 @@ export function userDataOf(stacks: Record<string, Json>): string {
     .replaceAll("%%{", "%{");
 }
 
-/** What cloud-init writes, by path. */
+/** The files that cloud-init writes, by path. */
 export function filesOf(userData: string): Record<string, string> {
   const { write_files } = Bun.YAML.parse(userData) as { write_files: { path: string; content: string }[] };
   return Object.fromEntries(write_files.map(({ path, content }) => [path, content]));
 }
 
-/** What the VM's unit runs, with its files in another folder than /etc/sobel. */
+/** The variables in the unit's environment file. */
+export function environmentOf(files: Record<string, string>): Record<string, string> {
+  const lines = files["/etc/sobel/environment"].trim().split("\n");
+  return Object.fromEntries(lines.map((line) => line.split("=")));
+}
+
+/** The command of the VM's unit, with its files in another folder than /etc/sobel. */
 export function unitCommand(files: Record<string, string>, folder: string): string {
   const [, command] = /^ExecStart=(.*)$/m.exec(files["/etc/systemd/system/sobel-worker.service"])!;
   return command.replaceAll("/etc/sobel", folder);
 }
 
-/** A program that is a few lines of bash. */
+/** Writes a program: a script for bash. */
 export function stub(bin: string, name: string, script: string): void {
   mkdirSync(bin, { recursive: true });
   writeFileSync(join(bin, name), `#!/bin/bash\n${script}\n`, { mode: 0o755 });

@@ -1,10 +1,10 @@
-// The stacks for Google Cloud, as Terraform gets them: synthesized from settings by the program itself, then looked at, given
-// to the real Terraform where it is installed, and the VM's start-up taken apart and run.
+// The stacks for Google Cloud: the JSON that terraform/main.ts writes, the real Terraform with it (if installed), and the
+// start-up of a worker VM.
 //
-// Not here: the rules of Google's own provider, which needs an account to be tried. That the names and types of all
-// arguments are its own is seen by tsc, whose types are made from the provider's schema.
+// Not here: the rules of Google's own provider, which needs an account. tsc checks the names and types of all arguments: its
+// types are generated from the provider's schema.
 //
-// biome-ignore-all lint/suspicious/noTemplateCurlyInString: an expression of Terraform's looks like one of ours
+// biome-ignore-all lint/suspicious/noTemplateCurlyInString: Terraform's expressions look like ours
 import { beforeAll, expect, setDefaultTimeout, test } from "bun:test";
 import { execFile, spawnSync } from "node:child_process";
 import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
@@ -13,6 +13,7 @@ import { promisify } from "node:util";
 import { temporaryFolder } from "./servers.ts";
 import {
   describeStacks,
+  environmentOf,
   filesOf,
   GIVEN,
   type Json,
@@ -43,7 +44,7 @@ describeStacks("the stacks", () => {
     return found[0].body;
   };
 
-  test("hold what they are to hold, and nothing else", () => {
+  test("have exactly these resources", () => {
     const counts: Record<string, Record<string, number>> = {};
     for (const { stack, type } of resources(stacks)) {
       counts[stack] ??= {};
@@ -79,7 +80,7 @@ describeStacks("the stacks", () => {
     });
   });
 
-  test("say to the later pipelines what these ask for", () => {
+  test("have the outputs that the pipelines read", () => {
     const asked = readdirSync(join(TERRAFORM, "../pipelines"))
       .filter((name) => name.endsWith(".sh"))
       .flatMap((name) => [
@@ -90,7 +91,7 @@ describeStacks("the stacks", () => {
       expect([stack, Object.keys(stacks[stack].output)]).toEqual([stack, expect.arrayContaining([name])]);
   });
 
-  test("have a private cluster that is asked by name alone", () => {
+  test("have a private cluster whose control plane has only a DNS name", () => {
     const cluster = body("google_container_cluster");
     expect(cluster).toMatchObject({
       name: "sobel",
@@ -122,7 +123,7 @@ describeStacks("the stacks", () => {
     expect(pool.node_config.workload_metadata_config).toEqual({ mode: "GKE_METADATA" });
   });
 
-  test("run every machine as an account of its own, shielded, with no public address", () => {
+  test("give machines their own accounts with few roles, secure boot, and no public address", () => {
     const machines = [
       body("google_container_cluster").node_config,
       body("google_container_node_pool").node_config,
@@ -150,7 +151,7 @@ describeStacks("the stacks", () => {
     ]);
   });
 
-  test("let worker VMs reach three things, be reached by two, and nobody else", () => {
+  test("allow a worker VM three destinations and two sources, and deny the rest", () => {
     const rules = bodies("google_compute_firewall").map(({ body }) => {
       const { direction, allow, deny, source_ranges, destination_ranges } = body;
       expect(body.target_service_accounts).toEqual(["${google_service_account.workers.email}"]);
@@ -170,7 +171,7 @@ describeStacks("the stacks", () => {
     expect(priorities.filter(([, denies]) => denies)).toEqual([[65_000, true]]);
   });
 
-  test("resolve Google's names to the addresses that are let through", () => {
+  test("resolve Google's names to the addresses that the firewall allows", () => {
     const zones = bodies("google_dns_managed_zone");
     expect(zones.map(({ body }) => [body.dns_name, body.visibility])).toEqual(
       ["gcr.io.", "googleapis.com.", "pkg.dev."].map((name) => [name, "private"]),
@@ -179,7 +180,7 @@ describeStacks("the stacks", () => {
     for (const { body } of addresses) expect(body.rrdatas).toEqual([8, 9, 10, 11].map((last) => `199.36.153.${last}`));
   });
 
-  test("keep the group of VMs whole", () => {
+  test("replace VMs that fail, and update them one by one", () => {
     const group = body("google_compute_instance_group_manager");
     expect(group).toMatchObject({ target_size: 3, zone: "us-central1-b", base_instance_name: "sobel-worker" });
     expect(group.auto_healing_policies.health_check).toBe("${google_compute_health_check.health.id}");
@@ -189,13 +190,13 @@ describeStacks("the stacks", () => {
     expect(http_health_check).toEqual({ port: 9090, request_path: "/healthz" });
   });
 
-  test("know no secret", () => {
+  test("contain no secret", () => {
     const text = JSON.stringify(stacks);
     for (const secret of Object.values(SECRETS)) expect(text).not.toContain(secret);
     expect(text).not.toMatch(/google_secret_manager_secret_version|secret_data|amqp:\/\/[^$]|BEGIN [A-Z ]*PRIVATE KEY/);
   });
 
-  test("are called sobel and carry the label by which they are found", () => {
+  test("name and label all resources sobel", () => {
     for (const { provider } of Object.values(stacks))
       expect(provider.google[0]).toMatchObject({ project: "my-project-123", default_labels: { app: "sobel" } });
     for (const { body } of resources(stacks))
@@ -269,16 +270,16 @@ describeStacks("settings", () => {
     expect(refused("settings.ts", env)).toEqual({ status: 1, lines: [expect.stringContaining(message)] });
   });
 
-  test("that are wrong stop the stacks too, with one line", () => {
+  test("a wrong one stops terraform/main.ts too, with one line", () => {
     const lines = ['REGION: expected a region, such as europe-west1, got "mars"'];
     expect(refused("main.ts", { REGION: "mars" })).toEqual({ status: 1, lines });
   });
 });
 
 describeStacks("the move from cdktf to cdktn", () => {
-  // What `"cdktf": "npm:cdktn@0.24.0"` in package.json does: the one package under the other's name. With hard links, since
-  // the provider's package is large.
-  test("is one line: the same types, the same stacks", async () => {
+  // As `"cdktf": "npm:cdktn@0.24.0"` in package.json does: one package under the other's name. With hard links, because the
+  // provider's package is large.
+  test("needs one line: the types and the stacks stay the same", async () => {
     const folder = join(TERRAFORM, "node_modules/.as-cdktn");
     rmSync(folder, { recursive: true, force: true });
     try {
@@ -312,7 +313,7 @@ describeStacks("a worker VM", () => {
   });
   const files = () => filesOf(userData);
 
-  test("starts by a cloud-config that leaves the script as it is", async () => {
+  test("has a cloud-config that writes worker.sh unchanged", () => {
     expect(userData).toStartWith("#cloud-config\n");
     const parsed = Bun.YAML.parse(userData) as { write_files: Json[]; runcmd: string[] };
     expect(parsed.write_files.map(({ path, permissions }) => `${permissions} ${path}`)).toEqual([
@@ -324,7 +325,7 @@ describeStacks("a worker VM", () => {
     expect(files()["/etc/sobel/worker.sh"]).toBe(readFileSync(join(TERRAFORM, "worker.sh"), "utf8"));
   });
 
-  test("has a unit that restarts, and lets a band end", async () => {
+  test("has a unit that restarts the worker, and gives it 30 s to stop", () => {
     const unit = files()["/etc/systemd/system/sobel-worker.service"];
     expect(unit).toContain("\nRestart=always\n");
     expect(unit).toContain("\nExecStop=/usr/bin/docker stop -t 30 sobel-worker\n");
@@ -337,25 +338,24 @@ describeStacks("a worker VM", () => {
   interface VM {
     code: number | null;
     out: string;
-    /** The stubs' calls, with what Docker was given in its environment. */
+    /** The stubs' calls, with Docker's environment. */
     calls: string[];
   }
 
-  /** Runs the unit's command with stubs for what a VM has, and answers as Google's services give them. */
-  async function boot(answers: Record<string, string> = {}): Promise<VM> {
+  const REPLIES = {
+    token: '{"access_token":"ya29.token","expires_in":3599,"token_type":"Bearer"}',
+    rabbitmq: `{\n  "name": "projects/1/secrets/sobel-rabbitmq-password/versions/1",\n  "payload": {\n    "data": "${btoa("r4bb1t")}",\n    "dataCrc32c": "1"\n  }\n}\n`,
+    redis: `{\n  "name": "x",\n  "payload": {\n    "data": "${btoa("r3d1s")}"\n  }\n}\n`,
+  };
+
+  /** Runs the unit's command with stubs for the programs of a VM. @param answers other replies of Google's services */
+  function boot(answers: Record<string, string> = {}): VM {
     const folder = temporaryFolder("vm");
     const written = files();
     for (const [path, content] of Object.entries(written))
       writeFileSync(join(folder, path.split("/").at(-1)!), content);
     const bin = join(folder, "bin");
-    const base64 = (text: string) => Buffer.from(text).toString("base64");
-    const replies: Record<string, string> = {
-      token: '{"access_token":"ya29.token","expires_in":3599,"token_type":"Bearer"}',
-      rabbitmq: `{\n  "name": "projects/1/secrets/sobel-rabbitmq-password/versions/1",\n  "payload": {\n    "data": "${base64("r4bb1t")}",\n    "dataCrc32c": "1"\n  }\n}\n`,
-      redis: `{\n  "name": "x",\n  "payload": {\n    "data": "${base64("r3d1s")}"\n  }\n}\n`,
-      ...answers,
-    };
-    for (const [name, text] of Object.entries(replies)) writeFileSync(join(folder, name), text);
+    for (const [name, text] of Object.entries({ ...REPLIES, ...answers })) writeFileSync(join(folder, name), text);
     const reply = (name: string) =>
       `[ -s '${join(folder, name)}' ] && exec /bin/cat '${join(folder, name)}'; echo 'curl: (22) 403' >&2; exit 22`;
     stub(
@@ -377,20 +377,14 @@ exit 99`,
 [ "$1" != pull ] || [ -z "$NO_PULL" ] || exit 1
 [ "$1" != run ] || echo "RABBITMQ_URL=$RABBITMQ_URL REDIS_URL=$REDIS_URL" >>'${folder}/calls'`,
     );
-    const environment = Object.fromEntries(
-      written["/etc/sobel/environment"]
-        .trim()
-        .split("\n")
-        .map((line) => line.split("=")),
-    );
     const { status, stdout, stderr } = spawnSync("/bin/sh", ["-c", unitCommand(written, folder)], {
       env: {
         PATH: `${bin}:/usr/bin:/bin`,
         RUNTIME_DIRECTORY: "/run/sobel",
         HOSTNAME: "sobel-worker-x1z2.internal",
-        ...environment,
+        ...environmentOf(written),
         ...answers,
-      },
+      } as unknown as NodeJS.ProcessEnv,
     });
     const calls = existsSync(join(folder, "calls"))
       ? readFileSync(join(folder, "calls"), "utf8").trim().split("\n")
@@ -398,8 +392,8 @@ exit 99`,
     return { code: status, out: `${stdout}${stderr}`, calls };
   }
 
-  test("fetches its passwords, then its image, then runs the worker", async () => {
-    const { code, calls, out } = await boot();
+  test("reads its passwords, pulls its image, then runs the worker", () => {
+    const { code, calls, out } = boot();
     expect([code, out]).toEqual([0, ""]);
     const image = "us-central1-docker.pkg.dev/my-project-123/sobel/sobel-worker:v1";
     expect(calls).toEqual([
@@ -416,7 +410,7 @@ exit 99`,
       `docker run --rm --name sobel-worker --env RABBITMQ_URL --env REDIS_URL --env WORKER_NAME=sobel-worker-x1z2 --env HOST=0.0.0.0 --env METRICS_PORT=9090 --publish 9090:9090 --read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges --log-opt max-size=10m --log-opt max-file=2 ${image}`,
       "RABBITMQ_URL=amqp://sobel:r4bb1t@10.10.0.5:5672 REDIS_URL=redis://:r3d1s@10.10.0.6:6379",
     ]);
-    // In an environment they are seen by root alone; on a command line by everyone.
+    // Only root can read an environment; everyone can read a command line.
     for (const call of calls.filter((call) => !call.startsWith("RABBITMQ_URL")))
       expect(call).not.toMatch(/r4bb1t|r3d1s/);
   });
@@ -429,17 +423,17 @@ exit 99`,
     [
       "a secret would break a URL",
       { rabbitmq: '{"payload":{"data":"YS9i"}}' },
-      "the secret sobel-rabbitmq-password is empty, or has a character that a URL cannot hold",
+      "the secret sobel-rabbitmq-password is empty or has a character that is not allowed in a URL",
     ],
   ];
-  test.each(broken)("says so when %s, and runs nothing", async (_, answers, message) => {
-    const { code, out, calls } = await boot(answers);
+  test.each(broken)("if %s, it logs that and runs nothing", (_, answers, message) => {
+    const { code, out, calls } = boot(answers);
     expect([code, out]).toEqual([1, expect.stringContaining(`sobel-worker: ${message}`)]);
     expect(calls.filter((call) => call.startsWith("docker"))).toEqual([]);
   });
 
-  test("starts with the image that it has when the registry is away", async () => {
-    const { code, calls } = await boot({ NO_PULL: "1" });
+  test("uses the image on its disk if the registry is unavailable", () => {
+    const { code, calls } = boot({ NO_PULL: "1" });
     expect([code, calls.at(-2)]).toEqual([0, expect.stringContaining("docker run")]);
     expect(calls).toContain("docker image inspect us-central1-docker.pkg.dev/my-project-123/sobel/sobel-worker:v1");
   });
@@ -447,10 +441,10 @@ exit 99`,
 
 const terraform = spawnSync("terraform", ["version", "-json"], { encoding: "utf8" });
 if (terraform.status !== 0)
-  console.error("\n!!! NOT DONE HERE: the stacks in the real Terraform (there is no terraform)\n");
+  console.error("\n!!! NOT DONE HERE: the stacks in the real Terraform (terraform is not installed)\n");
 else
   describeStacks("the real Terraform, without a cloud", () => {
-    test("initializes, validates, applies and has nothing more to do; then destroys", async () => {
+    test("initializes and applies the stacks, then has nothing to change, then destroys them", async () => {
       const folder = temporaryFolder("terraform");
       const stacks = await synthesized();
       const expected = userDataOf(stacks);
@@ -460,28 +454,30 @@ else
         const taken = ["plan", "apply", "destroy"].includes(command) ? variables : [];
         return run("terraform", [`-chdir=${join(folder, name)}`, command, ...args, ...taken], { env });
       };
-      for (const name of STACKS) {
+      const initialize = (name: string) => {
         mkdirSync(join(folder, name));
         writeFileSync(join(folder, name, "main.tf.json"), JSON.stringify(withoutCloud(stacks[name], folder)));
-        await call(name, "init", "-input=false");
-        await call(name, "validate");
-        await call(name, "apply", "-input=false", "-auto-approve");
-        await call(name, "plan", "-input=false", "-detailed-exitcode"); // exit code 2 where it would change something
-      }
+        return call(name, "init", "-input=false");
+      };
+      await Promise.all(STACKS.map(initialize));
+      for (const name of STACKS) await call(name, "apply", "-input=false", "-auto-approve"); // this validates too
+      // Exit code 2 if it would change something.
+      await Promise.all(STACKS.map((name) => call(name, "plan", "-input=false", "-detailed-exitcode")));
       const { stdout } = await call("workers", "output", "-json");
       expect(JSON.parse(stdout)["user-data"].value).toBe(expected);
-      for (const wrong of ["10.10.0", "rabbitmq", "10.10.0.5/32"]) {
-        const args = [`-chdir=${join(folder, "firewalls")}`, "plan", `-var=rabbitmq_address=${wrong}`];
+      const wrong = ["10.10.0", "rabbitmq", "10.10.0.5/32"].map(async (address) => {
+        const args = [`-chdir=${join(folder, "firewalls")}`, "plan", "-lock=false", `-var=rabbitmq_address=${address}`];
         const refused = run("terraform", [...args, "-var=redis_address=10.10.0.6"], { env });
         await expect(refused).rejects.toThrow(/rabbitmq_address: expected the IPv4 address/);
-      }
+      });
+      await Promise.all(wrong);
       for (const name of STACKS.toReversed()) await call(name, "destroy", "-input=false", "-auto-approve");
     });
   });
 
 /**
- * A stack whose resources are Terraform's own `terraform_data`, for which no provider has to be there: what they were given
- * is their `input`, and what others read of them their `output`. An attribute that only the cloud knows is made up.
+ * The stack with Terraform's own resource `terraform_data` for every resource, so that it needs no provider. The arguments of a
+ * resource are the `input`; other resources read its `output`. An attribute that only the cloud can give gets a made-up value.
  */
 function withoutCloud(stack: Json, folder: string): Json {
   const inputs = new Map<string, Json>();
@@ -500,14 +496,14 @@ function withoutCloud(stack: Json, folder: string): Json {
       /(?<=\$\{)(google_\w+\.[\w-]+)\.(\w+)(?=\})/g,
       (whole, address: string, attribute: string) => {
         const known = inputs.get(address);
-        if (!known) return whole; // Terraform will say that there is no such thing
+        if (!known) return whole; // Terraform then reports an unknown resource
         known.input[attribute] ??= `made-up-${attribute}`;
         return `${renamed(address)}.output.${attribute}`;
       },
     );
   };
   const outputs = here(stack.output);
-  for (const [address, body] of inputs) inputs.set(address, here(body) as Json); // twice, as reading adds attributes
+  for (const [address, body] of inputs) inputs.set(address, here(body) as Json); // twice, because the first pass adds attributes
   const data = Object.fromEntries([...inputs].map(([address, body]) => [address.replace(".", "-"), here(body)]));
   const states = JSON.parse(
     JSON.stringify(stack.data ?? {}).replaceAll(join(TERRAFORM, "state"), join(folder, "state")),
