@@ -252,7 +252,7 @@ async function taskOr422({ tasks, results }: Context, name: string): Promise<Tas
 /** GET /workers */
 async function listWorkers({ results, authToken }: Context, request: Request): Promise<Response> {
   expectToken(request, authToken);
-  const workers = (await results.workers()).map(({ offers, ...worker }) => worker);
+  const workers = (await results.workers()).map(({ offers, consuming, ...worker }) => worker);
   return Response.json({ workers });
 }
 

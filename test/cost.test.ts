@@ -111,7 +111,8 @@ describeWith(["rabbitmq", "redis"], "a distributed job", () => {
     expect(perBand("get")).toBeLessThanOrEqual(1);
     expect(perBand("unlink")).toBeLessThanOrEqual(1);
     for (const name of ["subscribe", "multi", "keys", "scan", "hmset", "del", "ping"]) expect(perBand(name)).toBe(0);
-    // The rest is the cost of a job, whatever its number of bands.
+    // The rest is the cost of a job, whatever its number of bands. Two of them are inside scripts: its TTLs are renewed at
+    // its first band and at its last.
     const perJob = [
       "evalsha",
       "eval",
@@ -126,7 +127,7 @@ describeWith(["rabbitmq", "redis"], "a distributed job", () => {
       "unsubscribe",
     ];
     const once = perJob.reduce((sum, name) => sum + (few[name] ?? 0) - 2 * perBand(name), 0);
-    expect(once).toBeLessThanOrEqual(8);
+    expect(once).toBeLessThanOrEqual(10);
   });
 
   test("a band is one message: published, confirmed, delivered, acknowledged", async () => {
