@@ -16,7 +16,9 @@ import { Elysia } from "elysia";
 import type { Registry } from "prom-client";
 import type { Backends, Job } from "./backends.ts";
 import { startEmbedded } from "./embedded.ts";
+import { allowedHosts, guarded } from "./http/guard.ts";
 import {
+  brokenOff,
   describe,
   events,
   eventsOfMany,
@@ -29,7 +31,7 @@ import {
 } from "./http/jobs.ts";
 import { jobId, paramsOf, query, workersOf } from "./http/params.ts";
 import { Previews } from "./http/preview.ts";
-import { expectToken, HttpError, problem, streamed, unavailable } from "./http/respond.ts";
+import { expectToken, HttpError, methodNotAllowed, problem, streamed, unavailable } from "./http/respond.ts";
 import { serve } from "./http/serve.ts";
 import { readApiDocument, readPage, servePage } from "./http/static.ts";
 import { Upload } from "./http/upload.ts";
@@ -53,7 +55,7 @@ import { DEFAULT_LIMITS, readImage } from "./picture/read.ts";
 import { RabbitQueue } from "./queue.ts";
 import { RedisResults } from "./results.ts";
 import { isData, kindOf, schemaOf, type Task } from "./task.ts";
-import { allTasks, findTask, findTaskToResume, loadTasks, type Tasks } from "./tasks/index.ts";
+import { allTasks, findTask, findTaskToResume, loadTasks, namesIn, type Tasks } from "./tasks/index.ts";
 import { JobError, JobWatch, stateOf } from "./watch.ts";
 
 export interface Dependencies extends Backends {
@@ -68,6 +70,8 @@ export interface Dependencies extends Backends {
   authToken?: string | undefined;
   /** Aborted when the program is about to end: event streams are closed, so that clients reconnect elsewhere. */
   stopping?: AbortSignal;
+  /** The host names that browsers may use; null for any. */
+  hosts?: string[] | null;
   log?: Log;
   /** Where it counts, beside whatever else the process counts there. */
   registry?: Registry;
@@ -94,7 +98,9 @@ export function createApp(dependencies: Dependencies) {
   const apiDocument = readApiDocument();
   // Elysia's default finds no path behind a host name of less than four letters.
   const app = new Elysia({ handler: { standardHostname: false } })
-    .onError(({ error, request, route }) => metrics.answered(request, route, problem(error, request, log)))
+    .onError(({ error, request, route }) =>
+      metrics.answered(request, route, problem(orMethod(error, request), request, log)),
+    )
     .onAfterHandle(({ request, route, responseValue }) => {
       metrics.answered(request, route, responseValue as Response);
     })
@@ -114,7 +120,11 @@ export function createApp(dependencies: Dependencies) {
     .get("/jobs/:id/bands/:band", ({ request, params }) => preview(context, request, jobId(params.id), params.band))
     .get("/jobs/:id/result", ({ request, params }) => result(context, request, jobId(params.id)))
     .delete("/jobs/:id", ({ request, params }) => cancel(context, request, jobId(params.id)));
-  return app;
+  const { routes } = app;
+  const orMethod = (error: unknown, request: Request) => methodNotAllowed(error, request, routes) ?? error;
+  const refuse = (error: unknown, request: Request) =>
+    metrics.answered(request, undefined, problem(error, request, log));
+  return { fetch: guarded(app.fetch, context.hosts, refuse), routes };
 }
 
 function contextOf({
@@ -124,6 +134,7 @@ function contextOf({
   maxJobs = DEFAULT_JOBS,
   authToken,
   stopping = new AbortController().signal,
+  hosts = null,
   log = openLog("warn"),
   registry = openRegistry(false),
   ...given
@@ -132,7 +143,7 @@ function contextOf({
   const follower = new Follower(metrics, log);
   const previews = new Previews(given.results);
   const gauges = [new BackendGauges(registry, given), new FleetMetrics(registry, given, [...given.tasks.keys()])];
-  const settings = { bandPixels, maxUploadBytes, limits, maxJobs, authToken };
+  const settings = { bandPixels, maxUploadBytes, limits, maxJobs, authToken, hosts };
   return { ...given, ...settings, stopping, log, registry, metrics, follower, previews, gauges, uploads: 0 };
 }
 
@@ -157,7 +168,8 @@ async function runOnce(context: Context, request: Request, taskName: string): Pr
   });
   const name = `inline; filename="${fileOf(task.name, job)}"`;
   const pieces = streamThenDelete(context, watch, job, task, request.signal);
-  return streamed(pieces, { headers: { ...HEADERS[job.kind], "x-job-id": id, "content-disposition": name } });
+  const headers = { ...HEADERS[job.kind], "x-job-id": id, "content-disposition": name };
+  return streamed(pieces, { headers }, brokenOff(context, job));
 }
 
 async function* streamThenDelete(
@@ -228,6 +240,8 @@ async function withUpload<T>(context: Context, request: Request, step: (upload: 
     }
   } catch (error) {
     follower.refused(request, error);
+    // A client that closes the connection behind its request reads the answer only if the rest was read first.
+    if (/close/i.test(request.headers.get("connection") ?? "")) await upload.discard();
     throw error;
   } finally {
     metrics.uploadBytes.inc(upload.bytes);
@@ -341,9 +355,10 @@ async function main(): Promise<void> {
   const backends = await connect(tasks, log, registry);
   setInterval(() => backends.results.sweep().catch(() => {}), SWEEP_MS); // while Redis is away: the next time
   const stopping = new AbortController();
-  const app = createApp({ ...backends, tasks, ...options, authToken, log, registry, stopping: stopping.signal });
+  const hosts = allowedHosts(hostname, namesIn(process.env.ALLOWED_HOSTS));
+  const app = createApp({ ...backends, tasks, ...options, authToken, hosts, log, registry, stopping: stopping.signal });
   const server = serve(app.fetch, hostname, port);
-  console.log(`Sobel, distributed: http://${hostname}:${server.port}`);
+  console.log(`Sobel, distributed: http://${hostname.includes(":") ? `[${hostname}]` : hostname}:${server.port}`);
   const stop = async () => {
     if (stopping.signal.aborted) process.exit(1);
     stopping.abort();

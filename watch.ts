@@ -46,6 +46,8 @@ export function stateOf(job: Job, done: number): State {
 /** A watch without hints looks at the records this often: at first, and when nothing has happened for long, ms. */
 const LOOK_MS = 200;
 const REFRESH_MS = 2_000;
+/** The same of a job that does not exist, ms: anyone may ask for one. */
+const UNKNOWN_MS = 15_000;
 /** A band that is neither in the queue nor with a worker for this long is lost: several heartbeats, ms. */
 const VANISHED_MS = 15_000;
 /** All watches share one list of workers, which may be this old, ms. */
@@ -138,6 +140,12 @@ export class JobWatch {
 
   job: Job | null = null;
   done = new Map<number, Done>();
+  /** Bands in the order in which they were done, in this generation. */
+  finished: number[] = [];
+  /** Rises when the bands start again: the id was sent anew, or a failed job starts its next attempt. */
+  generation = 0;
+  /** Rises with every change. */
+  version = 0;
   /** Bands that the queue has confirmed or is about to, with the CRC-32 of their rows. */
   sent = new Map<number, number>();
   readonly #changes = new EventEmitter().setMaxListeners(0);
@@ -189,6 +197,13 @@ export class JobWatch {
       (unwatch) => unwatch(),
       () => {},
     );
+  }
+
+  /** Watches of jobs that do not exist, in this process. */
+  static unknown({ results }: Backends): number {
+    let count = 0;
+    for (const { watch } of JobWatch.#shared.get(results)?.values() ?? []) if (watch.job === null) count++;
+    return count;
   }
 
   /** Whether this process enqueues the job now. */
@@ -257,9 +272,9 @@ export class JobWatch {
       this.#refresh(read(this.backends.results, this.id)).catch(() => {}); // the next look reads again
       return;
     }
-    if (hint !== "enqueued") this.done.set(hint.band, hint.done);
+    if (hint !== "enqueued") this.#finish(hint.band, hint.done);
     else if (this.job) this.job.enqueued = true;
-    this.#changes.emit("change");
+    this.#emit();
   }
 
   async #refresh(reading: Promise<Known | null>): Promise<void> {
@@ -276,17 +291,29 @@ export class JobWatch {
     if (known?.job.created !== this.job?.created || known?.job.attempt !== this.job?.attempt) {
       this.sent.clear();
       this.done.clear();
+      this.finished = [];
+      this.generation++;
     }
     this.job = known?.job ?? null;
     for (const [band, crc] of known?.sent ?? []) this.sent.set(band, crc);
-    for (const [band, record] of known?.done ?? []) this.done.set(band, record);
+    for (const [band, record] of known?.done ?? []) this.#finish(band, record);
+    this.#emit();
+  }
+
+  #finish(band: number, record: Done): void {
+    if (!this.done.has(band)) this.finished.push(band);
+    this.done.set(band, record);
+  }
+
+  #emit(): void {
+    this.version++;
     this.#changes.emit("change");
   }
 
   /** Looks often while the job changes, less and less often while it does not. */
   #schedule(): void {
     const quiet = Date.now() - this.#heard;
-    const pause = Math.min(Math.max(LOOK_MS, quiet / 4), REFRESH_MS);
+    const pause = Math.min(Math.max(LOOK_MS, quiet / 4), this.job ? REFRESH_MS : UNKNOWN_MS);
     this.#timer = setTimeout(async () => {
       await this.#look().catch(() => {}); // the store is unavailable: the next look tries again
       if (!this.#closed) this.#schedule();
@@ -296,6 +323,8 @@ export class JobWatch {
   async #look(): Promise<void> {
     const now = Date.now();
     if (now - this.#heard < LOOK_MS) return;
+    // Its record is announced when it is written. This look is for an announcement that was lost.
+    if (!this.job && !(await this.backends.results.findJob(this.id))) return;
     if (now - this.#refreshed >= REFRESH_MS) {
       this.#refreshed = now;
       return this.#refresh(lookUp(this.backends, this.id, this.#enqueuing > 0));

@@ -14,8 +14,9 @@ const HEARTBEAT_MS = 5_000;
 /**
  * A job as JSON. `waiting` is true if the job is unfinished and no live worker knows its task. A third-party worker sends
  * no heartbeat; if one has finished a band of the job, it is assumed to be alive.
+ * @param isKnown whether a live worker knows the task
  */
-export function view(job: Job, done: Map<number, Done>, workers: WorkerInfo[]) {
+export function view(job: Job, done: Map<number, Done>, isKnown: boolean) {
   const { id, task, kind, preJobId: first, width, height, rows, bands, created, error } = job;
   const params = { ...job.params, ...job.derivedParams };
   const state = stateOf(job, done.size);
@@ -27,13 +28,15 @@ export function view(job: Job, done: Map<number, Done>, workers: WorkerInfo[]) {
     byWorker[worker].ms += ms;
   }
   const open = state === "uploading" || state === "running";
-  const waiting = open && !(FOREIGN_WORKER in byWorker) && !workers.some(({ tasks }) => tasks.includes(task));
+  const waiting = open && !(FOREIGN_WORKER in byWorker) && !isKnown;
   const lossy = [...done.values()].some((record) => record.lossy);
   const asked = { task, kind, params, first, width, height, workers: job.workers, created };
   return { id, state, ...asked, rows, bands, done: done.size, error, waiting, lossy, byWorker };
 }
 
-type SendEvent = (name: string, data: unknown) => void;
+export function isKnown({ task }: Job, workers: WorkerInfo[]): boolean {
+  return workers.some(({ tasks }) => tasks.includes(task));
+}
 
 /**
  * The server-sent events of one job or several. For each job: a `job`, a `band` for each finished band, and at last `done`
@@ -62,7 +65,6 @@ export function eventStream(
 
 /** One client's stream. Invariant: after `close`, nothing is sent, and no timer and no listener is left. */
 class EventStream {
-  readonly #encoder = new TextEncoder();
   /** The jobs whose last event has not been sent. */
   readonly #pending: Set<EventCursor>;
   readonly #unlisten: (() => void)[] = [];
@@ -75,7 +77,7 @@ class EventStream {
     workers: WorkerInfo[],
     readonly stopping: AbortSignal,
   ) {
-    const send: SendEvent = (name, data) => this.#write(`event: ${name}\ndata: ${JSON.stringify(data)}\n\n`);
+    const send = (event: Uint8Array) => this.controller.enqueue(event);
     this.#pending = new Set(watches.map((watch) => new EventCursor(watch, send, workers)));
   }
 
@@ -97,16 +99,12 @@ class EventStream {
 
   /** Also sends `job` where only `waiting` has changed: workers come and go without an event of the job. */
   async #beat(): Promise<void> {
-    this.#write(": still here\n\n");
-    const workers = await this.watches[0].backends.results.workers().catch(() => null);
+    this.controller.enqueue(STILL_HERE);
+    const workers = await this.watches[0].backends.results.workers(HEARTBEAT_MS).catch(() => null);
     for (const cursor of [...this.#pending]) {
       if (workers) cursor.workers = workers;
       this.#advance(cursor);
     }
-  }
-
-  #write(text: string): void {
-    this.controller.enqueue(this.#encoder.encode(text));
   }
 
   readonly #end = (): void => {
@@ -125,48 +123,106 @@ class EventStream {
   }
 }
 
+const encoder = new TextEncoder();
+const STILL_HERE = encoder.encode(": still here\n\n");
+
+function eventOf(name: string, data: unknown): Uint8Array {
+  return encoder.encode(`event: ${name}\ndata: ${JSON.stringify(data)}\n\n`);
+}
+
+/** The events of a job, serialised once for all clients that follow it. */
+class SharedEvents {
+  static readonly #ofWatch = new WeakMap<JobWatch, SharedEvents>();
+  #generation = -1;
+  #bands: Uint8Array[] = [];
+  /** For a task that a live worker knows, and for one that none knows. */
+  readonly #views = new Map<boolean, { version: number; now: ReturnType<typeof view>; job?: Uint8Array }>();
+
+  private constructor(readonly watch: JobWatch) {}
+
+  static of(watch: JobWatch): SharedEvents {
+    const events = SharedEvents.#ofWatch.get(watch) ?? new SharedEvents(watch);
+    SharedEvents.#ofWatch.set(watch, events);
+    return events;
+  }
+
+  /** The event of the band that was finished as number `place`. */
+  band(job: Job, place: number): Uint8Array {
+    if (this.#generation !== this.watch.generation) this.#bands = [];
+    this.#generation = this.watch.generation;
+    const known = this.#bands[place];
+    if (known) return known;
+    const band = this.watch.finished[place];
+    const { worker, ms, deliveries = 0 } = this.watch.done.get(band)!;
+    const y = band * job.rows;
+    const rows = Math.min(job.rows, job.height - y);
+    this.#bands[place] = eventOf("band", { id: this.watch.id, band, y, rows, worker, ms, deliveries });
+    return this.#bands[place];
+  }
+
+  view(job: Job, isKnown: boolean): { now: ReturnType<typeof view>; job?: Uint8Array } {
+    const { version, done } = this.watch;
+    let entry = this.#views.get(isKnown);
+    if (entry?.version !== version) {
+      entry = { version, now: view(job, done, isKnown) };
+      this.#views.set(isKnown, entry);
+    }
+    return entry;
+  }
+}
+
 /** What one client has been sent of one job. */
 class EventCursor {
-  readonly #sentBands = new Set<number>();
+  readonly #events: SharedEvents;
+  /** Bands sent, of the watch's current generation. */
+  #sent = 0;
+  #generation = -1;
   /** Of the last `job` or `unknown`: the next one is sent only if this differs. */
   #summary = "";
-  /** Of the job that was sent; undefined before the first event. */
-  #created: number | undefined;
+  #workers: WorkerInfo[] | undefined;
+  #isKnown = false;
+  /** Whether the job has existed since the stream began. */
+  #existed = false;
 
   constructor(
     readonly watch: JobWatch,
-    readonly send: SendEvent,
+    readonly send: (event: Uint8Array) => void,
     public workers: WorkerInfo[],
-  ) {}
+  ) {
+    this.#events = SharedEvents.of(watch);
+  }
 
   /** Sends what is new. @returns true after the last event of the job */
   advance(): boolean {
-    const { job, done, id } = this.watch;
-    if (!job) return this.#absent(id);
-    if (job.created !== this.#created) this.#sentBands.clear(); // a new job under the same id
-    this.#created = job.created;
-    for (const [band, { worker, ms, deliveries = 0 }] of done) {
-      if (this.#sentBands.has(band)) continue;
-      this.#sentBands.add(band);
-      const y = band * job.rows;
-      this.send("band", { id, band, y, rows: Math.min(job.rows, job.height - y), worker, ms, deliveries });
+    const { job, finished, generation } = this.watch;
+    if (!job) return this.#absent();
+    this.#existed = true;
+    if (generation !== this.#generation) this.#sent = 0;
+    this.#generation = generation;
+    for (; this.#sent < finished.length; this.#sent++) this.send(this.#events.band(job, this.#sent));
+    if (this.#workers !== this.workers) this.#isKnown = isKnown(job, this.workers);
+    this.#workers = this.workers;
+    const shared = this.#events.view(job, this.#isKnown);
+    const { state, waiting } = shared.now;
+    const summary = `${state} ${waiting}`;
+    if (summary !== this.#summary) {
+      shared.job ??= eventOf("job", shared.now);
+      this.send(shared.job);
     }
-    const now = view(job, done, this.workers);
-    const summary = `${now.state} ${now.waiting}`;
-    if (summary !== this.#summary) this.send("job", now);
     this.#summary = summary;
-    if (now.state !== "done" && now.state !== "failed") return false;
-    this.send(now.state, now);
+    if (state !== "done" && state !== "failed") return false;
+    this.send(eventOf(state, shared.now));
     return true;
   }
 
-  #absent(id: string): boolean {
-    if (this.#created !== undefined) {
+  #absent(): boolean {
+    const { id } = this.watch;
+    if (this.#existed) {
       const { code, message } = gone();
-      this.send("failed", { id, state: "failed", code, error: message });
+      this.send(eventOf("failed", { id, state: "failed", code, error: message }));
       return true;
     }
-    if (this.#summary === "") this.send("unknown", { id });
+    if (this.#summary === "") this.send(eventOf("unknown", { id }));
     this.#summary = "unknown";
     return false;
   }

@@ -6,21 +6,23 @@
 
 import type { Backends, Job } from "../backends.ts";
 import { merge } from "../job.ts";
+import type { Log } from "../ops/log.ts";
 import type { CoordinatorMetrics } from "../ops/metrics.ts";
 import { Stitcher } from "../picture/png-write.ts";
 import { type DataTask, isData } from "../task.ts";
 import type { Tasks } from "../tasks/index.ts";
 import { JobWatch, lookUp, stateOf } from "../watch.ts";
-import { eventStream, view } from "./events.ts";
+import { eventStream, isKnown, view } from "./events.ts";
 import { disposition, jobId, query, widthOf } from "./params.ts";
 import type { Previews } from "./preview.ts";
-import { HttpError, rangeOf, slice, streamed, unavailable } from "./respond.ts";
+import { HttpError, isUnchanged, rangeOf, slice, streamed, unavailable } from "./respond.ts";
 
 /** What the answers need. */
 export interface JobReads extends Backends {
   tasks: Tasks;
   metrics: CoordinatorMetrics;
   previews: Previews;
+  log: Log;
   /** Aborted when the program is about to end: event streams are closed, so that clients reconnect elsewhere. */
   stopping: AbortSignal;
 }
@@ -37,7 +39,7 @@ const MAX_FOLLOWED = 100;
 /** The job as JSON. */
 export async function describe(context: JobReads, id: string) {
   const { job, done } = await jobOr404(context, id);
-  return view(job, done, await context.results.workers());
+  return view(job, done, isKnown(job, await context.results.workers()));
 }
 
 /** @throws HttpError 404 */
@@ -63,23 +65,34 @@ export async function result(context: JobReads, request: Request, id: string): P
   const etag = `"${id}-${job.created}"`;
   const name = disposition(query(request, "name") || `${id}.${fileOf(job.task, job)}`);
   const headers = { ...HEADERS[job.kind], "content-disposition": name, etag };
+  if (isUnchanged(request, etag)) return new Response(null, { status: 304, headers });
   const task = dataTaskOf(context, job);
   const pieces = async () => context.metrics.sending(merge(await JobWatch.open(context, id), task, true));
   const sizes = [...done.values()].map(({ bytes }) => bytes);
   // The length of a third-party result is known only after it has been encoded again.
-  if (task || sizes.includes(0)) return streamed(await pieces(), { headers });
+  const onBroken = brokenOff(context, job);
+  if (task || sizes.includes(0)) return streamed(await pieces(), { headers }, onBroken);
   const length = new Stitcher(job.width, job.height).length(sizes);
   const range = rangeOf(request, length, etag);
   const { from, to } = range ?? { from: 0, to: length };
-  return streamed(slice(await pieces(), from, to), {
-    status: range ? 206 : 200,
-    headers: {
-      ...headers,
-      "accept-ranges": "bytes",
-      "content-length": String(to - from),
-      ...(range && { "content-range": `bytes ${from}-${to - 1}/${length}` }),
+  return streamed(
+    slice(await pieces(), from, to),
+    {
+      status: range ? 206 : 200,
+      headers: {
+        ...headers,
+        "accept-ranges": "bytes",
+        "content-length": String(to - from),
+        ...(range && { "content-range": `bytes ${from}-${to - 1}/${length}` }),
+      },
     },
-  });
+    onBroken,
+  );
+}
+
+/** What is logged of a download that breaks off. */
+export function brokenOff({ log }: Pick<JobReads, "log">, { id, task }: Job): (error: unknown) => void {
+  return (error) => log.error("download broke off", { job: id, task, error });
 }
 
 /** Null for a job of pictures: any coordinator can merge those. @throws HttpError 503 */
@@ -136,7 +149,7 @@ export async function preview(context: JobReads, request: Request, id: string, n
   // Checked each time, not cached for good: the same id may be sent again with another picture.
   const etag = `"${job.created}-${record.crc}-${width}"`;
   const headers = { ...HEADERS.picture, etag, "cache-control": "private, no-cache" };
-  if (request.headers.get("if-none-match") === etag) return new Response(null, { status: 304, headers });
+  if (isUnchanged(request, etag)) return new Response(null, { status: 304, headers });
   if (!previews.hasRoom) throw unavailable("too many previews are being made; retry later");
   return new Response(await previews.png(job, band, record, width), { headers });
 }

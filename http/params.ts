@@ -20,7 +20,9 @@ export function jobId(text: string | null): string {
 
 /** One value of the query; null where it is absent. */
 export function query(request: Request, name: string): string | null {
-  return new URL(request.url).searchParams.get(name);
+  const [value = null, second] = new URL(request.url).searchParams.getAll(name);
+  if (second !== undefined) throw new HttpError(400, `${name}: expected one value, got several`);
+  return value;
 }
 
 /** The task's own parameters, defaults filled in. */

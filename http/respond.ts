@@ -35,17 +35,43 @@ export function expectToken(request: Request, token: string | undefined): void {
   if (token === undefined) return;
   const digest = (text: string) => createHash("sha256").update(text).digest();
   const given = request.headers.get("authorization") ?? "";
-  if (timingSafeEqual(digest(given), digest(`Bearer ${token}`))) return;
+  // The scheme is case-insensitive (RFC 9110, 11.1).
+  if (timingSafeEqual(digest(given.replace(/^bearer +/i, "")), digest(token)) && /^bearer /i.test(given)) return;
   throw new HttpError(401, "a token is needed: Authorization: Bearer …", { "www-authenticate": "Bearer" });
 }
 
 /** Any error as problem details, without a stack trace. */
 export function problem(error: unknown, request: Request, log: Log): Response {
   const { status, message: detail, headers } = expected(error, request) ?? unexpected(error, request, log);
+  return problemOf(status, detail, headers);
+}
+
+export function problemOf(status: number, detail: string, headers: Record<string, string> = {}): Response {
   const title = TITLES[status] ?? "Error";
   const body = JSON.stringify({ type: "about:blank", title, status, detail });
   const kind = { "content-type": "application/problem+json", "x-content-type-options": "nosniff" };
   return new Response(body, { status, headers: { ...headers, ...kind } });
+}
+
+/** The error of a known path with another method: 405, with the methods that there are. Undefined for other errors. */
+export function methodNotAllowed(
+  error: unknown,
+  request: Request,
+  routes: { method: string; path: string }[],
+): HttpError | undefined {
+  if (!(error instanceof NotFoundError)) return undefined;
+  const path = pathOf(request);
+  const known = routes.filter((route) => new RegExp(`^${route.path.replace(/:\w+/g, "[^/]+")}$`).test(path));
+  const methods = new Set(known.map(({ method }) => method));
+  if (methods.size === 0 || methods.has(request.method)) return undefined;
+  if (methods.has("GET")) methods.add("HEAD");
+  const allow = [...methods].join(", ");
+  return new HttpError(405, `method: expected ${allow}, got ${request.method}`, { allow });
+}
+
+/** Without the query, and without parsing: the error may be one of the URL itself. */
+export function pathOf({ url }: Request): string {
+  return url.replace(/^https?:\/\/[^/?#]*/, "").replace(/[?#].*$/s, "");
 }
 
 function expected(error: unknown, request: Request): HttpError | undefined {
@@ -56,7 +82,7 @@ function expected(error: unknown, request: Request): HttpError | undefined {
   }
   if (error instanceof QueueError) return unavailable(error.message);
   if (error instanceof NotFoundError) {
-    const path = `${request.method} ${new URL(request.url).pathname}`;
+    const path = `${request.method} ${pathOf(request)}`;
     return new HttpError(404, `not found: ${path}; GET /openapi.json lists the paths`);
   }
   if (error === request.signal.reason) return new HttpError(400, "the client closed the connection");
@@ -65,9 +91,8 @@ function expected(error: unknown, request: Request): HttpError | undefined {
 /** Logs the error. */
 function unexpected(error: unknown, request: Request, log: Log): HttpError {
   // Without the query: a client may have put a token there by mistake.
-  const { method, url } = request;
   const stack = error instanceof Error ? error.stack : undefined;
-  log.error("a request failed", { method, path: new URL(url).pathname, error, stack });
+  log.error("request failed", { method: request.method, path: pathOf(request), error, stack });
   if (isRedisError(error)) return unavailable(`Redis is unavailable; retry in ${RETRY_SECONDS} s`);
   return unavailable("the request failed inside the coordinator; its log has the reason");
 }
@@ -94,10 +119,13 @@ const STATUSES: Record<ImageErrorCode | JobError["code"], number> = {
 const TITLES: Record<number, string> = {
   400: "Bad request",
   401: "Unauthorized",
+  403: "Forbidden",
   404: "Not found",
+  405: "Method not allowed",
   408: "Request timeout",
   409: "Conflict",
   410: "Gone",
+  412: "Precondition failed",
   413: "Content too large",
   415: "Unsupported media type",
   416: "Range not satisfiable",
@@ -105,6 +133,24 @@ const TITLES: Record<number, string> = {
   500: "The job failed",
   503: "Service unavailable",
 };
+
+/**
+ * Evaluates `If-Match` and `If-None-Match` (RFC 9110, 13.2.2).
+ * @returns true where the client has this very answer already: 304
+ * @throws HttpError 412
+ */
+export function isUnchanged({ headers }: Request, etag: string): boolean {
+  const tags = (name: string) =>
+    headers
+      .get(name)
+      ?.split(",")
+      .map((tag) => tag.trim());
+  const required = tags("if-match");
+  if (required && !required.includes("*") && !required.includes(etag)) {
+    throw new HttpError(412, `if-match: expected ${etag}, got ${required.join(", ")}`);
+  }
+  return tags("if-none-match")?.some((tag) => tag === "*" || tag.replace(/^W\//, "") === etag) ?? false;
+}
 
 /**
  * The range of bytes that a request asks for (RFC 9110, 14.2); null for the whole. Several ranges count as the whole.
@@ -138,17 +184,27 @@ export async function* slice(pieces: AsyncIterable<Uint8Array>, from: number, to
 /**
  * Answers with the pieces as a stream. It waits for the first piece, so that an early error still gets its status. The
  * generator is ended when the client closes the connection.
+ * @param onBroken gets the error where the stream breaks off; the client sees an incomplete answer
  */
-export async function streamed(pieces: AsyncGenerator<Uint8Array>, init: ResponseInit): Promise<Response> {
+export async function streamed(
+  pieces: AsyncGenerator<Uint8Array>,
+  init: ResponseInit,
+  onBroken: (error: unknown) => void,
+): Promise<Response> {
   const first = await pieces.next();
   const body = new ReadableStream<Uint8Array>({
     start(controller) {
       if (!first.done) controller.enqueue(first.value);
     },
     async pull(controller) {
-      const { done, value } = await pieces.next();
-      if (done) controller.close();
-      else controller.enqueue(value);
+      try {
+        const { done, value } = await pieces.next();
+        if (done) controller.close();
+        else controller.enqueue(value);
+      } catch (error) {
+        onBroken(error);
+        controller.error(error);
+      }
     },
     async cancel() {
       await pieces.return(undefined);

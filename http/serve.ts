@@ -7,6 +7,8 @@
  * Not here: what is answered (coordinator.ts).
  */
 
+import { problemOf } from "./respond.ts";
+
 export interface Server {
   port: number;
   /** Takes no more requests; resolves when those in progress are answered. */
@@ -24,6 +26,9 @@ export function serve(
       hostname,
       port,
       maxRequestBodySize: Number.MAX_SAFE_INTEGER, // upload.ts has the limit
+      // No answer holds a path, a stack or source, whatever goes wrong.
+      development: false,
+      error: () => problemOf(500, "the request failed inside the coordinator"),
       fetch(request, self) {
         self.timeout(request, 0);
         return fetch(request);

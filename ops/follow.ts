@@ -9,7 +9,7 @@
 
 import type { Failure, Job } from "../backends.ts";
 import { QueueError } from "../backends.ts";
-import { HttpError } from "../http/respond.ts";
+import { HttpError, pathOf } from "../http/respond.ts";
 import { ImageError } from "../picture/picture.ts";
 import { JobError, type JobWatch, stateOf } from "../watch.ts";
 import type { Log } from "./log.ts";
@@ -34,8 +34,8 @@ export class Follower {
     // A band failed before the upload was complete, so `follow` never saw the job.
     if (reason === "job_failed") this.metrics.failed.inc({ reason: failureOf(error) });
     const level = reason === "job_failed" ? "error" : ["busy", "queue"].includes(reason) ? "warn" : "info";
-    const { method, url } = request;
-    this.log[level]("upload refused", { method, path: new URL(url).pathname, reason, error });
+    const { method } = request;
+    this.log[level]("upload refused", { method, path: pathOf(request), reason, error });
   }
 
   /** A job was accepted. @param bytes size of the upload */

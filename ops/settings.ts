@@ -118,6 +118,10 @@ const TEXTS = {
   },
   REDIS_URL: { of: BOTH, help: "redis:// or rediss://" },
   HOST: { of: BOTH, shown: "127.0.0.1", help: "address to listen on" },
+  ALLOWED_HOSTS: {
+    of: COORDINATOR,
+    help: "more host names that browsers may use, separated by commas; not on loopback and unset: any",
+  },
   WORKER_NAME: {
     of: WORKER,
     shown: "host and process id",

@@ -1,0 +1,73 @@
+/**
+ * What holds for every request, whatever its route: a URL that can be parsed, the hosts that browsers may use, HEAD.
+ *
+ * A page on another origin can make a visitor's browser send requests to this server, and with DNS rebinding even read the
+ * answers. So requests of browsers must name a host that is served here, and those that change something must come from
+ * this origin. Other clients send no `Origin` and cannot be made to send requests by a page, so they may use any host name.
+ *
+ * Not here: the token (respond.ts), routes (coordinator.ts).
+ */
+import { HttpError } from "./respond.ts";
+
+type Answer = (request: Request) => Response | Promise<Response>;
+
+const LOOPBACK = ["localhost", "127.0.0.1", "[::1]"];
+
+/**
+ * The host names that browsers may use; null for any.
+ * @param listening the address that the server listens on
+ * @param more the setting `ALLOWED_HOSTS`
+ */
+export function allowedHosts(listening: string, more: string[]): string[] | null {
+  const own = listening.includes(":") ? `[${listening}]` : listening;
+  if (LOOPBACK.includes(own)) return [...LOOPBACK, ...more];
+  return more.length > 0 ? [own, ...LOOPBACK, ...more] : null;
+}
+
+/** Wraps what answers the routes. */
+export function guarded(
+  answer: Answer,
+  hosts: string[] | null,
+  onError: (error: unknown, request: Request) => Response,
+) {
+  const checked = async (request: Request): Promise<Response> => {
+    try {
+      expectOrigin(request, hosts);
+    } catch (error) {
+      return onError(error, request);
+    }
+    return request.method === "HEAD" ? headOf(request, answer) : answer(request);
+  };
+  return (request: Request) => checked(URL.canParse(request.url) ? request : withHost(request));
+}
+
+/** With a missing or an invalid `Host` the request has no URL that can be parsed. No route depends on the host. */
+function withHost(request: Request): Request {
+  return new Request(`http://localhost${request.url.replace(/^https?:\/\/[^/?#]*/, "")}`, request);
+}
+
+/** The answer to GET without its body. What makes the body is ended, so that it gives back all that it took. */
+async function headOf(request: Request, answer: Answer): Promise<Response> {
+  const { body, status, headers } = await answer(new Request(request, { method: "GET" }));
+  await body?.cancel().catch(() => {});
+  return new Response(null, { status, headers });
+}
+
+/** @throws HttpError 403 */
+function expectOrigin({ method, headers }: Request, hosts: string[] | null): void {
+  const origin = headers.get("origin");
+  const site = headers.get("sec-fetch-site");
+  const isBrowser = origin !== null || site !== null || /mozilla/i.test(headers.get("user-agent") ?? "");
+  if (!isBrowser) return;
+  const host = headers.get("host") ?? "";
+  const name = host.replace(/:\d*$/, "").toLowerCase();
+  if (hosts && !hosts.includes(name)) {
+    throw new HttpError(
+      403,
+      `host: expected one of ${hosts.join(", ")}, got ${JSON.stringify(name)}; see ALLOWED_HOSTS`,
+    );
+  }
+  if (method === "GET" || method === "HEAD") return;
+  const sameOrigin = origin === null ? site !== "cross-site" : URL.parse(origin)?.host === host.toLowerCase();
+  if (!sameOrigin) throw new HttpError(403, "cross-origin requests may not change anything here");
+}
