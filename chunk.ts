@@ -306,8 +306,7 @@ export function fromBase64(base64: string, field: string, where = new Scratch())
     throw new WireError(`${field}: expected base64, got other characters`, { cause });
   }
   // The built-in skips white space, so there are fewer bytes than the length promises.
-  if (Math.ceil(written / 3) * 4 !== base64.length)
-    throw new WireError(`${field}: expected base64, got white space in it`);
+  if (Math.ceil(written / 3) * 4 !== base64.length) throw new WireError(`${field}: expected base64, got white space`);
   return bytes.subarray(0, written);
 }
 
