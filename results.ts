@@ -18,7 +18,6 @@
  *
  * Not here: what follows from the records (watch.ts, job.ts), the scripts that write them (lua.ts), the queue (queue.ts).
  */
-
 import { EventEmitter } from "node:events";
 import { type ChainableCommander, Redis } from "ioredis";
 import {
