@@ -24,7 +24,6 @@
  */
 import { crc32 } from "node:zlib";
 import { Pool, Scratch } from "./picture/buffers.ts";
-import { base64Bytes, base64Length, kernel } from "./picture/kernel/kernel.ts";
 import { collectPixels, type GreyImage, ImageError, onePiece } from "./picture/picture.ts";
 import { readPng } from "./picture/png-read.ts";
 import { decodeStored, encodeStored } from "./picture/png-write.ts";
@@ -210,13 +209,13 @@ const incoming = new Scratch();
 export function encodeMessage(chunk: Chunk): Buffer {
   const { chunkId, task, halo, params, width, height, pixels } = chunk;
   const head = JSON.stringify({ chunk_id: chunkId, task, halo, params }).slice(0, -1) + BEFORE_IMAGEN.toString();
-  const imagen = encodeStored(pixels, width, height);
+  const imagen = encodeStored(pixels, width, height).toBase64();
   const at = Buffer.byteLength(head);
-  const end = at + base64Length(imagen);
+  const end = at + imagen.length;
   const { buffer, byteOffset, length } = outgoing.take(end + END.length);
   const message = Buffer.from(buffer, byteOffset, length);
   message.write(head);
-  kernel.toBase64(imagen, message.subarray(at, end));
+  message.write(imagen, at);
   message.set(END, end);
   return message;
 }
@@ -233,7 +232,7 @@ export async function decodeMessage(body: Uint8Array): Promise<Chunk> {
 }
 
 /**
- * As `parseObject`, but with `imagen` decoded, and without making a string of megabytes. Works where the picture is last.
+ * As `parseObject`, but with `imagen` decoded, and without parsing megabytes as JSON. Works where the picture is last.
  * The bytes of `imagen` are valid until the next message.
  * @returns undefined where the picture is not last
  */
@@ -241,7 +240,7 @@ function quickFields(body: Uint8Array): Record<string, unknown> | undefined {
   const bytes = Buffer.from(body.buffer, body.byteOffset, body.length);
   const at = bytes.indexOf(BEFORE_IMAGEN);
   if (at < 0 || !bytes.subarray(-2).equals(END)) return undefined;
-  const base64 = bytes.subarray(at + BEFORE_IMAGEN.length, -END.length);
+  const base64 = bytes.toString("latin1", at + BEFORE_IMAGEN.length, bytes.length - END.length);
   try {
     // A quotation mark or a backslash is not base64, so the string ends where it seems to.
     const imagen = fromBase64(base64, "imagen", incoming);
@@ -266,7 +265,7 @@ function parseObject(body: Uint8Array): Record<string, unknown> {
 /** @throws WireError */
 function bytesOf(imagen: unknown): Uint8Array {
   if (typeof imagen !== "string") throw new WireError(`imagen: expected base64, got ${shown(imagen)}`);
-  return fromBase64(Buffer.from(imagen), "imagen");
+  return fromBase64(imagen, "imagen");
 }
 
 /** @throws TypeError where it is not UTF-8 */
@@ -291,25 +290,24 @@ function isHalo(halo: unknown): halo is [number, number] {
   return Array.isArray(halo) && halo.length === 2 && halo.every((rows) => Number.isInteger(rows) && rows >= 0);
 }
 
-/** @returns ASCII */
-export function toBase64(bytes: Uint8Array): Buffer {
-  const base64 = Buffer.allocUnsafe(base64Length(bytes));
-  kernel.toBase64(bytes, base64);
-  return base64;
-}
-
 /**
- * @param base64 in ASCII
- * @param where the bytes go; by default over the text itself
+ * Strict: padded, without white space or other characters, no stray bits in the last character.
+ * @param where the bytes go, valid until its next use
  * @throws WireError
  */
-export function fromBase64(base64: Uint8Array, field: string, where?: Scratch): Uint8Array {
+export function fromBase64(base64: string, field: string, where = new Scratch()): Uint8Array {
   if (base64.length % 4 !== 0)
     throw new WireError(`${field}: expected base64, got ${base64.length} characters, not a multiple of 4`);
-  const length = base64Bytes(base64);
-  const bytes = where ? where.take(length) : base64.subarray(0, length);
-  if (!kernel.fromBase64(base64, bytes)) throw new WireError(`${field}: expected base64, got other characters`);
-  return bytes;
+  const bytes = where.take((base64.length / 4) * 3);
+  let written: number;
+  try {
+    ({ written } = bytes.setFromBase64(base64, { lastChunkHandling: "strict" }));
+  } catch (cause) {
+    throw new WireError(`${field}: expected base64, got other characters`, { cause });
+  }
+  // The built-in skips white space, so there are fewer bytes than the length promises.
+  if (Math.ceil(written / 3) * 4 !== base64.length) throw new WireError(`${field}: expected base64, got white space`);
+  return bytes.subarray(0, written);
 }
 
 function shown(value: unknown): string {

@@ -18,8 +18,6 @@
  *
  * Not here: what follows from the records (watch.ts, job.ts), the scripts that write them (lua.ts), the queue (queue.ts).
  */
-
-import { tracingChannel } from "node:diagnostics_channel";
 import { EventEmitter } from "node:events";
 import { type ChainableCommander, Redis } from "ioredis";
 import {
@@ -34,7 +32,7 @@ import {
   type Results,
   type WorkerInfo,
 } from "./backends.ts";
-import { chunkIdOf, fromBase64, parseChunkId, toBase64 } from "./chunk.ts";
+import { chunkIdOf, fromBase64, parseChunkId } from "./chunk.ts";
 import {
   BEGIN,
   COUNT_FAILURE,
@@ -66,17 +64,6 @@ const resultKey = (chunkId: string) => `resultado:${chunkId}`;
 const SILENCE_MS = 15_000;
 /** The time that one look adds to a suspicion, at most, ms: several times the pause between two looks. */
 const MAX_LOOK_MS = 5_000;
-
-// Bun's channels do not say whether anybody listens, as Node's and Deno's do, and so ioredis tells each command with its
-// arguments, megabytes among them, to nobody.
-const tracing = Object.getPrototypeOf(tracingChannel("ioredis:command"));
-if (!("hasSubscribers" in tracing)) {
-  const parts = ["start", "end", "asyncStart", "asyncEnd", "error"] as const;
-  const get = function (this: Record<string, { hasSubscribers: boolean }>) {
-    return parts.some((part) => this[part].hasSubscribers);
-  };
-  Object.defineProperty(tracing, "hasSubscribers", { get, configurable: true });
-}
 
 /** What the processes of the distributed mode share. */
 export class RedisResults implements Results {
@@ -211,7 +198,7 @@ export class RedisResults implements Results {
 
   async store(chunkId: string, picture: Uint8Array, done: Done, attempt: number | undefined): Promise<boolean> {
     const { jobId, band } = parseChunkId(chunkId);
-    const args = [band, JSON.stringify(done), toBase64(picture), done.crc, attempt ?? ""];
+    const args = [band, JSON.stringify(done), picture.toBase64(), done.crc, attempt ?? ""];
     return (await this.#redis.eval(STORE, 2, jobKey(jobId), resultKey(chunkId), ...args)) === 1;
   }
 
@@ -229,8 +216,8 @@ export class RedisResults implements Results {
   }
 
   async load(chunkId: string): Promise<Uint8Array | null> {
-    const text = await this.#redis.getBuffer(resultKey(chunkId));
-    return text && fromBase64(text, resultKey(chunkId));
+    const text = await this.#redis.get(resultKey(chunkId));
+    return text === null ? null : fromBase64(text, resultKey(chunkId));
   }
 
   async drop(chunkId: string): Promise<void> {

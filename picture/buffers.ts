@@ -1,27 +1,27 @@
 /**
- * Memory that is used again and again: what is new from the system costs more than a copy into it, and the garbage
- * collector has to take it back.
+ * Reusable buffers. A new buffer from the system costs more than a copy into an old one, and the garbage collector has
+ * to return it.
  */
 
-/** For one thing at a time. */
+/** One buffer, for one use at a time. */
 export class Scratch {
   #bytes = new Uint8Array(0);
 
-  /** `length` bytes that hold anything, until the next call. */
+  /** `length` bytes of any content, valid until the next call. */
   take(length: number): Uint8Array {
     if (this.#bytes.length < length) this.#bytes = new Uint8Array(length);
     return this.#bytes.subarray(0, length);
   }
 }
 
-/** For several at a time, each until it is given back. */
+/** Several buffers in use at a time. Each returns to the pool when its user gives it back. */
 export class Pool {
   readonly #free: ArrayBufferLike[] = [];
 
-  /** @param most bytes that are kept of what is given back */
+  /** @param most bytes that unused buffers may hold together */
   constructor(readonly most: number) {}
 
-  /** `length` bytes that hold anything, in memory that nobody else has a part of. */
+  /** `length` bytes of any content, in a buffer of their own. */
   take(length: number): Uint8Array {
     const at = this.#free.findIndex((memory) => memory.byteLength >= length);
     const memory = at < 0 ? Buffer.allocUnsafeSlow(length).buffer : this.#free.splice(at, 1)[0];
@@ -29,8 +29,9 @@ export class Pool {
   }
 
   /**
-   * The last that was given is taken first. What lies longest goes where there is too much: it may be too small for anybody.
-   * @param bytes that `take` gave, and that nobody will look at any more
+   * The most recent buffer is reused first. Where the pool holds too much, it drops the buffer that has been unused for
+   * longest, which may be too small for any request.
+   * @param bytes from `take`; the caller must not use them again
    */
   give(bytes: Uint8Array): void {
     this.#free.unshift(bytes.buffer);

@@ -1,5 +1,5 @@
 /**
- * What a picture is to this program: a stream of rows of 8-bit grey, and what can be wrong with one.
+ * A picture as this program sees it: a stream of rows of 8-bit grey, and why a picture is refused.
  *
  * Not here: how pictures are read (read.ts, png-read.ts) and written (png-write.ts).
  */
@@ -8,14 +8,14 @@
 export interface GreyImage {
   width: number;
   height: number;
-  /** May be walked once. A block is valid until the next is asked for. Rejects with `ImageError`. */
+  /** Can be walked once. A block is valid until the next is requested. Rejects with `ImageError`. */
   blocks: AsyncIterable<Uint8Array>;
 }
 
 /** Why a picture is refused. */
 export type ImageErrorCode = "not-an-image" | "unknown-format" | "too-large" | "corrupt";
 
-/** A picture that cannot be read. `code` says what the sender can do: send another file, a smaller one, or a repaired one. */
+/** A refused picture. `code` says what the sender can do: send another file, a smaller one, or a repaired one. */
 export class ImageError extends Error {
   constructor(
     readonly code: ImageErrorCode,
@@ -27,13 +27,13 @@ export class ImageError extends Error {
   }
 }
 
-/** Most pixels that are read: `streamed` where rows are passed on as they come, `whole` where the image must be held. */
+/** The most pixels that are read: `streamed` where rows are passed on at once, `whole` where the picture is held. */
 export interface PixelLimits {
   streamed: number;
   whole: number;
 }
 
-/** All rows of an image that is small enough to hold: `width × height` pixels. */
+/** All rows of a picture that fits into memory: `width × height` pixels, row-major. */
 export async function collectPixels({ width, height, blocks }: GreyImage): Promise<Uint8Array> {
   const pixels = new Uint8Array(width * height);
   let at = 0;
@@ -44,12 +44,12 @@ export async function collectPixels({ width, height, blocks }: GreyImage): Promi
   return pixels;
 }
 
-/** Bytes at hand, as a source. */
+/** A source of one piece. */
 export async function* onePiece(bytes: Uint8Array): AsyncGenerator<Uint8Array> {
   yield bytes;
 }
 
-/** @throws ImageError 413 */
+/** @throws ImageError "too-large" */
 export function checkPixels(width: number, height: number, limit: number): void {
   if (width * height <= limit) return;
   throw new ImageError("too-large", `image too large: expected at most ${limit} pixels, got ${width} × ${height}`);

@@ -1,9 +1,14 @@
 /**
- * What reading and writing a PNG share: the signature, colour types, chunks, and checksums of parts joined.
+ * What the PNG reader and the PNG writer share: the signature, colour types, chunks, and Adler-32 of joined parts.
  *
+ *     a file      signature, IHDR, other chunks, IDAT …, other chunks, IEND
+ *     a chunk     length of the payload (4 bytes) · type (4 letters) · payload · CRC-32 of type and payload (4 bytes)
+ *
+ * Numbers are big-endian. Not here: reading (png-read.ts), writing (png-write.ts).
  * Source: PNG Specification (Third Edition), https://www.w3.org/TR/png-3/
  */
 import { crc32 } from "node:zlib";
+import { ImageError } from "./picture.ts";
 
 export const PNG_SIGNATURE = Uint8Array.of(0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a);
 
@@ -12,7 +17,9 @@ export const RGB = 2;
 export const PALETTE = 3;
 export const GREY_ALPHA = 4;
 export const RGBA = 6;
+/** Samples a pixel, by colour type. */
 export const CHANNELS: Record<number, number> = { [GREY]: 1, [RGB]: 3, [PALETTE]: 1, [GREY_ALPHA]: 2, [RGBA]: 4 };
+/** Bits a sample that the specification allows, by colour type. */
 export const DEPTHS: Record<number, number[]> = {
   [GREY]: [1, 2, 4, 8, 16],
   [RGB]: [8, 16],
@@ -21,7 +28,27 @@ export const DEPTHS: Record<number, number[]> = {
   [RGBA]: [8, 16],
 };
 
-/** Adler-32 of two parts joined, of their own checksums and the second's length in bytes (zlib's `adler32_combine`). */
+/** The fields of IHDR, and the two chunks that change what samples mean. */
+export interface Header {
+  width: number;
+  height: number;
+  /** Bits a sample. */
+  depth: number;
+  /** Colour type. */
+  colour: number;
+  interlaced: boolean;
+  /** RGB triples of PLTE. */
+  palette?: Uint8Array;
+  /** The payload of tRNS: alphas of the palette, or the one transparent colour as 16-bit samples. */
+  transparency?: Uint8Array;
+}
+
+/** The error for a PNG that breaks a rule of the specification. */
+export function corrupt(what: string, cause?: unknown): ImageError {
+  return new ImageError("corrupt", `corrupt PNG: ${what}`, { cause });
+}
+
+/** Adler-32 of two joined parts, from their checksums and the second's length in bytes (zlib's `adler32_combine`). */
 export function combineAdler(first: number, second: number, length: number): number {
   const n = length % 65521;
   const [a1, b1] = [first & 0xffff, first >>> 16];
@@ -31,6 +58,7 @@ export function combineAdler(first: number, second: number, length: number): num
   return ((high << 16) | low) >>> 0;
 }
 
+/** IHDR of an 8-bit grey picture, not interlaced. */
 export function headerChunk(width: number, height: number): Uint8Array {
   return pngChunk("IHDR", uint32(width), uint32(height), Uint8Array.of(8, GREY, 0, 0, 0));
 }
@@ -39,7 +67,7 @@ export function pngChunk(type: string, ...payload: Uint8Array[]): Uint8Array {
   return Buffer.concat(chunkParts(type, ...payload));
 }
 
-/** What a chunk is made of, the payload not copied. */
+/** The parts of a chunk; the payload is not copied. */
 export function chunkParts(type: string, ...payload: Uint8Array[]): Uint8Array[] {
   const body = [Buffer.from(type, "latin1"), ...payload];
   const length = payload.reduce((sum, part) => sum + part.length, 0);
@@ -53,8 +81,4 @@ export function uint32(value: number): Uint8Array {
 
 export function uint32At(bytes: Uint8Array, at: number): number {
   return ((bytes[at] << 24) | (bytes[at + 1] << 16) | (bytes[at + 2] << 8) | bytes[at + 3]) >>> 0;
-}
-
-export function hex(value: number): string {
-  return value.toString(16).padStart(8, "0");
 }

@@ -1,25 +1,37 @@
 /**
- * PNG as a stream of rows. Bytes arrive in pieces of any size, rows of 8-bit grey leave in blocks; nothing but a block, a
- * row and the inflater's window is held, so memory does not grow with the image. (An interlaced image is the exception:
- * its rows come in seven passes, so its grey pixels are held whole.)
+ * PNG → rows of grey, as a stream.
  *
- * Invariant: every CRC is checked, and the zlib stream must hold exactly the pixels that the header promises. What is
- * read to its end without an error is what was encoded.
+ *     ┌ signature
+ *     │ IHDR            size, colour type, depth, interlacing
+ *     │ PLTE, tRNS      palette, transparency
+ *     │ IDAT ┐
+ *     │ IDAT ├ joined ──► zlib inflates ──► scanlines ──► png-grey.ts ──► blocks of grey rows
+ *     │ IDAT ┘
+ *     └ IEND            what follows is not read
  *
- * Not here: which format a file has (read.ts), how bytes are inflated and filters undone (kernel/).
+ * Bytes arrive in pieces of any size. Only a few buffers are in memory, whatever the picture's size. An interlaced
+ * picture is the exception: its rows come in seven passes, so all its grey pixels are held.
+ *
+ * Invariant: every CRC is checked, and the compressed data hold exactly the pixels that the header promises. A picture
+ * that is read to its end without an error is the picture that was encoded.
+ *
+ * Not here: which format a file has (read.ts), filters and samples (png-grey.ts).
  * Source: PNG Specification (Third Edition), https://www.w3.org/TR/png-3/; RFC 1950; RFC 1951.
  */
-import { crc32 } from "node:zlib";
+import { crc32, createInflate, type Inflate } from "node:zlib";
 import { Scratch } from "./buffers.ts";
-import { InflateError, Inflater } from "./kernel/inflate.ts";
-import { kernel } from "./kernel/kernel.ts";
-import { checkPixels, type GreyImage, ImageError, type PixelLimits } from "./picture.ts";
-import { CHANNELS, DEPTHS, GREY, hex, PALETTE, PNG_SIGNATURE, RGB, uint32At } from "./png-format.ts";
+import { checkPixels, type GreyImage, type PixelLimits } from "./picture.ts";
+import { corrupt, DEPTHS, GREY, type Header, PALETTE, PNG_SIGNATURE, RGB, uint32At } from "./png-format.ts";
+import { converter, rowBytes } from "./png-grey.ts";
 
-/** Scanlines are unfiltered in blocks of about this many bytes: fits the second-level cache. */
+/** Scanlines are converted in blocks of about this many bytes: a block fits into the second-level cache. */
 const BLOCK_BYTES = 1 << 18;
+/** Compressed bytes that zlib gets at a time. Each write is a round trip to a thread, and libpng's IDATs have 8 KiB. */
+const COMPRESSED_BYTES = 1 << 18;
+/** Bytes that zlib returns at a time, and how many it may be ahead of the reader. */
+const INFLATE = { chunkSize: 1 << 20, highWaterMark: 1 << 20 };
 
-/** Where each pass of an Adam7 image begins, and its steps: x0, y0, dx, dy (PNG, 8.1). */
+/** Where each pass of an Adam7 picture begins, and its steps: x0, y0, dx, dy (PNG, 8.1). */
 const ADAM7 = [
   [0, 0, 8, 8],
   [4, 0, 8, 8],
@@ -30,25 +42,14 @@ const ADAM7 = [
   [0, 1, 1, 2],
 ] as const;
 
-interface Header {
-  width: number;
-  height: number;
-  depth: number;
-  colour: number;
-  interlaced: boolean;
-  /** RGB triples of PLTE. */
-  palette?: Uint8Array;
-  /** The payload of tRNS: alphas of the palette, or the one transparent colour as 16-bit samples. */
-  transparency?: Uint8Array;
-}
-
 /**
  * Reads a PNG's header at once and its rows on demand.
- * @param source the file's bytes, in pieces of any size; what follows IEND is left unread
- * @throws ImageError 413 past `limits`, 422 for anything the specification forbids that could change a pixel
+ * @param source the file's bytes, in pieces of any size; closed when the walk over the rows ends, early or on an error
+ * too
+ * @throws ImageError "too-large" beyond `limits`; "corrupt" where the file breaks a rule that could change a pixel
  */
 export async function readPng(source: AsyncIterable<Uint8Array>, limits: PixelLimits): Promise<GreyImage> {
-  const file = readerOf(source);
+  const file = new ByteReader(source, "the file ends before its IEND chunk");
   const header = await readHeader(file, limits);
   const { width, height, interlaced } = header;
   const firstIdat = await readUpToIdat(file, header);
@@ -56,35 +57,20 @@ export async function readPng(source: AsyncIterable<Uint8Array>, limits: PixelLi
   return { width, height, blocks: interlaced ? deinterlaced(header, scanlines) : greyBlocks(header, scanlines) };
 }
 
-/**
- * What a PNG's first 33 bytes say of its size in pixels.
- * @throws ImageError as `readPng` does of these bytes
- */
-export async function readPngSize(
-  source: AsyncIterable<Uint8Array>,
-  limits: PixelLimits,
-): Promise<{ width: number; height: number }> {
-  return readHeader(readerOf(source), limits);
-}
-
-function corrupt(what: string, cause?: unknown): ImageError {
-  return new ImageError("corrupt", `corrupt PNG: ${what}`, { cause });
-}
-
-/** Bytes on demand out of pieces of any size. */
+/** Bytes on demand, out of pieces of any size. */
 class ByteReader {
   #pieces: AsyncIterator<Uint8Array>;
   #piece: Uint8Array = new Uint8Array(0);
   #atEnd: string;
   readonly #unit = new Scratch();
 
-  /** @param atEnd what is wrong with the file when it ends too early */
+  /** @param atEnd the error where the source ends too early */
   constructor(source: AsyncIterable<Uint8Array>, atEnd: string) {
     this.#pieces = source[Symbol.asyncIterator]();
     this.#atEnd = atEnd;
   }
 
-  /** At most `most` bytes, not copied: what can be had without waiting, and that may be none. */
+  /** Up to `most` bytes, not copied, without waiting; there may be none. */
   take(most: number): Uint8Array {
     const part = this.#piece.subarray(0, most);
     this.#piece = this.#piece.subarray(part.length);
@@ -101,21 +87,21 @@ class ByteReader {
     return this.take(most);
   }
 
-  /** Between one and `most` bytes, not copied. @throws ImageError at the end */
+  /** Between one and `most` bytes, not copied. @throws ImageError "corrupt" at the end */
   async more(most: number): Promise<Uint8Array> {
     const part = await this.some(most);
     if (part.length === 0) throw corrupt(this.#atEnd);
     return part;
   }
 
-  /** Exactly `length` bytes, not copied, if they can be had without waiting. */
+  /** Exactly `length` bytes, not copied, without waiting; undefined where that needs the next piece. */
   exactly(length: number): Uint8Array | undefined {
     return this.#piece.length < length ? undefined : this.take(length);
   }
 
   /**
-   * At least one and at most `most` times `unit` bytes, until the next call: not copied, but for those that lie in two
-   * pieces.
+   * A whole number of units of `unit` bytes: at least one, at most `most`. They are valid until the next call. A unit
+   * that spans two pieces is copied.
    */
   async units(unit: number, most: number): Promise<Uint8Array> {
     if (this.#piece.length === 0) this.#piece = (await this.#pieces.next()).value ?? this.#piece;
@@ -123,7 +109,7 @@ class ByteReader {
     return whole > 0 ? this.some(whole * unit) : this.read(unit, this.#unit.take(unit));
   }
 
-  /** A copy of exactly `length` bytes. @param bytes where it is put */
+  /** A copy of exactly `length` bytes, in `bytes`. */
   async read(length: number, bytes: Uint8Array = new Uint8Array(length)): Promise<Uint8Array> {
     for (let at = 0; at < length; ) {
       const part = await this.more(length - at);
@@ -133,13 +119,13 @@ class ByteReader {
     return bytes;
   }
 
-  /** Lets go of the source. */
+  /** Closes the source. */
   async close(): Promise<void> {
     await this.#pieces.return?.();
   }
 }
 
-/** A chunk's length in bytes and its type; `crc` of the type, to be carried on over the payload. */
+/** A chunk's payload length in bytes and its type. `crc` covers what has been read of it. */
 interface ChunkHead {
   length: number;
   type: string;
@@ -158,22 +144,18 @@ function headIn(bytes: Uint8Array): ChunkHead {
   return { length, type, crc: crc32(bytes.subarray(4)) };
 }
 
-async function checkCrc(file: ByteReader, head: ChunkHead): Promise<void> {
-  expectCrc(head, await file.read(4));
-}
-
 function expectCrc({ type, crc }: ChunkHead, bytes: Uint8Array): void {
   const stored = uint32At(bytes, 0);
+  const hex = (value: number) => value.toString(16).padStart(8, "0");
   if (stored !== crc) throw corrupt(`${type} chunk: expected CRC ${hex(crc)}, got ${hex(stored)}`);
 }
 
-async function readPayload(file: ByteReader, head: ChunkHead, least: number, most: number): Promise<Uint8Array> {
+async function readPayload(file: ByteReader, head: ChunkHead, min: number, max: number): Promise<Uint8Array> {
   const { type, length } = head;
-  if (length < least || length > most)
-    throw corrupt(`${type} chunk: expected ${least} to ${most} bytes, got ${length}`);
+  if (length < min || length > max) throw corrupt(`${type} chunk: expected ${min} to ${max} bytes, got ${length}`);
   const payload = await file.read(length);
   head.crc = crc32(payload, head.crc);
-  await checkCrc(file, head);
+  expectCrc(head, await file.read(4));
   return payload;
 }
 
@@ -183,14 +165,17 @@ async function skipChunk(file: ByteReader, head: ChunkHead): Promise<void> {
     head.crc = crc32(part, head.crc);
     left -= part.length;
   }
-  await checkCrc(file, head);
+  expectCrc(head, await file.read(4));
 }
 
-function readerOf(source: AsyncIterable<Uint8Array>): ByteReader {
-  return new ByteReader(source, "the file ends before its IEND chunk");
+/** Skips a chunk that cannot change a pixel. @throws ImageError "corrupt" on any other */
+async function skipOther(file: ByteReader, head: ChunkHead): Promise<void> {
+  const critical = head.type[0] < "a";
+  if (critical && !["PLTE", "IEND"].includes(head.type)) throw corrupt(`${head.type} chunk: not expected here`);
+  await skipChunk(file, head);
 }
 
-/** @throws ImageError 413 past `limits`, too */
+/** @throws ImageError "too-large" beyond `limits`; "corrupt" */
 async function readHeader(file: ByteReader, limits: PixelLimits): Promise<Header> {
   const signature = await file.read(8);
   if (!PNG_SIGNATURE.every((byte, i) => signature[i] === byte)) throw corrupt("no PNG signature");
@@ -210,7 +195,7 @@ async function readHeader(file: ByteReader, limits: PixelLimits): Promise<Header
   return { width, height, depth, colour, interlaced };
 }
 
-/** Takes in the palette and transparency; returns the head of the first IDAT, its payload unread. */
+/** Reads the palette and transparency into `header`. Returns the head of the first IDAT, its payload unread. */
 async function readUpToIdat(file: ByteReader, header: Header): Promise<ChunkHead> {
   for (;;) {
     const head = await readChunkHead(file);
@@ -239,50 +224,74 @@ function readTransparency(file: ByteReader, head: ChunkHead, { colour, palette }
   return readPayload(file, head, 0, palette.length / 3);
 }
 
-async function skipOther(file: ByteReader, head: ChunkHead): Promise<void> {
-  const critical = head.type[0] < "a";
-  if (critical && !["PLTE", "IEND"].includes(head.type)) throw corrupt(`${head.type} chunk: not expected here`);
-  await skipChunk(file, head);
+/**
+ * The scanlines. zlib inflates in a thread of the runtime. Meanwhile this thread reads the file and converts rows.
+ * Back-pressure keeps both from running ahead by more than a few buffers.
+ */
+async function* inflated(file: ByteReader, first: ChunkHead): AsyncGenerator<Uint8Array> {
+  const zlib = createInflate(INFLATE);
+  const written = writeIdats(zlib, file, first);
+  let fileError: unknown;
+  written.catch((error) => {
+    fileError = error;
+    zlib.destroy(error);
+  });
+  let surplus: number;
+  try {
+    yield* zlib;
+    surplus = (await written) - zlib.bytesWritten;
+  } catch (error) {
+    throw error === fileError ? error : corrupt(`compressed data: ${(error as Error).message}`, error);
+  } finally {
+    // Not awaited: a caller that stops early does not wait for a source that has stalled.
+    file.close().catch(() => {});
+  }
+  if (surplus > 0) throw corrupt(`compressed data: expected to end with IDAT, ${surplus} bytes follow`);
 }
 
 /**
- * The scanlines: payloads of the run of IDATs, inflated; the last of them come when IEND has been read. Waits only where it
- * must: libpng writes IDATs of 8 KiB, so there are thousands of them, and a piece of the file has many.
+ * Writes the payloads of the run of IDATs to zlib, joined, and reads on to IEND. Waits only where it must: a piece of
+ * the file has many chunks.
+ * @returns how many bytes were written
+ * @throws ImageError "corrupt", or the source's own error
  */
-async function* inflated(file: ByteReader, first: ChunkHead): AsyncGenerator<Uint8Array> {
-  const inflater = new Inflater();
+async function writeIdats(zlib: Inflate, file: ByteReader, first: ChunkHead): Promise<number> {
+  const closed = new Promise<void>((wake) => zlib.once("close", wake));
+  // One buffer is filled while zlib reads the other.
+  let [buffer, other] = [Buffer.allocUnsafe(COMPRESSED_BYTES), Buffer.allocUnsafe(COMPRESSED_BYTES)];
+  let consumed: Promise<void> | undefined;
+  let filled = 0;
+  let length = 0;
+  const write = async () => {
+    await consumed;
+    const part = buffer.subarray(0, filled);
+    // zlib does not acknowledge bytes behind the end of its stream. It closes instead.
+    consumed = Promise.race([closed, new Promise<void>((wake) => zlib.write(part, () => wake()))]);
+    [buffer, other] = [other, buffer];
+    filled = 0;
+  };
   let head = first;
-  try {
-    while (head.type === "IDAT") {
-      for (let left = head.length; left > 0; ) {
-        let part = file.take(left);
-        if (part.length === 0) part = await file.more(left);
-        left -= part.length;
-        head.crc = crc32(part, head.crc);
-        for (;;) {
-          part = part.subarray(inflater.take(part));
-          if (part.length === 0) break;
-          const before = inflater.length;
-          yield* inflater.blocks(false);
-          // Blocks may hold nothing, for as long as the file goes on: others get their turn meanwhile.
-          if (inflater.length === before) await new Promise((wake) => setImmediate(wake));
-        }
-      }
-      const between = file.exactly(12) ?? (await file.read(12));
-      expectCrc(head, between.subarray(0, 4));
-      head = headIn(between.subarray(4));
+  while (head.type === "IDAT") {
+    for (let left = head.length; left > 0; ) {
+      const most = Math.min(left, COMPRESSED_BYTES - filled);
+      let part = file.take(most);
+      if (part.length === 0) part = await file.more(most);
+      head.crc = crc32(part, head.crc);
+      buffer.set(part, filled);
+      left -= part.length;
+      filled += part.length;
+      length += part.length;
+      if (filled === COMPRESSED_BYTES) await write();
     }
-    for (; head.type !== "IEND"; head = await readChunkHead(file)) await skipOther(file, head);
-    await skipChunk(file, head);
-    yield* inflater.blocks(true);
-  } catch (error) {
-    throw error instanceof InflateError ? corrupt(`compressed data: ${error.message}`, error) : error;
-  } finally {
-    inflater.close();
+    const between = file.exactly(12) ?? (await file.read(12));
+    expectCrc(head, between.subarray(0, 4));
+    head = headIn(between.subarray(4));
   }
-  if (inflater.behind > 0) {
-    throw corrupt(`compressed data: expected to end with IDAT, ${inflater.behind} bytes follow`);
-  }
+  for (; head.type !== "IEND"; head = await readChunkHead(file)) await skipOther(file, head);
+  await skipChunk(file, head);
+  await write();
+  zlib.end();
+  return length;
 }
 
 async function* greyBlocks(header: Header, scanlines: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
@@ -299,7 +308,7 @@ async function expectEnd(lines: ByteReader): Promise<void> {
   if ((await lines.some(1)).length > 0) throw corrupt("too much image data");
 }
 
-/** Reads `height` scanlines of `width` pixels; yields them as grey, in blocks that share one buffer. */
+/** Reads `height` scanlines of `width` pixels. Yields them as grey, in blocks that share one buffer. */
 async function* greyRows(header: Header, lines: ByteReader, width: number, height: number): AsyncGenerator<Uint8Array> {
   const stride = 1 + rowBytes(header, width);
   const most = Math.max(1, Math.floor(BLOCK_BYTES / stride));
@@ -314,7 +323,7 @@ async function* greyRows(header: Header, lines: ByteReader, width: number, heigh
   }
 }
 
-/** Adam7: seven small images, one after the other, whose pixels lie on seven grids of the whole. */
+/** Adam7: seven small pictures, one after the other. Their pixels lie on seven grids of the whole. */
 async function* deinterlaced(header: Header, scanlines: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
   const { width, height } = header;
   const lines = new ByteReader(scanlines, "too little image data");
@@ -336,87 +345,4 @@ async function* deinterlaced(header: Header, scanlines: AsyncIterable<Uint8Array
     await lines.close();
   }
   yield whole;
-}
-
-function rowBytes({ colour, depth }: Header, width: number): number {
-  return Math.ceil((width * CHANNELS[colour] * depth) / 8);
-}
-
-/** A function from filtered scanlines to grey rows; it keeps the row above for the next call. */
-function converter(header: Header, width: number): (lines: Uint8Array, grey: Uint8Array) => void {
-  const { colour, depth, transparency } = header;
-  const bytes = rowBytes(header, width);
-  const channels = CHANNELS[colour];
-  const bytesPerPixel = Math.max(1, (channels * depth) / 8);
-  const previous = new Uint8Array(bytes);
-  const plain = depth === 8 && colour !== PALETTE && !transparency;
-  const expand = plain ? undefined : expander(header, width);
-  return (lines, grey) => {
-    for (let at = 0; at < lines.length; at += 1 + bytes) {
-      if (lines[at] > 4) throw corrupt(`row filter: expected 0 to 4, got ${lines[at]}`);
-    }
-    if (!expand) return kernel.unfilterLuminance(lines, width, channels, previous, grey);
-    kernel.unfilter(lines, bytes, bytesPerPixel, previous);
-    for (let at = 0, to = 0; at < lines.length; at += 1 + bytes, to += width) {
-      expand(lines.subarray(at + 1, at + 1 + bytes), grey.subarray(to, to + width));
-    }
-  };
-}
-
-/** A function from one row of unfiltered samples, of any depth, to grey. */
-function expander(header: Header, width: number): (row: Uint8Array, grey: Uint8Array) => void {
-  const { colour, depth } = header;
-  if (colour === PALETTE || (colour === GREY && depth <= 8)) return lookUp(greyTable(header), depth);
-  return toEightBits(header, width);
-}
-
-/** Grey of every palette index, or of every grey sample of at most 8 bits; transparency over white. */
-function greyTable({ colour, depth, palette, transparency }: Header): Uint8Array {
-  const size = colour === PALETTE ? palette!.length / 3 : 1 << depth;
-  const rgba = new Uint8Array(size * 4);
-  // Of the 16 bits in tRNS those beyond the depth do not count.
-  const transparent =
-    colour === GREY && transparency ? ((transparency[0] << 8) | transparency[1]) & (2 ** depth - 1) : -1;
-  for (let i = 0; i < size; i++) {
-    const grey = Math.round((i * 255) / ((1 << depth) - 1));
-    const rgb = colour === PALETTE ? palette!.subarray(i * 3, i * 3 + 3) : [grey, grey, grey];
-    rgba.set(rgb, i * 4);
-    rgba[i * 4 + 3] = colour === PALETTE ? (transparency?.[i] ?? 255) : i === transparent ? 0 : 255;
-  }
-  const table = new Uint8Array(size);
-  kernel.luminance(rgba, 4, table);
-  return table;
-}
-
-function lookUp(table: Uint8Array, depth: number): (row: Uint8Array, grey: Uint8Array) => void {
-  const perByte = 8 / depth;
-  const mask = (1 << depth) - 1;
-  return (row, grey) => {
-    let largest = 0;
-    for (let x = 0; x < grey.length; x++) {
-      const index = (row[(x / perByte) | 0] >> (8 - depth - (x % perByte) * depth)) & mask;
-      if (index > largest) largest = index;
-      grey[x] = table[index];
-    }
-    if (largest >= table.length) throw corrupt(`palette index: expected less than ${table.length}, got ${largest}`);
-  };
-}
-
-/** Samples of 8 or 16 bits, of which the high byte is kept; the one transparent colour is compared whole. */
-function toEightBits(header: Header, width: number): (row: Uint8Array, grey: Uint8Array) => void {
-  const { colour, depth, transparency } = header;
-  const inputs = CHANNELS[colour];
-  const channels = transparency ? inputs + 1 : inputs;
-  const step = depth / 8;
-  const samples = new Uint8Array(width * channels);
-  // tRNS holds 16-bit samples; of an 8-bit image's the low byte counts.
-  const key = transparency && (depth === 16 ? transparency : transparency.filter((_, i) => i % 2 === 1));
-  return (row, grey) => {
-    for (let x = 0, from = 0, to = 0; x < width; x++) {
-      const pixel = from;
-      for (let c = 0; c < inputs; c++, from += step) samples[to++] = row[from];
-      if (key) samples[to++] = key.every((byte, i) => row[pixel + i] === byte) ? 0 : 255;
-    }
-    kernel.luminance(samples, channels, grey);
-  };
 }

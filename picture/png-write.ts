@@ -1,17 +1,25 @@
 /**
- * Bands as PNG, and PNG stitched of them.
- *
- * A band is a complete PNG whose deflate data ends on a byte boundary with no final block. Such bands are joined by
- * copying their bytes; only the checksum of the whole is computed anew.
+ * Bands → PNG, and bands stitched to one PNG.
  *
  *     a band as a worker stores it                      the stitched image
  *     ┌ signature                                       ┌ signature
  *     │ IHDR  width × rows, 8-bit grey                  │ IHDR  width × height, 8-bit grey
- *     │ soBD  1          marks this very layout         │ IDAT  78 01
+ *     │ soBD  1          marks this layout              │ IDAT  78 01
  *     │ IDAT  78 01      zlib header                    │ IDAT  band 0's, copied with its CRC
  *     │ IDAT  deflate of the rows, sync-flushed    ──►  │ IDAT  band 1's …
  *     │ IDAT  03 00 + Adler-32 of the rows              │ IDAT  03 00 + Adler-32 of all rows
  *     └ IEND                                            └ IEND
+ *
+ * A band is a complete PNG. Its compressed data end on a byte boundary, without a final block. So the stitched picture
+ * is made of copies of the bands' bytes, and only the Adler-32 of the whole is computed again, from those of the bands.
+ *
+ *     a band on its way to a worker: stored, not compressed
+ *     ┌ signature
+ *     │ IHDR  width × rows, 8-bit grey
+ *     │ IDAT  78 01 · stored blocks of up to 65,535 bytes · Adler-32
+ *     └ IEND
+ *
+ * Invariant: stitching accepts a band only if its layout, size and CRCs are right. It does not inflate the data.
  *
  * Not here: where bands begin and end (chunk.ts), how they are compressed (kernel/deflate.ts).
  * Source: PNG Specification (Third Edition), https://www.w3.org/TR/png-3/; RFC 1950; RFC 1951.
@@ -25,20 +33,20 @@ import { chunkParts, combineAdler, headerChunk, PNG_SIGNATURE, pngChunk, uint32,
 const scratch = new Scratch();
 
 const ZLIB_HEADER = Uint8Array.of(0x78, 0x01);
-/** Bytes of a stored block of deflate, at most. */
+/** The most bytes that a stored block of deflate holds. */
 const MAX_STORED = 0xffff;
-/** Bytes of a PNG before its first chunk that is not IHDR. */
+/** Bytes of the signature and IHDR. */
 const FRONT_BYTES = 8 + 12 + 13;
-/** An empty final block with fixed codes: closes a deflate stream that was sync-flushed. */
+/** An empty final block with fixed codes. It ends a deflate stream that was sync-flushed. */
 const LAST_BLOCK = Uint8Array.of(0x03, 0x00);
 const MARK = pngChunk("soBD", Uint8Array.of(1));
 const END = Buffer.from(pngChunk("IEND"));
 const EMPTY_TAIL = pngChunk("IDAT", LAST_BLOCK, uint32(1));
 
 /**
- * Compresses a band so that it can be stitched: every row filtered with Sub, which needs no row above.
+ * Compresses a band so that it can be stitched. All rows have filter Sub, which needs no row above.
  * @param grey `rows × width` pixels, row-major
- * @returns a PNG of the layout at the top of this file
+ * @returns a PNG in the layout at the top of this file
  */
 export function encodeBand(grey: Uint8Array, width: number, rows: number): Uint8Array {
   const lines = scratch.take(rows * (1 + width));
@@ -47,14 +55,15 @@ export function encodeBand(grey: Uint8Array, width: number, rows: number): Uint8
   return Buffer.concat([frontOf(width, rows), ...chunkParts("IDAT", deflateRuns(lines)), tail, END]);
 }
 
-/** What stands before a band's data. */
+/** The bytes before a band's compressed data. */
 function frontOf(width: number, rows: number): Buffer {
   return Buffer.concat([PNG_SIGNATURE, headerChunk(width, rows), MARK, pngChunk("IDAT", ZLIB_HEADER)]);
 }
 
 /**
- * A PNG that is stored, not compressed: for a band on its way to a worker. `grey` is `rows × width` pixels.
- * @returns bytes that hold until the next call: they are to be copied
+ * A band for a worker: a stored PNG, in the layout at the top of this file.
+ * @param grey `rows × width` pixels, row-major
+ * @returns bytes that are valid until the next call: copy them
  */
 export function encodeStored(grey: Uint8Array, width: number, rows: number): Uint8Array {
   const length = rows * (1 + width);
@@ -83,7 +92,7 @@ export function encodeStored(grey: Uint8Array, width: number, rows: number): Uin
   return png;
 }
 
-/** Fills `lines` with what stands from byte `from` on in the unfiltered scanlines of `grey`. */
+/** Fills `lines` with the scanlines of `grey`, all with filter None, from their byte `from` on. */
 function fillLines(lines: Uint8Array, grey: Uint8Array, width: number, from: number): void {
   for (let at = 0; at < lines.length; ) {
     const row = Math.floor((from + at) / (1 + width));
@@ -97,8 +106,8 @@ function fillLines(lines: Uint8Array, grey: Uint8Array, width: number, from: num
 }
 
 /**
- * The inverse of `encodeStored`, at once, where `readPng` takes a dozen turns of the event loop.
- * @returns undefined if `png` is not of that very layout, whole and unharmed; `readPng` may read it still, or say why not
+ * The inverse of `encodeStored`. It is synchronous; `readPng` would take a dozen turns of the event loop.
+ * @returns undefined if `png` is not exactly in that layout; `readPng` then reads it, or reports why it cannot
  */
 export function decodeStored(png: Uint8Array): { width: number; height: number; pixels: Uint8Array } | undefined {
   const end = png.length - END.length;
@@ -106,7 +115,7 @@ export function decodeStored(png: Uint8Array): { width: number; height: number; 
   const [width, height] = [uint32At(png, 16), uint32At(png, 20)];
   const expected = Buffer.concat([PNG_SIGNATURE, headerChunk(width, height)]);
   const idat = png.subarray(FRONT_BYTES, end);
-  if (!expected.equals(png.subarray(0, FRONT_BYTES)) || !isSoundIdat(idat) || !END.equals(png.subarray(end)))
+  if (!expected.equals(png.subarray(0, FRONT_BYTES)) || !isIdat(idat) || !END.equals(png.subarray(end)))
     return undefined;
   if (width === 0 || height === 0) return undefined;
   const lines = storedBytes(idat.subarray(8, -4), height * (1 + width));
@@ -121,8 +130,8 @@ export function decodeStored(png: Uint8Array): { width: number; height: number; 
 }
 
 /**
- * What a zlib stream of stored blocks holds (RFC 1951, 3.2.4), until the next call.
- * @returns undefined unless it is one, to its last byte, of `length` bytes
+ * The content of a zlib stream of stored blocks (RFC 1951, 3.2.4), valid until the next call.
+ * @returns undefined unless `data` is such a stream, to its last byte, and holds `length` bytes
  */
 function storedBytes(data: Uint8Array, length: number): Uint8Array | undefined {
   if (data.length < length || !ZLIB_HEADER.every((byte, i) => data[i] === byte)) return undefined;
@@ -142,7 +151,7 @@ function storedBytes(data: Uint8Array, length: number): Uint8Array | undefined {
   return whole && uint32At(data, at) === kernel.adler32(bytes) ? bytes : undefined;
 }
 
-/** Joins bands to one PNG: `head()`, then `band()` for each from the top down, then `tail()`, in this order in the file. */
+/** Stitches bands to one PNG: `head()`, then `band()` for each band from the top down, then `tail()`, in file order. */
 export class Stitcher {
   #adler = 1;
   #rows = 0;
@@ -152,7 +161,7 @@ export class Stitcher {
     readonly height: number,
   ) {}
 
-  /** Length in bytes of the whole, of the lengths of bands as `encodeBand` makes them. */
+  /** Length of the whole in bytes. @param bands lengths of the bands in bytes, each from `encodeBand` */
   length(bands: number[]): number {
     const around = this.head().length + EMPTY_TAIL.length + END.length;
     const spent = frontOf(this.width, 0).length + EMPTY_TAIL.length + END.length;
@@ -164,8 +173,8 @@ export class Stitcher {
   }
 
   /**
-   * The next band's chunk, to be copied; its bytes are those of `png`.
-   * @returns undefined if `png` is not `rows × width` in the layout of `encodeBand`, whole and unharmed
+   * The next band's chunk, as a view of `png`.
+   * @returns undefined if `png` is not exactly a band of `rows × width` from `encodeBand`
    */
   band(png: Uint8Array, rows: number): Uint8Array | undefined {
     const data = bandData(png, this.width, rows);
@@ -181,7 +190,7 @@ export class Stitcher {
   }
 }
 
-/** Finds the middle IDAT by its place: everything around it has a fixed length and, but for the checksum, fixed bytes. */
+/** Finds the middle IDAT by its position: all bytes around it are fixed, except for the checksum. */
 function bandData(png: Uint8Array, width: number, rows: number): { chunk: Uint8Array; adler: number } | undefined {
   const before = frontOf(width, rows);
   const end = png.length - EMPTY_TAIL.length - END.length;
@@ -190,11 +199,11 @@ function bandData(png: Uint8Array, width: number, rows: number): { chunk: Uint8A
   const adler = uint32At(png, end + 10);
   const tail = Buffer.concat([pngChunk("IDAT", LAST_BLOCK, uint32(adler)), END]);
   if (!tail.equals(png.subarray(end))) return undefined;
-  return isSoundIdat(chunk) ? { chunk, adler } : undefined;
+  return isIdat(chunk) ? { chunk, adler } : undefined;
 }
 
-/** Whether these bytes are one IDAT chunk, with the CRC that they should have. */
-function isSoundIdat(chunk: Uint8Array): boolean {
+/** Whether these bytes are one IDAT chunk with the right CRC. */
+function isIdat(chunk: Uint8Array): boolean {
   const length = chunk.length - 12;
   if (length < 0) return false;
   const type = String.fromCharCode(...chunk.subarray(4, 8));

@@ -1,32 +1,31 @@
 /**
- * Any picture → rows of grey. Looks at the first bytes, never at a name or a declared type.
+ * Any picture → rows of grey. Only the first bytes decide the format, never a name or a declared type.
  *
- * PNG is streamed by png.ts. JPEG, WebP, TIFF, GIF (first frame) and AVIF go through sharp (libvips), which holds the
- * whole picture; hence their lower pixel limit. Every format meets the same luminance formula, so grey does not
- * depend on the way in. Sizes are checked in the header, before pixels are allocated.
+ *     PNG                               streamed (png-read.ts)
+ *     JPEG, WebP, TIFF, GIF, AVIF       held whole, decoded by sharp (libvips); of a GIF the first frame
+ *     anything else                     refused; libvips could read more (SVG, PDF), but does not get it
  *
- * Not here: what happens to the rows. Anything whose first bytes are not known is refused; libvips could read more
- * (SVG, PDF), and is not asked to.
+ * All formats go through the same luminance formula, so the same samples give the same grey. The size is checked in the
+ * header, before pixels are allocated. The limit is lower where the picture is held whole.
+ *
+ * Not here: what happens to the rows.
  */
 import { kernel } from "./kernel/kernel.ts";
-import { blocksAside } from "./kernel/reader.ts";
-import { checkPixels, type GreyImage, ImageError, onePiece, type PixelLimits } from "./picture.ts";
+import { checkPixels, type GreyImage, ImageError, type PixelLimits } from "./picture.ts";
 import { PNG_SIGNATURE } from "./png-format.ts";
-import { readPng, readPngSize } from "./png-read.ts";
+import { readPng } from "./png-read.ts";
 
-/** 1 Gpx streamed; 128 Mpx where the whole picture is held (four bytes a pixel at most). */
+/** 1 Gpx streamed; 128 Mpx where the whole picture is held, at up to four bytes a pixel. */
 export const DEFAULT_LIMITS: PixelLimits = { streamed: 1_000_000_000, whole: 1 << 27 };
 
-/** How many first bytes tell a format, and a PNG's size: its signature and its first chunk. */
-const FIRST_BYTES = 33;
-/** PNGs with more pixels are read in a thread of their own: with fewer, it is there and back that takes the time. */
-const LARGE_PIXELS = 1 << 21;
-/** Luminance is computed in blocks of about this many pixels, so that a block stays in the cache. */
+/** The first bytes of a file, as many as its format needs. */
+const FIRST_BYTES = 16;
+/** Luminance is computed in blocks of about this many pixels: a block stays in the cache. */
 const BLOCK_PIXELS = 1 << 16;
 
 /**
  * Reads a picture's header at once and its rows on demand.
- * @throws ImageError 400 empty or text, 413 more pixels than `limits`, 415 a format that is not read, 422 corrupt
+ * @throws ImageError "not-an-image" for nothing and for text; "unknown-format"; "too-large" beyond `limits`; "corrupt"
  */
 export async function readImage(
   source: AsyncIterable<Uint8Array>,
@@ -34,13 +33,10 @@ export async function readImage(
 ): Promise<GreyImage> {
   const { first, all } = await peek(source);
   const format = formatOf(first);
-  if (format !== "PNG") return readWhole(all, format, limits);
-  const { width, height } = await readPngSize(onePiece(first), limits);
-  if (width * height <= LARGE_PIXELS) return readPng(all, limits);
-  return { width, height, blocks: blocksAside(all, width, limits) };
+  return format === "PNG" ? readPng(all, limits) : readWhole(all, format, limits);
 }
 
-/** The first bytes, and an iterable that has them still. */
+/** The first bytes, and a source that still begins with them. */
 async function peek(
   source: AsyncIterable<Uint8Array>,
 ): Promise<{ first: Uint8Array; all: AsyncGenerator<Uint8Array> }> {
@@ -53,17 +49,21 @@ async function peek(
   }
   const rest = { [Symbol.asyncIterator]: () => pieces };
   const all = async function* () {
-    yield first;
-    yield* rest;
+    try {
+      yield first;
+      yield* rest;
+    } finally {
+      await pieces.return?.(); // a reader may stop before `rest` has begun
+    }
   };
   return { first, all: all() };
 }
 
-/** @throws ImageError 400, 415 */
+/** @throws ImageError "not-an-image", "unknown-format" */
 function formatOf(first: Uint8Array): string {
   if (first.length === 0) throw new ImageError("not-an-image", "not an image: expected a picture, got no bytes");
   if (PNG_SIGNATURE.every((byte, i) => first[i] === byte)) return "PNG";
-  const text = String.fromCharCode(...first.subarray(0, 16));
+  const text = String.fromCharCode(...first.subarray(0, FIRST_BYTES));
   if (text.startsWith("\xff\xd8\xff")) return "JPEG";
   if (text.startsWith("RIFF") && text.startsWith("WEBP", 8)) return "WebP";
   if (text.startsWith("II*\0") || text.startsWith("MM\0*")) return "TIFF";
@@ -77,13 +77,14 @@ function formatOf(first: Uint8Array): string {
   throw new ImageError("unknown-format", `unknown format: ${readable}, got a file that begins with ${shown}`);
 }
 
+/** Reads a file that libvips decodes, all of it. @throws ImageError "unknown-format", "too-large", "corrupt" */
 async function readWhole(all: AsyncIterable<Uint8Array>, format: string, limits: PixelLimits): Promise<GreyImage> {
   const pieces: Uint8Array[] = [];
   for await (const piece of all) pieces.push(piece);
-  // Loaded only when needed: 20 MB of native code that the streamed path does without.
+  // Loaded on demand: 20 MB of native code that PNGs do not need.
   const { default: sharp } = await import("sharp");
   sharp.cache(false);
-  // ICC profiles are left aside: the samples as stored are what other implementations of this formula see.
+  // The formula takes the samples as stored, as other implementations of it do. So ICC profiles are ignored.
   const picture = sharp(Buffer.concat(pieces), { limitInputPixels: false, ignoreIcc: true });
   const described = <T>(step: Promise<T>) =>
     step.catch((cause: Error) => {
@@ -94,7 +95,7 @@ async function readWhole(all: AsyncIterable<Uint8Array>, format: string, limits:
   const { data, info } = await described(
     picture.autoOrient().toColourspace("srgb").raw({ depth: "uchar" }).toBuffer({ resolveWithObject: true }),
   );
-  // A TIFF may have samples beside colour and alpha, and does not say what they mean.
+  // A TIFF may have samples beside colour and alpha. Their meaning is not defined.
   if (info.channels > 4) {
     throw new ImageError(
       "unknown-format",

@@ -1,16 +1,17 @@
 /**
- * A picture that is to be read twice: its rows pass through, and are kept in a file for the second time.
+ * A picture that is read twice. Its rows pass through the first time, and are kept in a file for the second.
  *
- * A job of two steps needs it: the stream that brings the picture is gone when the first step is over. A byte a pixel, in
- * the folder for temporary files (`TMPDIR`), so memory does not grow with the picture. The file has no name from the
- * start on, so it goes with the process, however that ends.
+ * A job of two steps needs it, because the upload is gone after the first step. The file takes one byte a pixel, in the
+ * folder for temporary files (`TMPDIR`), so memory does not grow with the picture.
+ *
+ * Invariant: the file has no name from the start, so the system removes it when the process ends, however it ends.
  */
 import { type FileHandle, mkdtemp, open, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { GreyImage } from "./picture.ts";
 
-/** How much is read at a time, about, bytes. */
+/** About this many bytes are read at a time. */
 const BLOCK_BYTES = 1 << 18;
 
 export class Spool {
@@ -20,7 +21,7 @@ export class Spool {
     this.#file = file;
   }
 
-  /** To be closed. */
+  /** The caller closes it. */
   static async open(): Promise<Spool> {
     const folder = await mkdtemp(join(tmpdir(), "sobel-spool-"));
     try {
@@ -30,7 +31,7 @@ export class Spool {
     }
   }
 
-  /** The picture, for the first time. */
+  /** The picture for the first time. Its rows are written to the file as they are read. */
   passing(image: GreyImage): GreyImage {
     const file = this.#file;
     const blocks = async function* () {
@@ -46,7 +47,7 @@ export class Spool {
     return { ...image, blocks: blocks() };
   }
 
-  /** The picture again, once it has passed to its end. */
+  /** The picture for the second time, after all rows have passed once. */
   again({ width, height }: Pick<GreyImage, "width" | "height">): GreyImage {
     const file = this.#file;
     const most = Math.max(1, Math.floor(BLOCK_BYTES / width));
@@ -56,7 +57,7 @@ export class Spool {
         const bytes = Math.min(most, height - y) * width;
         for (let from = 0; from < bytes; ) {
           const { bytesRead } = await file.read(block, from, bytes - from, y * width + from);
-          if (bytesRead === 0) throw new Error(`spool: expected ${width} × ${height} bytes, got fewer`);
+          if (bytesRead === 0) throw new Error(`spool file: expected ${width} × ${height} bytes, got fewer`);
           from += bytesRead;
         }
         yield block.subarray(0, bytes);

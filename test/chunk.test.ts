@@ -1,5 +1,5 @@
-// What a band is: how pictures are cut, that a cut never shows in the edges, and the bytes on the wire. The mirroring is
-// OpenCV's: golden/reflect101.json holds, for sizes 1 to 7 and rows -9 to size + 8,
+// Bands: how pictures are cut, that the edges do not depend on the cut, and the bytes on the wire. The mirroring is
+// OpenCV's: golden/reflect101.json holds, for sizes 1 to 7 and rows -9 to size + 8, the output of
 //   /usr/bin/python3 -c 'import cv2; print([[cv2.borderInterpolate(p, n, cv2.BORDER_REFLECT_101)
 //     for p in range(-9, 9 + n + 1)] for n in range(1, 8)])'
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
@@ -42,7 +42,7 @@ describe("a plan", () => {
   const HALOS = [0, 1, 2, 5];
   const sizes = [1, 2, 3, 7, 97, 100, 1000, 4096, 65_521, 800_000];
 
-  test("covers the picture with as few bands as their size allows, and as even ones", () => {
+  test("covers the picture with as few and as even bands as their size allows", () => {
     for (const width of sizes) {
       for (const height of [...sizes, 2 ** 31 - 1]) {
         for (const halo of HALOS) {
@@ -67,7 +67,7 @@ describe("a plan", () => {
     }
   });
 
-  /** The rows of a band that is neither over what was asked nor over 9 MiB of scanlines; one at least. */
+  /** The most rows within `bandPixels` and within 9 MiB of scanlines; at least one. */
   function wanted(width: number, halo: number, bandPixels: number): number {
     let [low, high] = [1, 1e9];
     while (low < high) {
@@ -78,7 +78,7 @@ describe("a plan", () => {
     return low;
   }
 
-  test("has bands that lie one under the other", () => {
+  test("has consecutive bands", () => {
     for (const [width, height, bandPixels] of [
       [1, 1, 1],
       [3, 97, 15],
@@ -101,7 +101,7 @@ describe("a plan", () => {
     expect(planBands(1, 1, 1, MI)).toEqual({ width: 1, height: 1, rows: 1, bands: 1, halo: 1 });
   });
 
-  test.each(HALOS)("never makes a message that RabbitMQ would refuse, halo %i", async (halo) => {
+  test.each(HALOS)("keeps messages within RabbitMQ's limit, halo %i", async (halo) => {
     for (const width of [1, widest(halo)]) {
       const { rows } = planBands(width, 2 ** 31 - 1, halo, Number.POSITIVE_INFINITY);
       const height = rows + 2 * halo;
@@ -112,9 +112,9 @@ describe("a plan", () => {
         height,
         pixels: new Uint8Array(width * height),
       });
-      expect(message.length).toBeGreaterThan(11 * MI); // the largest there is, or nearly
+      expect(message.length).toBeGreaterThan(11 * MI); // nearly the largest message
       expect(message.length).toBeLessThan(16 * MI);
-      expect((await decodeMessage(message)).height).toBe(height); // nor one that a worker would
+      expect((await decodeMessage(message)).height).toBe(height); // a worker accepts it, too
     }
   });
 
@@ -131,14 +131,14 @@ describe("a plan", () => {
     }
   });
 
-  /** So wide that a row, its halo and their filter bytes are 9 MiB, 12 MiB in base64. */
+  /** The width at which a row, its halo and their filter bytes have 9 MiB, 12 MiB in base64. */
   function widest(halo: number): number {
     return Math.floor((9 * MI) / (1 + 2 * halo)) - 1;
   }
 });
 
 describe("split", () => {
-  test.each([0, 1, 2, 5])("gives the rows and a mirrored halo of %i", async (halo) => {
+  test.each([0, 1, 2, 5])("yields the rows and a mirrored halo of %i", async (halo) => {
     for (const height of [1, 2, 3, 4, 6, 17]) {
       for (const width of [1, 2, 5]) {
         const pixels = random(width * height);
@@ -168,7 +168,7 @@ describe("split", () => {
     expectSame(band.pixels, expected, `${width} × ${height}, band ${band.number} of ${rows} rows, halo ${halo}`);
   }
 
-  test("reads no further than a band's halo before it gives the band", async () => {
+  test("reads no further than a band's halo before it yields the band", async () => {
     const image = imageOf(random(5 * 40), 5, 1);
     let read = 0;
     const counted = async function* () {
@@ -183,7 +183,7 @@ describe("split", () => {
     }
   });
 
-  test.each([1, 3])("fills what was given back, and nothing that was not: %i held at a time", async (most) => {
+  test.each([1, 3])("reuses only buffers that were given back: %i bands held at a time", async (most) => {
     const pixels = random(5 * 60);
     const plan: Plan = { width: 5, height: 60, rows: 4, bands: 15, halo: 2 };
     const pool = new Pool(1 << 20);
@@ -199,10 +199,10 @@ describe("split", () => {
       pool.give(done.pixels);
     }
     for (const band of held) expectBand(band, plan, pixels);
-    expect(memory.size).toBe(most + 1); // those that are held, and the one that is being filled
+    expect(memory.size).toBe(most + 1); // the bands that are held, and the one that is being filled
   });
 
-  test("passes on an error, one behind the last row too", async () => {
+  test("passes on an error, also one after the last row", async () => {
     const end = new Error("the checksum is wrong");
     const plan: Plan = { width: 5, height: 6, rows: 2, bands: 3, halo: 1 };
     for (const [rows, whole] of [
@@ -221,14 +221,14 @@ describe("split", () => {
   });
 });
 
-test("a pool gives memory that is large enough, and keeps no more than it may: of what was given, the last", () => {
+test("a pool returns buffers that are large enough, and keeps the most recent ones within its limit", () => {
   const pool = new Pool(100);
   const small = pool.take(40);
   const large = pool.take(60);
   expect([small.length, large.length]).toEqual([40, 60]);
   expect(small.buffer).not.toBe(large.buffer);
   const tiny = new Uint8Array(1);
-  for (const bytes of [small, large, tiny]) pool.give(bytes); // the first has to go
+  for (const bytes of [small, large, tiny]) pool.give(bytes); // the first is dropped
   const first = pool.take(50);
   expect(first.buffer).toBe(large.buffer);
   expect(first.length).toBe(50);
@@ -245,7 +245,7 @@ test("reflect101 is OpenCV's", () => {
   }
 });
 
-describe("the edges of the whole are the edges of its bands, stitched", () => {
+describe("stitched edges of bands equal the edges of the whole picture", () => {
   const sizes = [
     [61, 97],
     [33, 31],
@@ -284,7 +284,7 @@ describe("the edges of the whole are the edges of its bands, stitched", () => {
     }
   });
 
-  test("a task that looks farther, the mean of 11 rows", async () => {
+  test("a task with a higher halo: the mean of 11 rows", async () => {
     const mean: Task = {
       name: "mean",
       halo: 5,
@@ -304,7 +304,7 @@ describe("the edges of the whole are the edges of its bands, stitched", () => {
     expect(outputs.size).toBe(1);
   });
 
-  /** The long way: split, each band over the wire and back, edges, compressed, stitched, read by another's decoder. */
+  /** Splits, sends each band over the wire, computes and compresses its edges, stitches, and decodes with fast-png. */
   async function edges(pixels: Uint8Array, plan: Plan): Promise<Uint8Array> {
     const stitcher = new Stitcher(plan.width, plan.height);
     const parts = [stitcher.head()];
@@ -339,7 +339,7 @@ describe("a message", () => {
     expect(await decodeMessage(golden("message.txt"))).toEqual(example);
   });
 
-  test("comes back as it went, without params too", async () => {
+  test("decodes to the chunk that was encoded, also without params", async () => {
     const chunks: Chunk[] = [
       { ...example, params: undefined },
       { ...example, params: [1, "ñ", null], task: "a-2", halo: [0, 3] },
@@ -350,7 +350,7 @@ describe("a message", () => {
     expect(encodeMessage(chunks[0]).toString()).not.toContain("params");
   });
 
-  test("may come from others: fields in another order, spaces, a picture of another kind", async () => {
+  test("may come from other programs: other order of fields, spaces, another kind of PNG", async () => {
     const samples = Uint16Array.of(255, 0, 0, 0, 255, 0);
     const imagen = pngOf({ width: 1, height: 2, colour: RGB, depth: 8, samples }).toString("base64");
     const fields = { imagen, extra: 1, halo: [0, 1], task: "sobel", chunk_id: example.chunkId };
@@ -360,7 +360,7 @@ describe("a message", () => {
     });
   });
 
-  test("is read the same wherever its picture stands, and however it is told", async () => {
+  test("decodes to the same chunk, whatever the position of the picture and the form of the JSON", async () => {
     const picture = JSON.parse(golden("message.txt").toString()).imagen;
     const head = `"chunk_id":"${example.chunkId}","task":"sobel","halo":[1,1]`;
     const params = (text: string) => ({ ...example, params: { text } });
@@ -389,7 +389,11 @@ describe("a message", () => {
       Buffer.from(',"imagen":"AAAA"}'),
       "message: expected JSON, got 17 bytes that are not",
     ],
-    ["not UTF-8 before it", Buffer.from('{"task":"\xff","imagen":""}', "latin1"), /^message: expected JSON, got 24 /],
+    [
+      "not UTF-8 before its picture",
+      Buffer.from('{"task":"\xff","imagen":""}', "latin1"),
+      /^message: expected JSON, got 24 /,
+    ],
     ["not UTF-8", Buffer.from('{"task":"\xff"}', "latin1"), "message: expected JSON, got 12 bytes that are not"],
     ["cut off", golden("message.txt").subarray(0, -1), /^message: expected JSON, got \d+ bytes that are not$/],
     ["a number", 5, "message: expected a JSON object"],
@@ -399,30 +403,26 @@ describe("a message", () => {
     ["no chunk_id", { ...good, chunk_id: undefined }, 'chunk_id: expected "{<job id>}:<band>", got undefined'],
     ["another chunk_id", { ...good, chunk_id: "tile-1" }, 'chunk_id: expected "{<job id>}:<band>", got "tile-1"'],
     [
-      "a long one",
+      "a long chunk_id",
       { ...good, chunk_id: "x".repeat(1000) },
       `chunk_id: expected "{<job id>}:<band>", got "${"x".repeat(79)}…`,
     ],
     ["no task", { ...good, task: undefined }, "task: expected a task's name, got undefined"],
-    ["a task that is no name", { ...good, task: "Sobel" }, 'task: expected a task\'s name, got "Sobel"'],
+    ["an invalid task name", { ...good, task: "Sobel" }, 'task: expected a task\'s name, got "Sobel"'],
     ["no halo", { ...good, halo: undefined }, "halo: expected [rows above, rows below], got undefined"],
     ["a halo of one", { ...good, halo: [1] }, "halo: expected [rows above, rows below], got [1]"],
     ["a halo of three", { ...good, halo: [1, 1, 1] }, "halo: expected [rows above, rows below], got [1,1,1]"],
     ["a number for a halo", { ...good, halo: 1 }, "halo: expected [rows above, rows below], got 1"],
     ["a negative halo", { ...good, halo: [-1, 1] }, "halo: expected [rows above, rows below], got [-1,1]"],
     ["a broken halo", { ...good, halo: [0.5, 1] }, "halo: expected [rows above, rows below], got [0.5,1]"],
-    ["a halo in words", { ...good, halo: ["1", 1] }, 'halo: expected [rows above, rows below], got ["1",1]'],
-    ["a halo and no row", { ...good, halo: [2, 2] }, "halo: expected fewer than 4 rows, got [2,2]"],
-    ["a halo past the picture", { ...good, halo: [0, 9] }, "halo: expected fewer than 4 rows, got [0,9]"],
-    [
-      "a halo past all numbers",
-      { ...good, halo: [1e308, 1e308] },
-      "halo: expected fewer than 4 rows, got [1e+308,1e+308]",
-    ],
+    ["a halo with a string", { ...good, halo: ["1", 1] }, 'halo: expected [rows above, rows below], got ["1",1]'],
+    ["a halo as high as the picture", { ...good, halo: [2, 2] }, "halo: expected fewer than 4 rows, got [2,2]"],
+    ["a halo higher than the picture", { ...good, halo: [0, 9] }, "halo: expected fewer than 4 rows, got [0,9]"],
+    ["an infinite halo", { ...good, halo: [1e308, 1e308] }, "halo: expected fewer than 4 rows, got [1e+308,1e+308]"],
     ["no imagen", { ...good, imagen: undefined }, "imagen: expected base64, got undefined"],
     ["a number for an imagen", { ...good, imagen: 7 }, "imagen: expected base64, got 7"],
     [
-      "base64 that is cut off",
+      "truncated base64",
       { ...good, imagen: good.imagen.slice(0, -1) },
       /^imagen: expected base64, got \d+ characters, not a multiple of 4$/,
     ],
@@ -433,11 +433,7 @@ describe("a message", () => {
     ],
     ["an empty imagen", { ...good, imagen: "" }, "imagen: corrupt PNG: the file ends before its IEND chunk"],
     ["a JPEG", { ...good, imagen: "/9j/4AAQSkZJRgABAQAA" }, "imagen: corrupt PNG: no PNG signature"],
-    [
-      "a PNG that is cut off",
-      { ...good, imagen: bytes(cut) },
-      "imagen: corrupt PNG: the file ends before its IEND chunk",
-    ],
+    ["a truncated PNG", { ...good, imagen: bytes(cut) }, "imagen: corrupt PNG: the file ends before its IEND chunk"],
     [
       "a huge PNG",
       { ...good, imagen: bytes(huge) },
@@ -453,38 +449,54 @@ describe("a message", () => {
     else expect(error.message).toMatch(message);
   });
 
-  test("that is refused keeps the cause", async () => {
+  test("is refused with the cause", async () => {
     const error = await decodeMessage(Buffer.from(JSON.stringify({ ...good, imagen: "" }))).catch((thrown) => thrown);
     expect(error.cause).toBeInstanceOf(ImageError);
   });
 });
 
-test("fromBase64 takes base64 and nothing else", () => {
-  for (let length = 0; length < 50; length++) {
-    const data = Buffer.from(random(length));
-    expect(Buffer.from(fromBase64(Buffer.from(data.toString("base64")), "x"))).toEqual(data);
-  }
-  for (const text of [
-    "A",
-    "AA",
-    "AAA",
-    "A===",
-    "====",
-    "AA==AAAA",
-    "AA A",
-    "AAA\n",
-    "AAAé",
-    "AA.=",
-    "AAAA====",
-    "=AAA",
-  ]) {
-    expect(() => fromBase64(Buffer.from(text), "imagen")).toThrow(/^imagen: expected base64, got /);
-    expect(() => fromBase64(Buffer.from(text), "imagen")).toThrow(WireError);
-  }
+describe("fromBase64", () => {
+  const refused = (text: string) => {
+    expect(() => fromBase64(text, "imagen")).toThrow(/^imagen: expected base64, got /);
+    expect(() => fromBase64(text, "imagen")).toThrow(WireError);
+  };
+
+  test("decodes bytes of any number", () => {
+    for (const length of [...Array(60).keys(), 98_303, 98_304, 98_305, 300_001]) {
+      const bytes = random(length);
+      expectSame(fromBase64(Buffer.from(bytes).toString("base64"), "x"), bytes, `${length} bytes`);
+    }
+  });
+
+  test("refuses every character that is not base64, at every position", () => {
+    const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    for (const length of [4, 8, 16, 20, 28, 131_072]) {
+      for (const at of length > 100 ? [0, 65_537, length - 5] : Array(length).keys()) {
+        for (let code = 0; code < 256; code++) {
+          const character = String.fromCharCode(code);
+          const text = `${"A".repeat(at)}${character}${"A".repeat(length - at - 1)}`;
+          if (alphabet.includes(character)) expect(fromBase64(text, "x")).toHaveLength((length / 4) * 3);
+          else if (character === "=" && at === length - 1)
+            expect(fromBase64(text, "x")).toHaveLength((length / 4) * 3 - 1);
+          else refused(text);
+        }
+      }
+    }
+  });
+
+  test.each([
+    ["missing padding", ["A", "AA", "AAA", "AAAAAA"]],
+    ["wrong padding", ["A===", "====", "AA==AAAA", "AAAA====", "=AAA", "AA.=", "AA=A"]],
+    ["white space", ["AA A", "AAA\n", "AA  ", "    ", "AAAA\r\n  ", "AA= =   ", "AAAAAAA ", " AAAAAA=", "AAA=    "]],
+    ["bits after the last byte", ["AB==", "AAB="]],
+    ["characters of other alphabets", ["AA-_", "AAAé", "AAA\u0141", "ＡＡＡＡ"]],
+  ])("refuses %s", (_what, texts) => {
+    texts.forEach(refused);
+  });
 });
 
 describe("a chunk id", () => {
-  test("is the job's in braces, and the band's number", () => {
+  test("is the job's id in braces, and the band's number", () => {
     expect(chunkIdOf(JOB, 42)).toBe("{01234567-89ab-4cde-8f01-23456789abcd}:42");
     for (const band of [0, 1, 10, 1_000_000, 2 ** 31 - 1]) {
       expect(parseChunkId(chunkIdOf(JOB, band))).toEqual({ jobId: JOB, band });
@@ -507,7 +519,7 @@ describe("a chunk id", () => {
     }
   });
 
-  test("has a UUID in lower case for a job, and a task a name fit for a queue", () => {
+  test("has a lower-case UUID as the job's id; a task's name is valid as a queue's name", () => {
     expect([JOB, JOB.toUpperCase(), `${JOB} `, "", `{${JOB}}`].map(isJobId)).toEqual([
       true,
       false,
@@ -539,7 +551,7 @@ describe("a chunk id", () => {
   });
 });
 
-/** `example` has parameters that Sobel has not. */
+/** Without the parameters of `example`: Sobel has none. */
 function runSobel({ params, ...band }: Chunk): Uint8Array {
   return runTask(sobel, band) as Uint8Array;
 }

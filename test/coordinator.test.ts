@@ -15,7 +15,6 @@ import {
   test,
 } from "bun:test";
 import { execFile } from "node:child_process";
-import { tracingChannel } from "node:diagnostics_channel";
 import { mkdtempSync, rmSync } from "node:fs";
 import { connect } from "node:net";
 import { availableParallelism, tmpdir } from "node:os";
@@ -1135,16 +1134,6 @@ test("a redelivered band is whole, though its pixels were overwritten", async ()
     [1, 2, 3],
     [1, 2, 3],
   ]);
-});
-
-test("commands to Redis are traced only while a tracer subscribes", () => {
-  const commands = tracingChannel("ioredis:command");
-  const heard = { start() {} };
-  expect(commands.hasSubscribers).toBe(false);
-  commands.subscribe(heard as never);
-  expect(commands.hasSubscribers).toBe(true);
-  commands.unsubscribe(heard as never);
-  expect(commands.hasSubscribers).toBe(false);
 });
 
 describe("SIGTERM", () => {

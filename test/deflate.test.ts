@@ -1,5 +1,5 @@
-// Deflate of one kind: what goes in comes out of zlib, and of an inflater that is not zlib; the bytes are these, on any
-// runtime; nothing reaches before the beginning, and others may follow.
+// Deflate for edges: zlib and another inflater restore the input; the bytes are the same on every runtime; no data
+// refer to bytes before the beginning; more blocks may follow.
 import { expect, test } from "bun:test";
 import { constants, deflateRawSync, inflateRawSync } from "node:zlib";
 import { decode } from "fast-png";
@@ -7,7 +7,7 @@ import { deflateRuns } from "../picture/kernel/deflate.ts";
 import { encodeBand, Stitcher } from "../picture/png-write.ts";
 import { chance, expectSame, random } from "./pictures.ts";
 
-/** A final block that is empty. */
+/** An empty final block. */
 const LAST = Uint8Array.of(3, 0);
 /** The bytes that share one set of codes. */
 const BLOCK = 1 << 17;
@@ -20,15 +20,15 @@ const kinds: Record<string, (length: number) => Uint8Array> = {
   zeros: (length) => new Uint8Array(length),
   noise: (length) => random(length),
   "two values": (length) => random(length, 2),
-  "runs of any length": (length) => {
+  "runs of random lengths": (length) => {
     const bytes = new Uint8Array(length);
     for (let at = 0; at < length; at += 1 + chance() * 600) bytes.fill(chance() * 256, at, at + chance() * 600);
     return bytes;
   },
-  "few among zeros": (length) => new Uint8Array(length).map(() => (chance() < 0.9 ? 0 : chance() * 256)),
+  "few values among zeros": (length) => new Uint8Array(length).map(() => (chance() < 0.9 ? 0 : chance() * 256)),
 };
 
-test.each(Object.entries(kinds))("%s come back", (_, make) => {
+test.each(Object.entries(kinds))("zlib restores %s", (_, make) => {
   const lengths = [1, 2, 3, 4, 5, 257, 258, 259, 260, 261, 262, 263, 1000, BLOCK - 1, BLOCK, BLOCK + 1, BLOCK + 2];
   for (const length of [...lengths, BLOCK + 259, 3 * BLOCK + 7]) {
     const bytes = make(length);
@@ -36,9 +36,9 @@ test.each(Object.entries(kinds))("%s come back", (_, make) => {
   }
 });
 
-test("every length of a run, between literals and at the end", () => {
+test("zlib restores runs of every length, between literals and at the end", () => {
   for (let run = 1; run < 600; run++) {
-    // From each of the four bytes on of which only one is looked at for a run.
+    // Runs are looked for at every fourth byte, so a run begins at each of four.
     for (let before = 1; before <= 4; before++) {
       const bytes = Uint8Array.from([...Array(before).keys(), ...Array(run).fill(9), 8, ...Array(run).fill(9)]);
       expectSame(inflated(deflateRuns(bytes)), bytes, `${run} after ${before}`);
@@ -46,12 +46,12 @@ test("every length of a run, between literals and at the end", () => {
   }
 });
 
-test("no bytes at all", () => {
+test("zlib restores an empty input", () => {
   expectSame(inflated(deflateRuns(new Uint8Array(0))), new Uint8Array(0));
 });
 
-test("counts so uneven that Huffman's codes would be longer than may be", () => {
-  // Fibonacci's numbers make the deepest tree: 24 of them, 24 bits.
+test("zlib restores counts so uneven that Huffman's codes would be too long", () => {
+  // Fibonacci numbers make the deepest tree: 24 of them make codes of up to 24 bits.
   const bytes: number[] = [];
   for (let [count, next, symbol] = [1, 1, 0]; symbol < 24; symbol++) {
     for (let i = 0; i < count; i++) bytes.push(2 * symbol + (i % 2)); // no runs
@@ -61,14 +61,14 @@ test("counts so uneven that Huffman's codes would be longer than may be", () => 
   for (const kind of [Uint8Array.from(bytes), shuffled]) expectSame(inflated(deflateRuns(kind)), kind);
 });
 
-test("the bytes are these", () => {
+test("the output is these bytes", () => {
   const hex = (bytes: Uint8Array) => Buffer.from(deflateRuns(bytes)).toString("hex");
   expect(hex(new Uint8Array(0))).toBe("000000ffff");
   expect(hex(Uint8Array.of(5))).toBe("ecc121010000000090e4ff654b100000ffff");
   expect(hex(Uint8Array.of(...Array(300).fill(0), 1, 2, 3))).toBe("ecc10101000000c1b0a37f671504b001dc464e010000ffff");
 });
 
-test("no run begins before the first byte, so that bands can be joined", () => {
+test("no run refers to bytes before the first, so bands can be joined", () => {
   for (const byte of [0, 255, 7]) {
     const [first, second] = [new Uint8Array(300).fill(byte), new Uint8Array(300).fill(byte)];
     const other = new Uint8Array(300).fill(byte ^ 1);
@@ -79,7 +79,7 @@ test("no run begins before the first byte, so that bands can be joined", () => {
   }
 });
 
-test("about as small as zlib's way of the same kind", () => {
+test("the output is about as small as zlib's with Z_RLE", () => {
   const rows = new Uint8Array(600_000);
   for (let at = 0; at < rows.length; at++)
     rows[at] = (chance() + chance() + chance() - 1.5) * (at % 6000 < 3000 ? 3 : 30);
@@ -89,14 +89,14 @@ test("about as small as zlib's way of the same kind", () => {
   }
 });
 
-test("the memory that was left from a larger band does not show", () => {
+test("the output does not depend on a larger input before", () => {
   const small = random(5000, 3);
   const before = deflateRuns(small).slice();
   deflateRuns(random(2_000_000));
   expectSame(deflateRuns(small), before);
 });
 
-test("read by an inflater that is not zlib", () => {
+test("an inflater that is not zlib restores all kinds", () => {
   for (const make of Object.values(kinds)) {
     const [width, height] = [501, 311];
     const grey = make(width * height);

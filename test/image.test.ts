@@ -1,11 +1,12 @@
-// Any picture: each format that is read becomes the grey that its own pixels make, turned the right way up; anything
-// else is refused, with the status that tells the sender what to do. The files are made by sharp here and now.
+// Any picture: each format gives the luminance of its own pixels, the right way up. Anything else is refused, with a
+// code that says what the sender can do. sharp writes the files.
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { deflateSync } from "node:zlib";
 import sharp, { type Sharp } from "sharp";
 import { collectPixels, ImageError, type ImageErrorCode, type PixelLimits } from "../picture/picture.ts";
 import { DEFAULT_LIMITS, readImage } from "../picture/read.ts";
 import { chunk, expectSame, GREY, ihdr, inPieces, over, pngOf, RGB, random, SIGNATURE } from "./pictures.ts";
+import { until } from "./wait.ts";
 
 setDefaultTimeout(30_000);
 
@@ -19,12 +20,12 @@ function picture(channels: 1 | 3 | 4): Sharp {
   return sharp(noise[channels], { raw: { width: WIDTH, height: HEIGHT, channels } });
 }
 
-describe("is exact where the format is", () => {
+describe("lossless formats give exact grey", () => {
   const formats: [format: string, encode: (image: Sharp) => Sharp, channels: (1 | 3 | 4)[]][] = [
     ["PNG", (image) => image.png(), [1, 3, 4]],
     ["WebP, lossless", (image) => image.webp({ lossless: true, exact: true }), [1, 3, 4]],
     ["TIFF", (image) => image.tiff({ compression: "lzw" }), [1, 3, 4]],
-    ["TIFF, not compressed", (image) => image.tiff({ compression: "none" }), [1, 3]],
+    ["TIFF, uncompressed", (image) => image.tiff({ compression: "none" }), [1, 3]],
     ["AVIF, lossless", (image) => image.avif({ lossless: true, chromaSubsampling: "4:4:4", effort: 0 }), [1, 3]],
   ];
   test.each(formats)("%s", async (_format, encode, kinds) => {
@@ -47,7 +48,7 @@ describe("is exact where the format is", () => {
   });
 });
 
-describe("is what the decoder makes of a lossy format", () => {
+describe("lossy formats give the grey of the decoded pixels", () => {
   const formats: [format: string, image: Sharp, channels: 1 | 3 | 4][] = [
     ["JPEG", picture(3).jpeg({ quality: 90 }), 3],
     ["JPEG, progressive", picture(3).jpeg({ progressive: true }), 3],
@@ -81,7 +82,7 @@ describe("is what the decoder makes of a lossy format", () => {
   });
 });
 
-test("16-bit TIFF keeps the high byte", async () => {
+test("of a 16-bit TIFF the high byte counts", async () => {
   const samples = Uint16Array.from({ length: WIDTH * HEIGHT * 3 }, (_, i) => (i * 12_345) & 0xffff);
   const raw = { width: WIDTH, height: HEIGHT, channels: 3 } as const;
   const file = await sharp(samples, { raw }).toColourspace("rgb16").tiff({ compression: "none" }).toBuffer();
@@ -100,7 +101,7 @@ test("TIFF of big-endian byte order", async () => {
   expectSame((await read(tiffOf(1, samples))).grey, samples);
 });
 
-test("a colour profile changes nothing", async () => {
+test("a colour profile is ignored", async () => {
   const plain = await picture(3).jpeg({ quality: 90 }).toBuffer();
   const profiled = await picture(3).jpeg({ quality: 90 }).withIccProfile("p3", { attach: true }).toBuffer();
   const samples = await sharp(profiled, { ignoreIcc: true }).raw().toBuffer();
@@ -109,8 +110,8 @@ test("a colour profile changes nothing", async () => {
   expectSame((await read(profiled)).grey, greyOfSamples(samples, 3));
 });
 
-describe("turns the picture as its EXIF orientation says", () => {
-  // Where the pixel of the upright picture at (x, y) is stored, in a stored picture of w × h (EXIF 2.32, tag 274).
+describe("the EXIF orientation is applied", () => {
+  // The stored position of the upright picture's pixel (x, y); the stored picture is w × h (EXIF 2.32, tag 274).
   const stored: Record<number, (x: number, y: number, w: number, h: number) => [number, number]> = {
     1: (x, y) => [x, y],
     2: (x, y, w) => [w - 1 - x, y],
@@ -141,7 +142,7 @@ describe("turns the picture as its EXIF orientation says", () => {
   });
 });
 
-test("a GIF that moves gives its first frame", async () => {
+test("an animated GIF gives its first frame", async () => {
   const colours = Uint8Array.of(10, 200, 30, 240, 20, 90);
   const frames = [0, 1, 0].map((index) => new Uint8Array(WIDTH * HEIGHT).fill(index));
   const file = gifOf(WIDTH, HEIGHT, colours, frames);
@@ -165,7 +166,7 @@ test("pictures of more than one block, and wider than one", async () => {
   }
 });
 
-test("a PNG is passed on as it comes", async () => {
+test("a PNG is streamed", async () => {
   const samples = Uint16Array.from(random(900 * 900 * 3));
   const file = pngOf({ width: 900, height: 900, colour: RGB, depth: 8, samples, filter: () => 0 });
   let given = 0;
@@ -181,7 +182,22 @@ test("a PNG is passed on as it comes", async () => {
   expect(given).toBeLessThan(file.length / 2);
 });
 
-test("nothing but its first bytes tells what a file is", async () => {
+test("a PNG closes its source, whatever the size of the pieces", async () => {
+  for (const size of [1, 40, pngOf(small).length]) {
+    let closed = false;
+    const source = async function* () {
+      try {
+        yield* inPieces(pngOf(small), size);
+      } finally {
+        closed = true;
+      }
+    };
+    await collectPixels(await readImage(source()));
+    await until(() => closed);
+  }
+});
+
+test("only the first bytes decide the format", async () => {
   const jpeg = await picture(3).jpeg().toBuffer();
   const message = /^corrupt JPEG: /;
   await expectRefusal(Buffer.concat([jpeg.subarray(0, 3), pngOf(small)]), "corrupt", message);
@@ -193,11 +209,11 @@ describe("refuses", () => {
   const svg = '<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><rect width="9" height="9"/></svg>';
   const unknown: [what: string, file: Uint8Array, shown: string][] = [
     ["SVG", Buffer.from(svg), '"<svg xmlns=\\"http"'],
-    ["SVG behind spaces", Buffer.from(`\n  ${svg}`), '"\\n  <svg xmlns=\\"h"'],
+    ["SVG after white space", Buffer.from(`\n  ${svg}`), '"\\n  <svg xmlns=\\"h"'],
     ["XML", Buffer.from(`<?xml version="1.0"?>${svg}`), '"<?xml version=\\"1"'],
     ["BMP", Buffer.from(`424d3a${"00".repeat(55)}`, "hex"), `"BM:${"\\u0000".repeat(13)}"`],
     ["PDF", Buffer.from("%PDF-1.7\n%\xe2\xe3\xcf\xd3\n1 0 obj", "latin1"), '"%PDF-1.7\\n%âãÏÓ\\n1"'],
-    ["PDF, its first bytes text", Buffer.from("%PDF-1.4 1 0 obj <</Type/Catalog>>"), '"%PDF-1.4 1 0 obj"'],
+    ["PDF, its first bytes all text", Buffer.from("%PDF-1.4 1 0 obj <</Type/Catalog>>"), '"%PDF-1.4 1 0 obj"'],
     [
       "HEIC",
       Buffer.from("\0\0\0\x18ftypheic\0\0\0\0", "latin1"),
@@ -208,7 +224,7 @@ describe("refuses", () => {
     ["one byte", Uint8Array.of(0x89), '"\x89"'],
     ["half a signature", Buffer.from("89504e47", "hex"), '"\x89PNG"'],
   ];
-  test.each(unknown)("%s: 415", async (_what, file, shown) => {
+  test.each(unknown)("%s: unknown-format", async (_what, file, shown) => {
     const message = `unknown format: ${READABLE}, got a file that begins with ${shown}`;
     for (const size of [file.length, 1]) await expectRefusal(file, "unknown-format", message, size);
   });
@@ -220,12 +236,12 @@ describe("refuses", () => {
     ["\r\n", '"\\r\\n"'],
     ["x", '"x"'],
   ];
-  test.each(texts)("text, %j: 400", async (text, shown) => {
+  test.each(texts)("text, %j: not-an-image", async (text, shown) => {
     const message = `not an image: ${READABLE}, got text that begins with ${shown}`;
     for (const size of [text.length, 1]) await expectRefusal(Buffer.from(text), "not-an-image", message, size);
   });
 
-  test("nothing: 400", async () => {
+  test("nothing: not-an-image", async () => {
     await expectRefusal(new Uint8Array(0), "not-an-image", "not an image: expected a picture, got no bytes");
     const empty = async function* () {
       yield* [new Uint8Array(0), new Uint8Array(0)];
@@ -233,7 +249,7 @@ describe("refuses", () => {
     expect(await caught(readImage(empty()))).toMatchObject({ code: "not-an-image" });
   });
 
-  test("files cut in half, and heads without a body: 422", async () => {
+  test("truncated files: corrupt", async () => {
     const large = sharp(random(300 * 200 * 3), { raw: { width: 300, height: 200, channels: 3 } });
     for (const [format, file] of [
       ["JPEG", await large.clone().jpeg().toBuffer()],
@@ -250,7 +266,7 @@ describe("refuses", () => {
     }
   });
 
-  test("a file with a broken middle: 422, or the pixels that there are", async () => {
+  test("a file with a broken middle: corrupt, or all pixels of a picture", async () => {
     for (const file of [await picture(3).jpeg().toBuffer(), await picture(3).webp().toBuffer()]) {
       for (let at = 16; at < file.length; at += 11) {
         const broken = Buffer.from(file);
@@ -262,7 +278,7 @@ describe("refuses", () => {
     }
   });
 
-  test("more pixels than may be held: 413, on the header alone", async () => {
+  test("more pixels than may be held: too-large, after reading only the header", async () => {
     const jpeg = await picture(3).jpeg().toBuffer();
     const frame = jpeg.indexOf(Buffer.from("ffc0", "hex"));
     jpeg.writeUInt16BE(60_000, frame + 5); // height
@@ -279,7 +295,7 @@ describe("refuses", () => {
     await expectRefusal(tiff, "too-large", `${most}, got 60000 × 60000`);
   });
 
-  test("more pixels than the given limits, whichever of them is meant: 413", async () => {
+  test("more pixels than the limit of the format: too-large", async () => {
     const pixels = WIDTH * HEIGHT;
     const jpeg = await picture(3).jpeg().toBuffer();
     const png = await picture(3).png().toBuffer();
@@ -297,7 +313,7 @@ describe("refuses", () => {
     }
   });
 
-  test("a TIFF with samples that are neither colour nor alpha: 415", async () => {
+  test("a TIFF with samples that are neither colour nor alpha: unknown-format", async () => {
     const samples = random(WIDTH * HEIGHT * 3);
     await expectRefusal(
       tiffOf(3, samples),
@@ -306,7 +322,7 @@ describe("refuses", () => {
     );
   });
 
-  test("a PNG for the reasons of png.ts", async () => {
+  test("a PNG for the reasons of png-read.ts", async () => {
     const png = Buffer.concat([
       SIGNATURE,
       ihdr(1, 2, 8, GREY),
@@ -316,37 +332,38 @@ describe("refuses", () => {
     await expectRefusal(png, "corrupt", "corrupt PNG: too little image data");
   });
 
-  test("a large PNG for its header, before anything is begun", async () => {
-    const of = (header: Uint8Array) => inPieces(Buffer.concat([SIGNATURE, header, new Uint8Array(20)]));
-    const harmed = ihdr(3000, 3000, 8, GREY);
-    harmed[20] ^= 1;
+  test("a PNG for its header, before any row is read", async () => {
+    const of = (header: Uint8Array, ...rest: Uint8Array[]) => inPieces(Buffer.concat([SIGNATURE, header, ...rest]));
+    const broken = ihdr(3000, 3000, 8, GREY);
+    broken[20] ^= 1;
     const limits = { streamed: 1e9, whole: 1e6 };
     const cases: [header: Uint8Array, code: ImageErrorCode, message: RegExp][] = [
-      [harmed, "corrupt", /IHDR chunk: expected CRC/],
+      [broken, "corrupt", /IHDR chunk: expected CRC/],
       [ihdr(3000, 3000, 7, GREY), "corrupt", /colour type 0 with 7 bits a sample/],
       [chunk("CgBI", random(13)), "corrupt", /first chunk: expected IHDR, got CgBI/],
       [ihdr(3000, 3000, 8, GREY, [0, 0, 1]), "too-large", /at most 1000000 pixels, got 3000 × 3000/],
     ];
     for (const [header, code, message] of cases) {
-      const error = await caught(readImage(of(header), limits));
+      const error = await caught(readImage(of(header, new Uint8Array(20)), limits));
       expect(error).toMatchObject({ code, message: expect.stringMatching(message) });
     }
-    expect(await readImage(of(ihdr(3000, 3000, 8, GREY)), limits)).toMatchObject({ width: 3000, height: 3000 });
+    const headOnly = of(ihdr(3000, 3000, 8, GREY), chunk("IDAT").subarray(0, 8));
+    expect(await readImage(headOnly, limits)).toMatchObject({ width: 3000, height: 3000 });
   });
+});
 
-  test("an error of the source comes out as it is", async () => {
-    const reset = new TypeError("connection reset");
-    for (const file of [await picture(3).jpeg().toBuffer(), pngOf(small)]) {
-      for (const length of [0, 5, 16, file.length - 1]) {
-        const failing = async function* () {
-          yield file.subarray(0, length);
-          throw reset;
-        };
-        const reading = async () => collectPixels(await readImage(failing()));
-        expect(await reading().catch((error) => error)).toBe(reset);
-      }
+test("an error of the source is passed on as it is", async () => {
+  const reset = new TypeError("connection reset");
+  for (const file of [await picture(3).jpeg().toBuffer(), pngOf(small)]) {
+    for (const length of [0, 5, 16, file.length - 1]) {
+      const failing = async function* () {
+        yield file.subarray(0, length);
+        throw reset;
+      };
+      const reading = async () => collectPixels(await readImage(failing()));
+      expect(await reading().catch((error) => error)).toBe(reset);
     }
-  });
+  }
 });
 
 async function read(file: Uint8Array, size = file.length, limits?: PixelLimits) {
@@ -386,7 +403,7 @@ function greyOfSamples(samples: Uint8Array, channels: number): Uint8Array {
   });
 }
 
-/** A GIF that is not compressed: codes of 8 bits, and a clear code before the table would need a ninth. */
+/** An uncompressed GIF: codes of 8 bits, and a clear code before the table would need a ninth bit. */
 function gifOf(width: number, height: number, colours: Uint8Array, frames: Uint8Array[], transparent = 255): Buffer {
   const table = Buffer.alloc(128 * 3);
   table.set(colours);
@@ -412,9 +429,9 @@ function tiffOf(channels: 1 | 3, samples: Uint8Array): Buffer {
     [256, 3, [WIDTH]],
     [257, 3, [HEIGHT]],
     [258, 3, Array(channels).fill(8)], // bits a sample
-    [259, 3, [1]], // not compressed
+    [259, 3, [1]], // uncompressed
     [262, 3, [1]], // 0 is black
-    [273, 4, [200]], // where the strip begins
+    [273, 4, [200]], // offset of the strip
     [277, 3, [channels]],
     [278, 3, [HEIGHT]], // rows of the strip
     [279, 4, [samples.length]],

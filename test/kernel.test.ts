@@ -1,26 +1,24 @@
-// The kernel against references written from the definitions (PNG spec, Sobel, BT.601), against OpenCV's bytes and
-// against zlib. One table of cases, run on the scalar and on the SIMD kernel. Speed is bench.ts's business.
+// The kernel against references written from the definitions (PNG specification, Sobel, BT.601), against OpenCV's bytes
+// and against zlib. One table of cases runs on both kernels, scalar and SIMD.
 
 import { afterAll, describe, expect, spyOn, test } from "bun:test";
 import { spawnSync } from "node:child_process";
 import { copyFileSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { deflateSync } from "node:zlib";
-import { base64Bytes, kernel, type SimdKernel, scalar, simd } from "../picture/kernel/kernel.ts";
+import { kernel, type SimdKernel, scalar, simd } from "../picture/kernel/kernel.ts";
 import { sobel } from "../sobel.ts";
+import { adlerOf, chance, expectSame, random } from "./pictures.ts";
 
 const root = join(import.meta.dirname, "..");
 const scratch = mkdtempSync(join(tmpdir(), "kernel-"));
 afterAll(() => rmSync(scratch, { recursive: true }));
-const EQUALS = 61;
-let seed = 1;
 
 describe.each([{ ...scalar, sobel }, simd()].map((k): [string, SimdKernel] => [k.name, k]))("%s", (_name, k) => {
   describe.each([1, 2, 3, 4, 6, 8])("unfilter, %i bytes per pixel", (bpp) => {
     test.each([0, 1, 2, 3, 4])("filter %i, widths from 1", (filter) => {
       for (const width of [1, 2, 3, 4, 5, 7, 11, 16, 17, 33, 101]) {
-        // Small differences too: there the Paeth predictor has its ties.
+        // Small samples too: they make ties of the Paeth predictor.
         for (const range of [256, 3]) {
           const rowBytes = width * bpp;
           const lines = randomLines(4, rowBytes, () => filter, range);
@@ -33,7 +31,7 @@ describe.each([{ ...scalar, sobel }, simd()].map((k): [string, SimdKernel] => [k
       }
     });
 
-    test("rows of all filters, in one call or in several", () => {
+    test("rows of all filters give the same in one call and in several", () => {
       const rowBytes = 29 * bpp;
       const lines = randomLines(40, rowBytes, (y) => (y * 7) % 5);
       const previous = random(rowBytes);
@@ -51,7 +49,7 @@ describe.each([{ ...scalar, sobel }, simd()].map((k): [string, SimdKernel] => [k
     });
   });
 
-  test("unfilter leaves the bytes around the lines alone", () => {
+  test("unfilter does not change the bytes around the lines", () => {
     for (const bpp of [1, 2, 3, 4, 6, 8]) {
       const rowBytes = 9 * bpp;
       const around = random(3 * (1 + rowBytes) + 32);
@@ -59,12 +57,12 @@ describe.each([{ ...scalar, sobel }, simd()].map((k): [string, SimdKernel] => [k
       const lines = around.subarray(16, -16);
       for (let y = 0; y < 3; y++) lines[y * (1 + rowBytes)] = 4;
       k.unfilter(lines, rowBytes, bpp, new Uint8Array(rowBytes));
-      expectSame(around.subarray(0, 16), before.subarray(0, 16), "in front");
-      expectSame(around.subarray(-16), before.subarray(-16), "behind");
+      expectSame(around.subarray(0, 16), before.subarray(0, 16), "before the lines");
+      expectSame(around.subarray(-16), before.subarray(-16), "after the lines");
     }
   });
 
-  // More than one strip, a row longer than a strip, and back to a small one after the memory has grown.
+  // Several strips; a row longer than a strip; then a small picture after the memory has grown.
   test.each([
     [1000, 300],
     [150_001, 3],
@@ -104,7 +102,7 @@ describe.each([{ ...scalar, sobel }, simd()].map((k): [string, SimdKernel] => [k
     }
   });
 
-  test("no lines change nothing", () => {
+  test("no lines: nothing changes", () => {
     const previous = Uint8Array.of(1, 2, 3);
     k.unfilter(new Uint8Array(0), 3, 3, previous);
     k.unfilterLuminance(new Uint8Array(0), 1, 3, previous, new Uint8Array(0));
@@ -212,55 +210,21 @@ describe.each([{ ...scalar, sobel }, simd()].map((k): [string, SimdKernel] => [k
     }
   });
 
-  test("Adler-32, of bytes of any number", () => {
+  test("adler32 equals zlib's for any number of bytes, in one call and in two", () => {
     for (const length of [0, 1, 15, 16, 17, 5552, 5553, 131_072, 300_001]) {
       const heavy = new Uint8Array(length).fill(255);
       for (const bytes of [random(length), heavy]) {
-        expect(k.adler32(bytes)).toBe(referenceAdler(bytes));
+        expect(k.adler32(bytes)).toBe(adlerOf(bytes));
         const cut = length >> 2;
-        expect(k.adler32(bytes.subarray(cut), k.adler32(bytes.subarray(0, cut)))).toBe(referenceAdler(bytes));
+        expect(k.adler32(bytes.subarray(cut), k.adler32(bytes.subarray(0, cut)))).toBe(adlerOf(bytes));
       }
     }
   });
 
-  test("base64 of any number of bytes, to and fro", () => {
-    for (const length of [...Array(60).keys(), 98_303, 98_304, 98_305, 98_306, 300_001]) {
-      const bytes = random(length);
-      const expected = Buffer.from(bytes).toString("base64");
-      const text = new Uint8Array(expected.length);
-      k.toBase64(bytes, text);
-      expect(Buffer.from(text).toString("latin1")).toBe(expected);
-      expect(base64Bytes(text)).toBe(length);
-      const back = new Uint8Array(length);
-      expect(k.fromBase64(text, back)).toBe(true);
-      expectSame(back, bytes, `${length} bytes`);
-      expect(k.fromBase64(text, text.subarray(0, length))).toBe(true);
-      expectSame(text.subarray(0, length), bytes, `${length} bytes, in the place of the text`);
-    }
-  });
-
-  test("what is not base64 is found, whatever byte it is and wherever it stands", () => {
-    const sound = new Set(Buffer.from("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"));
-    for (const length of [4, 8, 16, 20, 28, 131_072, 131_076]) {
-      const text = new Uint8Array(length).fill(66);
-      const places = length > 100 ? [0, 131_071, length - 5] : Array(length).keys();
-      for (const at of places) {
-        for (let byte = 0; byte < 256; byte++) {
-          text[at] = byte;
-          // At the end it is padding.
-          const bytes = new Uint8Array(base64Bytes(text));
-          const padding = byte === EQUALS && at === length - 1;
-          expect([at, byte, k.fromBase64(text, bytes)]).toEqual([at, byte, padding || sound.has(byte)]);
-        }
-        text[at] = 66;
-      }
-    }
-  });
-
-  test("OpenCV's bytes", () => {
-    // r = np.random.default_rng(1); g = r.integers(0, 256, (29, 37), np.uint8); p = r.integers(0, 256, (1, 64, 3), np.uint8)
-    // s = [cv2.Sobel(g, cv2.CV_64F, *d, ksize=3) for d in ((1, 0), (0, 1))]
-    // open("test/golden/opencv.bin", "wb").write(b"".join(a.tobytes() for a in (
+  test("luminance and sobel equal OpenCV's bytes", () => {
+    // r = np.random.default_rng(1); g = r.integers(0, 256, (29, 37), np.uint8); p = r.integers(0, 256, (1, 64, 3),
+    // np.uint8) s = [cv2.Sobel(g, cv2.CV_64F, *d, ksize=3) for d in ((1, 0), (0, 1))] open("test/golden/opencv.bin",
+    // "wb").write(b"".join(a.tobytes() for a in (
     //   g, cv2.convertScaleAbs(cv2.magnitude(*s)), p, cv2.cvtColor(p, cv2.COLOR_RGB2GRAY))))
     const golden = new Uint8Array(readFileSync(join(root, "test/golden/opencv.bin")));
     const [width, rows] = [37, 29];
@@ -301,22 +265,20 @@ describe.each([{ ...scalar, sobel }, simd()].map((k): [string, SimdKernel] => [k
     ["rows: expected a whole number from 0, got 1.5", () => k.filterSub(bytes(6), 4, 1.5, bytes(5))],
     ["grey: expected 4 bytes, got 3", () => k.filterSub(bytes(3), 4, 1, bytes(5))],
     ["lines: expected 5 bytes, got 4", () => k.filterSub(bytes(4), 4, 1, bytes(4))],
-    ["text: expected 8 bytes, got 4", () => k.toBase64(bytes(4), bytes(4))],
-    ["text: expected a multiple of 4 bytes, got 7", () => k.fromBase64(bytes(7), bytes(5))],
-    ["bytes: expected 3 bytes, got 2", () => k.fromBase64(bytes(4), bytes(2))],
   ])("%s", (message, call) => {
     expect(call).toThrow(new RangeError(message));
   });
 
-  test("a bad filter is found before anything is written", () => {
+  test("an unknown filter is an error before anything is written", () => {
     const lines = Uint8Array.of(1, 9, 9, 1, 9, 9, 5, 9, 9);
     expect(() => k.unfilter(lines, 2, 1, new Uint8Array(2))).toThrow("got 5");
     expect([...lines]).toEqual([1, 9, 9, 1, 9, 9, 5, 9, 9]);
   });
 });
 
-test("lines that end with the last page of the memory", () => {
-  // 43690 of `previous` and two lines of 43691 are 2 pages of 64 KiB exactly; the load behind the last pixel is not.
+test("lines may end at the last byte of the memory", () => {
+  // `previous` has 43690 bytes and each of two lines 43691: exactly 2 pages of 64 KiB. The load after the last pixel is
+  // beyond them.
   const rowBytes = 43690;
   const lines = randomLines(2, rowBytes, () => 4);
   const expected = referenceUnfilter(lines, rowBytes, 2, new Uint8Array(rowBytes));
@@ -324,12 +286,12 @@ test("lines that end with the last page of the memory", () => {
   expectSame(lines, expected, "lines");
 });
 
-describe("which kernel", () => {
-  test("simd, where the engine has it", () => {
+describe("the kernel of this process", () => {
+  test("is SIMD where the engine has it", () => {
     expect(kernel.name).toBe("simd");
   });
 
-  test("scalar and one warning, where it has not", async () => {
+  test("is scalar where the engine has no SIMD, with one warning", async () => {
     const validate = spyOn(WebAssembly, "validate").mockReturnValue(false);
     const warn = spyOn(console, "warn").mockImplementation(() => {});
     try {
@@ -343,17 +305,17 @@ describe("which kernel", () => {
     }
   });
 
-  test("a missing kernel.wasm is an error, not a slower kernel", async () => {
+  test("is an error where kernel.wasm is missing", async () => {
     await expect(import(copyOfKernel())).rejects.toThrow("ENOENT");
   });
 
-  test("so is a broken one", async () => {
+  test("is an error where kernel.wasm is broken", async () => {
     const whole = readFileSync(join(root, "picture/kernel/kernel.wasm"));
     await expect(import(copyOfKernel(whole.subarray(0, -9)))).rejects.toBeInstanceOf(WebAssembly.CompileError);
     await expect(import(copyOfKernel(new Uint8Array(0)))).rejects.toBeInstanceOf(WebAssembly.CompileError);
   });
 
-  test.each(["kernel", "deflate", "inflate"])(
+  test.each(["kernel", "deflate"])(
     "%s.wasm is what its source compiles to, byte for byte",
     (part) => {
       const out = join(scratch, `${part}.wasm`);
@@ -370,7 +332,7 @@ describe("which kernel", () => {
       const { status, stderr } = spawnSync(process.execPath, [asc, ...args], { cwd: root, encoding: "utf8" });
       expect({ status, stderr }).toEqual({ status: 0, stderr: "" });
       const committed = readFileSync(join(root, `picture/kernel/${part}.wasm`));
-      expectSame(committed, readFileSync(out), `${part}.wasm; \`bun run build\` makes it anew`);
+      expectSame(committed, readFileSync(out), `${part}.wasm: run \`bun run build\``);
     },
     60_000,
   );
@@ -385,7 +347,7 @@ const patterns: Record<string, (x: number, y: number) => number> = {
   flat: () => 255,
 };
 
-/** From the PNG spec, clause 9, a byte at a time, with its own Paeth. */
+/** From the PNG specification, clause 9, a byte at a time. */
 function referenceUnfilter(lines: Uint8Array, rowBytes: number, bpp: number, previous: Uint8Array): Uint8Array {
   const out = new Uint8Array(lines.length);
   for (let row = 1; row < lines.length; row += 1 + rowBytes) {
@@ -446,29 +408,7 @@ function expectFiltered(k: SimdKernel, grey: Uint8Array, width: number, rows: nu
     return x < 0 ? 1 : x === 0 ? grey[at] : grey[at] - grey[at - 1];
   });
   expectSame(lines, expected, `lines, ${width} × ${rows}`);
-  expect(adler).toBe(referenceAdler(expected));
-}
-
-/** What zlib writes behind its data. */
-function referenceAdler(bytes: Uint8Array): number {
-  return deflateSync(bytes, { level: 0 }).subarray(-4).readUInt32BE();
-}
-
-/** A whole array in a failure message helps nobody: the first difference does. */
-function expectSame(got: Uint8Array, expected: Uint8Array, what: string): void {
-  const at = got.length === expected.length ? got.findIndex((value, i) => value !== expected[i]) : got.length;
-  if (at >= 0) expect({ what, at, value: got[at] }).toEqual({ what, at, value: expected[at] });
-  expect(got.length).toBe(expected.length);
-}
-
-function random(length: number, range = 256): Uint8Array {
-  return Uint8Array.from({ length }, () => chance() * range);
-}
-
-/** 0 to 1, the same sequence in every run (Numerical Recipes' congruential generator). */
-function chance(): number {
-  seed = (Math.imul(seed, 1664525) + 1013904223) >>> 0;
-  return seed / 2 ** 32;
+  expect(adler).toBe(adlerOf(expected));
 }
 
 function randomLines(rows: number, rowBytes: number, filter: (y: number) => number, range = 256): Uint8Array {
@@ -477,10 +417,11 @@ function randomLines(rows: number, rowBytes: number, filter: (y: number) => numb
   return lines;
 }
 
-/** kernel.ts and its twins in a folder of their own, to be imported anew beside this kernel.wasm, or none. */
+/** A copy of the kernel's modules, to be imported again, beside this kernel.wasm or none. */
 function copyOfKernel(wasm?: Uint8Array): string {
   const dir = mkdtempSync(join(scratch, "copy-"));
-  for (const file of ["kernel.ts", "scalar.ts"]) copyFileSync(join(root, "picture/kernel", file), join(dir, file));
+  for (const file of ["kernel.ts", "simd.ts", "scalar.ts"])
+    copyFileSync(join(root, "picture/kernel", file), join(dir, file));
   if (wasm) writeFileSync(join(dir, "kernel.wasm"), wasm);
   return join(dir, "kernel.ts");
 }

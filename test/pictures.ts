@@ -1,5 +1,5 @@
-// Pictures for the tests: a PNG writer that can write every PNG there is, broken ones too, and the grey that each
-// should become. Written from the specification, pixel by pixel; nothing here is shared with png.ts or the kernel.
+// Pictures for the tests: a writer of every kind of PNG, broken ones too, and the grey that each should become. Written
+// from the specification, pixel by pixel. Nothing here is shared with the reader and writer in picture/.
 import { expect } from "bun:test";
 import { crc32, deflateSync } from "node:zlib";
 import { collectPixels, type GreyImage, type PixelLimits } from "../picture/picture.ts";
@@ -26,11 +26,11 @@ export interface Picture {
   palette?: Uint8Array;
   /** The payload of tRNS. */
   transparency?: Uint8Array;
-  /** The filter of each scanline; all five in turn where it is not given. */
+  /** The filter of each scanline; by default all five in turn. */
   filter?: (line: number) => number;
 }
 
-/** Where each pass of Adam7 begins, and its steps, from the 8 × 8 pattern of the specification. */
+/** The pass of each pixel in Adam7: the 8 × 8 pattern of the specification. */
 const PATTERN = ["16462646", "77777777", "56565656", "77777777", "36463646", "77777777", "56565656", "77777777"];
 
 export function chunk(type: string, payload: Uint8Array = Buffer.alloc(0)): Buffer {
@@ -54,7 +54,7 @@ export function headerOf({ width, height, depth, colour, interlaced }: Picture):
   return ihdr(width, height, depth, colour, [0, 0, interlaced ? 1 : 0]);
 }
 
-/** A whole file. `idat` is how the compressed data are cut into IDAT chunks, the last size repeated. */
+/** A whole file. `idat` are the sizes of its IDAT chunks; the last size repeats. */
 export function pngOf(picture: Picture, idat = [Number.POSITIVE_INFINITY]): Buffer {
   const parts: Uint8Array[] = [SIGNATURE, headerOf(picture)];
   if (picture.palette) parts.push(chunk("PLTE", picture.palette));
@@ -68,7 +68,7 @@ export function pngOf(picture: Picture, idat = [Number.POSITIVE_INFINITY]): Buff
   return Buffer.concat([...parts, chunk("IEND")]);
 }
 
-/** What a file holds compressed: the filtered scanlines of the picture, or of its seven passes. */
+/** The data of a file before compression: the filtered scanlines of the picture, or of its seven passes. */
 export function scanlines(picture: Picture): Buffer {
   const { width, height, interlaced, filter = (line) => line % 5 } = picture;
   const passes = interlaced ? [1, 2, 3, 4, 5, 6, 7] : [0];
@@ -136,7 +136,7 @@ export function over(colour: number[], alpha = 255): number {
   return Math.floor((y * alpha + 255 * (255 - alpha) + 127) / 255);
 }
 
-/** The magnitude as the definition has it, the neighbour beyond an edge being the one before it. */
+/** The magnitude by its definition. Beyond an edge is the neighbour before it (BORDER_REFLECT_101). */
 export function sobelOf(grey: Uint8Array, width: number, height: number): Uint8Array {
   const inside = (i: number, size: number) => (size === 1 ? 0 : i < 0 ? -i : i < size ? i : 2 * size - 2 - i);
   return Uint8Array.from(grey, (_, i) => {
@@ -150,7 +150,7 @@ export function sobelOf(grey: Uint8Array, width: number, height: number): Uint8A
 
 let seed = 1;
 
-/** 0 to 1, the same sequence in every run (Numerical Recipes' congruential generator). */
+/** 0 to 1, the same sequence in every run (the congruential generator of Numerical Recipes). */
 export function chance(): number {
   seed = (Math.imul(seed, 1664525) + 1013904223) >>> 0;
   return seed / 2 ** 32;
@@ -160,7 +160,10 @@ export function random(length: number, range = 256): Uint8Array {
   return Uint8Array.from({ length }, () => chance() * range);
 }
 
-/** With a transparent colour that is there, and in 16 bits others that differ from it in the low byte alone. */
+/**
+ * A transparent picture has pixels of the transparent colour. With 16 bits it also has colours that differ from it only
+ * in the low byte.
+ */
 export function randomPicture(
   width: number,
   height: number,
@@ -188,6 +191,11 @@ function bigEndian(samples: Uint16Array): Uint8Array {
   return Uint8Array.from({ length: samples.length * 2 }, (_, i) => samples[i >> 1] >> (i % 2 ? 0 : 8));
 }
 
+/** Adler-32 by zlib, which writes it after the data. */
+export function adlerOf(bytes: Uint8Array): number {
+  return deflateSync(bytes, { level: 0 }).subarray(-4).readUInt32BE();
+}
+
 export async function* inPieces(bytes: Uint8Array, size = bytes.length): AsyncGenerator<Uint8Array> {
   for (let at = 0; at < bytes.length; at += size) yield bytes.subarray(at, at + size);
 }
@@ -198,7 +206,7 @@ export async function read(png: AsyncIterable<Uint8Array>, limits = UNLIMITED): 
   return collectPixels(await readPng(png, limits));
 }
 
-/** Pixels as a reader gives them, in blocks of `most` rows that share one buffer. */
+/** Pixels as a reader yields them, in blocks of up to `most` rows that share one buffer. */
 export function imageOf(pixels: Uint8Array, width: number, most: number, end?: Error): GreyImage {
   const blocks = async function* () {
     const shared = new Uint8Array(most * width);
@@ -213,7 +221,7 @@ export function imageOf(pixels: Uint8Array, width: number, most: number, end?: E
   return { width, height: pixels.length / width, blocks: blocks() };
 }
 
-/** A whole array in a failure message helps nobody: the first difference does. */
+/** Compares two arrays. A failure shows the first difference instead of whole arrays. */
 export function expectSame<T extends Uint8Array | Uint16Array>(got: T, expected: T, what = ""): void {
   const at = got.length === expected.length ? got.findIndex((value, i) => value !== expected[i]) : got.length;
   if (at >= 0) expect({ what, at, value: got[at] }).toEqual({ what, at, value: expected[at] });

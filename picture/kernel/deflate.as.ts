@@ -1,26 +1,28 @@
-// The two loops over bytes of deflate.ts: count the tokens of a block, and write them as codes. AssemblyScript,
-// compiled by `bun run build` to deflate.wasm, which is committed. No SIMD: it runs wherever WebAssembly does.
+// The two loops of deflate.ts: count the tokens of a block, and write them as codes. AssemblyScript: `bun run build`
+// compiles it to deflate.wasm, which is committed. It uses no SIMD, so it runs wherever WebAssembly does.
 //
-// A token is a literal (0 to 255), the end of a block (256), or a run (254 + its length of 3 to 258): so many more of
-// the byte before. A code is 32 bits: how many bits it has in the upper 8, the bits themselves, first bit lowest, below.
-// Of literals it has at most 14, so that four of them, and fewer than 8 bits that are left, are one word.
+//     a token     a literal (0 to 255), the end of a block (256), or a run (254 + its length of 3 to 258), which
+//                 repeats the byte before it
+//     a code      32 bits: the number of its bits (upper 8), then the bits, first bit lowest
 //
-// A run is looked for at every fourth byte, and taken if it has eight or more: one comparison of words, which comes out the
-// same nearly always. Shorter ones would save next to nothing, and cost a wrong guess of the processor for each.
+// The code of a literal has at most 14 bits. So four of them, and up to 7 bits left over, fit into a word.
 //
-// Invariant: every pointer comes from deflate.ts; a block has a byte before it that may be read.
+// Runs are looked for at every fourth byte, and only of eight bytes or more: one comparison of words, which the
+// processor predicts well. Shorter runs would save little, and each would cost a misprediction.
+//
+// Invariant: every pointer comes from deflate.ts, and the byte before a block can be read.
 
 const MAX_RUN: usize = 258;
 const RUN: usize = 254;
 const LITERALS: usize = 256;
-/** Tokens, and three times literals: with one counter each, equal bytes would wait for each other. */
+/** One counter a token, and three more a literal: with one each, equal bytes would wait for each other. */
 const COUNTERS: usize = 513 + 3 * LITERALS;
 
-/** Bits that do not make a byte yet; fewer than 8 between calls. */
+/** Bits that are not a whole byte yet; fewer than 8 between calls. */
 let bits: u64 = 0;
 let held: u64 = 0;
 
-/** Counts the tokens of a block's bytes, in 513 of the counters; they are 32 bits each, and the others are used up. */
+/** Counts the tokens of a block, in the first 513 counters of 32 bits. The other counters are scratch. */
 export function count(at: usize, end: usize, counters: usize): void {
   const others = counters + 4 * 513;
   memory.fill(counters, 0, 4 * COUNTERS);
@@ -45,9 +47,9 @@ export function count(at: usize, end: usize, counters: usize): void {
   }
 }
 
-/** Writes a block's bytes as the codes of its tokens; returns where the next go. */
+/** Writes a block as the codes of its tokens. Returns the position after the last whole byte. */
 export function write(at: usize, end: usize, codes: usize, out: usize): usize {
-  // In locals. A word is stored each time, and as far as it is whole it stands.
+  // Locals are faster than globals. Every step stores a whole word; the next one overwrites its incomplete byte.
   let word = bits;
   let length = held;
   while (at < end) {
@@ -82,7 +84,7 @@ export function write(at: usize, end: usize, codes: usize, out: usize): usize {
   return out;
 }
 
-/** Writes codes as they stand, `number` of them. */
+/** Writes `number` codes as they are. */
 export function writeCodes(at: usize, number: usize, out: usize): usize {
   for (const end = at + (number << 2); at < end; at += 4) {
     const code = load<u32>(at);
@@ -96,7 +98,7 @@ export function writeCodes(at: usize, number: usize, out: usize): usize {
   return out;
 }
 
-/** Fills up to a whole byte with zeros: the next bits begin a byte of their own. */
+/** Completes the last byte with zeros. The next bits begin a new byte. */
 export function flush(out: usize): usize {
   store<u64>(out, bits);
   out += held > 0 ? 1 : 0;
@@ -104,14 +106,13 @@ export function flush(out: usize): usize {
   return out;
 }
 
-/** Whether the next eight bytes are all as the one before them. */
-// @ts-ignore: decorator
+/** Whether the next eight bytes equal the byte before them. */
 @inline
 function isRun(at: usize): bool {
   return load<u64>(at) == load<u64>(at - 1);
 }
 
-/** How many bytes from `at` on are as the one before it, at most `MAX_RUN`. */
+/** How many bytes from `at` on equal the byte before it, at most `MAX_RUN`. */
 function runLength(at: usize, end: usize): usize {
   const byte = load<u8>(at - 1);
   const stop = min(end, at + MAX_RUN);
@@ -120,26 +121,22 @@ function runLength(at: usize, end: usize): usize {
   return next - at;
 }
 
-// @ts-ignore: decorator
 @inline
 function add(counters: usize, token: usize): void {
   const counter = counters + 4 * token;
   store<u32>(counter, load<u32>(counter) + 1);
 }
 
-// @ts-ignore: decorator
 @inline
 function codeOf(codes: usize, token: usize): u32 {
   return load<u32>(codes + 4 * token);
 }
 
-// @ts-ignore: decorator
 @inline
 function bitsOf(code: u32): u64 {
   return code & 0xffffff;
 }
 
-// @ts-ignore: decorator
 @inline
 function lengthOf(code: u32): u64 {
   return code >> 24;

@@ -1,7 +1,7 @@
 // The loops over pixels and bytes in plain TypeScript: the twins of kernel.as.ts, for engines without WebAssembly SIMD
-// and for reading. They check nothing (kernel.ts does, before it calls them) and keep no state.
+// and for readers. They keep no state, and check nothing: kernel.ts checks before it calls them.
 //
-// Invariant: every byte is the one that kernel.as.ts gives. The tests run one table of cases on both.
+// Invariant: every byte equals that of kernel.as.ts. The tests run one table of cases on both.
 
 const SUB = 1;
 const UP = 2;
@@ -57,7 +57,7 @@ export function filterSub(grey: Uint8Array, width: number, rows: number, lines: 
   return adler32(lines);
 }
 
-/** Adler-32 (RFC 1950). The remainders are taken every 3800 bytes, the round number that keeps `s2` in 31 bits. */
+/** Adler-32 (RFC 1950). 3800 bytes between remainders keep `s2` in 31 bits. */
 export function adler32(bytes: Uint8Array, adler = 1): number {
   let s1 = adler & 0xffff;
   let s2 = adler >>> 16;
@@ -73,44 +73,6 @@ export function adler32(bytes: Uint8Array, adler = 1): number {
   return s2 * 65536 + s1;
 }
 
-const LETTERS = Uint8Array.from("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/", (c) =>
-  c.charCodeAt(0),
-);
-const EQUALS = 61;
-const STRANGE = 64;
-const VALUES = new Uint8Array(256).fill(STRANGE);
-LETTERS.forEach((letter, value) => {
-  VALUES[letter] = value;
-});
-
-export function toBase64(bytes: Uint8Array, text: Uint8Array): void {
-  for (let at = 0, to = 0; at < bytes.length; at += 3) {
-    const three = (bytes[at] << 16) | (bytes[at + 1] << 8) | bytes[at + 2];
-    text[to++] = LETTERS[three >> 18];
-    text[to++] = LETTERS[(three >> 12) & 63];
-    text[to++] = at + 1 < bytes.length ? LETTERS[(three >> 6) & 63] : EQUALS;
-    text[to++] = at + 2 < bytes.length ? LETTERS[three & 63] : EQUALS;
-  }
-}
-
-export function fromBase64(text: Uint8Array, bytes: Uint8Array): boolean {
-  // The places of the padding hold what comes of no byte.
-  const end = Math.ceil((bytes.length * 4) / 3);
-  let seen = 0;
-  for (let at = 0, to = 0; at < end; at += 4) {
-    let four = 0;
-    for (let i = at; i < at + 4; i++) {
-      const value = i < end ? VALUES[text[i]] : 0;
-      seen |= value;
-      four = (four << 6) | value;
-    }
-    bytes[to++] = four >> 16;
-    bytes[to++] = four >> 8;
-    bytes[to++] = four;
-  }
-  return seen < STRANGE;
-}
-
 function unfilterRow(
   lines: Uint8Array,
   row: number,
@@ -123,7 +85,7 @@ function unfilterRow(
   const first = row + bpp;
   const end = row + rowBytes;
   lines[row - 1] = 0;
-  // In the first pixel the bytes to the left are 0: Sub has nothing to add, and Paeth predicts the byte above.
+  // The bytes to the left of the first pixel are 0, so Sub adds nothing there, and Paeth predicts the byte above.
   if (filter === SUB) {
     for (let i = first; i < end; i++) lines[i] += lines[i - bpp];
   } else if (filter === UP) {
@@ -137,8 +99,8 @@ function unfilterRow(
       const a = lines[i - bpp];
       const b = above[up];
       const c = above[up - bpp];
-      // The spec's predictor without its distances (see paethLessC in kernel.as.ts), and without branches: in a
-      // photograph the processor would guess every other one wrong. Shifts by 31 make masks of signs.
+      // The specification's predictor, without its distances (see paethLessC in unfilter.as.ts) and without branches:
+      // in a photograph the processor would mispredict every other one. Shifts by 31 make masks of signs.
       const t = 3 * c - a - b;
       const less = (a - b) & ((a - b) >> 31);
       const low = b + less;

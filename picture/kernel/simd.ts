@@ -1,0 +1,130 @@
+// The loops of kernel.wasm, 16 bytes at a time: copies a strip in, runs the loop, copies the result out.
+//
+// They check nothing: kernel.ts checks before it calls them. The loops themselves are in kernel.as.ts.
+
+import { readFileSync } from "node:fs";
+import type { Loops, SimdKernel } from "./kernel.ts";
+
+/**
+ * Pictures go through the WebAssembly memory in strips of about this many bytes, or of one row where a row is longer.
+ * Strips stay in the second-level cache, and the memory, which can only grow, stays small.
+ */
+const STRIP = 1 << 17;
+/** The loops may load this far past the end of a buffer. */
+const SLACK = 16;
+
+/** The exports of kernel.wasm. Every argument is a pointer or a count. */
+interface Wasm {
+  memory: WebAssembly.Memory;
+  unfilter(lines: number, rows: number, rowBytes: number, bytesPerPixel: number, previous: number): void;
+  luminance(pixels: number, channels: number, count: number, grey: number): void;
+  unfilterLuminance(lines: number, rows: number, width: number, channels: number, previous: number, grey: number): void;
+  sobel(band: number, width: number, rows: number, edges: number): void;
+  filterSub(grey: number, width: number, rows: number, lines: number, adler: number): number;
+  adler32(at: number, length: number, adler: number): number;
+}
+
+/** An instance of kernel.wasm, with a memory of its own. */
+export class SimdLoops implements Loops, Pick<SimdKernel, "sobel"> {
+  readonly #wasm = instantiate();
+  #heap = new Uint8Array(this.#wasm.memory.buffer);
+
+  unfilter(lines: Uint8Array, rowBytes: number, bytesPerPixel: number, previous: Uint8Array): void {
+    const stride = 1 + rowBytes;
+    const step = rowsPerStrip(stride) * stride;
+    const heap = this.#reserve(rowBytes + Math.min(step, lines.length));
+    heap.set(previous, 0);
+    for (let at = 0; at < lines.length; at += step) {
+      const strip = lines.subarray(at, at + step);
+      heap.set(strip, rowBytes);
+      this.#wasm.unfilter(rowBytes, strip.length / stride, rowBytes, bytesPerPixel, 0);
+      strip.set(heap.subarray(rowBytes, rowBytes + strip.length));
+    }
+    previous.set(heap.subarray(0, rowBytes));
+  }
+
+  luminance(pixels: Uint8Array, channels: number, grey: Uint8Array): void {
+    const step = Math.floor(STRIP / channels);
+    const out = step * channels + SLACK;
+    const heap = this.#reserve(out + step);
+    for (let at = 0; at < grey.length; at += step) {
+      const count = Math.min(step, grey.length - at);
+      heap.set(pixels.subarray(at * channels, (at + count) * channels), 0);
+      this.#wasm.luminance(0, channels, count, out);
+      grey.set(heap.subarray(out, out + count), at);
+    }
+  }
+
+  unfilterLuminance(lines: Uint8Array, width: number, channels: number, previous: Uint8Array, grey: Uint8Array): void {
+    const rowBytes = width * channels;
+    const stride = 1 + rowBytes;
+    const step = rowsPerStrip(stride) * stride;
+    const out = rowBytes + Math.min(step, lines.length) + SLACK;
+    const heap = this.#reserve(out + Math.min(rowsPerStrip(stride) * width, grey.length));
+    heap.set(previous, 0);
+    for (let at = 0, to = 0; at < lines.length; at += step) {
+      const strip = lines.subarray(at, at + step);
+      const rows = strip.length / stride;
+      heap.set(strip, rowBytes);
+      this.#wasm.unfilterLuminance(rowBytes, rows, width, channels, 0, out);
+      grey.set(heap.subarray(out, out + rows * width), to);
+      to += rows * width;
+    }
+    previous.set(heap.subarray(0, rowBytes));
+  }
+
+  sobel(band: Uint8Array, width: number, rows: number, edges: Uint8Array): void {
+    const step = Math.min(rowsPerStrip(width), rows);
+    const out = (step + 2) * width;
+    const heap = this.#reserve(out + step * width);
+    for (let y = 0; y < rows; y += step) {
+      const count = Math.min(step, rows - y);
+      heap.set(band.subarray(y * width, (y + count + 2) * width), 0);
+      this.#wasm.sobel(0, width, count, out);
+      edges.set(heap.subarray(out, out + count * width), y * width);
+    }
+  }
+
+  filterSub(grey: Uint8Array, width: number, rows: number, lines: Uint8Array): number {
+    const step = Math.min(rowsPerStrip(width), rows);
+    const out = step * width;
+    const heap = this.#reserve(out + step * (1 + width));
+    let adler = 1;
+    for (let y = 0; y < rows; y += step) {
+      const count = Math.min(step, rows - y);
+      heap.set(grey.subarray(y * width, (y + count) * width), 0);
+      adler = this.#wasm.filterSub(0, width, count, out, adler);
+      lines.set(heap.subarray(out, out + count * (1 + width)), y * (1 + width));
+    }
+    return adler >>> 0;
+  }
+
+  adler32(bytes: Uint8Array, adler = 1): number {
+    const heap = this.#reserve(STRIP);
+    for (let at = 0; at < bytes.length; at += STRIP) {
+      const strip = bytes.subarray(at, at + STRIP);
+      heap.set(strip, 0);
+      adler = this.#wasm.adler32(0, strip.length, adler);
+    }
+    return adler >>> 0;
+  }
+
+  /** Makes room for a whole call. Growing detaches every view, so it happens before the first byte goes in. */
+  #reserve(bytes: number): Uint8Array {
+    const missing = bytes + SLACK - this.#heap.length;
+    if (missing > 0) {
+      this.#wasm.memory.grow(Math.ceil(missing / 65536));
+      this.#heap = new Uint8Array(this.#wasm.memory.buffer);
+    }
+    return this.#heap;
+  }
+}
+
+function instantiate(): Wasm {
+  const file = readFileSync(new URL("./kernel.wasm", import.meta.url));
+  return new WebAssembly.Instance(new WebAssembly.Module(file)).exports as unknown as Wasm;
+}
+
+function rowsPerStrip(rowBytes: number): number {
+  return Math.max(1, Math.floor(STRIP / rowBytes));
+}
