@@ -16,6 +16,7 @@ import { Elysia } from "elysia";
 import type { Registry } from "prom-client";
 import type { Backends, Job } from "./backends.ts";
 import { startEmbedded } from "./embedded.ts";
+import { type End, Follower, failureOf } from "./http/follow.ts";
 import { allowedHosts, guarded } from "./http/guard.ts";
 import {
   brokenOff,
@@ -36,7 +37,6 @@ import { serve } from "./http/serve.ts";
 import { readApiDocument, readPage, servePage } from "./http/static.ts";
 import { Upload } from "./http/upload.ts";
 import { enqueue, jobOf, merge, removeJob, startOrResume, withLease } from "./job.ts";
-import { type End, Follower, failureOf } from "./ops/follow.ts";
 import { backendHealth } from "./ops/health.ts";
 import { type Log, openLog } from "./ops/log.ts";
 import { BackendGauges, CoordinatorMetrics, FleetMetrics, openRegistry } from "./ops/metrics.ts";
@@ -46,6 +46,7 @@ import {
   DEFAULT_JOBS,
   DEFAULT_UPLOAD_BYTES,
   DRAIN_MS,
+  hostsSetting,
   levelSetting,
   setting,
   tokenSetting,
@@ -55,7 +56,7 @@ import { DEFAULT_LIMITS, readImage } from "./picture/read.ts";
 import { RabbitQueue } from "./queue.ts";
 import { RedisResults } from "./results.ts";
 import { isData, kindOf, schemaOf, type Task } from "./task.ts";
-import { allTasks, findTask, findTaskToResume, loadTasks, namesIn, type Tasks } from "./tasks/index.ts";
+import { allTasks, findTask, findTaskToResume, loadTasks, type Tasks } from "./tasks/index.ts";
 import { JobError, JobWatch, stateOf } from "./watch.ts";
 
 export interface Dependencies extends Backends {
@@ -355,7 +356,7 @@ async function main(): Promise<void> {
   const backends = await connect(tasks, log, registry);
   setInterval(() => backends.results.sweep().catch(() => {}), SWEEP_MS); // while Redis is away: the next time
   const stopping = new AbortController();
-  const hosts = allowedHosts(hostname, namesIn(process.env.ALLOWED_HOSTS));
+  const hosts = allowedHosts(hostname, hostsSetting());
   const app = createApp({ ...backends, tasks, ...options, authToken, hosts, log, registry, stopping: stopping.signal });
   const server = serve(app.fetch, hostname, port);
   console.log(`Sobel, distributed: http://${hostname.includes(":") ? `[${hostname}]` : hostname}:${server.port}`);

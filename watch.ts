@@ -46,8 +46,8 @@ export function stateOf(job: Job, done: number): State {
 /** A watch without hints looks at the records this often: at first, and when nothing has happened for long, ms. */
 const LOOK_MS = 200;
 const REFRESH_MS = 2_000;
-/** The same of a job that does not exist, ms: anyone may ask for one. */
-const UNKNOWN_MS = 15_000;
+/** A watch looks for a job that does not exist this often, or half as often, ms: anyone may ask for one. */
+const UNKNOWN_MS = 10_000;
 /** A band that is neither in the queue nor with a worker for this long is lost: several heartbeats, ms. */
 const VANISHED_MS = 15_000;
 /** All watches share one list of workers, which may be this old, ms. */
@@ -294,9 +294,11 @@ export class JobWatch {
       this.finished = [];
       this.generation++;
     }
+    const appeared = this.job === null && known !== null;
     this.job = known?.job ?? null;
     for (const [band, crc] of known?.sent ?? []) this.sent.set(band, crc);
     for (const [band, record] of known?.done ?? []) this.#finish(band, record);
+    if (appeared && this.#timer) this.#schedule();
     this.#emit();
   }
 
@@ -313,7 +315,8 @@ export class JobWatch {
   /** Looks often while the job changes, less and less often while it does not. */
   #schedule(): void {
     const quiet = Date.now() - this.#heard;
-    const pause = Math.min(Math.max(LOOK_MS, quiet / 4), this.job ? REFRESH_MS : UNKNOWN_MS);
+    const pause = this.job ? Math.min(Math.max(LOOK_MS, quiet / 4), REFRESH_MS) : UNKNOWN_MS * (1 + Math.random());
+    clearTimeout(this.#timer);
     this.#timer = setTimeout(async () => {
       await this.#look().catch(() => {}); // the store is unavailable: the next look tries again
       if (!this.#closed) this.#schedule();

@@ -70,6 +70,7 @@ class EventStream {
   readonly #unlisten: (() => void)[] = [];
   #heartbeat: ReturnType<typeof setInterval> | undefined;
   #closed = false;
+  #scheduled = false;
 
   constructor(
     readonly controller: ReadableStreamDefaultController<Uint8Array>,
@@ -85,10 +86,20 @@ class EventStream {
     this.#heartbeat = setInterval(() => this.#beat(), HEARTBEAT_MS);
     this.stopping.addEventListener("abort", this.#end);
     for (const cursor of [...this.#pending]) {
-      this.#unlisten.push(cursor.watch.onChange(() => this.#advance(cursor)));
+      this.#unlisten.push(cursor.watch.onChange(() => this.#advanceSoon()));
       this.#advance(cursor);
     }
     if (this.stopping.aborted && !this.#closed) this.#end();
+  }
+
+  /** Changes that come together are sent together: a thousand clients would else cost a thousand writes for each. */
+  #advanceSoon(): void {
+    if (this.#scheduled) return;
+    this.#scheduled = true;
+    setImmediate(() => {
+      this.#scheduled = false;
+      for (const cursor of [...this.#pending]) this.#advance(cursor);
+    });
   }
 
   #advance(cursor: EventCursor): void {
@@ -135,6 +146,7 @@ class SharedEvents {
   static readonly #ofWatch = new WeakMap<JobWatch, SharedEvents>();
   #generation = -1;
   #bands: Uint8Array[] = [];
+  #latest = { from: -1, to: -1, bytes: new Uint8Array() };
   /** For a task that a live worker knows, and for one that none knows. */
   readonly #views = new Map<boolean, { version: number; now: ReturnType<typeof view>; job?: Uint8Array }>();
 
@@ -146,10 +158,19 @@ class SharedEvents {
     return events;
   }
 
-  /** The event of the band that was finished as number `place`. */
-  band(job: Job, place: number): Uint8Array {
-    if (this.#generation !== this.watch.generation) this.#bands = [];
-    this.#generation = this.watch.generation;
+  /** The events of the bands that were finished as number `from` and later. Most clients ask for the same. */
+  bands(job: Job, from: number): Uint8Array {
+    const { finished, generation } = this.watch;
+    if (this.#generation !== generation) this.#bands = [];
+    if (this.#generation !== generation || this.#latest.from !== from || this.#latest.to !== finished.length) {
+      this.#generation = generation;
+      const events = finished.slice(from).map((_, i) => this.#band(job, from + i));
+      this.#latest = { from, to: finished.length, bytes: Buffer.concat(events) };
+    }
+    return this.#latest.bytes;
+  }
+
+  #band(job: Job, place: number): Uint8Array {
     const known = this.#bands[place];
     if (known) return known;
     const band = this.watch.finished[place];
@@ -199,7 +220,8 @@ class EventCursor {
     this.#existed = true;
     if (generation !== this.#generation) this.#sent = 0;
     this.#generation = generation;
-    for (; this.#sent < finished.length; this.#sent++) this.send(this.#events.band(job, this.#sent));
+    if (this.#sent < finished.length) this.send(this.#events.bands(job, this.#sent));
+    this.#sent = finished.length;
     if (this.#workers !== this.workers) this.#isKnown = isKnown(job, this.workers);
     this.#workers = this.workers;
     const shared = this.#events.view(job, this.#isKnown);

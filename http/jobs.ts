@@ -35,6 +35,10 @@ export const HEADERS = {
 const EVENT_HEADERS = { "content-type": "text/event-stream", "cache-control": "no-cache", "x-accel-buffering": "no" };
 /** Jobs that one event stream follows, at most. */
 const MAX_FOLLOWED = 100;
+/** Jobs that do not exist and are followed all the same, at most: each costs a look now and then. */
+const MAX_UNKNOWN = 5_000;
+/** How old the list of workers in a stream may be, ms. */
+const FLEET_MS = 1_000;
 
 /** The job as JSON. */
 export async function describe(context: JobReads, id: string) {
@@ -109,7 +113,7 @@ export function fileOf(task: string, { kind }: Job): string {
 
 /** GET /jobs/:id/events */
 export async function events(context: JobReads, id: string): Promise<Response> {
-  const workers = await context.results.workers();
+  const workers = await context.results.workers(FLEET_MS);
   const watch = await JobWatch.open(context, id);
   if (!watch.job) {
     watch.close();
@@ -124,7 +128,10 @@ export async function eventsOfMany(context: JobReads, request: Request): Promise
   if (ids.length > MAX_FOLLOWED) {
     throw new HttpError(400, `jobs: expected at most ${MAX_FOLLOWED} ids, got ${ids.length}`);
   }
-  const workers = await context.results.workers();
+  if (JobWatch.unknown(context) + ids.length > MAX_UNKNOWN) {
+    throw unavailable("too many jobs that do not exist are followed; retry later");
+  }
+  const workers = await context.results.workers(FLEET_MS);
   const opened = await Promise.allSettled(ids.map((id) => JobWatch.open(context, id)));
   const watches = opened.flatMap((one) => (one.status === "fulfilled" ? [one.value] : []));
   const failed = opened.find((one) => one.status === "rejected");

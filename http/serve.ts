@@ -28,6 +28,7 @@ export function serve(
       maxRequestBodySize: Number.MAX_SAFE_INTEGER, // upload.ts has the limit
       // No answer holds a path, a stack or source, whatever goes wrong.
       development: false,
+      reusePort: false, // on by itself where development is off: a second program would share the port unnoticed
       error: () => problemOf(500, "the request failed inside the coordinator"),
       fetch(request, self) {
         self.timeout(request, 0);

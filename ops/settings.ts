@@ -194,6 +194,14 @@ function isEncoded(text: string): boolean {
   }
 }
 
+/** The setting `ALLOWED_HOSTS`: names, and addresses of IPv6 in brackets. @throws Error */
+export function hostsSetting(): string[] {
+  const names = (process.env.ALLOWED_HOSTS ?? "").split(",").map((name) => name.trim().toLowerCase());
+  const bad = names.find((name) => !/^([a-z0-9.-]*|\[[0-9a-f:.]+\])$/.test(name));
+  if (bad === undefined) return names.filter(Boolean);
+  throw new Error(`ALLOWED_HOSTS: expected host names without a port, got ${JSON.stringify(bad)}`);
+}
+
 /** The settings of a program, as `--help` prints them. */
 export function settingsOf(program: Program): string {
   const rows = Object.entries(SETTINGS).filter(([, { of }]) => of.includes(program));

@@ -295,16 +295,18 @@ describe("invalid requests", () => {
   });
 
   test("paths and methods that do not exist", async () => {
-    for (const [method, path] of [
-      ["GET", "/nothing"],
-      ["GET", "/tasks/sobel"],
-      ["PUT", "/tasks/sobel"],
-      ["PATCH", `/jobs/${crypto.randomUUID()}`],
-      ["OPTIONS", "/"],
-      ["OPTIONS", "/tasks/sobel"],
-      ["POST", "/"],
+    await expectProblem(await ask("/nothing"), 404, /not found: GET \/nothing/);
+    for (const [method, path, allow] of [
+      ["GET", "/tasks/sobel", "POST"],
+      ["PUT", "/tasks/sobel", "POST"],
+      ["PATCH", `/jobs/${crypto.randomUUID()}`, "PUT, GET, DELETE, HEAD"],
+      ["OPTIONS", "/", "GET, HEAD"],
+      ["OPTIONS", "/tasks/sobel", "POST"],
+      ["POST", "/", "GET, HEAD"],
     ]) {
-      await expectProblem(await ask(path, { method }), 404, new RegExp(`not found: ${method} /`));
+      const answer = await ask(path, { method });
+      expect([path, answer.headers.get("allow")]).toEqual([path, allow]);
+      await expectProblem(answer, 405, new RegExp(`method: expected .*, got ${method}$`));
     }
     const head = await ask("/nothing", { method: "HEAD" });
     expect([head.status, head.headers.get("content-type")]).toEqual([404, "application/problem+json"]);
@@ -1029,7 +1031,7 @@ describe("errors that a client may retry", () => {
     for (const error of [unreachable, new ReplyError("OOM command not allowed")]) {
       const { answer, lines } = await retried(error);
       await expectProblem(answer, 503, /^Redis is unavailable; retry in 5 s$/);
-      expect(lines).toMatchObject([["a request failed", { method: "GET", path: "/workers", error }]]);
+      expect(lines).toMatchObject([["request failed", { method: "GET", path: "/workers", error }]]);
     }
   });
 
@@ -1037,7 +1039,7 @@ describe("errors that a client may retry", () => {
     for (const error of [new RangeError("s3cret"), new DOMException("s3cret", "AbortError"), "s3cret"]) {
       const { answer, lines } = await retried(error);
       await expectProblem(answer, 503, /^the request failed inside the coordinator; its log has the reason$/);
-      expect(lines).toMatchObject([["a request failed", { path: "/workers", error }]]);
+      expect(lines).toMatchObject([["request failed", { path: "/workers", error }]]);
     }
   });
 });

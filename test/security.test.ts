@@ -71,7 +71,7 @@ describe("with AUTH_TOKEN", () => {
   ];
 
   test.each(guarded)("%s %s requires the token", async (method, path) => {
-    const wrong = ["", `Bearer`, `Bearer ${TOKEN}x`, `Bearer ${TOKEN.slice(0, -1)}`, `bearer ${TOKEN}`, TOKEN];
+    const wrong = ["", `Bearer`, `Bearer ${TOKEN}x`, `Bearer ${TOKEN.slice(0, -1)}`, TOKEN];
     wrong.push(`Basic ${btoa(`:${TOKEN}`)}`, `Bearer ${TOKEN.toUpperCase()}`, `Bearer ${TOKEN}, Bearer x`);
     for (const authorization of [undefined, ...wrong]) {
       const headers = authorization === undefined ? undefined : { authorization };

@@ -9,11 +9,11 @@
 
 import type { Failure, Job } from "../backends.ts";
 import { QueueError } from "../backends.ts";
-import { HttpError, pathOf } from "../http/respond.ts";
+import type { Log } from "../ops/log.ts";
+import type { CoordinatorMetrics } from "../ops/metrics.ts";
 import { ImageError } from "../picture/picture.ts";
 import { JobError, type JobWatch, stateOf } from "../watch.ts";
-import type { Log } from "./log.ts";
-import type { CoordinatorMetrics } from "./metrics.ts";
+import { HttpError, pathOf } from "./respond.ts";
 
 /** `gone`: the job was cancelled through another coordinator, or its records have expired. */
 export type End = "done" | "failed" | "cancelled" | "gone";

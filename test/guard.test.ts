@@ -1,0 +1,178 @@
+// What holds for every request: hosts, origins, methods, HEAD, conditions, and what is logged of a broken download.
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { connect } from "node:net";
+import { encode } from "fast-png";
+import { chromium } from "playwright-core";
+import { allowedHosts } from "../http/guard.ts";
+import { edgesOf, type Kit, startKit } from "./kit.ts";
+import { binaries, describeWith, type Program, spawnProgram } from "./servers.ts";
+import { until, within } from "./wait.ts";
+
+const photo = Buffer.from(
+  encode({ width: 60, height: 40, channels: 1, data: new Uint8Array(2400).map((_, i) => (i * i) % 251) }),
+);
+
+/** Sends these bytes, and reads until the server closes the connection. */
+function raw(origin: string, bytes: string | Uint8Array): Promise<string> {
+  return within(
+    new Promise((resolve, reject) => {
+      const { hostname, port } = new URL(origin);
+      const socket = connect(Number(port), hostname);
+      const parts: Buffer[] = [];
+      socket.on("data", (part: Buffer) => parts.push(part));
+      socket.on("error", reject);
+      socket.on("close", () => resolve(Buffer.concat(parts).toString("latin1")));
+      socket.write(bytes);
+    }),
+  );
+}
+
+describe("any request", () => {
+  let program: Program;
+  let origin: string;
+  beforeAll(async () => {
+    program = spawnProgram("coordinator.ts", { PORT: "0", WORKERS: "1" });
+    [origin] = await program.waitFor(/http:\/\/127\.0\.0\.1:\d+/);
+  });
+  afterAll(() => program.kill());
+
+  test("with an invalid Host, or none, gets its answer: no path, no stack, no source", async () => {
+    const hosts = ["x:99999", "a b", "[::1", "x%zz", "user@x", "", "ñandú.ar"];
+    const heads = hosts.map((host) => `HTTP/1.1\r\nHost: ${host}\r\nConnection: close\r\n\r\n`);
+    for (const head of [...heads, "HTTP/1.0\r\n\r\n"]) {
+      for (const [path, status] of [
+        ["/healthz", 200],
+        ["/events?jobs=x", 400],
+        ["/jobs/x", 400],
+        ["/nothing", 404],
+      ] as const) {
+        const answer = await raw(origin, `GET ${path} ${head}`);
+        expect([head, path, answer.split(" ")[1]]).toEqual([head, path, String(status)]);
+        expect(answer).not.toMatch(/node_modules|\.ts\b|cwd|<html/);
+        if (status !== 200) expect(answer).toContain("application/problem+json");
+      }
+      expect(await raw(origin, `POST /tasks/sobel ${head}`)).toMatch(/^HTTP\/1\.1 400 /);
+    }
+  });
+
+  test("that is refused is answered though its client closes the connection", async () => {
+    const body = Buffer.alloc(24 << 20, "no picture ");
+    const head = `POST /tasks/sobel HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: ${body.length}\r\n\r\n`;
+    const answer = await raw(origin, Buffer.concat([Buffer.from(head), body]));
+    expect(answer).toMatch(/^HTTP\/1\.1 400 [\s\S]*not an image/);
+  });
+
+  test("of a browser must name a host that is served, and change nothing from another origin", async () => {
+    const { host } = new URL(origin);
+    const ask = async (method: string, headers: Record<string, string>) => {
+      const lines = Object.entries({ connection: "close", host, ...headers }).map(
+        ([name, value]) => `${name}: ${value}`,
+      );
+      const answer = await raw(
+        origin,
+        `${method} /jobs/${crypto.randomUUID()} HTTP/1.1\r\n${lines.join("\r\n")}\r\n\r\n`,
+      );
+      return Number(answer.split(" ")[1]);
+    };
+    const browser = { "user-agent": "Mozilla/5.0" };
+    expect(await ask("GET", browser)).toBe(404);
+    expect(await ask("GET", { ...browser, host: "evil.example" })).toBe(403); // DNS rebinding
+    expect(await ask("GET", { host: "evil.example" })).toBe(404); // curl
+    for (const [headers, status] of [
+      [{ origin }, 404],
+      [{ origin: "http://evil.example" }, 403],
+      [{ origin: "null" }, 403],
+      [{ "sec-fetch-site": "cross-site" }, 403],
+      [{ "sec-fetch-site": "same-origin" }, 404],
+      [{}, 404],
+    ] as const) {
+      expect([headers, await ask("DELETE", headers)]).toEqual([headers, status]);
+    }
+  });
+});
+
+test("on loopback browsers may use its names; elsewhere any, unless the setting names some", () => {
+  const loopback = ["localhost", "127.0.0.1", "[::1]"];
+  expect(allowedHosts("127.0.0.1", [])).toEqual(loopback);
+  expect(allowedHosts("::1", ["sobel.example"])).toEqual([...loopback, "sobel.example"]);
+  expect(allowedHosts("0.0.0.0", [])).toBe(null);
+  expect(allowedHosts("0.0.0.0", ["sobel.example"])).toContain("sobel.example");
+});
+
+describe("HEAD and conditions", () => {
+  let kit: Kit;
+  let id: string;
+  beforeAll(async () => {
+    kit = await startKit({ workers: 1 });
+    id = crypto.randomUUID();
+    expect((await kit.ask(`/jobs/${id}`, { method: "PUT", body: photo })).status).toBe(202);
+    await until(async () => (await (await kit.ask(`/jobs/${id}`)).json()).state === "done");
+  });
+  afterAll(() => kit.stop());
+
+  test("HEAD of every route is answered, and gives back all that it took", async () => {
+    const open = crypto.randomUUID();
+    const paths = ["/", "/healthz", "/readyz", "/openapi.json", "/metrics", "/workers", "/tasks"];
+    paths.push(`/jobs/${id}`, `/jobs/${id}/events`, `/jobs/${id}/result`, `/jobs/${id}/bands/0`);
+    paths.push(`/events?jobs=${id},${open}`, `/jobs/${open}/events`);
+    for (let i = 0; i < 50; i++) {
+      for (const path of paths) {
+        const answer = await within(kit.ask(path, { method: "HEAD" }));
+        const expected = path === `/jobs/${open}/events` ? 404 : 200;
+        expect([path, answer.status, await answer.text()]).toEqual([path, expected, ""]);
+      }
+    }
+    await until(() => kit.results.watched === 0);
+  });
+
+  test("If-None-Match and If-Match of a result", async () => {
+    const path = `/jobs/${id}/result`;
+    const etag = (await kit.ask(path)).headers.get("etag")!;
+    const ask = async (headers: Record<string, string>) => (await kit.ask(path, { headers })).status;
+    for (const tag of [etag, "*", `"a", ${etag}`, `W/${etag}`]) expect(await ask({ "if-none-match": tag })).toBe(304);
+    expect(await ask({ "if-none-match": '"other"' })).toBe(200);
+    expect([await ask({ "if-match": etag }), await ask({ "if-match": '"other"' })]).toEqual([200, 412]);
+    expect(Buffer.from(await (await kit.ask(path)).arrayBuffer())).toEqual(await edgesOf(photo));
+  });
+});
+
+describeWith(["chromium"], "a page on another origin", () => {
+  test("cannot send a picture, cancel a job, or read the workers", async () => {
+    const kit = await startKit({ workers: 1 });
+    const elsewhere = Bun.serve({
+      port: 0,
+      hostname: "127.0.0.1",
+      fetch: () => new Response("<title>elsewhere</title>", { headers: { "content-type": "text/html" } }),
+    });
+    const browser = await chromium.launch({
+      executablePath: binaries.chromium,
+      args: ["--no-sandbox", "--disable-gpu"],
+    });
+    try {
+      const id = crypto.randomUUID();
+      await kit.ask(`/jobs/${id}`, { method: "PUT", body: photo });
+      const page = await browser.newPage();
+      await page.goto(elsewhere.url.href.replace("127.0.0.1", "localhost"));
+      const read = await page.evaluate(
+        async ([origin, id]) => {
+          const post = { method: "POST", mode: "no-cors" as const, body: "picture" };
+          await fetch(`${origin}/tasks/sobel`, post).catch(() => {});
+          await fetch(`${origin}/jobs/${id}`, { method: "DELETE" }).catch(() => {});
+          return fetch(`${origin}/workers`).then(
+            (answer) => answer.text(),
+            () => "refused",
+          );
+        },
+        [kit.origin, id],
+      );
+      expect(read).toBe("refused");
+      expect((await kit.ask(`/jobs/${id}`)).status).toBe(200);
+      const metrics = await (await kit.ask("/metrics")).text();
+      expect(metrics).not.toMatch(/sobel_uploads_refused_total\{reason="picture"\} [1-9]/);
+    } finally {
+      await browser.close();
+      elsewhere.stop(true);
+      await kit.stop();
+    }
+  }, 60_000);
+});
