@@ -33,6 +33,18 @@ const STALE = `
 local function stale(attempt, given) return given ~= '' and attempt and given ~= attempt end
 `;
 
+/** Needs the rights that the other scripts need, and leaves nothing. KEYS a key of its own. */
+export const PROBE = `
+redis.call('HSET', KEYS[1], 'probe', 1)
+redis.call('EXPIRE', KEYS[1], 10)
+redis.call('PUBLISH', KEYS[1], 'probe')
+return redis.call('DEL', KEYS[1])`;
+
+/** Gives a key a TTL unless it has one. ARGV seconds. */
+export const EXPIRE_ONCE = `
+if redis.call('TTL', KEYS[1]) == -1 then return redis.call('EXPIRE', KEYS[1], ARGV[1]) end
+return 0`;
+
 /** Changes a record. ARGV hint, field, value, … */
 export const UPDATE = `${RENEW}
 local ttl, bands = unpack(redis.call('HMGET', KEYS[1], 'ttl', 'bands'))

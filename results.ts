@@ -36,10 +36,12 @@ import { chunkIdOf, fromBase64, parseChunkId } from "./chunk.ts";
 import {
   BEGIN,
   COUNT_FAILURE,
+  EXPIRE_ONCE,
   FAIL,
   FORGET_EXPIRED,
   LEASE,
   MARK,
+  PROBE,
   RECORD_FOREIGN,
   RELEASE,
   REVIVE,
@@ -48,6 +50,7 @@ import {
   UNCLAIM,
   UPDATE,
 } from "./lua.ts";
+import { within } from "./ops/deadline.ts";
 import { serverUrl } from "./ops/settings.ts";
 import type { Offer } from "./task.ts";
 
@@ -60,6 +63,8 @@ export const FOREIGN_WORKER = "foreign";
 const jobKey = (id: string) => `job:{${id}}`;
 const resultKey = (chunkId: string) => `resultado:${chunkId}`;
 
+/** How long the start waits for Redis, ms. */
+const CHECK_MS = 2_000;
 /** How long Redis may take to answer before the connection is opened again, ms. */
 const SILENCE_MS = 15_000;
 /** The time that one look adds to a suspicion, at most, ms: several times the pause between two looks. */
@@ -85,7 +90,7 @@ export class RedisResults implements Results {
     const options = {
       maxRetriesPerRequest: patient ? null : 20,
       retryStrategy: (times: number) => Math.min(50 * times, 1000),
-      // A connection that no answer comes through is opened again: TCP alone would take a quarter of an hour to notice.
+      // A silent connection is opened again. TCP alone would notice after a quarter of an hour.
       socketTimeout: SILENCE_MS,
     };
     this.#redis = new Redis(address, options);
@@ -228,7 +233,7 @@ export class RedisResults implements Results {
     let cursor = "0";
     do {
       const [next, keys] = await this.#redis.scan(cursor, "MATCH", resultKey("*"), "COUNT", 500);
-      for (const key of keys) await this.#redis.expire(key, this.ttlSeconds, "NX");
+      for (const key of keys) await this.#redis.eval(EXPIRE_ONCE, 1, key, this.ttlSeconds);
       cursor = next;
     } while (cursor !== "0");
   }
@@ -286,7 +291,22 @@ export class RedisResults implements Results {
 
   async ping(): Promise<void> {
     if (this.#redis.status !== "ready") throw new Error(`the connection is ${this.#redis.status}`);
-    await this.#redis.ping();
+    await this.#redis.eval(PROBE, 1, jobKey("probe"));
+  }
+
+  /** @throws Error for what never works: a wrong password or database, missing rights. Not while Redis is unreachable */
+  async check(): Promise<void> {
+    const { db = 0 } = this.#redis.options;
+    const steps = async () => {
+      await this.#redis.select(db);
+      await this.#redis.eval(PROBE, 1, jobKey("probe"));
+      await this.#subscriber.subscribe(jobKey("probe"));
+      await this.#subscriber.unsubscribe(jobKey("probe"));
+    };
+    await within(steps(), CHECK_MS, "no answer").catch((error: Error) => {
+      if (error.name !== "ReplyError" || /^(LOADING|MASTERDOWN|OOM|READONLY|BUSY)/.test(error.message)) return;
+      throw new Error(`REDIS_URL: Redis refuses what this program needs: ${error.message}`, { cause: error });
+    });
   }
 
   async close(): Promise<void> {
@@ -317,9 +337,7 @@ function doneFrom(record: string): Done {
 }
 
 /** A claim of this process, and of no other: a worker may be restarted under the same name. */
-function claimOf({ name, since }: { name: string; since: number }): string {
-  return `${name} ${since}`;
-}
+const claimOf = ({ name, since }: { name: string; since: number }) => `${name} ${since}`;
 
 /** Runs the commands. @throws the first error of one of them */
 async function all(commands: ChainableCommander): Promise<void> {

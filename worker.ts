@@ -330,6 +330,7 @@ async function main(): Promise<void> {
   const { RabbitQueue } = await import("./queue.ts");
   const { RedisResults } = await import("./results.ts");
   const results = new RedisResults(REDIS_URL, ttl, true);
+  await results.check();
   const queue = await RabbitQueue.connect(RABBITMQ_URL, log.with({ worker: name }));
   let stopping = false;
   let worker: Worker | undefined;

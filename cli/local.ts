@@ -12,7 +12,7 @@
  * Not here: the tasks (tasks/), a job sent to a coordinator with --remote (remote.ts).
  */
 import { createReadStream, createWriteStream } from "node:fs";
-import { rename, rm } from "node:fs/promises";
+import { realpath, rename, rm, stat } from "node:fs/promises";
 import process from "node:process";
 import { Readable } from "node:stream";
 import { pipeline } from "node:stream/promises";
@@ -130,7 +130,7 @@ async function run(args: string[]): Promise<void> {
     return remote({ origin: originOf(values.remote), from, to, task, params, workers, token: tokenSetting() }, write);
   }
   if (values.workers !== undefined) throw new TypeError("--workers: only with --remote");
-  const bandPixels = Number(process.env.BAND_PIXELS ?? DEFAULT_BAND_PIXELS);
+  const bandPixels = Number(process.env.BAND_PIXELS || DEFAULT_BAND_PIXELS);
   if (!(bandPixels >= 1))
     throw new TypeError(`BAND_PIXELS: expected a number of pixels, got ${process.env.BAND_PIXELS}`);
   const tasks = await loadTasks(process.env.TASKS);
@@ -141,13 +141,19 @@ async function run(args: string[]): Promise<void> {
   await write(transform(image, task, bandPixels, params));
 }
 
-/** Writes a result beside its place and renames it, so that a failure leaves an earlier file unchanged. */
+/**
+ * Writes a result beside its place and renames it, so that a failure leaves an earlier file unchanged. A link stays a link:
+ * its target is replaced. What is no regular file (a device, a pipe) is written through.
+ */
 async function save(pieces: AsyncIterable<Uint8Array>, to: string): Promise<void> {
   if (to === "-") return pipeline(Readable.from(pieces), process.stdout);
-  const part = `${to}.part`;
+  const target = await realpath(to).catch(() => to);
+  const existing = await stat(target).catch(() => null);
+  if (existing && !existing.isFile()) return pipeline(Readable.from(pieces), createWriteStream(target));
+  const part = `${target}.part`;
   try {
     await pipeline(Readable.from(pieces), createWriteStream(part));
-    await rename(part, to);
+    await rename(part, target);
   } catch (error) {
     await rm(part, { force: true });
     throw error;

@@ -181,7 +181,8 @@ export function tokenSetting(): string | undefined {
 export function serverUrl(name: string, text: string, scheme: "amqp" | "redis"): URL {
   const url = URL.parse(text);
   if (url && [`${scheme}:`, `${scheme}s:`].includes(url.protocol) && url.hostname !== "" && isEncoded(url.href)) {
-    return url;
+    if (scheme === "amqp" || /^\/?$|^\/\d+$/.test(url.pathname)) return url;
+    throw new Error(`${name}: expected nothing or the number of a database behind the slash`);
   }
   throw new Error(`${name}: expected ${scheme}://user:password@host:port, or ${scheme}s:// for TLS, percent-encoded`);
 }

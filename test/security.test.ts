@@ -276,6 +276,41 @@ describe("errors about settings have the names, never the values", () => {
   }
 });
 
+describeWith(["redis"], "what Redis refuses", () => {
+  test("ends the program at the start with the reason, and makes a running one not ready", async () => {
+    const redis = await startRedis();
+    const client = new Redis(redis.url);
+    const start = (url: string, file = "coordinator.ts") =>
+      spawnProgram(file, { PORT: "0", RABBITMQ_URL: "amqp://127.0.0.1:1", REDIS_URL: url });
+    try {
+      await client.call("ACL", "SETUSER", "poor", "on", ">s3cret", "~*", "&*", "+@all", "-eval");
+      await client.call("ACL", "SETUSER", "mute", "on", ">s3cret", "~*", "resetchannels", "+@all");
+      await client.call("ACL", "SETUSER", "rich", "on", ">s3cret", "~*", "&*", "+@all");
+      const as = (user: string) => redis.url.replace("//", `//${user}:s3cret@`);
+      const refused = [`${redis.url}/99`, as("nobody"), as("poor"), as("mute")];
+      for (const file of ["coordinator.ts", "worker.ts"]) {
+        const programs = refused.map((url) => start(url, file));
+        for (const program of [...programs, start(`${redis.url}/x`, file)]) {
+          expect(await within(program.exited)).toBe(1);
+          expect(program.out).toMatch(new RegExp(`^(?:\\{.*\\n)*${file}: REDIS_URL: [^\\n]+\\n$`));
+          expect(program.out).not.toContain("s3cret");
+        }
+      }
+      const program = start(as("rich"));
+      const [origin] = await program.waitFor(/http:\/\/127\.0\.0\.1:\d+/);
+      const up = async () => (await (await fetch(`${origin}/metrics`)).text()).match(/^sobel_store_up (\d)/m)?.[1];
+      await until(async () => (await up()) === "1");
+      await client.call("ACL", "SETUSER", "rich", "-eval");
+      await until(async () => (await up()) === "0");
+      program.kill();
+      expect(await within(program.exited)).toBe(0);
+    } finally {
+      client.disconnect();
+      await redis.stop();
+    }
+  });
+});
+
 describeWith(["rabbitmq", "redis"], "a password that is wrong", () => {
   // Bun and Deno print different parts of an error.
   test.each([
@@ -287,8 +322,7 @@ describeWith(["rabbitmq", "redis"], "a password that is wrong", () => {
     const { rabbitmq } = await sharedServers();
     const redis = await startRedis();
     const client = new Redis(redis.url);
-    await client.config("SET", "requirepass", "right");
-    client.disconnect();
+    await client.config("SET", "requirepass", "s3cret");
     const program = spawnProgram(
       file,
       {
@@ -299,6 +333,11 @@ describeWith(["rabbitmq", "redis"], "a password that is wrong", () => {
       runtime,
     );
     let said = "";
+    await program.waitFor(/http:\/\/|at work/, 20_000);
+    // Changed while it runs: at the start it would end the program.
+    await client.config("SET", "requirepass", "right");
+    for (const type of ["normal", "pubsub"]) await client.call("CLIENT", "KILL", "TYPE", type, "SKIPME", "yes");
+    client.disconnect();
     if (file === "coordinator.ts") {
       const origin = await originOf(program);
       await program.waitFor(/RabbitMQ cannot be reached.*ACCESS/);
@@ -315,7 +354,7 @@ describeWith(["rabbitmq", "redis"], "a password that is wrong", () => {
         said += text;
       }
     } else {
-      await program.waitFor(/result store unavailable/);
+      await program.waitFor(/heartbeat failed.*(NOAUTH|WRONGPASS)/, 20_000);
       await program.waitFor(/RabbitMQ cannot be reached.*ACCESS/);
     }
     program.kill("SIGKILL");

@@ -7,7 +7,16 @@
 //   cv2.imwrite("scene-edges.png", cv2.convertScaleAbs(cv2.magnitude(gx, gy)))'
 import { afterAll, beforeEach, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { spawn, spawnSync } from "node:child_process";
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import {
+  lstatSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { decode } from "fast-png";
@@ -178,6 +187,30 @@ describe.each(Object.keys(RUNTIMES))("under %s", (runtime) => {
       expect(bytes().toString()).toBe("precious");
       expect(readdirSync(folder).sort()).toEqual(["edges.png", "in", "stays"]);
     }
+  });
+
+  test("a device and a pipe are written through, and a link's target is replaced", async () => {
+    const expected = run([scene, "-"]).stdout;
+    const pipe = join(folder, "pipe");
+    spawnSync("mkfifo", [pipe]);
+    const reader = Bun.spawn(["cat", pipe], { stdout: "pipe" });
+    const writer = Bun.spawn([process.execPath, "run", "sobel.ts", scene, pipe], { cwd: root });
+    expect(Buffer.from(await new Response(reader.stdout).arrayBuffer())).toEqual(expected);
+    expect(await writer.exited).toBe(0);
+    expect(lstatSync(pipe).isFIFO()).toBe(true);
+
+    const [target, link] = [join(folder, "target.png"), join(folder, "link.png")];
+    writeFileSync(target, "old");
+    symlinkSync(target, link);
+    expect(run([scene, link])).toEqual(DONE);
+    expect([lstatSync(link).isSymbolicLink(), readFileSync(target)]).toEqual([true, expected]);
+
+    // For root a copy: the real device must survive a failure of this test.
+    const device = process.getuid?.() === 0 ? join(folder, "full") : "/dev/full";
+    if (device !== "/dev/full") spawnSync("mknod", [device, "c", "1", "7"]);
+    const full = run([scene, device]);
+    expect([full.status, full.stderr]).toEqual([1, expect.stringMatching(/^sobel\.ts: ENOSPC: no space left/)]);
+    expect(lstatSync(device).isCharacterDevice()).toBe(true);
   });
 
   test("a missing file, a missing folder, a folder as output: status 1", () => {
