@@ -139,8 +139,8 @@ export interface Results {
   /** Writes a whole record. It expires `ttl` seconds after the job's last band. */
   putJob(job: Job): Promise<void>;
   findJob(id: string): Promise<Job | null>;
-  /** Changes a record; false where there is none. */
-  updateJob(id: string, change: Change): Promise<boolean>;
+  /** Changes a record. False where there is none, or where it is at another attempt than `attempt`. */
+  updateJob(id: string, change: Change, attempt?: number): Promise<boolean>;
   /**
    * Fails a job, for the first reason given. Does nothing to a job that is done, for a band that is done, or for an earlier
    * attempt.
@@ -165,7 +165,7 @@ export interface Results {
   isLeased(id: string): Promise<boolean>;
 
   /** Records the CRC-32 of a band's rows, before it is sent. */
-  expectRows(id: string, band: number, crc: number): Promise<void>;
+  expectRows(id: string, band: number, crc: number, attempt: number): Promise<void>;
   markSent(id: string, band: number, crc: number, attempt: number): Promise<void>;
   sent(id: string): Promise<Map<number, number>>;
   done(id: string): Promise<Map<number, Done>>;

@@ -126,9 +126,9 @@ export class LocalResults implements Results {
     return entry ? { ...entry.job } : null;
   }
 
-  async updateJob(id: string, change: Change): Promise<boolean> {
+  async updateJob(id: string, change: Change, attempt?: number): Promise<boolean> {
     const entry = this.#jobs.get(id);
-    if (!entry) return false;
+    if (!entry || isStale(entry, attempt)) return false;
     Object.assign(entry.job, change);
     this.#publish(id, hintOf(change));
     return true;
@@ -183,8 +183,9 @@ export class LocalResults implements Results {
     return (this.#leases.get(id)?.until ?? 0) > Date.now();
   }
 
-  async expectRows(id: string, band: number, crc: number): Promise<void> {
-    this.#jobs.get(id)?.rows.set(band, crc);
+  async expectRows(id: string, band: number, crc: number, attempt: number): Promise<void> {
+    const entry = this.#jobs.get(id);
+    if (entry && !isStale(entry, attempt)) entry.rows.set(band, crc);
   }
 
   async markSent(id: string, band: number, crc: number, attempt: number): Promise<void> {

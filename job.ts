@@ -14,7 +14,7 @@
  * Not here: HTTP (coordinator.ts), the state of a job (watch.ts), how a picture is read and stitched (picture/).
  */
 import { randomUUID } from "node:crypto";
-import type { Job, Results } from "./backends.ts";
+import type { Change, Job, Results } from "./backends.ts";
 import { type Band, bandRows, chunkIdOf, pixelsOf, planBands, rowsCrc, split, WireError } from "./chunk.ts";
 import { Pool } from "./picture/buffers.ts";
 import type { GreyImage } from "./picture/picture.ts";
@@ -167,7 +167,7 @@ export async function enqueue(
     await watch.enqueuing(async () => {
       const data = await runFirstStep(watch, preJobId, step.task, spool.passing(image), bandPixels, signal);
       const derivedParams = { [step.param]: ofTask(() => step.find(data)) };
-      if (!(await watch.backends.results.updateJob(watch.id, { derivedParams }))) throw gone();
+      await update(watch, { derivedParams }, watch.expectJob().attempt);
       const complete = { ...params, ...derivedParams };
       await enqueueBands(watch, spool.again(image), haloFor(task, complete), complete, signal);
     });
@@ -235,7 +235,7 @@ async function enqueueBands(
   const send = async (band: Band, crc: number) => {
     const { width, pixels, number } = band;
     const height = pixels.length / width;
-    await results.expectRows(job.id, number, crc);
+    await results.expectRows(job.id, number, crc, job.attempt);
     const chunk = {
       chunkId: chunkIdOf(job.id, number),
       task: job.task,
@@ -278,7 +278,14 @@ async function enqueueBands(
     await Promise.all(sending);
   }
   stop.throwIfAborted();
-  if (!(await results.updateJob(job.id, { enqueued: true }))) throw gone();
+  await update(watch, { enqueued: true }, job.attempt);
+}
+
+/** Changes the record of a job that is still at this attempt. @throws JobError */
+async function update({ backends: { results }, id }: JobWatch, change: Change, attempt: number): Promise<void> {
+  if (await results.updateJob(id, change, attempt)) return;
+  if (!(await results.findJob(id))) throw gone();
+  throw new JobError("taken-over", "this job has started another attempt: send the picture again");
 }
 
 /** Whether one more band may be sent, given how many are in flight. */

@@ -28,6 +28,13 @@ local function renew(job, ttl, complete)
 end
 `;
 
+/** `follow(job, key)`: a hash that has just been made lives as long as its record. `renew` renews both. */
+const FOLLOW = `
+local function follow(job, key)
+  if redis.call('PTTL', key) < 0 then redis.call('PEXPIRE', key, math.max(1, redis.call('PTTL', job))) end
+end
+`;
+
 /** `stale(attempt, given)`: what a worker reports belongs to an earlier attempt. Third-party senders give none. */
 const STALE = `
 local function stale(attempt, given) return given ~= '' and attempt and given ~= attempt end
@@ -45,17 +52,17 @@ export const EXPIRE_ONCE = `
 if redis.call('TTL', KEYS[1]) == -1 then return redis.call('EXPIRE', KEYS[1], ARGV[1]) end
 return 0`;
 
-/** Changes a record. ARGV hint, field, value, … */
-export const UPDATE = `${RENEW}
-local ttl, bands = unpack(redis.call('HMGET', KEYS[1], 'ttl', 'bands'))
-if not ttl then return 0 end
-redis.call('HSET', KEYS[1], unpack(ARGV, 2))
+/** Changes a record. ARGV hint, attempt or empty, field, value, … */
+export const UPDATE = `${RENEW}${STALE}
+local ttl, bands, attempt = unpack(redis.call('HMGET', KEYS[1], 'ttl', 'bands', 'attempt'))
+if not ttl or stale(attempt, ARGV[2]) then return 0 end
+redis.call('HSET', KEYS[1], unpack(ARGV, 3))
 if redis.call('HLEN', KEYS[1] .. ':done') == tonumber(bands) then renew(KEYS[1], ttl, true) end
 redis.call('PUBLISH', KEYS[1], ARGV[1])
 return 1`;
 
 /** A worker begins a band. ARGV band, claimant, attempt, 1 where the message is a redelivery, 1 where a claim is void. */
-export const BEGIN = `${STALE}
+export const BEGIN = `${FOLLOW}${STALE}
 local failed, attempt, ttl = unpack(redis.call('HMGET', KEYS[1], 'error', 'attempt', 'ttl'))
 local claims = KEYS[1] .. ':claims'
 if not ttl or failed ~= '' or stale(attempt, ARGV[3]) then return 'drop' end
@@ -68,7 +75,7 @@ if claim and claim ~= ARGV[2] then
   lost = redis.call('HINCRBY', claims, ARGV[1] .. ' lost', 1)
 end
 redis.call('HSET', claims, ARGV[1], ARGV[2])
-redis.call('EXPIRE', claims, ttl)
+follow(KEYS[1], claims)
 return 'go ' .. lost`;
 
 /** A worker hands a band back. ARGV band, claimant. */
@@ -93,13 +100,13 @@ renew(KEYS[1], ttl, redis.call('HLEN', KEYS[1] .. ':done') == tonumber(bands))
 return 1`;
 
 /** A task threw. ARGV band, attempt. Returns how often it did; 0: the band is done, or belongs to an earlier attempt. */
-export const COUNT_FAILURE = `${STALE}
+export const COUNT_FAILURE = `${FOLLOW}${STALE}
 local attempt, ttl = unpack(redis.call('HMGET', KEYS[1], 'attempt', 'ttl'))
 if not ttl or stale(attempt, ARGV[2]) then return 0 end
 if redis.call('HEXISTS', KEYS[1] .. ':done', ARGV[1]) == 1 then return 0 end
 redis.call('HDEL', KEYS[1] .. ':claims', ARGV[1])
 local failures = redis.call('HINCRBY', KEYS[1] .. ':failures', ARGV[1], 1)
-redis.call('EXPIRE', KEYS[1] .. ':failures', ttl)
+follow(KEYS[1], KEYS[1] .. ':failures')
 return failures`;
 
 /** Fails a job, for the first reason given. ARGV error, failure, band or empty, attempt or empty. */
@@ -113,20 +120,21 @@ redis.call('PUBLISH', KEYS[1], 'job')
 return 1`;
 
 /** Starts the next attempt of a failed job: done bands stay, the rest must be sent again. */
-export const REVIVE = `
-local failed = redis.call('HGET', KEYS[1], 'error')
+export const REVIVE = `${RENEW}
+local failed, ttl = unpack(redis.call('HMGET', KEYS[1], 'error', 'ttl'))
 if not failed or failed == '' then return 0 end
 redis.call('HSET', KEYS[1], 'error', '', 'failure', '', 'enqueued', 0)
 redis.call('HINCRBY', KEYS[1], 'attempt', 1)
 redis.call('HDEL', KEYS[1], 'suspect', 'looked')
 redis.call('DEL', KEYS[1] .. ':sent', KEYS[1] .. ':failures', KEYS[1] .. ':claims')
+renew(KEYS[1], ttl, true)
 redis.call('PUBLISH', KEYS[1], 'job')
 return 1`;
 
 /**
  * Takes back the done record of every band whose result is gone, and starts the next attempt. Returns how many.
  */
-export const FORGET_EXPIRED = `
+export const FORGET_EXPIRED = `${RENEW}
 local gone = 0
 for _, band in ipairs(redis.call('HKEYS', KEYS[1] .. ':done')) do
   if redis.call('EXISTS', 'resultado:' .. KEYS[1]:sub(5) .. ':' .. band) == 0 then
@@ -138,6 +146,7 @@ if gone > 0 then
   redis.call('HSET', KEYS[1], 'enqueued', 0)
   redis.call('HINCRBY', KEYS[1], 'attempt', 1)
   redis.call('DEL', KEYS[1] .. ':sent', KEYS[1] .. ':claims')
+  renew(KEYS[1], redis.call('HGET', KEYS[1], 'ttl'), true)
   redis.call('PUBLISH', KEYS[1], 'job')
 end
 return gone`;
@@ -152,7 +161,8 @@ for i = 2, #KEYS do
   if kind ~= 'data' and redis.call('GETRANGE', KEYS[i], 0, 7) ~= 'iVBORw0K' then
     record = record:sub(1, -2) .. ',"lossy":true}'
   end
-  if redis.call('EXPIRE', KEYS[i], ttl) == 1 and redis.call('HSETNX', KEYS[1] .. ':done', band, record) == 1 then
+  if redis.call('EXISTS', KEYS[i]) == 1 and redis.call('HSETNX', KEYS[1] .. ':done', band, record) == 1 then
+    redis.call('EXPIRE', KEYS[i], ttl)
     redis.call('PUBLISH', KEYS[1], band .. ' ' .. record)
     renew(KEYS[1], ttl, redis.call('HLEN', KEYS[1] .. ':done') == tonumber(bands))
   end
@@ -160,11 +170,11 @@ end
 return 1`;
 
 /** Sets a field of a job's hash. KEYS job, hash; ARGV field, value, attempt. */
-export const MARK = `${STALE}
+export const MARK = `${FOLLOW}${STALE}
 local ttl, attempt = unpack(redis.call('HMGET', KEYS[1], 'ttl', 'attempt'))
 if not ttl or stale(attempt, ARGV[3]) then return 0 end
 redis.call('HSET', KEYS[2], ARGV[1], ARGV[2])
-redis.call('EXPIRE', KEYS[2], ttl)
+follow(KEYS[1], KEYS[2])
 return 1`;
 
 /**

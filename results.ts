@@ -116,9 +116,10 @@ export class RedisResults implements Results {
     return fields.id ? jobFrom(fields) : null;
   }
 
-  async updateJob(id: string, change: Change): Promise<boolean> {
+  async updateJob(id: string, change: Change, attempt?: number): Promise<boolean> {
     const fields = Object.entries(fieldsOf(change)).flat();
-    return (await this.#redis.eval(UPDATE, 1, jobKey(id), hintOf(change) ?? "job", ...fields)) === 1;
+    const args = [hintOf(change) ?? "job", attempt ?? "", ...fields];
+    return (await this.#redis.eval(UPDATE, 1, jobKey(id), ...args)) === 1;
   }
 
   async failJob(id: string, error: string, failure: Failure, of?: { band: number; attempt: number | undefined }) {
@@ -158,8 +159,8 @@ export class RedisResults implements Results {
     return (await this.#redis.exists(`${jobKey(id)}:feeder`)) === 1;
   }
 
-  async expectRows(id: string, band: number, crc: number): Promise<void> {
-    await this.#redis.eval(MARK, 2, jobKey(id), `${jobKey(id)}:rows`, band, crc, "");
+  async expectRows(id: string, band: number, crc: number, attempt: number): Promise<void> {
+    await this.#redis.eval(MARK, 2, jobKey(id), `${jobKey(id)}:rows`, band, crc, attempt);
   }
 
   async markSent(id: string, band: number, crc: number, attempt: number): Promise<void> {

@@ -198,7 +198,11 @@ export class Worker {
       const why = `${begun.lost} workers died while they computed it`;
       return this.#deadLetter({ chunkId, attempt }, why, "kills_workers");
     }
-    if (deliveries >= RENEW_DELIVERIES) return { do: "renew" };
+    if (deliveries >= RENEW_DELIVERIES) {
+      // The new message is no redelivery: with this claim, another worker would take it for a second copy and drop it.
+      await this.#retry(() => results.unclaim(chunkId, claimant));
+      return { do: "renew" };
+    }
     const start = performance.now();
     let result: BandResult;
     try {

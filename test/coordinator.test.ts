@@ -1078,7 +1078,7 @@ test("a stored result does not change with its caller's buffer", async () => {
   const id = crypto.randomUUID();
   const image = { width: 5, height: 4 };
   await results.putJob(jobOf(id, sobel, { params: {}, workers: null, bandPixels: 100 }, image));
-  await results.expectRows(id, 0, 7);
+  await results.expectRows(id, 0, 7, (await results.findJob(id))!.attempt);
   const picture = Uint8Array.of(1, 2, 3);
   const done = { worker: "a", ms: 1, crc: 7, bytes: 3, deliveries: 0 };
   expect(await results.store(chunkIdOf(id, 0), picture, done, undefined)).toBe(true);
