@@ -6,15 +6,17 @@
 
 import type { Done, Job, WorkerInfo } from "../backends.ts";
 import { FOREIGN_WORKER } from "../results.ts";
+import { firstOf, wireName } from "../task.ts";
+import type { Tasks } from "../tasks/index.ts";
 import { gone, type JobWatch, stateOf } from "../watch.ts";
 
 /** A comment is sent this often, ms. Each side can take a longer silence for a lost connection. */
 const HEARTBEAT_MS = 5_000;
 
 /**
- * A job as JSON. `waiting` is true if the job is unfinished and no live worker knows its task. A third-party worker sends
- * no heartbeat; if one has finished a band of the job, it is assumed to be alive.
- * @param isKnown whether a live worker knows the task
+ * A job as JSON. `waiting` is true if the job is unfinished and no live worker knows the task of its current step. A
+ * third-party worker sends no heartbeat; if one has finished a band of the job, it is assumed to be alive.
+ * @param isKnown whether a live worker knows that task
  */
 export function view(job: Job, done: Map<number, Done>, isKnown: boolean) {
   const { id, task, kind, preJobId: first, width, height, rows, bands, created, error } = job;
@@ -34,8 +36,19 @@ export function view(job: Job, done: Map<number, Done>, isKnown: boolean) {
   return { id, state, ...asked, rows, bands, done: done.size, error, waiting, lossy, byWorker };
 }
 
-export function isKnown({ task }: Job, workers: WorkerInfo[]): boolean {
-  return workers.some(({ tasks }) => tasks.includes(task));
+/**
+ * Whether a live worker knows the task of a job's current step.
+ * @param tasks of this program: they say which task the first step has
+ */
+export function isKnown(job: Job, workers: WorkerInfo[], tasks: Tasks): boolean {
+  const task = isInFirstStep(job) && tasks.get(job.task);
+  const first = task && firstOf(task, job.params);
+  const name = first ? wireName(first.task) : job.task;
+  return workers.some((worker) => worker.tasks.includes(name));
+}
+
+function isInFirstStep({ preJobId, derivedParams }: Job): boolean {
+  return preJobId !== null && derivedParams === null;
 }
 
 /**
@@ -46,17 +59,17 @@ export function isKnown({ task }: Job, workers: WorkerInfo[]): boolean {
  * docs/openapi.json documents the events for clients.
  * @param watches at least one; closed when the stream ends
  * @param workers the live workers; read again with each heartbeat
- * @param stopping ends the stream when it is aborted
+ * @param context `stopping` ends the stream when it is aborted
  */
 export function eventStream(
   watches: JobWatch[],
   workers: WorkerInfo[],
-  stopping: AbortSignal,
+  context: { tasks: Tasks; stopping: AbortSignal },
 ): ReadableStream<Uint8Array> {
   let stream: EventStream;
   return new ReadableStream({
     start(controller) {
-      stream = new EventStream(controller, watches, workers, stopping);
+      stream = new EventStream(controller, watches, workers, context);
       stream.open();
     },
     cancel: () => stream.close(),
@@ -71,15 +84,17 @@ class EventStream {
   #heartbeat: ReturnType<typeof setInterval> | undefined;
   #closed = false;
   #scheduled = false;
+  readonly stopping: AbortSignal;
 
   constructor(
     readonly controller: ReadableStreamDefaultController<Uint8Array>,
     readonly watches: JobWatch[],
     workers: WorkerInfo[],
-    readonly stopping: AbortSignal,
+    { tasks, stopping }: { tasks: Tasks; stopping: AbortSignal },
   ) {
+    this.stopping = stopping;
     const send = (event: Uint8Array) => this.controller.enqueue(event);
-    this.#pending = new Set(watches.map((watch) => new EventCursor(watch, send, workers)));
+    this.#pending = new Set(watches.map((watch) => new EventCursor(watch, send, workers, tasks)));
   }
 
   open(): void {
@@ -201,6 +216,7 @@ class EventCursor {
   /** Of the last `job` or `unknown`: the next one is sent only if this differs. */
   #summary = "";
   #workers: WorkerInfo[] | undefined;
+  #isFirstStep = false;
   #isKnown = false;
   /** Whether the job has existed since the stream began. */
   #existed = false;
@@ -209,6 +225,7 @@ class EventCursor {
     readonly watch: JobWatch,
     readonly send: (event: Uint8Array) => void,
     public workers: WorkerInfo[],
+    readonly tasks: Tasks,
   ) {
     this.#events = SharedEvents.of(watch);
   }
@@ -222,8 +239,12 @@ class EventCursor {
     this.#generation = generation;
     if (this.#sent < finished.length) this.send(this.#events.bands(job, this.#sent));
     this.#sent = finished.length;
-    if (this.#workers !== this.workers) this.#isKnown = isKnown(job, this.workers);
+    const isFirstStep = isInFirstStep(job);
+    if (this.#workers !== this.workers || this.#isFirstStep !== isFirstStep) {
+      this.#isKnown = isKnown(job, this.workers, this.tasks);
+    }
     this.#workers = this.workers;
+    this.#isFirstStep = isFirstStep;
     const shared = this.#events.view(job, this.#isKnown);
     const { state, waiting } = shared.now;
     const summary = `${state} ${waiting}`;

@@ -43,7 +43,7 @@ const FLEET_MS = 1_000;
 /** The job as JSON. */
 export async function describe(context: JobReads, id: string) {
   const { job, done } = await jobOr404(context, id);
-  return view(job, done, isKnown(job, await context.results.workers()));
+  return view(job, done, isKnown(job, await context.results.workers(), context.tasks));
 }
 
 /** @throws HttpError 404 */
@@ -119,7 +119,7 @@ export async function events(context: JobReads, id: string): Promise<Response> {
     watch.close();
     throw notFound(id);
   }
-  return new Response(eventStream([watch], workers, context.stopping), { headers: EVENT_HEADERS });
+  return new Response(eventStream([watch], workers, context), { headers: EVENT_HEADERS });
 }
 
 /** GET /events: several jobs in one stream, because a browser has only six connections to a host. */
@@ -139,7 +139,7 @@ export async function eventsOfMany(context: JobReads, request: Request): Promise
     for (const watch of watches) watch.close();
     throw failed.reason;
   }
-  return new Response(eventStream(watches, workers, context.stopping), { headers: EVENT_HEADERS });
+  return new Response(eventStream(watches, workers, context), { headers: EVENT_HEADERS });
 }
 
 /** GET /jobs/:id/bands/:band: a finished band, scaled down. */
