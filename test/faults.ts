@@ -11,6 +11,8 @@ export interface TcpProxy {
   accept(): Promise<void>;
   /** Holds back the server's answers until it is released. */
   hold(): () => void;
+  /** Nothing passes either way, on connections old and new, and none ends. Until it is released: then all are cut. */
+  silence(): () => void;
 }
 
 export async function startProxy(port: number, target: number): Promise<TcpProxy> {
@@ -18,6 +20,7 @@ export async function startProxy(port: number, target: number): Promise<TcpProxy
   /** From the server to the client. */
   const answers = new Map<Socket, Socket>();
   let server: Server;
+  let silent = false;
   const cut = () => {
     for (const socket of sockets) socket.destroy();
     sockets.clear();
@@ -37,7 +40,7 @@ export async function startProxy(port: number, target: number): Promise<TcpProxy
           answers.delete(socket);
           other.destroy();
         });
-        socket.pipe(other);
+        if (!silent) socket.pipe(other);
       }
     });
     return new Promise<void>((resolve, reject) => {
@@ -59,6 +62,14 @@ export async function startProxy(port: number, target: number): Promise<TcpProxy
       for (const [upstream, client] of answers) upstream.unpipe(client).pause();
       return () => {
         for (const [upstream, client] of answers) upstream.pipe(client);
+      };
+    },
+    silence() {
+      silent = true;
+      for (const socket of sockets) socket.unpipe().pause();
+      return () => {
+        silent = false;
+        cut();
       };
     },
   };

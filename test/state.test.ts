@@ -362,7 +362,7 @@ function* faultsOfTtl(after: Records): Generator<string> {
   for (const [name, ttl] of Object.entries(others)) {
     if (ttl < 0 && !name.startsWith("result ")) yield `left ${name} without a TTL`; // a third party may set none
     if (ttl > life + 1) yield `left ${name} ${ttl} s to live, longer than its record (${life} s)`;
-    if (stateIn(after) === "done" && ttl < life - 1)
+    if (stateIn(after) === "done" && ttl >= 0 && ttl < life - 1)
       yield `left ${name} of a done job ${ttl} s to live, its record ${life} s`;
   }
 }

@@ -1,0 +1,465 @@
+// Faults of one message, one record or one task, beside those of whole processes (faults.test.ts): copies, records that are
+// old or false, tasks that throw late. An accepted job still ends right, or fails with a reason.
+import { afterAll, afterEach, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
+import { readFileSync } from "node:fs";
+import { connect as tcp } from "node:net";
+import { join } from "node:path";
+import { connect as amqp, type Channel } from "amqplib";
+import { encode } from "fast-png";
+import { Redis } from "ioredis";
+import type { Backends, WorkerInfo } from "../backends.ts";
+import { view } from "../http/events.ts";
+import { jobOf } from "../job.ts";
+import { DEAD_LETTERS, QUEUE } from "../queue.ts";
+import { RedisResults } from "../results.ts";
+import { loadTasks } from "../tasks/index.ts";
+import { lookUp } from "../watch.ts";
+import { startProxy } from "./faults.ts";
+import { type Bytes, bytesOf, edgesOf } from "./kit.ts";
+import { expectSame } from "./pictures.ts";
+import {
+  describeWith,
+  freePort,
+  type Program,
+  type RabbitMQ,
+  type RedisServer,
+  spawnProgram,
+  startRabbitMQ,
+  startRedis,
+  temporaryFolder,
+} from "./servers.ts";
+import { sleep, until, within } from "./wait.ts";
+
+/** Every picture here has bands of 10 rows. */
+const WIDTH = 100;
+const BAND_PIXELS = 1_000;
+
+let rabbitmq: RabbitMQ;
+let redis: RedisServer;
+let store: Redis;
+let results: RedisResults;
+const programs: Program[] = [];
+const four = photo(4);
+
+describeWith(["rabbitmq", "redis"], "recovery", () => {
+  setDefaultTimeout(60_000);
+
+  beforeAll(async () => {
+    [rabbitmq, redis] = await Promise.all([startRabbitMQ(), startRedis()]);
+    store = new Redis(redis.url, { maxRetriesPerRequest: null });
+    store.on("error", () => {}); // it is stopped below
+    results = new RedisResults(redis.url, 300, false);
+  });
+  afterAll(async () => {
+    store?.disconnect();
+    await results?.close();
+    await Promise.all([rabbitmq?.stop(), redis?.stop()]);
+  });
+  /** Every program that still runs must exit with 0: none of these faults ends one. */
+  afterEach(async () => {
+    for (const program of programs) program.kill("SIGTERM");
+    for (const program of programs.splice(0)) expect(await within(program.exited), program.out).toBe(0);
+    await withChannel(async (channel) => {
+      for (const queue of [QUEUE, DEAD_LETTERS]) await channel.purgeQueue(queue);
+    });
+    await store.flushall();
+  });
+
+  test("a job that takes longer than its TTL has all its results for a whole TTL after its last band", async () => {
+    const env = { RESULT_TTL_SECONDS: "4", TASKS: "test/tasks/slow.ts" };
+    const origin = await startCoordinator(env);
+    await startWorker("one", env);
+    const id = await accepted(origin, photo(3), "task=slow&ms=1600&workers=3");
+    await until(async () => (await jobAt(origin, id)).state === "done");
+    await sleep(2_500); // band 0 is 5.7 s old
+    expect((await jobAt(origin, id)).state).toBe("done");
+    await bytesOf(await ask(`${origin}/jobs/${id}/result`));
+  });
+
+  test("a done job without the result of a band: its client is asked to send again, and gets its edges", async () => {
+    const origin = await startCoordinator();
+    await startWorker("one");
+    const id = await accepted(origin, four);
+    await until(async () => (await jobAt(origin, id)).state === "done");
+    await store.del(`resultado:{${id}}:0`);
+    const broken = await ask(`${origin}/jobs/${id}/result`).then((answer) => answer.text(), String);
+    expect(broken).not.toBeEmpty();
+    expect(await jobAt(origin, id)).toMatchObject({ state: "uploading", done: 3 });
+    await resent(origin, id, four);
+    await expectEdges(origin, id, four);
+  });
+
+  test("a job is revived and sent again while a client follows it: every band is enqueued again", async () => {
+    const origin = await startCoordinator();
+    const id = await accepted(origin, four);
+    const events = await ask(`${origin}/events?jobs=${id},${crypto.randomUUID()}`);
+    await withChannel((channel) => channel.purgeQueue(QUEUE)); // its bands are dropped
+    await results.failJob(id, "band 0: ill", "task_failed");
+    await until(async () => (await jobAt(origin, id)).state === "failed");
+    await results.reviveJob(id);
+    await sleep(300); // the stream has seen it
+    await resent(origin, id, four);
+    await startWorker("one");
+    await expectEdges(origin, id, four);
+    await events.body?.cancel();
+  });
+
+  test("a dead letter is put back after its job was sent again and is done: the job stays done", async () => {
+    const origin = await startCoordinator();
+    const id = await accepted(origin, four);
+    await withChannel(async (channel) => {
+      const message = await channel.get(QUEUE);
+      if (!message) throw new Error("no message");
+      const headers = { "x-reason": "ill", "x-queue": QUEUE };
+      channel.sendToQueue(DEAD_LETTERS, message.content, { ...message.properties, headers });
+      channel.ack(message);
+    });
+    await results.failJob(id, "band 0: ill", "task_failed");
+    await resent(origin, id, four);
+    await startWorker("one");
+    await expectEdges(origin, id, four);
+    const command = ["bun", "run", "pipelines/dead-letters.ts", "--back"];
+    const back = Bun.spawn(command, { env: { ...process.env, ...servers() }, stdout: "pipe" });
+    expect(await within(back.exited)).toBe(0);
+    await until(async () => (await messages(QUEUE)) === 0);
+    await sleep(200); // for what a worker might do with it
+    await expectEdges(origin, id, four);
+  });
+
+  test("a copy of a band that is done, delivered 18 times, is dropped: the job stays done", async () => {
+    const origin = await startCoordinator();
+    const id = await accepted(origin, four);
+    const copy = await withChannel((channel) => channel.get(QUEUE)); // requeued at once
+    if (!copy) throw new Error("no message");
+    await startWorker("one");
+    await expectEdges(origin, id, four);
+    await stopped();
+    await withChannel(async (channel) => channel.sendToQueue(QUEUE, copy.content, copy.properties));
+    await until(async () => (await messages(QUEUE)) === 1);
+    await redeliver(18, 1);
+    await startWorker("two");
+    await until(async () => (await messages(QUEUE)) === 0);
+    await stopped(); // it has settled what it had
+    const next = await startCoordinator();
+    await expectEdges(next, id, four);
+    expect(await messages(DEAD_LETTERS)).toBe(0);
+  });
+
+  test("bands that were delivered often are enqueued anew, and whichever worker gets them does them", async () => {
+    const origin = await startCoordinator();
+    const many = photo(24);
+    const id = await accepted(origin, many, "workers=24");
+    await redeliver(18, 24);
+    for (const name of ["one", "two"]) await startWorker(name);
+    await expectEdges(origin, id, many);
+    expect(await messages(DEAD_LETTERS)).toBe(0);
+  });
+
+  test("RabbitMQ silent for 8 s, so that a band is published twice: it is computed once, one band at a time", async () => {
+    const DIARY = join(temporaryFolder("diary"), "diary");
+    const env = { TASKS: "test/tasks/diary.ts", DIARY };
+    const origin = await startCoordinator(env);
+    for (const name of ["one", "two", "three"]) await startWorker(name, env);
+    const bands = 5;
+    const body = photo(bands, true);
+    const id = crypto.randomUUID();
+    const put = ask(`${origin}/jobs/${id}?task=diary&workers=1`, { method: "PUT", body });
+    await until(async () => (await store.hlen(`job:{${id}}:done`)) === 1);
+    rabbitmq.pause();
+    await sleep(8_000);
+    rabbitmq.resume();
+    expect((await put).status).toBe(202);
+    await until(async () => (await jobAt(origin, id)).state === "done");
+    await until(async () => (await messages(`${QUEUE}.diary`)) === 0);
+    await stopped(); // each worker has settled what it had
+    const lines = Array.from({ length: bands }, (_, band) => [`begin ${10 * band}`, `end ${10 * band}`]).flat();
+    expect(readFileSync(DIARY, "utf8").trim().split("\n")).toEqual(lines);
+  });
+
+  test("Redis comes back with older data: an accepted job fails with the reason, and is done once sent again", async () => {
+    const origin = await startCoordinator();
+    await startWorker("one");
+    const id = crypto.randomUUID();
+    const client = tcp(Number(new URL(origin).port), "127.0.0.1");
+    client.on("error", () => {});
+    client.write(`PUT /jobs/${id}?workers=4 HTTP/1.1\r\nhost: test\r\ncontent-length: ${four.length}\r\n\r\n`);
+    client.write(four.subarray(0, -30));
+    await until(async () => (await store.hlen(`job:{${id}}:done`)) >= 3);
+    await sleep(500); // the lease is older than its last renewal
+    await store.save();
+    client.write(four.subarray(-30));
+    await until(async () => (await jobAt(origin, id)).state === "done");
+    client.destroy();
+    await redis.kill();
+    await redis.restart();
+    const suspect = () => store.hget(`job:{${id}}`, "suspect");
+    await until(async () => {
+      expect((await jobAt(origin, id)).state).toBe("uploading");
+      return (await suspect()) !== null;
+    });
+    await store.hset(`job:{${id}}`, "suspect", 19_000); // not to wait for all of the 20 s
+    const failed = await until(async () => {
+      const job = await jobAt(origin, id);
+      return job.state === "failed" && job;
+    });
+    expect(failed.error).toBe(
+      "the picture has not arrived completely: its upload was cut off, or Redis came back with older data; send it again",
+    );
+    await resent(origin, id, four);
+    await expectEdges(origin, id, four);
+  });
+
+  test("a worker whose connection to Redis is silent: its band goes to another worker, and later it takes bands again", async () => {
+    const env = { TASKS: "test/tasks/slow.ts" };
+    const origin = await startCoordinator(env);
+    const proxy = await startProxy(await freePort(), redis.port);
+    const port = String(await freePort());
+    const cut = await startWorker("cut", { ...env, REDIS_URL: `redis://127.0.0.1:${proxy.port}`, METRICS_PORT: port });
+    const probe = async () => (await ask(`http://127.0.0.1:${port}/readyz`)).status;
+    const id = await accepted(origin, photo(1), "task=slow&ms=2000");
+    await until(async () => (await store.hgetall("worker:cut")).busy === id);
+    const speak = proxy.silence();
+    await startWorker("well", env);
+    await until(async () => (await jobAt(origin, id)).state === "done", 20_000);
+    expect((await jobAt(origin, id)).byWorker).toEqual({ well: { bands: 1, ms: expect.any(Number) } });
+    expect(cut.out).toMatch(/result store unreachable, taking no bands until it answers/);
+    expect(await probe()).toBe(503);
+    speak();
+    await cut.waitFor(/result store answers again, taking bands/, 20_000);
+    expect(await probe()).toBe(200);
+    await ended("well");
+    const next = await accepted(origin, photo(2), "task=slow&ms=1");
+    await until(async () => (await jobAt(origin, next)).state === "done");
+    await stopped();
+    await proxy.refuse();
+  });
+
+  test.each(["distributed", "in one process"])(
+    "a task that throws after it has returned, %s: the log names it",
+    async (how) => {
+      const env: Record<string, string> = { TASKS: "test/tasks/late.ts" };
+      const alone = how === "in one process";
+      const origin = await startCoordinator(alone ? { ...env, WORKERS: "1", RABBITMQ_URL: "", REDIS_URL: "" } : env);
+      const worker = alone ? programs[0] : await startWorker("one", env);
+      for (let i = 0; i < 2; i++) {
+        expect((await ask(`${origin}/tasks/late`, { method: "POST", body: four })).status).toBe(200);
+        await sleep(50);
+      }
+      for (const what of ["timer", "promise"]) {
+        await worker.waitFor(
+          new RegExp(`task threw after it had returned.*late.*thrown by a ${what}|thrown by a ${what}.*late`),
+        );
+      }
+      expectSame(await bytesOf(await ask(`${origin}/tasks/sobel`, { method: "POST", body: four })), await edges(four));
+    },
+  );
+
+  test("a first step that no task file exports", async () => {
+    const env = { TASKS: "test/tasks/brightest.ts" };
+    const origin = await startCoordinator(env);
+    await startWorker("one", env);
+    const answer = await ask(`${origin}/tasks/brightest`, { method: "POST", body: four });
+    expect((await bytesOf(answer)).length).toBeGreaterThan(100);
+  });
+
+  test("jobs with a first step, cancelled at any moment of it, leave no key", async () => {
+    const origin = await startCoordinator();
+    await startWorker("one");
+    const large = photo(200);
+    const cancel = async (delay: number) => {
+      const id = crypto.randomUUID();
+      const put = ask(`${origin}/jobs/${id}?task=threshold&workers=2`, { method: "PUT", body: large });
+      await until(async () => (await store.exists(`job:{${id}}`)) === 1);
+      await sleep(delay);
+      expect((await ask(`${origin}/jobs/${id}`, { method: "DELETE" })).status).toBe(204);
+      expect([202, 404, 410]).toContain((await put).status);
+    };
+    for (let i = 0; i < 40; i += 4) await Promise.all([0, 1, 2, 3].map((j) => cancel((i + j) / 2)));
+    await until(async () => (await keys()).length === 0, 5_000).catch(() => {});
+    expect(await keys()).toEqual([]);
+  });
+
+  test("messages on a job's channel that no program of this project writes change nothing", async () => {
+    const origin = await startCoordinator();
+    const id = await accepted(origin, four);
+    const events = await ask(`${origin}/jobs/${id}/events`);
+    const poison = [
+      "",
+      "x y",
+      "0 {",
+      "0 null",
+      "0 5",
+      "0 {}",
+      '99999999999 {"worker":"x"}',
+      '0 {"worker":null,"ms":"x"}',
+    ];
+    for (const message of poison) expect(await store.publish(`job:{${id}}`, message)).toBe(1);
+    await startWorker("one");
+    await expectEdges(origin, id, four);
+    expect((await events.text()).match(/^event: band$/gm)).toHaveLength(4);
+  });
+
+  test("a queue that was declared with other arguments stops its own task only, until it is deleted", async () => {
+    const env = { TASKS: "test/tasks/negative.ts" };
+    const queue = `${QUEUE}.negative`;
+    await withChannel((channel) => channel.assertQueue(queue, { durable: true }));
+    const origin = await startCoordinator(env);
+    const worker = await startWorker("one", env);
+    const post = (task: string) => ask(`${origin}/tasks/${task}`, { method: "POST", body: four });
+    const refused = await within(post("negative"), 5_000);
+    expect([refused.status, (await refused.json()).detail]).toEqual([503, expect.stringContaining(queue)]);
+    for (const program of programs) {
+      expect(program.out).toMatch(/queue tareas\.negative was declared with other arguments; delete it/);
+    }
+    expectSame(await bytesOf(await post("sobel")), await edges(four));
+    expect(programs.map(({ out }) => out).join("")).not.toMatch(/connection lost/);
+    await withChannel((channel) => channel.deleteQueue(queue));
+    expect((await within(post("negative"), 15_000)).status).toBe(200);
+    expect(worker.out).not.toMatch(/connection lost/);
+    await withChannel((channel) => channel.deleteQueue(queue));
+  });
+
+  test("the list of workers is read once for all jobs that are looked at within a second", async () => {
+    const queue = { depth: async () => ({ waiting: 0, consumers: 0 }) };
+    const backends = { queue, results } as unknown as Backends;
+    const tasks = await loadTasks();
+    const asked = { params: {}, workers: null, bandPixels: BAND_PIXELS };
+    const image = { width: WIDTH, height: 40 };
+    const ids = await Promise.all(
+      Array.from({ length: 20 }, async () => {
+        const job = jobOf(crypto.randomUUID(), tasks.get("sobel")!, asked, image);
+        await results.putJob(job);
+        await results.markSent(job.id, 0, 1, job.attempt); // it is awaited, and in no queue
+        return job.id;
+      }),
+    );
+    await store.config("RESETSTAT");
+    for (const id of ids) await lookUp(backends, id);
+    const [, calls] = /cmdstat_zrange:calls=(\d+)/.exec(await store.info("commandstats"))!;
+    expect(Number(calls)).toBe(1);
+  });
+});
+
+test("a job with a first step waits for a worker that has the task of its current step", async () => {
+  const tasks = await loadTasks();
+  const asked = { params: {}, workers: null, bandPixels: BAND_PIXELS };
+  const job = jobOf(crypto.randomUUID(), tasks.get("threshold")!, asked, { width: WIDTH, height: 40 });
+  const isWaiting = (derivedParams: { level: number } | null, ...known: string[]) =>
+    view({ ...job, derivedParams }, new Map(), [{ tasks: known } as WorkerInfo], tasks).waiting;
+  expect(isWaiting(null, "threshold")).toBe(true);
+  expect(isWaiting(null, "histogram")).toBe(false);
+  expect(isWaiting({ level: 7 }, "threshold")).toBe(false);
+  expect(isWaiting({ level: 7 }, "histogram")).toBe(true);
+});
+
+/** @param plain each band has one grey: 10 times its number */
+function photo(bands: number, plain = false): Bytes {
+  const height = (bands * BAND_PIXELS) / WIDTH;
+  const data = new Uint8Array(WIDTH * height).map((_, i) =>
+    plain ? 10 * Math.floor(i / BAND_PIXELS) : (Math.imul(i, 2654435761) >>> 24) & 255,
+  );
+  return Buffer.from(encode({ width: WIDTH, height, data, channels: 1 }));
+}
+
+function edges(picture: Bytes): Promise<Bytes> {
+  return edgesOf(picture, BAND_PIXELS);
+}
+
+function servers(): Record<string, string> {
+  return { RABBITMQ_URL: rabbitmq.url, REDIS_URL: redis.url, RESULT_TTL_SECONDS: "300" };
+}
+
+async function startCoordinator(env: Record<string, string> = {}): Promise<string> {
+  const program = spawnProgram("coordinator.ts", {
+    ...servers(),
+    PORT: String(await freePort()),
+    BAND_PIXELS: String(BAND_PIXELS),
+    ...env,
+  });
+  programs.push(program);
+  const [, origin] = await program.waitFor(/Sobel, distributed: (http:\S+)/);
+  await until(async () => (await ask(`${origin}/readyz`)).ok);
+  return origin;
+}
+
+const names = new Map<string, Program>();
+
+async function startWorker(name: string, env: Record<string, string> = {}): Promise<Program> {
+  const program = spawnProgram("worker.ts", { ...servers(), WORKER_NAME: name, ...env });
+  programs.push(program);
+  names.set(name, program);
+  await program.waitFor(/: at work\n/);
+  return program;
+}
+
+/** Ends a worker, or all programs, as SIGTERM does: what they have in progress is settled. */
+async function ended(name: string): Promise<void> {
+  const program = names.get(name)!;
+  programs.splice(programs.indexOf(program), 1);
+  program.kill();
+  expect(await within(program.exited), program.out).toBe(0);
+}
+
+async function stopped(): Promise<void> {
+  for (const program of programs) program.kill();
+  for (const program of programs.splice(0)) expect(await within(program.exited), program.out).toBe(0);
+}
+
+async function accepted(origin: string, body: Bytes, query = "workers=4"): Promise<string> {
+  const id = crypto.randomUUID();
+  await resent(origin, id, body, query);
+  return id;
+}
+
+async function resent(origin: string, id: string, body: Bytes, query = "workers=4"): Promise<void> {
+  const answer = await ask(`${origin}/jobs/${id}?${query}`, { method: "PUT", body });
+  if (answer.status !== 202) throw new Error(`expected 202, got ${answer.status}: ${await answer.text()}`);
+}
+
+async function expectEdges(origin: string, id: string, picture: Bytes): Promise<void> {
+  await until(async () => !["running", "uploading"].includes((await jobAt(origin, id)).state));
+  expect(await jobAt(origin, id)).toMatchObject({ state: "done", error: null });
+  expectSame(await bytesOf(await ask(`${origin}/jobs/${id}/result`)), await edges(picture));
+}
+
+async function jobAt(origin: string, id: string) {
+  const answer = await ask(`${origin}/jobs/${id}`);
+  const job = await answer.json();
+  if (!answer.ok) throw new Error(`expected success, got ${answer.status}: ${job.detail}`);
+  return job;
+}
+
+/** All keys except those of the workers. */
+async function keys(): Promise<string[]> {
+  return (await store.keys("*")).filter((key) => key !== "workers" && !key.startsWith("worker:"));
+}
+
+async function messages(queue: string): Promise<number> {
+  return withChannel(async (channel) => (await channel.checkQueue(queue)).messageCount);
+}
+
+/** Delivers the first messages of the queue, and closes the connection with them unsettled, this many times. */
+async function redeliver(times: number, count: number): Promise<void> {
+  for (let i = 0; i < times; i++) {
+    await withChannel(async (channel) => {
+      for (let j = 0; j < count; j++) await channel.get(QUEUE);
+    });
+    await until(async () => (await messages(QUEUE)) === count);
+  }
+}
+
+async function withChannel<T>(step: (channel: Channel) => Promise<T>): Promise<T> {
+  const connection = await amqp(rabbitmq.url);
+  connection.on("error", () => {});
+  const channel = await connection.createChannel();
+  channel.on("error", () => {}); // its user gets the error
+  try {
+    return await step(channel);
+  } finally {
+    await connection.close().catch(() => {});
+  }
+}
+
+function ask(url: string, init: RequestInit = {}): Promise<Response> {
+  return fetch(url, { signal: AbortSignal.timeout(40_000), ...init });
+}
