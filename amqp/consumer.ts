@@ -18,13 +18,17 @@ import { within } from "../ops/deadline.ts";
 const HOLD_MS = 50;
 /** How long the broker may take to answer a cancel, ms. */
 const ANSWER_MS = 2_000;
+/** A queue that cannot be used is tried again after this long, ms. */
+const RETRY_MS = 5_000;
 
 type Message = ConsumeMessage | GetMessage;
 
 export class Consumer {
   #channel: ConfirmChannel | undefined;
-  /** Tags of the running consumers. */
-  #tags: string[] = [];
+  /** Tags of the running consumers, by queue. */
+  readonly #tags = new Map<string, string>();
+  /** Queues that cannot be used, and when to try them again, ms since 1970. */
+  readonly #refused = new Map<string, number>();
   readonly #arrived: Message[] = [];
   #wake: () => void = () => {};
   #stopped = false;
@@ -48,7 +52,8 @@ export class Consumer {
 
   detach(): void {
     this.#channel = undefined;
-    this.#tags = [];
+    this.#tags.clear();
+    this.#refused.clear();
     this.#arrived.length = 0;
     this.#wake();
   }
@@ -79,17 +84,20 @@ export class Consumer {
       await delivered;
       clearTimeout(timer);
       await leaving;
-      slow = this.#tags.length === 0;
+      slow = this.#tags.size === 0;
     }
   }
 
   /** Consumes from all queues until a message arrives. */
   async #next(channel: ConfirmChannel, isCurrent: () => boolean): Promise<Message | undefined> {
-    if (this.#tags.length === 0) await this.#subscribe(channel);
+    if (this.#tags.size === 0) await this.#subscribe(channel);
     while (isCurrent() && this.#arrived.length === 0) {
+      const retry = this.#refused.size > 0 ? setTimeout(() => this.#wake(), RETRY_MS) : undefined;
       await new Promise<void>((wake) => {
         this.#wake = wake;
       });
+      clearTimeout(retry);
+      if (this.#refused.size > 0 && isCurrent() && this.#arrived.length === 0) await this.#subscribe(channel);
     }
     return isCurrent() ? this.#arrived.shift() : undefined;
   }
@@ -107,7 +115,7 @@ export class Consumer {
 
   async #subscribe(channel: ConfirmChannel): Promise<void> {
     for (const queue of this.queues) {
-      if (!(await this.#declared(queue))) continue;
+      if (this.#tags.has(queue) || !(await this.#declared(queue))) continue;
       const { consumerTag } = await channel.consume(queue, (message) => {
         // Null: the broker has cancelled this consumer, for example because the queue was deleted.
         if (message === null) return this.broker.restart();
@@ -115,24 +123,28 @@ export class Consumer {
         this.#arrived.push(message);
         this.#wake();
       });
-      this.#tags.push(consumerTag);
+      this.#tags.set(queue, consumerTag);
     }
     this.onConsuming(true);
   }
 
-  /** A queue that cannot be used is logged, and left alone until the next connection. */
+  /** A queue that cannot be used is logged, and left alone for a while. */
   async #declared(queue: string): Promise<boolean> {
-    return this.broker.declare(queue).then(
-      () => true,
-      (error) => {
-        if (error instanceof QueueError) return false;
-        throw error;
-      },
-    );
+    if ((this.#refused.get(queue) ?? 0) > Date.now()) return false;
+    try {
+      await this.broker.declare(queue);
+    } catch (error) {
+      if (!(error instanceof QueueError)) throw error;
+      this.#refused.set(queue, Date.now() + RETRY_MS);
+      return false;
+    }
+    this.#refused.delete(queue);
+    return true;
   }
 
   async #unsubscribe(channel: ConfirmChannel): Promise<void> {
-    const tags = this.#tags.splice(0);
+    const tags = [...this.#tags.values()];
+    this.#tags.clear();
     await Promise.all(tags.map((tag) => within(channel.cancel(tag), ANSWER_MS, "RabbitMQ did not answer a cancel")));
     for (const message of this.#arrived.splice(0)) settle(() => requeue(channel, message));
     this.onConsuming(false);

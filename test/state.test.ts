@@ -326,6 +326,10 @@ function* faultsOf(step: Step, before: Records, after: Records, answer: unknown)
     const lost = ["0", "1"].filter((band) => !(band in after.sent) && !(band in after.done));
     if (lost.length > 0) yield `is enqueued, though band ${lost} is neither sent nor done`;
   }
+  const isResumed = may("forget") && typeof answer === "number";
+  if (isResumed && job.error !== "") yield "left a job failed that was sent again";
+  if (isResumed && Object.keys(after.done).some((band) => !(band in after.stored)))
+    yield "left a band without a result";
   if (isReplaced) return;
   if (step.attempt !== undefined && step.attempt !== Number(was.attempt)) {
     const [a, b] = [before, after].map(({ ttl, job: { renewed, ...fields }, ...hashes }) => ({ ...hashes, fields }));
@@ -334,7 +338,13 @@ function* faultsOf(step: Step, before: Records, after: Records, answer: unknown)
   }
   const gone = Object.keys(before.done).filter((band) => after.done[band] !== before.done[band]);
   if (gone.some((band) => !may("forget") || band in before.stored)) yield `took back the done record of band ${gone}`;
+  if (gone.length > 0 && job.attempt === was.attempt) yield `took back the done record of band ${gone} of this attempt`;
   if (Number(job.attempt) < Number(was.attempt)) yield "went back to an earlier attempt";
+  if (Number(job.attempt) > Number(was.attempt)) {
+    const old = [...Object.keys(after.sent), ...Object.keys(after.failures), ...Object.keys(after.claims)];
+    if (old.length > 0 || job.enqueued === "1") yield "began an attempt with what was noted of the one before";
+  }
+  if (was.error !== "" && job.error !== "" && !isEqual(before.done, after.done)) yield "changed a band of a failed job";
   if (stateIn(before) === "done" && stateIn(after) !== "done" && gone.length === 0)
     yield `made a done job ${stateIn(after)}`;
   if (was.error === "" && job.error !== "") {
