@@ -297,10 +297,11 @@ export class RabbitQueue implements Queue {
     const { routingKey } = message.fields;
     let settled = outcome.do !== "retry";
     if (outcome.do === "dead-letter" || outcome.do === "renew") {
+      const kept = attempt === undefined ? {} : { "x-attempt": attempt };
       const [to, also] =
         outcome.do === "renew"
-          ? [routingKey, { "x-sent": sent, ...(attempt !== undefined && { "x-attempt": attempt }) }]
-          : [DEAD_LETTERS, { "x-reason": outcome.reason, "x-queue": routingKey }];
+          ? [routingKey, { ...kept, "x-sent": sent }]
+          : [DEAD_LETTERS, { ...kept, "x-reason": outcome.reason, "x-queue": routingKey }];
       // First the copy, then the acknowledgement: a crash in between leaves two, which is harmless.
       settled = await this.#confirmed(channel, to, message.content, chunkId, also).then(
         () => true,

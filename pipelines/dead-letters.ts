@@ -24,6 +24,8 @@ if (!RABBITMQ_URL || !REDIS_URL || !["--show", "--back", "--drop"].includes(acti
 const connection = await connect(RABBITMQ_URL);
 const channel = await connection.createConfirmChannel();
 const results = new RedisResults(REDIS_URL, 1, false);
+/** The attempts that began here, by job and earlier attempt: a job may have several dead letters. */
+const revived = new Map<string, number>();
 const { messageCount } = await channel.checkQueue(DEAD_LETTERS);
 for (let i = 0; i < messageCount; i++) {
   const message = await channel.get(DEAD_LETTERS);
@@ -35,13 +37,35 @@ for (let i = 0; i < messageCount; i++) {
   console.log(`${messageId ?? "(no id)"}  ${queue}  ${headers?.["x-reason"] ?? death?.reason ?? "(no reason)"}`);
   if (action === "--show") continue; // not acknowledged: RabbitMQ requeues it when the channel closes
   if (action === "--back") {
-    if (isChunkId(String(messageId))) await results.reviveJob(parseChunkId(messageId).jobId);
     const { contentType } = message.properties;
-    channel.sendToQueue(queue, message.content, { persistent: true, mandatory: true, contentType, messageId });
+    const options = { persistent: true, mandatory: true, contentType, messageId };
+    const attempt = await attemptOf(String(messageId), headers?.["x-attempt"]);
+    channel.sendToQueue(queue, message.content, {
+      ...options,
+      headers: attempt === undefined ? {} : { "x-attempt": attempt },
+    });
     await channel.waitForConfirms();
   }
   channel.ack(message);
 }
+
+/**
+ * Revives the job of a band.
+ * @param sent the attempt that the band was sent for
+ * @returns the attempt to send it for. A job that has begun another attempt since, maybe with other parameters, gets the
+ * band with its old one, so that a worker drops it.
+ */
+async function attemptOf(chunkId: string, sent: number | undefined): Promise<number | undefined> {
+  if (!isChunkId(chunkId)) return sent;
+  const { jobId } = parseChunkId(chunkId);
+  const before = (await results.findJob(jobId))?.attempt;
+  if (sent === undefined || sent === before) {
+    await results.reviveJob(jobId);
+    if (sent !== undefined) revived.set(`${jobId} ${sent}`, (await results.findJob(jobId))?.attempt ?? sent);
+  }
+  return revived.get(`${jobId} ${sent}`) ?? sent;
+}
+
 await channel.close();
 await connection.close();
 await results.close();

@@ -118,12 +118,31 @@ describeWith(["rabbitmq", "redis"], "recovery", () => {
     await resent(origin, id, four);
     await startWorker("one");
     await expectEdges(origin, id, four);
-    const command = ["bun", "run", "pipelines/dead-letters.ts", "--back"];
-    const back = Bun.spawn(command, { env: { ...process.env, ...servers() }, stdout: "pipe" });
-    expect(await within(back.exited)).toBe(0);
+    await putBack();
     await until(async () => (await messages(QUEUE)) === 0);
     await sleep(200); // for what a worker might do with it
     await expectEdges(origin, id, four);
+  });
+
+  test("a dead letter is put back after its job was replaced by one with other parameters: the band is dropped", async () => {
+    const env = { TASKS: "test/tasks/throws.ts,test/tasks/negative.ts" };
+    const origin = await startCoordinator(env);
+    await startWorker("one", env);
+    const id = await accepted(origin, photo(1), "task=throws");
+    await until(async () => (await messages(DEAD_LETTERS)) === 1);
+    await stopped();
+    const next = await startCoordinator(env);
+    await resent(next, id, photo(1), "task=negative");
+    await putBack();
+    expect(await messages(`${QUEUE}.throws`)).toBe(1);
+    const worker = await startWorker("two", { ...env, WORKER_TASKS: "throws", LOG_LEVEL: "debug" });
+    await worker.waitFor(/band dropped/);
+    expect(await jobAt(next, id)).toMatchObject({ state: "running", error: null });
+    await startWorker("three", env);
+    await until(async () => (await jobAt(next, id)).state === "done");
+    await withChannel(async (channel) => {
+      for (const task of ["throws", "negative"]) await channel.deleteQueue(`${QUEUE}.${task}`);
+    });
   });
 
   test("a copy of a band that is done, delivered 18 times, is dropped: the job stays done", async () => {
@@ -453,6 +472,12 @@ async function redeliver(times: number, count: number): Promise<void> {
     });
     await until(async () => (await messages(QUEUE)) === count);
   }
+}
+
+async function putBack(): Promise<void> {
+  const command = ["bun", "run", "pipelines/dead-letters.ts", "--back"];
+  const back = Bun.spawn(command, { env: { ...process.env, ...servers() }, stdout: "pipe" });
+  expect(await within(back.exited)).toBe(0);
 }
 
 async function withChannel<T>(step: (channel: Channel) => Promise<T>): Promise<T> {
