@@ -8,7 +8,7 @@ import { connect as amqp, type Channel } from "amqplib";
 import { encode } from "fast-png";
 import { Redis } from "ioredis";
 import type { Backends, WorkerInfo } from "../backends.ts";
-import { view } from "../http/events.ts";
+import { isKnown } from "../http/events.ts";
 import { jobOf } from "../job.ts";
 import { DEAD_LETTERS, QUEUE } from "../queue.ts";
 import { RedisResults } from "../results.ts";
@@ -370,7 +370,7 @@ test("a job with a first step waits for a worker that has the task of its curren
   const asked = { params: {}, workers: null, bandPixels: BAND_PIXELS };
   const job = jobOf(crypto.randomUUID(), tasks.get("threshold")!, asked, { width: WIDTH, height: 40 });
   const isWaiting = (derivedParams: { level: number } | null, ...known: string[]) =>
-    view({ ...job, derivedParams }, new Map(), [{ tasks: known } as WorkerInfo], tasks).waiting;
+    !isKnown({ ...job, derivedParams }, [{ tasks: known } as WorkerInfo], tasks);
   expect(isWaiting(null, "threshold")).toBe(true);
   expect(isWaiting(null, "histogram")).toBe(false);
   expect(isWaiting({ level: 7 }, "threshold")).toBe(false);
