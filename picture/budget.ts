@@ -27,8 +27,8 @@ const BODIES = 1 / 8;
 
 /** A part of a budget. */
 export interface Share {
-  /** @param bytes less than before */
-  shrink(bytes: number): void;
+  /** @throws BusyError where it would grow beyond the budget */
+  resize(bytes: number): void;
   /** Gives everything back; again: nothing. */
   release(): void;
 }
@@ -51,15 +51,16 @@ export class Budget {
 
   /** @throws BusyError */
   take(bytes: number): Share {
-    if (bytes > this.#free) throw new BusyError(`${this.what} is full (${this.bytes} bytes); retry later`);
-    this.#free -= bytes;
-    let held = bytes;
-    const shrink = (bytes: number) => {
+    let held = 0;
+    const resize = (bytes: number) => {
+      if (bytes - held > this.#free) throw new BusyError(`${this.what} is full (${this.bytes} bytes); retry later`);
       this.#free += held - bytes;
+      const isSmaller = bytes < held;
       held = bytes;
-      this.freed();
+      if (isSmaller) this.freed();
     };
-    return { shrink, release: () => shrink(0) };
+    resize(bytes);
+    return { resize, release: () => resize(0) };
   }
 
   /** Called when bytes were given back. */
@@ -110,7 +111,7 @@ class Decodes extends Budget {
       share.release();
       decoded();
     };
-    return { shrink: share.shrink, release, decoded };
+    return { resize: share.resize, release, decoded };
   }
 
   #wait(bytes: number): Promise<DecodeShare> {
@@ -177,9 +178,8 @@ export class HeldMemory {
 
   /** The body has `bytes` bytes. @throws BusyError */
   body(bytes: number): void {
-    const next = this.#memory.bodies.take(bytes);
-    this.#body?.release();
-    this.#body = next;
+    if (this.#body) this.#body.resize(bytes);
+    else this.#body = this.#memory.bodies.take(bytes);
   }
 
   /** Waits until there are `bytes` bytes for the decoded picture. @throws BusyError */
@@ -197,7 +197,7 @@ export class HeldMemory {
   decoded(pixels: Uint8Array): void {
     this.#buffers.push(pixels.buffer as ArrayBuffer);
     this.#body?.release();
-    this.#decode?.shrink(pixels.length);
+    this.#decode?.resize(pixels.length);
     this.#decode?.decoded();
   }
 
