@@ -36,7 +36,7 @@ export const DEFAULT_BAND_PIXELS = 1 << 20;
 export const DEFAULT_UPLOAD_BYTES = 4 * 2 ** 30;
 export const DEFAULT_JOBS = 64;
 /** The rest is for streamed uploads, bands and the runtime. */
-export const DEFAULT_PICTURE_MEMORY_BYTES = Math.floor(0.65 * memoryLimit());
+export const DEFAULT_PICTURE_MEMORY_BYTES = Math.floor(0.6 * memoryLimit());
 /** Less than the volume of the coordinator's pod. */
 export const DEFAULT_SPOOL_BYTES = 6 * 2 ** 30;
 /** Limit of `?workers=` of a job, and of the worker threads of one process. */
@@ -97,7 +97,7 @@ const NUMBERS = {
     min: 1,
     max: Number.MAX_SAFE_INTEGER,
     help: "memory for pictures that must be held whole, bytes; above it they wait, then 503",
-    shown: "65 % of the limit",
+    shown: "60 % of the limit",
   },
   MAX_SPOOL_BYTES: {
     of: COORDINATOR,

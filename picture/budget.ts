@@ -11,6 +11,7 @@
  * Not here: what a format costs (read.ts), the settings (ops/settings.ts).
  */
 import { availableParallelism } from "node:os";
+import process from "node:process";
 
 /** The process has no room for this picture now; it will later. */
 export class BusyError extends Error {
@@ -21,9 +22,11 @@ export class BusyError extends Error {
 const QUEUE = 16;
 const PATIENCE_MS = 30_000;
 /** A decode of at most this share of the memory passes the queue: a small picture does not wait for large ones. */
-const SMALL = 1 / 32;
+const SMALL = 1 / 16;
+/** How often the size of the process is checked while a picture is held, ms. */
+const RELIEF_MS = 100;
 /** The share of collected bodies; the rest is for decodes. */
-const BODIES = 1 / 8;
+const BODIES = 1 / 10;
 
 /** A part of a budget. */
 export interface Share {
@@ -149,6 +152,15 @@ export class PictureMemory {
     this.decodes = new Decodes(bytes - this.bodies.bytes, "the memory for decoded pictures");
   }
 
+  /**
+   * Collects garbage where the process has grown beyond this memory and a fifth. By itself the collector lets garbage grow
+   * to as much as is in use: with a picture of 128 MB in memory, to as much again.
+   */
+  relieve(): void {
+    if (process.memoryUsage.rss() < 1.2 * this.bytes) return;
+    if (typeof Bun !== "undefined") Bun.gc(true);
+  }
+
   /** The part of one picture. */
   open(): HeldMemory {
     return new HeldMemory(this);
@@ -161,6 +173,7 @@ export class HeldMemory {
   readonly #buffers: ArrayBuffer[] = [];
   #body: Share | undefined;
   #decode: DecodeShare | undefined;
+  #timer: ReturnType<typeof setInterval> | undefined;
 
   constructor(memory: PictureMemory) {
     this.#memory = memory;
@@ -185,6 +198,7 @@ export class HeldMemory {
   /** Waits until there are `bytes` bytes for the decoded picture. @throws BusyError */
   async decode(bytes: number): Promise<void> {
     this.#decode = await this.#memory.decodes.enter(bytes);
+    this.#timer ??= setInterval(() => this.#memory.relieve(), RELIEF_MS);
   }
 
   /** Waits until there are `bytes` bytes for a picture whose decoder is this program. @throws BusyError */
@@ -193,9 +207,14 @@ export class HeldMemory {
     this.#decode?.decoded();
   }
 
+  /** `release` frees these pixels. */
+  own(pixels: Uint8Array): void {
+    this.#buffers.push(pixels.buffer as ArrayBuffer);
+  }
+
   /** The picture is decoded into `pixels`; its body is no longer used. */
   decoded(pixels: Uint8Array): void {
-    this.#buffers.push(pixels.buffer as ArrayBuffer);
+    this.own(pixels);
     this.#body?.release();
     this.#decode?.resize(pixels.length);
     this.#decode?.decoded();
@@ -203,6 +222,7 @@ export class HeldMemory {
 
   /** Also frees the pixels. */
   release(): void {
+    clearInterval(this.#timer);
     for (const buffer of this.#buffers.splice(0)) free(buffer);
     this.#body?.release();
     this.#decode?.release();

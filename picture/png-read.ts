@@ -66,7 +66,11 @@ export async function readPng(
     await memory.hold(width * height);
   }
   const scanlines = inflated(file, firstIdat);
-  return { width, height, blocks: interlaced ? deinterlaced(header, scanlines) : greyBlocks(header, scanlines) };
+  return {
+    width,
+    height,
+    blocks: interlaced ? deinterlaced(header, scanlines, memory) : greyBlocks(header, scanlines),
+  };
 }
 
 /** Bytes on demand, out of pieces of any size. */
@@ -348,10 +352,15 @@ async function* greyRows(header: Header, lines: ByteReader, width: number, heigh
 }
 
 /** Adam7: seven small pictures, one after the other. Their pixels lie on seven grids of the whole. */
-async function* deinterlaced(header: Header, scanlines: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
+async function* deinterlaced(
+  header: Header,
+  scanlines: AsyncIterable<Uint8Array>,
+  memory?: HeldMemory,
+): AsyncGenerator<Uint8Array> {
   const { width, height } = header;
   const lines = new ByteReader(scanlines, "too little image data");
   const whole = new Uint8Array(width * height);
+  memory?.own(whole);
   try {
     for (const [x0, y0, dx, dy] of ADAM7) {
       const passWidth = Math.ceil((width - x0) / dx);
