@@ -89,7 +89,7 @@ const NUMBERS = {
     default: 1_000_000_000,
     min: 1,
     max: Number.MAX_SAFE_INTEGER,
-    help: "limit of a picture, pixels; above it: 413. At most 134217728 if the picture must be held whole",
+    help: "limit of a picture, pixels; above it: 413. At most 134217728 if the picture must be held whole; rows: a 64th",
   },
   PICTURE_MEMORY_BYTES: {
     of: COORDINATOR,
