@@ -44,6 +44,8 @@ import {
   answerHelp,
   DEFAULT_BAND_PIXELS,
   DEFAULT_JOBS,
+  DEFAULT_PICTURE_MEMORY_BYTES,
+  DEFAULT_SPOOL_BYTES,
   DEFAULT_UPLOAD_BYTES,
   DRAIN_MS,
   hostsSetting,
@@ -51,8 +53,10 @@ import {
   setting,
   tokenSetting,
 } from "./ops/settings.ts";
+import { type HeldMemory, PictureMemory } from "./picture/budget.ts";
 import { ImageError, type PixelLimits } from "./picture/picture.ts";
-import { DEFAULT_LIMITS, readImage } from "./picture/read.ts";
+import { DEFAULT_LIMITS, limitsOf, readImage } from "./picture/read.ts";
+import { SpoolDisk } from "./picture/spool.ts";
 import { RabbitQueue } from "./queue.ts";
 import { RedisResults } from "./results.ts";
 import { isData, kindOf, schemaOf, type Task } from "./task.ts";
@@ -65,6 +69,9 @@ export interface Dependencies extends Backends {
   bandPixels?: number;
   maxUploadBytes?: number;
   limits?: PixelLimits;
+  /** For pictures that are held whole, and for those that are read twice. */
+  memory?: PictureMemory;
+  disk?: SpoolDisk;
   /** Uploads in progress at a time, at most. */
   maxJobs?: number;
   /** The token that uploads, cancelling, /workers and /metrics require. */
@@ -132,6 +139,8 @@ function contextOf({
   bandPixels = DEFAULT_BAND_PIXELS,
   maxUploadBytes = DEFAULT_UPLOAD_BYTES,
   limits = DEFAULT_LIMITS,
+  memory = new PictureMemory(DEFAULT_PICTURE_MEMORY_BYTES),
+  disk = new SpoolDisk(DEFAULT_SPOOL_BYTES),
   maxJobs = DEFAULT_JOBS,
   authToken,
   stopping = new AbortController().signal,
@@ -144,21 +153,21 @@ function contextOf({
   const follower = new Follower(metrics, log);
   const previews = new Previews(given.results);
   const gauges = [new BackendGauges(registry, given), new FleetMetrics(registry, given, [...given.tasks.keys()])];
-  const settings = { bandPixels, maxUploadBytes, limits, maxJobs, authToken, hosts };
+  const settings = { bandPixels, maxUploadBytes, limits, memory, disk, maxJobs, authToken, hosts };
   return { ...given, ...settings, stopping, log, registry, metrics, follower, previews, gauges, uploads: 0 };
 }
 
 /** POST /tasks/:task: the picture in, the result out, nothing kept. */
 async function runOnce(context: Context, request: Request, taskName: string): Promise<Response> {
-  const { results, follower, bandPixels } = context;
+  const { results, follower, bandPixels, disk } = context;
   const id = randomUUID();
-  const { watch, job, task } = await withUpload(context, request, async (upload) => {
+  const { watch, job, task } = await withUpload(context, request, async (upload, memory) => {
     const task = await taskOr422(context, taskName);
-    const { job, image } = await newJob(context, id, request, task, upload);
+    const { job, image } = await newJob(context, id, request, task, upload, memory);
     await results.putJob(job);
     const watch = await JobWatch.open(context, id, job);
     try {
-      await enqueue(watch, image, task, bandPixels, request.signal);
+      await enqueue(watch, image, task, bandPixels, request.signal, disk);
     } catch (error) {
       watch.close();
       await removeJob(results, job);
@@ -196,17 +205,17 @@ async function* streamThenDelete(
 
 /** PUT /jobs/:id: the picture in, 202 when every band is in the queue or done. Sent again, it resumes. */
 async function upload(context: Context, request: Request, id: string): Promise<Response> {
-  const { results, follower, bandPixels } = context;
-  await withUpload(context, request, (upload) =>
+  const { results, follower, bandPixels, disk } = context;
+  await withUpload(context, request, (upload, memory) =>
     withLease(results, id, request.signal, async (signal) => {
       const name = query(request, "task") ?? "sobel";
       const task = (await findTaskToResume(context.tasks, results, id, name)) ?? (await taskOr422(context, name));
-      const { job: asked, image } = await newJob(context, id, request, task, upload);
+      const { job: asked, image } = await newJob(context, id, request, task, upload, memory);
       await startOrResume(results, asked);
       const watch = await JobWatch.open(context, id);
       const resent = watch.job?.enqueued === true;
       try {
-        await enqueue(watch, image, task, bandPixels, signal);
+        await enqueue(watch, image, task, bandPixels, signal, disk);
       } catch (error) {
         watch.close();
         // The same bytes would fail the same way again. A job that has its whole picture is not failed by a bad copy.
@@ -226,17 +235,23 @@ async function upload(context: Context, request: Request, id: string): Promise<R
 }
 
 /** Counts the upload in, and out when `step` is over. The rest of a refused upload is read and discarded. */
-async function withUpload<T>(context: Context, request: Request, step: (upload: Upload) => Promise<T>): Promise<T> {
+async function withUpload<T>(
+  context: Context,
+  request: Request,
+  step: (upload: Upload, memory: HeldMemory) => Promise<T>,
+): Promise<T> {
   const { maxUploadBytes, authToken, maxJobs, metrics, follower } = context;
   const upload = new Upload(request, maxUploadBytes);
   try {
     expectToken(request, authToken);
     if (context.uploads >= maxJobs) throw unavailable(`too many uploads in progress (${maxJobs}); retry later`);
     metrics.open.set({ state: "uploading" }, ++context.uploads);
+    const memory = context.memory.open();
     try {
       upload.checkLength();
-      return await step(upload);
+      return await step(upload, memory);
     } finally {
+      memory.release();
       metrics.open.set({ state: "uploading" }, --context.uploads);
     }
   } catch (error) {
@@ -250,9 +265,16 @@ async function withUpload<T>(context: Context, request: Request, step: (upload: 
   }
 }
 
-async function newJob({ bandPixels, limits }: Context, id: string, request: Request, task: Task, upload: Upload) {
+async function newJob(
+  { bandPixels, limits }: Context,
+  id: string,
+  request: Request,
+  task: Task,
+  upload: Upload,
+  memory: HeldMemory,
+) {
   const asked = { params: paramsOf(request, task), workers: workersOf(request), bandPixels };
-  const image = await readImage(await upload.image(request), limits);
+  const image = await readImage(await upload.image(request), limits, memory);
   return { job: jobOf(id, task, asked, image), image };
 }
 
@@ -343,11 +365,12 @@ async function main(): Promise<void> {
   answerHelp("coordinator.ts", ABOUT);
   const hostname = process.env.HOST || "127.0.0.1";
   const port = setting("PORT");
-  const streamed = setting("MAX_PIXELS");
   const options = {
     bandPixels: setting("BAND_PIXELS"),
     maxUploadBytes: setting("MAX_UPLOAD_BYTES"),
-    limits: { streamed, whole: Math.min(streamed, DEFAULT_LIMITS.whole) },
+    limits: limitsOf(setting("MAX_PIXELS")),
+    memory: new PictureMemory(setting("PICTURE_MEMORY_BYTES")),
+    disk: new SpoolDisk(setting("MAX_SPOOL_BYTES")),
     maxJobs: setting("MAX_JOBS"),
   };
   const authToken = tokenSetting();

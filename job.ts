@@ -19,7 +19,7 @@ import { type Band, bandRows, chunkIdOf, pixelsOf, planBands, rowsCrc, split, Wi
 import { Pool } from "./picture/buffers.ts";
 import type { GreyImage } from "./picture/picture.ts";
 import { encodeBand, Stitcher } from "./picture/png-write.ts";
-import { Spool } from "./picture/spool.ts";
+import type { SpoolDisk } from "./picture/spool.ts";
 import {
   checkedValues,
   type DataTask,
@@ -149,7 +149,8 @@ export async function removeJob(results: Results, { id, preJobId, bands }: Job):
 /**
  * Does everything until a job needs only workers: its first step, if it has one, then its bands.
  * @param watch of a job whose record exists
- * @throws JobError, ImageError, QueueError
+ * @param disk where the rows of a job of two steps are kept
+ * @throws JobError, ImageError, QueueError, BusyError
  */
 export async function enqueue(
   watch: JobWatch,
@@ -157,12 +158,13 @@ export async function enqueue(
   task: Task,
   bandPixels: number,
   signal: AbortSignal,
+  disk: SpoolDisk,
 ): Promise<void> {
   const { params, preJobId } = watch.expectJob();
   const step = firstOf(task, params);
   const halo = haloFor(task, params);
   if (!step || !preJobId) return watch.enqueuing(() => enqueueBands(watch, image, halo, params, signal));
-  const spool = await Spool.open();
+  const spool = await disk.open(image);
   try {
     await watch.enqueuing(async () => {
       const data = await runFirstStep(watch, preJobId, step.task, spool.passing(image), bandPixels, signal);

@@ -11,6 +11,7 @@ import type { Failure, Job } from "../backends.ts";
 import { QueueError } from "../backends.ts";
 import type { Log } from "../ops/log.ts";
 import type { CoordinatorMetrics } from "../ops/metrics.ts";
+import { BusyError } from "../picture/budget.ts";
 import { ImageError } from "../picture/picture.ts";
 import { JobError, type JobWatch, stateOf } from "../watch.ts";
 import { HttpError, pathOf } from "./respond.ts";
@@ -99,6 +100,7 @@ export function failureOf(error: unknown): Failure {
 /** The label of a refused upload. */
 function refusalOf(error: unknown, request: Request): string {
   if (error instanceof QueueError) return "queue";
+  if (error instanceof BusyError) return "busy";
   if (error instanceof ImageError) return "picture";
   if (error instanceof JobError) return error.code === "failed" ? "job_failed" : "job_conflict";
   if (error === request.signal.reason) return "client_closed";

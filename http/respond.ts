@@ -9,6 +9,7 @@ import { createHash, timingSafeEqual } from "node:crypto";
 import { NotFoundError } from "elysia";
 import { QueueError } from "../backends.ts";
 import type { Log } from "../ops/log.ts";
+import { BusyError } from "../picture/budget.ts";
 import { ImageError, type ImageErrorCode } from "../picture/picture.ts";
 import { JobError } from "../watch.ts";
 
@@ -80,7 +81,7 @@ function expected(error: unknown, request: Request): HttpError | undefined {
     const status = STATUSES[error.code];
     return status === 503 ? unavailable(error.message) : new HttpError(status, error.message);
   }
-  if (error instanceof QueueError) return unavailable(error.message);
+  if (error instanceof QueueError || error instanceof BusyError) return unavailable(error.message);
   if (error instanceof NotFoundError) {
     const path = `${request.method} ${pathOf(request)}`;
     return new HttpError(404, `not found: ${path}; GET /openapi.json lists the paths`);

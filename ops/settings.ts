@@ -7,7 +7,7 @@
  *
  * Not here: the settings of the deployment (terraform/settings.ts).
  */
-import { availableParallelism } from "node:os";
+import { availableParallelism, totalmem } from "node:os";
 import process from "node:process";
 import { parseArgs } from "node:util";
 
@@ -35,6 +35,10 @@ interface NumberSetting extends Setting {
 export const DEFAULT_BAND_PIXELS = 1 << 20;
 export const DEFAULT_UPLOAD_BYTES = 4 * 2 ** 30;
 export const DEFAULT_JOBS = 64;
+/** The rest is for streamed uploads, bands and the runtime. */
+export const DEFAULT_PICTURE_MEMORY_BYTES = Math.floor(0.6 * memoryLimit());
+/** Less than the volume of the coordinator's pod. */
+export const DEFAULT_SPOOL_BYTES = 6 * 2 ** 30;
 /** Limit of `?workers=` of a job, and of the worker threads of one process. */
 export const MAX_WORKERS = 1024;
 /** How long a coordinator may finish its answers after SIGTERM, ms. k8s/ and compose.yaml give it more time than this. */
@@ -85,7 +89,22 @@ const NUMBERS = {
     default: 1_000_000_000,
     min: 1,
     max: Number.MAX_SAFE_INTEGER,
-    help: "limit of a picture, pixels; above it: 413. At most 134217728 if the picture must be held whole",
+    help: "limit of a picture, pixels; above it: 413. At most 134217728 if the picture must be held whole; rows: a 64th",
+  },
+  PICTURE_MEMORY_BYTES: {
+    of: COORDINATOR,
+    default: DEFAULT_PICTURE_MEMORY_BYTES,
+    min: 1,
+    max: Number.MAX_SAFE_INTEGER,
+    help: "memory for pictures that must be held whole, bytes; above it they wait, then 503",
+    shown: "60 % of the limit",
+  },
+  MAX_SPOOL_BYTES: {
+    of: COORDINATOR,
+    default: DEFAULT_SPOOL_BYTES,
+    min: 1,
+    max: Number.MAX_SAFE_INTEGER,
+    help: "limit of the files in TMPDIR, for tasks of two steps, bytes; above it: 503",
   },
   MAX_JOBS: {
     of: COORDINATOR,
@@ -144,6 +163,11 @@ const TEXTS = {
 } satisfies Record<string, Setting>;
 
 export const SETTINGS: Record<string, Setting | NumberSetting> = { ...TEXTS, ...NUMBERS };
+
+/** The memory limit of the container; without one, the machine's memory. Bytes. */
+function memoryLimit(): number {
+  return Math.min(process.constrainedMemory?.() || Number.POSITIVE_INFINITY, totalmem());
+}
 
 /** Reads a whole number. @throws Error with the setting's name */
 export function setting(name: keyof typeof NUMBERS): number {

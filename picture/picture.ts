@@ -31,6 +31,8 @@ export class ImageError extends Error {
 export interface PixelLimits {
   streamed: number;
   whole: number;
+  /** The most rows: each costs time too, however narrow it is. */
+  rows?: number;
 }
 
 /** All rows of a picture that fits into memory: `width × height` pixels, row-major. */
@@ -50,7 +52,11 @@ export async function* onePiece(bytes: Uint8Array): AsyncGenerator<Uint8Array> {
 }
 
 /** @throws ImageError "too-large" */
-export function checkPixels(width: number, height: number, limit: number): void {
-  if (width * height <= limit) return;
-  throw new ImageError("too-large", `image too large: expected at most ${limit} pixels, got ${width} × ${height}`);
+export function checkSize(width: number, height: number, limit: number, rows = Number.POSITIVE_INFINITY): void {
+  if (width * height > limit) {
+    throw new ImageError("too-large", `image too large: expected at most ${limit} pixels, got ${width} × ${height}`);
+  }
+  if (height > rows) {
+    throw new ImageError("too-large", `image too tall: expected at most ${rows} rows, got ${width} × ${height}`);
+  }
 }

@@ -10,6 +10,7 @@
  * Not here: where scanlines come from (png-read.ts), the loops over bytes (kernel/).
  * Source: PNG Specification (Third Edition), https://www.w3.org/TR/png-3/
  */
+import { Scratch } from "./buffers.ts";
 import { kernel } from "./kernel/kernel.ts";
 import { CHANNELS, corrupt, GREY, type Header, PALETTE } from "./png-format.ts";
 
@@ -36,16 +37,14 @@ export function converter(header: Header, width: number): (lines: Uint8Array, gr
     }
     if (!expand) return kernel.unfilterLuminance(lines, width, channels, previous, grey);
     kernel.unfilter(lines, bytes, bytesPerPixel, previous);
-    for (let at = 0, to = 0; at < lines.length; at += 1 + bytes, to += width) {
-      expand(lines.subarray(at + 1, at + 1 + bytes), grey.subarray(to, to + width));
-    }
+    expand(lines, grey);
   };
 }
 
-/** A function from one row of unfiltered samples to grey. */
-function expander(header: Header, width: number): (row: Uint8Array, grey: Uint8Array) => void {
+/** A function from unfiltered scanlines to grey. It makes no object for a row: a picture may have millions of rows. */
+function expander(header: Header, width: number): (lines: Uint8Array, grey: Uint8Array) => void {
   const { colour, depth } = header;
-  if (colour === PALETTE || (colour === GREY && depth <= 8)) return lookUp(greyTable(header), depth);
+  if (colour === PALETTE || (colour === GREY && depth <= 8)) return lookUp(greyTable(header), depth, width);
   return toEightBits(header, width);
 }
 
@@ -67,35 +66,49 @@ function greyTable({ colour, depth, palette, transparency }: Header): Uint8Array
   return table;
 }
 
-function lookUp(table: Uint8Array, depth: number): (row: Uint8Array, grey: Uint8Array) => void {
+function lookUp(table: Uint8Array, depth: number, width: number): (lines: Uint8Array, grey: Uint8Array) => void {
   const perByte = 8 / depth;
   const mask = (1 << depth) - 1;
-  return (row, grey) => {
+  const stride = 1 + Math.ceil(width / perByte);
+  return (lines, grey) => {
     let largest = 0;
-    for (let x = 0; x < grey.length; x++) {
-      const index = (row[(x / perByte) | 0] >> (8 - depth - (x % perByte) * depth)) & mask;
-      if (index > largest) largest = index;
-      grey[x] = table[index];
+    for (let row = 1, to = 0; row < lines.length; row += stride) {
+      for (let x = 0; x < width; x++) {
+        const index = (lines[row + ((x / perByte) | 0)] >> (8 - depth - (x % perByte) * depth)) & mask;
+        if (index > largest) largest = index;
+        grey[to++] = table[index];
+      }
     }
     if (largest >= table.length) throw corrupt(`palette index: expected less than ${table.length}, got ${largest}`);
   };
 }
 
 /** Samples of 8 or 16 bits. All 16 bits are compared with the transparent colour. */
-function toEightBits(header: Header, width: number): (row: Uint8Array, grey: Uint8Array) => void {
+function toEightBits(header: Header, width: number): (lines: Uint8Array, grey: Uint8Array) => void {
   const { colour, depth, transparency } = header;
   const inputs = CHANNELS[colour];
   const channels = transparency ? inputs + 1 : inputs;
   const step = depth / 8;
-  const samples = new Uint8Array(width * channels);
+  const samples = new Scratch();
   // tRNS holds 16-bit samples; for an 8-bit picture the low byte counts.
   const key = transparency && (depth === 16 ? transparency : transparency.filter((_, i) => i % 2 === 1));
-  return (row, grey) => {
-    for (let x = 0, from = 0, to = 0; x < width; x++) {
-      const pixel = from;
-      for (let c = 0; c < inputs; c++, from += step) samples[to++] = row[from];
-      if (key) samples[to++] = key.every((byte, i) => row[pixel + i] === byte) ? 0 : 255;
+  return (lines, grey) => {
+    const expanded = samples.take(grey.length * channels);
+    let from = 0;
+    let to = 0;
+    for (let pixel = 0; pixel < grey.length; pixel++) {
+      if (pixel % width === 0) from++; // the filter byte
+      const start = from;
+      for (let c = 0; c < inputs; c++, from += step) expanded[to++] = lines[from];
+      if (key) expanded[to++] = isAt(lines, start, key) ? 0 : 255;
     }
-    kernel.luminance(samples, channels, grey);
+    kernel.luminance(expanded, channels, grey);
   };
+}
+
+function isAt(bytes: Uint8Array, at: number, part: Uint8Array): boolean {
+  for (let i = 0; i < part.length; i++) {
+    if (bytes[at + i] !== part[i]) return false;
+  }
+  return true;
 }

@@ -19,8 +19,10 @@
  * Source: PNG Specification (Third Edition), https://www.w3.org/TR/png-3/; RFC 1950; RFC 1951.
  */
 import { crc32, createInflate, type Inflate } from "node:zlib";
+import { breathe, type HeldMemory } from "./budget.ts";
 import { Scratch } from "./buffers.ts";
-import { checkPixels, type GreyImage, type PixelLimits } from "./picture.ts";
+import { collect } from "./collect.ts";
+import { checkSize, type GreyImage, type PixelLimits } from "./picture.ts";
 import { corrupt, DEPTHS, GREY, type Header, PALETTE, PNG_SIGNATURE, RGB, uint32At } from "./png-format.ts";
 import { converter, rowBytes } from "./png-grey.ts";
 
@@ -46,15 +48,29 @@ const ADAM7 = [
  * Reads a PNG's header at once and its rows on demand.
  * @param source the file's bytes, in pieces of any size; closed when the walk over the rows ends, early or on an error
  * too
- * @throws ImageError "too-large" beyond `limits`; "corrupt" where the file breaks a rule that could change a pixel
+ * @param memory what an interlaced picture may take; the caller releases it after the walk
+ * @throws ImageError "too-large" beyond `limits`; "corrupt" where the file breaks a rule that could change a pixel.
+ *   BusyError where `memory` is full for now
  */
-export async function readPng(source: AsyncIterable<Uint8Array>, limits: PixelLimits): Promise<GreyImage> {
+export async function readPng(
+  source: AsyncIterable<Uint8Array>,
+  limits: PixelLimits,
+  memory?: HeldMemory,
+): Promise<GreyImage> {
   const file = new ByteReader(source, "the file ends before its IEND chunk");
   const header = await readHeader(file, limits);
   const { width, height, interlaced } = header;
   const firstIdat = await readUpToIdat(file, header);
+  if (interlaced && memory) {
+    await file.complete(memory);
+    await memory.hold(width * height);
+  }
   const scanlines = inflated(file, firstIdat);
-  return { width, height, blocks: interlaced ? deinterlaced(header, scanlines) : greyBlocks(header, scanlines) };
+  return {
+    width,
+    height,
+    blocks: interlaced ? deinterlaced(header, scanlines, memory) : greyBlocks(header, scanlines),
+  };
 }
 
 /** Bytes on demand, out of pieces of any size. */
@@ -117,6 +133,17 @@ class ByteReader {
       at += part.length;
     }
     return bytes;
+  }
+
+  /** Reads the rest of the source into memory. */
+  async complete(memory: HeldMemory): Promise<void> {
+    const first = this.#piece;
+    const rest = { [Symbol.asyncIterator]: () => this.#pieces };
+    const all = async function* () {
+      yield first;
+      yield* rest;
+    };
+    this.#piece = await collect(all(), memory, () => true);
   }
 
   /** Closes the source. */
@@ -191,7 +218,7 @@ async function readHeader(file: ByteReader, limits: PixelLimits): Promise<Header
     throw corrupt(`compression and filter method: expected 0 and 0, got ${compression} and ${filter}`);
   if (interlace > 1) throw corrupt(`interlace method: expected 0 or 1, got ${interlace}`);
   const interlaced = interlace === 1;
-  checkPixels(width, height, interlaced ? limits.whole : limits.streamed);
+  checkSize(width, height, interlaced ? limits.whole : limits.streamed, limits.rows);
   return { width, height, depth, colour, interlaced };
 }
 
@@ -315,6 +342,7 @@ async function* greyRows(header: Header, lines: ByteReader, width: number, heigh
   const grey = new Uint8Array(Math.min(most, height) * width);
   const convert = converter(header, width);
   for (let y = 0; y < height; ) {
+    await breathe();
     const block = await lines.units(stride, Math.min(most, height - y));
     const rows = block.length / stride;
     convert(block, grey.subarray(0, rows * width));
@@ -324,10 +352,15 @@ async function* greyRows(header: Header, lines: ByteReader, width: number, heigh
 }
 
 /** Adam7: seven small pictures, one after the other. Their pixels lie on seven grids of the whole. */
-async function* deinterlaced(header: Header, scanlines: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
+async function* deinterlaced(
+  header: Header,
+  scanlines: AsyncIterable<Uint8Array>,
+  memory?: HeldMemory,
+): AsyncGenerator<Uint8Array> {
   const { width, height } = header;
   const lines = new ByteReader(scanlines, "too little image data");
   const whole = new Uint8Array(width * height);
+  memory?.own(whole);
   try {
     for (const [x0, y0, dx, dy] of ADAM7) {
       const passWidth = Math.ceil((width - x0) / dx);

@@ -35,6 +35,8 @@ const scratch = new Scratch();
 const ZLIB_HEADER = Uint8Array.of(0x78, 0x01);
 /** The most bytes that a stored block of deflate holds. */
 const MAX_STORED = 0xffff;
+/** Shorter rows are copied byte by byte. */
+const MIN_VIEW = 32;
 /** Bytes of the signature and IHDR. */
 const FRONT_BYTES = 8 + 12 + 13;
 /** An empty final block with fixed codes. It ends a deflate stream that was sync-flushed. */
@@ -94,15 +96,22 @@ export function encodeStored(grey: Uint8Array, width: number, rows: number): Uin
 
 /** Fills `lines` with the scanlines of `grey`, all with filter None, from their byte `from` on. */
 function fillLines(lines: Uint8Array, grey: Uint8Array, width: number, from: number): void {
-  for (let at = 0; at < lines.length; ) {
-    const row = Math.floor((from + at) / (1 + width));
-    const column = from + at - row * (1 + width);
+  const row = Math.floor(from / (1 + width));
+  let column = from - row * (1 + width);
+  let pixel = row * width + Math.max(0, column - 1);
+  for (let at = 0; at < lines.length; column = 0) {
     if (column === 0) lines[at++] = 0;
-    const first = row * width + Math.max(0, column - 1);
-    const part = grey.subarray(first, Math.min((row + 1) * width, first + lines.length - at));
-    lines.set(part, at);
-    at += part.length;
+    const length = Math.min(width - Math.max(0, column - 1), lines.length - at);
+    copyPixels(grey, pixel, lines, at, length);
+    at += length;
+    pixel += length;
   }
+}
+
+/** A view of a short row costs more than its pixels, and a narrow picture has millions of rows. */
+function copyPixels(from: Uint8Array, start: number, to: Uint8Array, at: number, length: number): void {
+  if (length >= MIN_VIEW) to.set(from.subarray(start, start + length), at);
+  else for (let i = 0; i < length; i++) to[at + i] = from[start + i];
 }
 
 /**
@@ -124,7 +133,7 @@ export function decodeStored(png: Uint8Array): { width: number; height: number; 
   for (let y = 0; y < height; y++) {
     const at = y * (1 + width);
     if (lines[at] !== 0) return undefined;
-    pixels.set(lines.subarray(at + 1, at + 1 + width), y * width);
+    copyPixels(lines, at + 1, pixels, y * width, width);
   }
   return { width, height, pixels };
 }

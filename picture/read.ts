@@ -10,30 +10,52 @@
  *
  * Not here: what happens to the rows.
  */
+import type { Metadata } from "sharp";
+import { breathe, free, type HeldMemory } from "./budget.ts";
+import { collect } from "./collect.ts";
+import { holdsCoefficients, sizeIn } from "./header.ts";
 import { kernel } from "./kernel/kernel.ts";
-import { checkPixels, type GreyImage, ImageError, type PixelLimits } from "./picture.ts";
+import { checkSize, type GreyImage, ImageError, type PixelLimits } from "./picture.ts";
 import { PNG_SIGNATURE } from "./png-format.ts";
 import { readPng } from "./png-read.ts";
 
-/** 1 Gpx streamed; 128 Mpx where the whole picture is held, at up to four bytes a pixel. */
-export const DEFAULT_LIMITS: PixelLimits = { streamed: 1_000_000_000, whole: 1 << 27 };
+/** 128 Mpx where the whole picture is held. */
+const WHOLE_PIXELS = 1 << 27;
+
+/** The limits for `streamed` pixels. A row counts as 64 pixels at least, but 65,536 rows are always allowed. */
+export function limitsOf(streamed: number): PixelLimits {
+  return { streamed, whole: Math.min(streamed, WHOLE_PIXELS), rows: Math.max(65_536, Math.ceil(streamed / 64)) };
+}
+
+export const DEFAULT_LIMITS = limitsOf(1_000_000_000);
 
 /** The first bytes of a file, as many as its format needs. */
 const FIRST_BYTES = 16;
 /** Luminance is computed in blocks of about this many pixels: a block stays in the cache. */
 const BLOCK_PIXELS = 1 << 16;
+/** Above this many pixels libvips makes the luminance: slower, but the colours are never held. */
+const LARGE_PIXELS = 1 << 25;
+/** The time limit of a decode, seconds. */
+const DECODE_SECONDS = 60;
+/** Bytes that a decode takes beside its pixels. */
+const DECODE_BYTES = 4 << 20;
+/** Bytes a pixel that decoders take at their peak, output included: measured. */
+const BYTES_PER_PIXEL: Record<string, number> = { WebP: 8.4, GIF: 8.4, AVIF: 18.5 };
 
 /**
  * Reads a picture's header at once and its rows on demand.
- * @throws ImageError "not-an-image" for nothing and for text; "unknown-format"; "too-large" beyond `limits`; "corrupt"
+ * @param memory what a picture that is held whole may take; the caller releases it after the walk over the rows
+ * @throws ImageError "not-an-image" for nothing and for text; "unknown-format"; "too-large" beyond `limits` and what
+ *   `memory` can ever hold; "corrupt". BusyError where `memory` is full for now
  */
 export async function readImage(
   source: AsyncIterable<Uint8Array>,
   limits: PixelLimits = DEFAULT_LIMITS,
+  memory?: HeldMemory,
 ): Promise<GreyImage> {
   const { first, all } = await peek(source);
   const format = formatOf(first);
-  return format === "PNG" ? readPng(all, limits) : readWhole(all, format, limits);
+  return format === "PNG" ? readPng(all, limits, memory) : readWhole(all, format, limits, memory);
 }
 
 /** The first bytes, and a source that still begins with them. */
@@ -77,40 +99,115 @@ function formatOf(first: Uint8Array): string {
   throw new ImageError("unknown-format", `unknown format: ${readable}, got a file that begins with ${shown}`);
 }
 
-/** Reads a file that libvips decodes, all of it. @throws ImageError "unknown-format", "too-large", "corrupt" */
-async function readWhole(all: AsyncIterable<Uint8Array>, format: string, limits: PixelLimits): Promise<GreyImage> {
-  const pieces: Uint8Array[] = [];
-  for await (const piece of all) pieces.push(piece);
+/**
+ * Reads a file that libvips decodes, all of it.
+ * @throws ImageError "unknown-format", "too-large", "corrupt"; BusyError
+ */
+async function readWhole(
+  all: AsyncIterable<Uint8Array>,
+  format: string,
+  limits: PixelLimits,
+  memory?: HeldMemory,
+): Promise<GreyImage> {
+  const body = await collect(all, memory, (beginning) => {
+    const size = sizeIn(beginning, format);
+    if (size) checkSize(size.width, size.height, limits.whole, limits.rows);
+    return size !== undefined;
+  });
+  try {
+    const { data, info } = await decode(body, format, limits, memory);
+    memory?.decoded(data);
+    return { width: info.width, height: info.height, blocks: greyOf(data, info.width, info.height, info.channels) };
+  } finally {
+    free(body.buffer);
+  }
+}
+
+async function decode(body: Buffer, format: string, limits: PixelLimits, memory?: HeldMemory) {
   // Loaded on demand: 20 MB of native code that PNGs do not need.
   const { default: sharp } = await import("sharp");
   sharp.cache(false);
-  // The formula takes the samples as stored, as other implementations of it do. So ICC profiles are ignored.
-  const picture = sharp(Buffer.concat(pieces), { limitInputPixels: false, ignoreIcc: true });
+  const started = performance.now();
   const described = <T>(step: Promise<T>) =>
     step.catch((cause: Error) => {
+      if (performance.now() - started > DECODE_SECONDS * 1000) {
+        throw new ImageError("too-large", `image too large: not decoded in ${DECODE_SECONDS} s`, { cause });
+      }
       throw new ImageError("corrupt", `corrupt ${format}: ${cause.message.split("\n")[0]}`, { cause });
     });
-  const { width, height } = await described(picture.metadata());
-  checkPixels(width, height, limits.whole);
-  const { data, info } = await described(
-    picture.autoOrient().toColourspace("srgb").raw({ depth: "uchar" }).toBuffer({ resolveWithObject: true }),
-  );
+  // The formula takes the samples as stored, as other implementations of it do. So ICC profiles are ignored.
+  const picture = sharp(body, { limitInputPixels: false, ignoreIcc: true });
+  const meta = await described(picture.metadata());
+  checkSize(meta.width, meta.height, limits.whole, limits.rows);
   // A TIFF may have samples beside colour and alpha. Their meaning is not defined.
-  if (info.channels > 4) {
+  if (format === "TIFF" && meta.channels > (meta.space === "cmyk" ? 5 : 4)) throw unknownKind(format, meta.channels);
+  const isColour = meta.space === "srgb" && meta.channels === 3 && meta.depth === "uchar";
+  const asGrey = isColour && meta.width * meta.height > LARGE_PIXELS;
+  await enter(decodeBytes(meta, format, body, asGrey), meta, memory);
+  const oriented = picture.timeout({ seconds: DECODE_SECONDS }).autoOrient().toColourspace("srgb");
+  const samples = asGrey ? oriented.recomb(LUMINANCE).linear(1, 0.5).extractChannel(0) : oriented;
+  const decoded = await described(samples.raw({ depth: "uchar" }).toBuffer({ resolveWithObject: true }));
+  if (decoded.info.channels > 4) throw unknownKind(format, decoded.info.channels);
+  return decoded;
+}
+
+/**
+ * The kernel's formula as a matrix, in its first row. libvips computes it in 32-bit floats, which hold these sums exactly.
+ * Half is added to the result before its fraction is cut off, so each pixel equals the kernel's.
+ */
+const LUMINANCE: [[number, number, number], [number, number, number], [number, number, number]] = [
+  [9798 / 32768, 19235 / 32768, 3735 / 32768],
+  [0, 1, 0],
+  [0, 0, 1],
+];
+
+function unknownKind(format: string, channels: number): ImageError {
+  return new ImageError("unknown-format", `unknown kind of ${format}: expected at most RGBA, got ${channels} channels`);
+}
+
+/** The bytes that a decode takes at its peak. @param asGrey whether libvips makes the luminance */
+function decodeBytes(meta: Metadata, format: string, body: Buffer, asGrey: boolean): number {
+  const { width, height, channels, depth, orientation = 1, chromaSubsampling = "" } = meta;
+  const output = asGrey ? 1 : Math.min(4, channels);
+  const sampleBytes = depth === "uchar" || depth === "char" ? 1 : depth === "ushort" || depth === "short" ? 2 : 8;
+  let bytes = output;
+  if (format === "JPEG" && holdsCoefficients(body)) {
+    bytes += 2 * (chromaSubsampling === "4:2:0" ? channels / 2 : channels); // 16-bit coefficients
+  } else if (format === "TIFF") {
+    bytes += channels * sampleBytes; // all of it may be one strip
+  } else {
+    bytes = (BYTES_PER_PIXEL[format] ?? output) * sampleBytes;
+  }
+  if (orientation > 1) bytes += channels * sampleBytes; // it cannot be turned row by row
+  return DECODE_BYTES + Math.ceil(bytes * 1.05 * width * height);
+}
+
+/** Waits for `bytes` of memory. @throws ImageError "too-large" where there will never be so much; BusyError */
+async function enter(bytes: number, { width, height }: Metadata, memory?: HeldMemory): Promise<void> {
+  if (!memory) return;
+  if (bytes > memory.maxDecode) {
+    const most = Math.floor(((memory.maxDecode - DECODE_BYTES) / (bytes - DECODE_BYTES)) * width * height);
+    const why = "of a picture of this kind, for the memory of the coordinator";
     throw new ImageError(
-      "unknown-format",
-      `unknown kind of ${format}: expected at most RGBA, got ${info.channels} channels`,
+      "too-large",
+      `image too large: expected at most ${most} pixels ${why}, got ${width} × ${height}`,
     );
   }
-  return { width: info.width, height: info.height, blocks: greyOf(data, info.width, info.height, info.channels) };
+  await memory.decode(bytes);
 }
 
 async function* greyOf(pixels: Uint8Array, width: number, height: number, channels: number) {
   const most = Math.max(1, Math.floor(BLOCK_PIXELS / width));
   for (let y = 0; y < height; y += most) {
+    await breathe();
     const rows = Math.min(most, height - y);
+    const samples = pixels.subarray(y * width * channels, (y + rows) * width * channels);
+    if (channels === 1) {
+      yield samples; // the formula leaves grey as it is
+      continue;
+    }
     const grey = new Uint8Array(rows * width);
-    kernel.luminance(pixels.subarray(y * width * channels, (y + rows) * width * channels), channels, grey);
+    kernel.luminance(samples, channels, grey);
     yield grey;
   }
 }

@@ -9,23 +9,44 @@
 import { type FileHandle, mkdtemp, open, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { Budget, type Share } from "./budget.ts";
 import type { GreyImage } from "./picture.ts";
+
+/** The disk that all spools of a process share. A picture beyond it gets a BusyError before its first row. */
+export class SpoolDisk extends Budget {
+  constructor(bytes: number) {
+    super(bytes, "the disk for pictures that are read twice");
+  }
+
+  /** Opens a spool for a picture. The caller closes it. @throws BusyError */
+  async open({ width, height }: Pick<GreyImage, "width" | "height">): Promise<Spool> {
+    const share = this.take(width * height);
+    try {
+      return await Spool.open(share);
+    } catch (error) {
+      share.release();
+      throw error;
+    }
+  }
+}
 
 /** About this many bytes are read at a time. */
 const BLOCK_BYTES = 1 << 18;
 
 export class Spool {
   readonly #file: FileHandle;
+  readonly #share: Share | undefined;
 
-  private constructor(file: FileHandle) {
+  private constructor(file: FileHandle, share?: Share) {
     this.#file = file;
+    this.#share = share;
   }
 
-  /** The caller closes it. */
-  static async open(): Promise<Spool> {
+  /** The caller closes it. @param share of the disk, given back when it is closed */
+  static async open(share?: Share): Promise<Spool> {
     const folder = await mkdtemp(join(tmpdir(), "sobel-spool-"));
     try {
-      return new Spool(await open(join(folder, "rows"), "wx+", 0o600));
+      return new Spool(await open(join(folder, "rows"), "wx+", 0o600), share);
     } finally {
       await rm(folder, { recursive: true });
     }
@@ -67,6 +88,10 @@ export class Spool {
   }
 
   async close(): Promise<void> {
-    await this.#file.close();
+    try {
+      await this.#file.close();
+    } finally {
+      this.#share?.release();
+    }
   }
 }
