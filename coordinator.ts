@@ -179,7 +179,7 @@ async function runOnce(context: Context, request: Request, taskName: string): Pr
   const name = `inline; filename="${fileOf(task.name, job)}"`;
   const pieces = streamThenDelete(context, watch, job, task, request.signal);
   const headers = { ...HEADERS[job.kind], "x-job-id": id, "content-disposition": name };
-  return streamed(pieces, { headers }, brokenOff(context, job));
+  return streamed(pieces, { headers }, brokenOff(context, job, request));
 }
 
 async function* streamThenDelete(
@@ -220,9 +220,7 @@ async function upload(context: Context, request: Request, id: string): Promise<R
         watch.close();
         // The same bytes would fail the same way again. A job that has its whole picture is not failed by a bad copy.
         const final = error instanceof ImageError || (error instanceof JobError && error.code === "failed");
-        if (final && !watch.job?.enqueued) {
-          await results.failJob(id, error.message, failureOf(error));
-        }
+        if (final && !watch.job?.enqueued) await results.failJob(id, error.message, failureOf(error));
         throw error;
       }
       if (resent) return watch.close();

@@ -74,7 +74,7 @@ export async function result(context: JobReads, request: Request, id: string): P
   const pieces = async () => context.metrics.sending(merge(await JobWatch.open(context, id), task, true));
   const sizes = [...done.values()].map(({ bytes }) => bytes);
   // The length of a third-party result is known only after it has been encoded again.
-  const onBroken = brokenOff(context, job);
+  const onBroken = brokenOff(context, job, request);
   if (task || sizes.includes(0)) return streamed(await pieces(), { headers }, onBroken);
   const length = new Stitcher(job.width, job.height).length(sizes);
   const range = rangeOf(request, length, etag);
@@ -94,9 +94,11 @@ export async function result(context: JobReads, request: Request, id: string): P
   );
 }
 
-/** What is logged of a download that breaks off. */
-export function brokenOff({ log }: Pick<JobReads, "log">, { id, task }: Job): (error: unknown) => void {
-  return (error) => log.error("download broke off", { job: id, task, error });
+/** Logs a download that breaks off, unless its client has closed the connection. */
+export function brokenOff({ log }: Pick<JobReads, "log">, { id, task }: Job, { signal }: Request) {
+  return (error: unknown): void => {
+    if (!signal.aborted) log.error("download broke off", { job: id, task, error });
+  };
 }
 
 /** Null for a job of pictures: any coordinator can merge those. @throws HttpError 503 */
