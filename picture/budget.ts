@@ -209,7 +209,8 @@ export class HeldMemory {
 
   /** `release` frees these pixels. */
   own(pixels: Uint8Array): void {
-    this.#buffers.push(pixels.buffer as ArrayBuffer);
+    // A small one may lie in a buffer with other data.
+    if (pixels.length === pixels.buffer.byteLength) this.#buffers.push(pixels.buffer as ArrayBuffer);
   }
 
   /** The picture is decoded into `pixels`; its body is no longer used. */
