@@ -334,7 +334,7 @@ describeWith(["rabbitmq", "redis"], "recovery", () => {
     const refused = await within(post("negative"), 5_000);
     expect([refused.status, (await refused.json()).detail]).toEqual([503, expect.stringContaining(queue)]);
     for (const program of programs) {
-      expect(program.out).toMatch(/queue tareas\.negative was declared with other arguments; delete it/);
+      await program.waitFor(/queue tareas\.negative was declared with other arguments; delete it/);
     }
     expectSame(await bytesOf(await post("sobel")), await edges(four));
     expect(programs.map(({ out }) => out).join("")).not.toMatch(/connection lost/);
