@@ -143,7 +143,8 @@ export class RabbitQueue implements Queue {
       this.#log.error("queue cannot be used", { queue, error });
       throw error;
     }
-    await channel.close();
+    // Not awaited: amqplib never answers a close if the connection ends first.
+    channel.close().catch(() => {});
     this.#declared.add(queue);
   }
 

@@ -68,6 +68,8 @@ export class Consumer {
 
   async #run(channel: ConfirmChannel): Promise<void> {
     const isCurrent = () => this.#channel === channel && !this.#stopped;
+    // A consume on the last connection may have been answered after that was detached.
+    this.#tags.clear();
     let slow = false;
     while (isCurrent()) {
       const message = slow ? await this.#ask(channel) : await this.#next(channel, isCurrent);
