@@ -23,6 +23,11 @@ export class Upload {
   /** Since the last `MIN_BYTES` were complete: time spent waiting for the client, ms, and bytes received. */
   #waited = 0;
   #received = 0;
+  #isReading = false;
+  #readAt = performance.now();
+  readonly #end = new AbortController();
+  /** Aborted when the client closes the connection, and by `end`. */
+  readonly signal: AbortSignal;
 
   constructor(
     request: Request,
@@ -30,6 +35,7 @@ export class Upload {
     readonly patience = PATIENCE_MS,
   ) {
     this.#body = request.body?.getReader();
+    this.signal = AbortSignal.any([request.signal, this.#end.signal]);
     this.#ended = !this.#body;
     this.#announced = Number(request.headers.get("content-length") ?? 0);
   }
@@ -37,6 +43,16 @@ export class Upload {
   /** @throws HttpError 413 if the request announces more than `maxBytes` */
   checkLength(): void {
     if (this.#announced > this.maxBytes) throw this.#tooLarge(this.#announced);
+  }
+
+  /** Time since the coordinator last wanted bytes, ms: it waits for room in the queue. */
+  get idle(): number {
+    return this.#isReading ? 0 : performance.now() - this.#readAt;
+  }
+
+  /** Ends the wait. @param error the answer */
+  end(error: HttpError): void {
+    this.#end.abort(error);
   }
 
   #tooLarge(bytes: number): HttpError {
@@ -63,6 +79,7 @@ export class Upload {
     if (!this.#body) return undefined;
     let timer: ReturnType<typeof setTimeout> | undefined;
     const start = performance.now();
+    this.#isReading = true;
     const slow = new Promise<never>((_, reject) => {
       const expected = `expected at least ${MIN_BYTES} bytes in ${this.patience / 1000} s`;
       const why = `upload too slow: ${expected}, got ${this.#received}`;
@@ -81,6 +98,8 @@ export class Upload {
       throw new HttpError(400, "the upload was cut off");
     } finally {
       clearTimeout(timer);
+      this.#isReading = false;
+      this.#readAt = performance.now();
     }
   }
 
