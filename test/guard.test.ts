@@ -7,7 +7,7 @@ import { join } from "node:path";
 import { encode } from "fast-png";
 import { chromium } from "playwright-core";
 import { allowedHosts } from "../http/guard.ts";
-import { edgesOf, type Kit, startKit } from "./kit.ts";
+import { edgesOf, type Kit, rawUpload, startKit } from "./kit.ts";
 import { binaries, describeWith, freePort, type Program, spawnProgram } from "./servers.ts";
 import { sleep, until, within } from "./wait.ts";
 
@@ -58,11 +58,18 @@ describe("any request", () => {
     }
   });
 
-  test("that is refused is answered though its client closes the connection", async () => {
+  test("that is refused is answered though its client closes the connection, and reads only when all is sent", async () => {
     const body = Buffer.alloc(24 << 20, "no picture ");
-    const head = `POST /tasks/sobel HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: ${body.length}\r\n\r\n`;
-    const answer = await raw(origin, Buffer.concat([Buffer.from(head), body]));
-    expect(answer).toMatch(/^HTTP\/1\.1 400 [\s\S]*not an image/);
+    for (const [path, answer] of [
+      ["/tasks/sobel", /^HTTP\/1\.1 400 [\s\S]*not an image/],
+      ["/tasks/nothing", /^HTTP\/1\.1 422 [\s\S]*unknown task/],
+    ] as const) {
+      const upload = await rawUpload(origin, `POST ${path}`, body.length);
+      upload.socket.pause();
+      await upload.written(body);
+      upload.socket.resume();
+      expect(await upload.answer()).toMatch(answer);
+    }
   });
 
   test("of a browser must name a host that is served, and change nothing from another origin", async () => {
