@@ -121,6 +121,24 @@ test("a thousand requests of each route leave no watch, listener, timer or place
   }
 });
 
+test("a client that goes before its answer is ready leaves nothing", async () => {
+  const stopping = new AbortController();
+  const kit = await startKit({ workers: 0, stopping: stopping.signal });
+  const server = serve(kit.app.fetch, "127.0.0.1", 0);
+  const gate = Promise.withResolvers<void>();
+  kit.results.gate = gate.promise;
+  const client = await send(`http://127.0.0.1:${server.port}`, `GET /events?jobs=${crypto.randomUUID()}`);
+  await until(() => kit.results.held > 0);
+  client.socket.destroy();
+  await fetch(`http://127.0.0.1:${server.port}/healthz`); // the server has seen the end of the connection
+  gate.resolve();
+  await until(() => kit.results.opened === 1);
+  await until(() => kit.results.watched === 0);
+  expect(getEventListeners(stopping.signal, "abort")).toHaveLength(0);
+  await server.stop();
+  await kit.stop();
+});
+
 describeWith(["rabbitmq", "redis"], "with Redis", () => {
   test("clients that go leave no channel and no descriptor", async () => {
     const { rabbitmq, redis } = await sharedServers();
