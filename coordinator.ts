@@ -33,12 +33,12 @@ import {
 import { jobId, paramsOf, query, workersOf } from "./http/params.ts";
 import { StreamPlaces, UploadPlaces } from "./http/places.ts";
 import { Previews } from "./http/preview.ts";
-import { expectToken, HttpError, methodNotAllowed, problem, streamed, unavailable } from "./http/respond.ts";
+import { expectToken, HttpError, methodNotAllowed, problem, streamed } from "./http/respond.ts";
 import { serve } from "./http/serve.ts";
+import { listTasks, listWorkers, metricsText, readiness, type ServiceReads } from "./http/service.ts";
 import { readApiDocument, readPage, servePage } from "./http/static.ts";
 import { Upload } from "./http/upload.ts";
 import { enqueue, jobOf, merge, removeJob, startOrResume, withLease } from "./job.ts";
-import { backendHealth } from "./ops/health.ts";
 import { type Log, openLog } from "./ops/log.ts";
 import { BackendGauges, CoordinatorMetrics, FleetMetrics, openRegistry } from "./ops/metrics.ts";
 import {
@@ -62,7 +62,7 @@ import { DEFAULT_LIMITS, limitsOf, readImage } from "./picture/read.ts";
 import { SpoolDisk } from "./picture/spool.ts";
 import { RabbitQueue } from "./queue.ts";
 import { RedisResults } from "./results.ts";
-import { isData, kindOf, schemaOf, type Task } from "./task.ts";
+import { isData, type Task } from "./task.ts";
 import { allTasks, findTask, findTaskToResume, loadTasks, type Tasks } from "./tasks/index.ts";
 import { JobError, JobWatch, stateOf } from "./watch.ts";
 
@@ -94,12 +94,11 @@ export interface Dependencies extends Backends {
 
 /** What the handlers share. */
 type Context = JobReads &
+  ServiceReads &
   Required<Omit<Dependencies, "authToken" | "maxJobs" | "stalledMs" | "maxStreams">> & {
     authToken: string | undefined;
     follower: Follower;
     places: UploadPlaces;
-    /** Brought up to date by each scrape. */
-    gauges: { observe(): Promise<void> }[];
   };
 
 const SWEEP_MS = 60_000;
@@ -294,23 +293,6 @@ async function taskOr422({ tasks, results }: Context, name: string): Promise<Tas
   throw new HttpError(422, `unknown task ${JSON.stringify(name)}: expected ${known.join(", ")}`);
 }
 
-/** GET /workers */
-async function listWorkers({ results, authToken }: Context, request: Request): Promise<Response> {
-  expectToken(request, authToken);
-  const workers = (await results.workers()).map(({ offers, consuming, ...worker }) => worker);
-  return Response.json({ workers });
-}
-
-/** GET /tasks */
-async function listTasks({ tasks, results }: Context): Promise<Response> {
-  const all = (await allTasks(tasks, results)).map((task) => {
-    const { name, version = 1, description = "", halo, params } = task;
-    const rows = typeof halo === "number" ? halo : null;
-    return { name, version, description, kind: kindOf(task), halo: rows, params: schemaOf(params) };
-  });
-  return Response.json({ tasks: all });
-}
-
 /** DELETE /jobs/:id */
 async function cancel({ results, follower, authToken }: Context, request: Request, id: string): Promise<Response> {
   expectToken(request, authToken);
@@ -320,22 +302,6 @@ async function cancel({ results, follower, authToken }: Context, request: Reques
   if (state !== "done" && state !== "failed") follower.cancelling(job);
   await removeJob(results, job);
   return new Response(null, { status: 204 });
-}
-
-/** GET /readyz */
-async function readiness(context: Context): Promise<Response> {
-  if (context.stopping.aborted) throw unavailable("this coordinator is shutting down");
-  const { queue, store } = await backendHealth(context);
-  const trouble = queue ?? store;
-  if (trouble !== null) throw unavailable(trouble);
-  return Response.json({ status: "ready" });
-}
-
-/** GET /metrics */
-async function metricsText({ registry, gauges, authToken }: Context, request: Request): Promise<Response> {
-  expectToken(request, authToken);
-  await Promise.all(gauges.map((gauge) => gauge.observe()));
-  return new Response(await registry.metrics(), { headers: { "content-type": registry.contentType } });
 }
 
 const ABOUT = `Serves the page and the API. Without RABBITMQ_URL and REDIS_URL everything runs in this process, with a worker thread per core.
