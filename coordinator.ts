@@ -217,7 +217,7 @@ async function* streamThenDelete(
 async function upload(context: Context, request: Request, id: string): Promise<Response> {
   const { results, follower, bandPixels, disk } = context;
   await withUpload(context, request, (upload, memory) =>
-    withLease(results, id, upload.signal, async (signal) => {
+    withLease(results, id, upload, async (signal) => {
       const name = query(request, "task") ?? "sobel";
       const task = (await findTaskToResume(context.tasks, results, id, name)) ?? (await taskOr422(context, name));
       const { job: asked, image } = await newJob(context, id, request, task, upload, memory);

@@ -7,7 +7,7 @@ import { connect, type Socket } from "node:net";
 import { encode } from "fast-png";
 import { Redis } from "ioredis";
 import { serve } from "../http/serve.ts";
-import { type Bytes, edgesOf, type Kit, startKit } from "./kit.ts";
+import { type Bytes, edgesOf, type Kit, rawUpload, startKit } from "./kit.ts";
 import { random } from "./pictures.ts";
 import { describeWith, sharedServers, spawnProgram } from "./servers.ts";
 import { sleep, until, within } from "./wait.ts";
@@ -280,6 +280,24 @@ describe("a place for an upload", () => {
     expect((await slow).status).toBe(200);
     await other.stop();
   });
+});
+
+test("a job whose client has gone silent is resumed by its next attempt, at once", async () => {
+  const kit = await startKit({ workers: 1 });
+  const id = crypto.randomUUID();
+  const taller = png(400, 4000);
+  const silent = await rawUpload(kit.origin, `PUT /jobs/${id}`, taller.length);
+  silent.write(taller.subarray(0, taller.length >> 1));
+  await until(() => kit.queue.published.length > 10);
+  expect((await kit.ask(`/jobs/${id}`, { method: "PUT", body: taller })).status).toBe(202);
+  expect(new Set(kit.queue.published).size).toBe(400);
+  expect(kit.queue.published).toHaveLength(400);
+  silent.write(taller.subarray(taller.length >> 1));
+  // It was overtaken; if the job is done by now, its picture is the same one.
+  expect(await silent.answer()).toMatch(/^HTTP\/1\.1 (202|503 [\s\S]*another coordinator has taken this job over)/);
+  const result = await kit.ask(`/jobs/${id}/result`);
+  expect(Buffer.from(await result.arrayBuffer())).toEqual(await edgesOf(taller));
+  await kit.stop();
 });
 
 test("a connection between two requests is closed after a while, and one whose answer is silent is not", async () => {
