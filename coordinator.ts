@@ -31,13 +31,14 @@ import {
   result,
 } from "./http/jobs.ts";
 import { jobId, paramsOf, query, workersOf } from "./http/params.ts";
+import { StreamPlaces, UploadPlaces } from "./http/places.ts";
 import { Previews } from "./http/preview.ts";
-import { expectToken, HttpError, methodNotAllowed, problem, streamed, unavailable } from "./http/respond.ts";
+import { expectToken, HttpError, methodNotAllowed, problem, streamed } from "./http/respond.ts";
 import { serve } from "./http/serve.ts";
+import { listTasks, listWorkers, metricsText, readiness, type ServiceReads } from "./http/service.ts";
 import { readApiDocument, readPage, servePage } from "./http/static.ts";
 import { Upload } from "./http/upload.ts";
 import { enqueue, jobOf, merge, removeJob, startOrResume, withLease } from "./job.ts";
-import { backendHealth } from "./ops/health.ts";
 import { type Log, openLog } from "./ops/log.ts";
 import { BackendGauges, CoordinatorMetrics, FleetMetrics, openRegistry } from "./ops/metrics.ts";
 import {
@@ -46,6 +47,8 @@ import {
   DEFAULT_JOBS,
   DEFAULT_PICTURE_MEMORY_BYTES,
   DEFAULT_SPOOL_BYTES,
+  DEFAULT_STREAMS,
+  DEFAULT_UNKNOWN,
   DEFAULT_UPLOAD_BYTES,
   DRAIN_MS,
   hostsSetting,
@@ -59,7 +62,7 @@ import { DEFAULT_LIMITS, limitsOf, readImage } from "./picture/read.ts";
 import { SpoolDisk } from "./picture/spool.ts";
 import { RabbitQueue } from "./queue.ts";
 import { RedisResults } from "./results.ts";
-import { isData, kindOf, schemaOf, type Task } from "./task.ts";
+import { isData, type Task } from "./task.ts";
 import { allTasks, findTask, findTaskToResume, loadTasks, type Tasks } from "./tasks/index.ts";
 import { JobError, JobWatch, stateOf } from "./watch.ts";
 
@@ -74,6 +77,10 @@ export interface Dependencies extends Backends {
   disk?: SpoolDisk;
   /** Uploads in progress at a time, at most. */
   maxJobs?: number;
+  /** An upload that has waited for room for this long may lose its place to another, ms. */
+  stalledMs?: number;
+  /** Event streams at a time, and jobs in them that do not exist, at most. */
+  maxStreams?: { streams: number; unknown: number };
   /** The token that uploads, cancelling, /workers and /metrics require. */
   authToken?: string | undefined;
   /** Aborted when the program is about to end: event streams are closed, so that clients reconnect elsewhere. */
@@ -87,13 +94,11 @@ export interface Dependencies extends Backends {
 
 /** What the handlers share. */
 type Context = JobReads &
-  Required<Omit<Dependencies, "authToken">> & {
+  ServiceReads &
+  Required<Omit<Dependencies, "authToken" | "maxJobs" | "stalledMs" | "maxStreams">> & {
     authToken: string | undefined;
     follower: Follower;
-    /** Brought up to date by each scrape. */
-    gauges: { observe(): Promise<void> }[];
-    /** Uploads in progress. */
-    uploads: number;
+    places: UploadPlaces;
   };
 
 const SWEEP_MS = 60_000;
@@ -124,7 +129,7 @@ export function createApp(dependencies: Dependencies) {
     .put("/jobs/:id", ({ request, params }) => upload(context, request, jobId(params.id)), { parse: "none" })
     .get("/jobs/:id", async ({ params }) => Response.json(await describe(context, jobId(params.id))))
     .get("/events", ({ request }) => eventsOfMany(context, request))
-    .get("/jobs/:id/events", ({ params }) => events(context, jobId(params.id)))
+    .get("/jobs/:id/events", ({ request, params }) => events(context, request, jobId(params.id)))
     .get("/jobs/:id/bands/:band", ({ request, params }) => preview(context, request, jobId(params.id), params.band))
     .get("/jobs/:id/result", ({ request, params }) => result(context, request, jobId(params.id)))
     .delete("/jobs/:id", ({ request, params }) => cancel(context, request, jobId(params.id)));
@@ -142,6 +147,8 @@ function contextOf({
   memory = new PictureMemory(DEFAULT_PICTURE_MEMORY_BYTES),
   disk = new SpoolDisk(DEFAULT_SPOOL_BYTES),
   maxJobs = DEFAULT_JOBS,
+  stalledMs,
+  maxStreams = { streams: DEFAULT_STREAMS, unknown: DEFAULT_UNKNOWN },
   authToken,
   stopping = new AbortController().signal,
   hosts = null,
@@ -153,8 +160,11 @@ function contextOf({
   const follower = new Follower(metrics, log);
   const previews = new Previews(given.results);
   const gauges = [new BackendGauges(registry, given), new FleetMetrics(registry, given, [...given.tasks.keys()])];
-  const settings = { bandPixels, maxUploadBytes, limits, memory, disk, maxJobs, authToken, hosts };
-  return { ...given, ...settings, stopping, log, registry, metrics, follower, previews, gauges, uploads: 0 };
+  const places = new UploadPlaces(maxJobs, (taken) => metrics.open.set({ state: "uploading" }, taken), stalledMs);
+  const streams = new StreamPlaces(maxStreams);
+  const settings = { bandPixels, maxUploadBytes, limits, memory, disk, authToken, hosts };
+  const own = { metrics, follower, previews, gauges, places, streams };
+  return { ...given, ...settings, ...own, stopping, log, registry };
 }
 
 /** POST /tasks/:task: the picture in, the result out, nothing kept. */
@@ -167,7 +177,7 @@ async function runOnce(context: Context, request: Request, taskName: string): Pr
     await results.putJob(job);
     const watch = await JobWatch.open(context, id, job);
     try {
-      await enqueue(watch, image, task, bandPixels, request.signal, disk);
+      await enqueue(watch, image, task, bandPixels, upload.signal, disk);
     } catch (error) {
       watch.close();
       await removeJob(results, job);
@@ -207,7 +217,7 @@ async function* streamThenDelete(
 async function upload(context: Context, request: Request, id: string): Promise<Response> {
   const { results, follower, bandPixels, disk } = context;
   await withUpload(context, request, (upload, memory) =>
-    withLease(results, id, request.signal, async (signal) => {
+    withLease(results, id, upload, async (signal) => {
       const name = query(request, "task") ?? "sobel";
       const task = (await findTaskToResume(context.tasks, results, id, name)) ?? (await taskOr422(context, name));
       const { job: asked, image } = await newJob(context, id, request, task, upload, memory);
@@ -232,26 +242,25 @@ async function upload(context: Context, request: Request, id: string): Promise<R
   return Response.json(await describe(context, id), { status: 202, headers: { location: `/jobs/${id}` } });
 }
 
-/** Counts the upload in, and out when `step` is over. The rest of a refused upload is read and discarded. */
+/** Runs `step` in a place for uploads. The rest of a refused upload is read and discarded. */
 async function withUpload<T>(
   context: Context,
   request: Request,
   step: (upload: Upload, memory: HeldMemory) => Promise<T>,
 ): Promise<T> {
-  const { maxUploadBytes, authToken, maxJobs, metrics, follower } = context;
+  const { maxUploadBytes, authToken, places, metrics, follower } = context;
   const upload = new Upload(request, maxUploadBytes);
   try {
     expectToken(request, authToken);
-    if (context.uploads >= maxJobs) throw unavailable(`too many uploads in progress (${maxJobs}); retry later`);
-    metrics.open.set({ state: "uploading" }, ++context.uploads);
-    const memory = context.memory.open();
-    try {
-      upload.checkLength();
-      return await step(upload, memory);
-    } finally {
-      memory.release();
-      metrics.open.set({ state: "uploading" }, --context.uploads);
-    }
+    return await places.within(upload, async () => {
+      const memory = context.memory.open();
+      try {
+        upload.checkLength();
+        return await step(upload, memory);
+      } finally {
+        memory.release();
+      }
+    });
   } catch (error) {
     follower.refused(request, error);
     // A client that closes the connection behind its request reads the answer only if the rest was read first.
@@ -284,23 +293,6 @@ async function taskOr422({ tasks, results }: Context, name: string): Promise<Tas
   throw new HttpError(422, `unknown task ${JSON.stringify(name)}: expected ${known.join(", ")}`);
 }
 
-/** GET /workers */
-async function listWorkers({ results, authToken }: Context, request: Request): Promise<Response> {
-  expectToken(request, authToken);
-  const workers = (await results.workers()).map(({ offers, consuming, ...worker }) => worker);
-  return Response.json({ workers });
-}
-
-/** GET /tasks */
-async function listTasks({ tasks, results }: Context): Promise<Response> {
-  const all = (await allTasks(tasks, results)).map((task) => {
-    const { name, version = 1, description = "", halo, params } = task;
-    const rows = typeof halo === "number" ? halo : null;
-    return { name, version, description, kind: kindOf(task), halo: rows, params: schemaOf(params) };
-  });
-  return Response.json({ tasks: all });
-}
-
 /** DELETE /jobs/:id */
 async function cancel({ results, follower, authToken }: Context, request: Request, id: string): Promise<Response> {
   expectToken(request, authToken);
@@ -310,22 +302,6 @@ async function cancel({ results, follower, authToken }: Context, request: Reques
   if (state !== "done" && state !== "failed") follower.cancelling(job);
   await removeJob(results, job);
   return new Response(null, { status: 204 });
-}
-
-/** GET /readyz */
-async function readiness(context: Context): Promise<Response> {
-  if (context.stopping.aborted) throw unavailable("this coordinator is shutting down");
-  const { queue, store } = await backendHealth(context);
-  const trouble = queue ?? store;
-  if (trouble !== null) throw unavailable(trouble);
-  return Response.json({ status: "ready" });
-}
-
-/** GET /metrics */
-async function metricsText({ registry, gauges, authToken }: Context, request: Request): Promise<Response> {
-  expectToken(request, authToken);
-  await Promise.all(gauges.map((gauge) => gauge.observe()));
-  return new Response(await registry.metrics(), { headers: { "content-type": registry.contentType } });
 }
 
 const ABOUT = `Serves the page and the API. Without RABBITMQ_URL and REDIS_URL everything runs in this process, with a worker thread per core.
@@ -370,6 +346,7 @@ async function main(): Promise<void> {
     memory: new PictureMemory(setting("PICTURE_MEMORY_BYTES")),
     disk: new SpoolDisk(setting("MAX_SPOOL_BYTES")),
     maxJobs: setting("MAX_JOBS"),
+    maxStreams: { streams: setting("MAX_EVENT_STREAMS"), unknown: setting("MAX_UNKNOWN_JOBS") },
   };
   const authToken = tokenSetting();
   const log = openLog(levelSetting());

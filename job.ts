@@ -39,6 +39,8 @@ const MIN_WINDOW = 4;
 const COUNT_MS = 2_000;
 /** A coordinator may enqueue a job for so long, unless it renews its lease, ms. */
 const LEASE_MS = 10_000;
+/** How often a request that waits for the lease asks for it, ms. */
+const LEASE_POLL_MS = 200;
 /** Buffers of confirmed bands, reused for the next bands of any job. */
 const pool = new Pool(16 << 20);
 
@@ -114,27 +116,36 @@ function shown({ task, params, width, height }: Job): string {
  * Runs `step` as the only coordinator that enqueues this job. Waits for the one that does so now, or until its lease
  * lapses because it died.
  * @param step gets a signal that is aborted when the client closes the connection or the lease is lost
+ * @param client `isSilent`: it sends nothing, though it should. It may be gone, and the request that waits for the lease
+ *   may be its next attempt, so the lease is offered to that request
  */
 export async function withLease(
   results: Results,
   id: string,
-  signal: AbortSignal,
+  client: { signal: AbortSignal; isSilent: boolean },
   step: (signal: AbortSignal) => Promise<void>,
 ): Promise<void> {
   const owner = randomUUID();
   while (!(await results.lease(id, owner, LEASE_MS))) {
-    signal.throwIfAborted();
-    await new Promise((wake) => setTimeout(wake, 200));
+    client.signal.throwIfAborted();
+    await new Promise((wake) => setTimeout(wake, LEASE_POLL_MS));
   }
   const lost = new AbortController();
+  let isOver = false;
   const renew = async () => {
+    if (client.isSilent) {
+      await results.release(id, owner);
+      await new Promise((wake) => setTimeout(wake, 2 * LEASE_POLL_MS));
+    }
+    if (isOver) return;
     if (!(await results.lease(id, owner, LEASE_MS)))
       lost.abort(new JobError("taken-over", "another coordinator has taken this job over"));
   };
   const timer = setInterval(() => renew().catch(() => {}), LEASE_MS / 4);
   try {
-    await step(AbortSignal.any([signal, lost.signal]));
+    await step(AbortSignal.any([client.signal, lost.signal]));
   } finally {
+    isOver = true;
     clearInterval(timer);
     await results.release(id, owner).catch(() => {});
   }
@@ -190,7 +201,7 @@ async function runFirstStep(
   const { results } = main.backends;
   const params = checkedValues(task, {});
   let data: unknown;
-  await withLease(results, id, signal, async (signal) => {
+  await withLease(results, id, { signal, isSilent: false }, async (signal) => {
     await startOrResume(results, jobOf(id, task, { params, workers: main.expectJob().workers, bandPixels }, image));
     const watch = await JobWatch.open(main.backends, id);
     // The client may cancel the job between its record and that of its first step.

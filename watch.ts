@@ -199,13 +199,6 @@ export class JobWatch {
     );
   }
 
-  /** Watches of jobs that do not exist, in this process. */
-  static unknown({ results }: Backends): number {
-    let count = 0;
-    for (const { watch } of JobWatch.#shared.get(results)?.values() ?? []) if (watch.job === null) count++;
-    return count;
-  }
-
   /** Whether this process enqueues the job now. */
   static enqueues({ results }: Backends, id: string): boolean {
     const entry = JobWatch.#shared.get(results)?.get(id);

@@ -57,19 +57,21 @@ function isInFirstStep({ preJobId, derivedParams }: Job): boolean {
  * before it uploads. The data of every event has the job's id. The stream ends after the last event of the last job.
  *
  * docs/openapi.json documents the events for clients.
- * @param watches at least one; closed when the stream ends
+ * @param watches at least one
  * @param workers the live workers; read again with each heartbeat
  * @param context `stopping` ends the stream when it is aborted
+ * @param onClose called once, when the stream has ended for any reason
  */
 export function eventStream(
   watches: JobWatch[],
   workers: WorkerInfo[],
   context: { tasks: Tasks; stopping: AbortSignal },
+  onClose: () => void,
 ): ReadableStream<Uint8Array> {
   let stream: EventStream;
   return new ReadableStream({
     start(controller) {
-      stream = new EventStream(controller, watches, workers, context);
+      stream = new EventStream(controller, watches, workers, context, onClose);
       stream.open();
     },
     cancel: () => stream.close(),
@@ -91,6 +93,7 @@ class EventStream {
     readonly watches: JobWatch[],
     workers: WorkerInfo[],
     { tasks, stopping }: { tasks: Tasks; stopping: AbortSignal },
+    readonly onClose: () => void,
   ) {
     this.stopping = stopping;
     const send = (event: Uint8Array) => this.controller.enqueue(event);
@@ -145,7 +148,7 @@ class EventStream {
     this.stopping.removeEventListener("abort", this.#end);
     clearInterval(this.#heartbeat);
     for (const off of this.#unlisten) off();
-    for (const watch of this.watches) watch.close();
+    this.onClose();
   }
 }
 

@@ -11,6 +11,13 @@ import { HttpError } from "./respond.ts";
 
 type Answer = (request: Request) => Response | Promise<Response>;
 
+const clients = new WeakMap<Request, string>();
+
+/** The address that the request came from. Behind a proxy it is the proxy's. */
+export function clientOf(request: Request): string {
+  return clients.get(request) ?? "";
+}
+
 const LOOPBACK = ["localhost", "127.0.0.1", "[::1]"];
 
 /**
@@ -30,15 +37,17 @@ export function guarded(
   hosts: string[] | null,
   onError: (error: unknown, request: Request) => Response,
 ) {
-  const checked = async (request: Request): Promise<Response> => {
+  const checked = async (request: Request, client: string): Promise<Response> => {
     try {
       expectOrigin(request, hosts);
     } catch (error) {
       return onError(error, request);
     }
-    return request.method === "HEAD" ? headOf(request, answer) : answer(request);
+    if (request.method === "HEAD") return headOf(request, client, answer);
+    clients.set(request, client);
+    return answer(request);
   };
-  return (request: Request) => checked(URL.canParse(request.url) ? request : withHost(request));
+  return (request: Request, client = "") => checked(URL.canParse(request.url) ? request : withHost(request), client);
 }
 
 /** With a missing or an invalid `Host` the request has no URL that can be parsed. No route depends on the host. */
@@ -47,8 +56,10 @@ function withHost(request: Request): Request {
 }
 
 /** The answer to GET without its body. What makes the body is ended, so that it gives back all that it took. */
-async function headOf(request: Request, answer: Answer): Promise<Response> {
-  const { body, status, headers } = await answer(new Request(request, { method: "GET" }));
+async function headOf(request: Request, client: string, answer: Answer): Promise<Response> {
+  const get = new Request(request, { method: "GET" });
+  clients.set(get, client);
+  const { body, status, headers } = await answer(get);
   await body?.cancel().catch(() => {});
   return new Response(null, { status, headers });
 }
@@ -67,7 +78,13 @@ function expectOrigin({ method, headers }: Request, hosts: string[] | null): voi
       `host: expected one of ${hosts.join(", ")}, got ${JSON.stringify(name)}; see ALLOWED_HOSTS`,
     );
   }
-  if (method === "GET" || method === "HEAD") return;
-  const sameOrigin = origin === null ? site !== "cross-site" : URL.parse(origin)?.host === host.toLowerCase();
-  if (!sameOrigin) throw new HttpError(403, "cross-origin requests may not change anything here");
+  // A browser sends `same-origin` to https and loopback only. A proxy may have replaced the host.
+  if (method === "GET" || method === "HEAD" || site === "same-origin") return;
+  const sameOrigin =
+    origin === null ? site === null || site === "none" : URL.parse(origin)?.host === host.toLowerCase();
+  if (!sameOrigin)
+    throw new HttpError(
+      403,
+      "cross-origin requests may not change anything here; a proxy must pass the Host header on",
+    );
 }

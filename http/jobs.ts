@@ -13,15 +13,18 @@ import { type DataTask, isData } from "../task.ts";
 import type { Tasks } from "../tasks/index.ts";
 import { JobWatch, lookUp, stateOf } from "../watch.ts";
 import { eventStream, isKnown, view } from "./events.ts";
+import { clientOf } from "./guard.ts";
 import { disposition, jobId, query, widthOf } from "./params.ts";
+import type { StreamPlaces } from "./places.ts";
 import type { Previews } from "./preview.ts";
-import { HttpError, isUnchanged, rangeOf, slice, streamed, unavailable } from "./respond.ts";
+import { HttpError, isUnchanged, rangeOf, slice, streamed, streamResponse, unavailable } from "./respond.ts";
 
 /** What the answers need. */
 export interface JobReads extends Backends {
   tasks: Tasks;
   metrics: CoordinatorMetrics;
   previews: Previews;
+  streams: StreamPlaces;
   log: Log;
   /** Aborted when the program is about to end: event streams are closed, so that clients reconnect elsewhere. */
   stopping: AbortSignal;
@@ -35,8 +38,6 @@ export const HEADERS = {
 const EVENT_HEADERS = { "content-type": "text/event-stream", "cache-control": "no-cache", "x-accel-buffering": "no" };
 /** Jobs that one event stream follows, at most. */
 const MAX_FOLLOWED = 100;
-/** Jobs that do not exist and are followed all the same, at most: each costs a look now and then. */
-const MAX_UNKNOWN = 5_000;
 /** How old the list of workers in a stream may be, ms. */
 const FLEET_MS = 1_000;
 
@@ -114,14 +115,10 @@ export function fileOf(task: string, { kind }: Job): string {
 }
 
 /** GET /jobs/:id/events */
-export async function events(context: JobReads, id: string): Promise<Response> {
-  const workers = await context.results.workers(FLEET_MS);
-  const watch = await JobWatch.open(context, id);
-  if (!watch.job) {
-    watch.close();
-    throw notFound(id);
-  }
-  return new Response(eventStream([watch], workers, context), { headers: EVENT_HEADERS });
+export function events(context: JobReads, request: Request, id: string): Promise<Response> {
+  return follow(context, request, [id], ([watch]) => {
+    if (!watch.job) throw notFound(id);
+  });
 }
 
 /** GET /events: several jobs in one stream, because a browser has only six connections to a host. */
@@ -130,18 +127,35 @@ export async function eventsOfMany(context: JobReads, request: Request): Promise
   if (ids.length > MAX_FOLLOWED) {
     throw new HttpError(400, `jobs: expected at most ${MAX_FOLLOWED} ids, got ${ids.length}`);
   }
-  if (JobWatch.unknown(context) + ids.length > MAX_UNKNOWN) {
-    throw unavailable("too many jobs that do not exist are followed; retry later");
-  }
-  const workers = await context.results.workers(FLEET_MS);
-  const opened = await Promise.allSettled(ids.map((id) => JobWatch.open(context, id)));
-  const watches = opened.flatMap((one) => (one.status === "fulfilled" ? [one.value] : []));
-  const failed = opened.find((one) => one.status === "rejected");
-  if (failed) {
+  return follow(context, request, ids, () => {});
+}
+
+/** @param check throws where there is no stream */
+async function follow(
+  context: JobReads,
+  request: Request,
+  ids: string[],
+  check: (watches: JobWatch[]) => void,
+): Promise<Response> {
+  const place = context.streams.take(clientOf(request), ids.length);
+  const watches: JobWatch[] = [];
+  const close = () => {
+    place.release();
     for (const watch of watches) watch.close();
-    throw failed.reason;
+  };
+  try {
+    const workers = await context.results.workers(FLEET_MS);
+    const opened = await Promise.allSettled(ids.map((id) => JobWatch.open(context, id)));
+    for (const one of opened) if (one.status === "fulfilled") watches.push(one.value);
+    const failed = opened.find((one) => one.status === "rejected");
+    if (failed) throw failed.reason;
+    check(watches);
+    place.setUnknown(watches.filter(({ job }) => job === null).length);
+    return streamResponse(eventStream(watches, workers, context, close), { headers: EVENT_HEADERS });
+  } catch (error) {
+    close();
+    throw error;
   }
-  return new Response(eventStream(watches, workers, context), { headers: EVENT_HEADERS });
 }
 
 /** GET /jobs/:id/bands/:band: a finished band, scaled down. */

@@ -211,5 +211,18 @@ export async function streamed(
       await pieces.return(undefined);
     },
   });
-  return new Response(body, init);
+  return streamResponse(body, init);
+}
+
+const streams = new WeakSet<Response>();
+
+/** A response whose body is made while it is sent. */
+export function streamResponse(body: ReadableStream<Uint8Array>, init: ResponseInit): Response {
+  const response = new Response(body, init);
+  streams.add(response);
+  return response;
+}
+
+export function isStreamed(response: Response): boolean {
+  return streams.has(response);
 }

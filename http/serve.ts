@@ -1,13 +1,16 @@
 /**
  * An HTTP server on Bun or Deno.
  *
- * It has no time-out of its own: an upload may wait for its job's bands for any time, and upload.ts limits how slow a
- * client may be.
+ * A request has no time-out here: an upload may wait for its job's bands for any time, and upload.ts limits how slow a
+ * client may be. On Bun a connection without a request is closed after a while. Deno has no such limit.
  *
  * Not here: what is answered (coordinator.ts).
  */
 
-import { problemOf } from "./respond.ts";
+import { isStreamed, problemOf } from "./respond.ts";
+
+/** @param client the address that the request came from */
+type Fetch = (request: Request, client: string) => Promise<Response>;
 
 export interface Server {
   port: number;
@@ -15,37 +18,64 @@ export interface Server {
   stop(): Promise<void>;
 }
 
+/** A connection that has brought no request yet is closed after this time, s. */
+const FIRST_SECONDS = 10;
+/** The same between two requests: longer than nginx and most proxies keep one (60 s), so that they never send into a closed one. */
+const IDLE_SECONDS = 120;
+
 /** @param port 0: any free port */
-export function serve(
-  fetch: (request: Request) => Response | Promise<Response>,
-  hostname: string,
-  port: number,
-): Server {
-  if (typeof Bun !== "undefined") {
-    const server = Bun.serve({
-      hostname,
-      port,
-      maxRequestBodySize: Number.MAX_SAFE_INTEGER, // upload.ts has the limit
-      // No answer holds a path, a stack or source, whatever goes wrong.
-      development: false,
-      reusePort: false, // on by itself where development is off: a second program would share the port unnoticed
-      error: () => problemOf(500, "the request failed inside the coordinator"),
-      fetch(request, self) {
-        self.timeout(request, 0);
-        return fetch(request);
+export function serve(fetch: Fetch, hostname: string, port: number, idleSeconds = IDLE_SECONDS): Server {
+  if (typeof Bun === "undefined") return serveOnDeno(fetch, hostname, port);
+  const server = Bun.serve({
+    hostname,
+    port,
+    idleTimeout: Math.min(FIRST_SECONDS, idleSeconds),
+    maxRequestBodySize: Number.MAX_SAFE_INTEGER, // upload.ts has the limit
+    // No answer holds a path, a stack or source, whatever goes wrong.
+    development: false,
+    reusePort: false, // on by itself where development is off: a second program would share the port unnoticed
+    error: () => problemOf(500, "the request failed inside the coordinator"),
+    async fetch(request, self) {
+      self.timeout(request, 0);
+      const idle = () => self.timeout(request, idleSeconds);
+      const response = await fetch(request, self.requestIP(request)?.address ?? "");
+      if (isStreamed(response)) return new Response(notingEnd(response.body!, idle), response);
+      idle();
+      return response;
+    },
+  });
+  return { port: server.port!, stop: () => server.stop() };
+}
+
+/** The same stream. @param onEnd called before it ends well */
+function notingEnd(body: ReadableStream<Uint8Array>, onEnd: () => void): ReadableStream<Uint8Array> {
+  const reader = body.getReader();
+  return new ReadableStream(
+    {
+      async pull(controller) {
+        const { done, value } = await reader.read();
+        if (!done) return controller.enqueue(value);
+        onEnd();
+        controller.close();
       },
-    });
-    return { port: server.port!, stop: () => server.stop() };
-  }
-  const { Deno } = globalThis as unknown as { Deno: DenoHttp };
-  const server = Deno.serve({ hostname, port, onListen() {} }, fetch);
-  return { port: server.addr.port, stop: () => server.shutdown() };
+      cancel: (reason) => reader.cancel(reason),
+    },
+    { highWaterMark: 0 },
+  );
 }
 
 /** The part of Deno that is used here. */
 interface DenoHttp {
   serve(
     options: { hostname: string; port: number; onListen(): void },
-    fetch: (request: Request) => Response | Promise<Response>,
+    fetch: (request: Request, info: { remoteAddr: { hostname: string } }) => Promise<Response>,
   ): { addr: { port: number }; shutdown(): Promise<void> };
+}
+
+function serveOnDeno(fetch: Fetch, hostname: string, port: number): Server {
+  const { Deno } = globalThis as unknown as { Deno: DenoHttp };
+  const answer = (request: Request, info: { remoteAddr: { hostname: string } }) =>
+    fetch(request, info.remoteAddr.hostname);
+  const server = Deno.serve({ hostname, port, onListen() {} }, answer);
+  return { port: server.addr.port, stop: () => server.shutdown() };
 }

@@ -8,6 +8,7 @@
 import { createHash } from "node:crypto";
 import { readdirSync, readFileSync } from "node:fs";
 import { NotFoundError } from "elysia";
+import { isUnchanged } from "./respond.ts";
 
 const PAGE_POLICY = [
   "default-src 'none'",
@@ -44,6 +45,7 @@ export function readPage(): Map<string, Asset> {
         "content-type": `${TYPES[name.split(".").at(-1)!]}; charset=utf-8`,
         "content-security-policy": PAGE_POLICY,
         "x-content-type-options": "nosniff",
+        "x-frame-options": "DENY",
         "referrer-policy": "no-referrer",
         "cache-control": "no-cache",
         etag,
@@ -58,7 +60,7 @@ export function servePage(request: Request, page: Map<string, Asset>, name: stri
   const file = page.get(name);
   if (!file) throw new NotFoundError();
   const { body, etag, headers } = file;
-  if (request.headers.get("if-none-match") === etag) return new Response(null, { status: 304, headers });
+  if (isUnchanged(request, etag)) return new Response(null, { status: 304, headers });
   return new Response(body, { headers });
 }
 

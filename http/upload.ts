@@ -10,6 +10,8 @@ import { HttpError } from "./respond.ts";
 /** The minimum rate of an upload is 64 KiB in 60 s; a slower one holds a place for too long and is answered with 408. */
 const PATIENCE_MS = 60_000;
 const MIN_BYTES = 1 << 16;
+/** A client that sends nothing for this time may be gone, ms. */
+const SILENT_MS = 5_000;
 /** At most this much of a refused upload is read and discarded, for at most this long, ms. */
 const DISCARD_BYTES = 4 * 2 ** 30;
 const DISCARD_MS = 60_000;
@@ -23,6 +25,12 @@ export class Upload {
   /** Since the last `MIN_BYTES` were complete: time spent waiting for the client, ms, and bytes received. */
   #waited = 0;
   #received = 0;
+  #isReading = false;
+  /** When it began to read, or to wait. */
+  #since = performance.now();
+  readonly #end = new AbortController();
+  /** Aborted when the client closes the connection, and by `end`. */
+  readonly signal: AbortSignal;
 
   constructor(
     request: Request,
@@ -30,6 +38,7 @@ export class Upload {
     readonly patience = PATIENCE_MS,
   ) {
     this.#body = request.body?.getReader();
+    this.signal = AbortSignal.any([request.signal, this.#end.signal]);
     this.#ended = !this.#body;
     this.#announced = Number(request.headers.get("content-length") ?? 0);
   }
@@ -37,6 +46,21 @@ export class Upload {
   /** @throws HttpError 413 if the request announces more than `maxBytes` */
   checkLength(): void {
     if (this.#announced > this.maxBytes) throw this.#tooLarge(this.#announced);
+  }
+
+  /** Time since the coordinator last wanted bytes, ms: it waits for room in the queue. */
+  get idle(): number {
+    return this.#isReading ? 0 : performance.now() - this.#since;
+  }
+
+  /** Whether the coordinator waits for the client, and has done so for some time. */
+  get isSilent(): boolean {
+    return this.#isReading && performance.now() - this.#since > SILENT_MS;
+  }
+
+  /** Ends the wait. @param error the answer */
+  end(error: HttpError): void {
+    this.#end.abort(error);
   }
 
   #tooLarge(bytes: number): HttpError {
@@ -63,6 +87,8 @@ export class Upload {
     if (!this.#body) return undefined;
     let timer: ReturnType<typeof setTimeout> | undefined;
     const start = performance.now();
+    this.#isReading = true;
+    this.#since = start;
     const slow = new Promise<never>((_, reject) => {
       const expected = `expected at least ${MIN_BYTES} bytes in ${this.patience / 1000} s`;
       const why = `upload too slow: ${expected}, got ${this.#received}`;
@@ -81,6 +107,8 @@ export class Upload {
       throw new HttpError(400, "the upload was cut off");
     } finally {
       clearTimeout(timer);
+      this.#isReading = false;
+      this.#since = performance.now();
     }
   }
 

@@ -39,6 +39,8 @@ export const DEFAULT_JOBS = 64;
 export const DEFAULT_PICTURE_MEMORY_BYTES = Math.floor(0.6 * memoryLimit());
 /** Less than the volume of the coordinator's pod. */
 export const DEFAULT_SPOOL_BYTES = 6 * 2 ** 30;
+export const DEFAULT_STREAMS = 2_000;
+export const DEFAULT_UNKNOWN = 5_000;
 /** Limit of `?workers=` of a job, and of the worker threads of one process. */
 export const MAX_WORKERS = 1024;
 /** How long a coordinator may finish its answers after SIGTERM, ms. k8s/ and compose.yaml give it more time than this. */
@@ -112,6 +114,20 @@ const NUMBERS = {
     min: 1,
     max: 100_000,
     help: "limit of concurrent uploads; above it: 503",
+  },
+  MAX_EVENT_STREAMS: {
+    of: COORDINATOR,
+    default: DEFAULT_STREAMS,
+    min: 2,
+    max: 1_000_000,
+    help: "limit of open event streams, half of it for one address; above it: 503",
+  },
+  MAX_UNKNOWN_JOBS: {
+    of: COORDINATOR,
+    default: DEFAULT_UNKNOWN,
+    min: 200,
+    max: 1_000_000,
+    help: "limit of jobs in event streams that do not exist, half of it for one address; above it: 503",
   },
   RESULT_TTL_SECONDS: {
     of: BOTH,

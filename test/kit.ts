@@ -22,7 +22,7 @@ export const BAND_PIXELS = 4000;
 export const DEADLINE = 15_000;
 
 export interface Kit {
-  app: { fetch(request: Request): Response | Promise<Response> };
+  app: { fetch(request: Request, client?: string): Promise<Response> };
   origin: string;
   queue: CountedQueue;
   results: CountedResults;

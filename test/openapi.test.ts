@@ -83,6 +83,8 @@ describe("the document", () => {
 
   test("has the coordinator's routes, all of them and no others", () => {
     const routes = app.routes.map(({ method, path }) => `${method} ${path.replace(/:(\w+)/g, "{$1}")}`);
+    // Each GET is also a HEAD.
+    routes.push(...routes.filter((route) => route.startsWith("GET ")).map((route) => route.replace("GET", "HEAD")));
     const described = Object.entries(document.paths).flatMap(([url, operations]) =>
       Object.keys(operations).map((method) => `${method.toUpperCase()} ${url}`),
     );
@@ -174,6 +176,10 @@ describe("real answers match the document", () => {
     await expectTrue("GET", `/jobs/${id}/result`, 200);
     await expectTrue("GET", `/jobs/${id}/result`, 206, { headers: { range: "bytes=0-9" } });
     await expectTrue("GET", `/jobs/${id}/result`, 416, { headers: { range: "bytes=99999999-" } });
+    const etag = (await fetch(`${origin}/jobs/${id}/result`)).headers.get("etag")!;
+    await expectTrue("GET", `/jobs/${id}/result`, 304, { headers: { "if-none-match": etag } });
+    await expectTrue("GET", `/jobs/${id}/result`, 412, { headers: { "if-match": '"other"' } });
+    for (const path of ["", "/events", "/result", "/bands/0"]) await expectTrue("HEAD", `/jobs/${id}${path}`, 200);
     await expectTrue("PUT", `/jobs/${id}`, 409, {
       body: Buffer.from(encode({ width: 3, height: 1, channels: 1, data: new Uint8Array(3) })),
     });
@@ -219,7 +225,7 @@ describe("real answers match the document", () => {
 
   test("of the page, the probes and the lists", async () => {
     for (const path of ["/", "/healthz", "/readyz", "/metrics", "/workers", "/tasks", "/openapi.json"])
-      await expectTrue("GET", path, 200);
+      for (const method of ["GET", "HEAD"]) await expectTrue(method, path, 200);
     const etag = (await fetch(`${origin}/`)).headers.get("etag") ?? "";
     await expectTrue("GET", "/", 304, { headers: { "if-none-match": etag } });
   });
@@ -227,6 +233,15 @@ describe("real answers match the document", () => {
   test("of errors, which are the coordinator's and not Elysia's", async () => {
     for (const path of ["/workers", "/metrics"]) await expectTrue("GET", path, 401, {}, "wrong");
     await expectTrue("PUT", `/jobs/${id}`, 401, { body: photo }, "wrong");
+    const elsewhere = { headers: { origin: "http://evil.example" } };
+    await expectTrue("DELETE", `/jobs/${id}`, 403, elsewhere);
+    for (const [method, path] of [
+      ["PUT", `/jobs/${id}`],
+      ["POST", "/tasks/sobel"],
+    ])
+      await expectTrue(method, path, 403, { ...elsewhere, body: photo });
+    const rebound = { host: "evil.example", "user-agent": "Mozilla/5.0" };
+    for (const path of ["/", "/workers", `/jobs/${id}`]) await expectTrue("GET", path, 403, { headers: rebound });
     await expectTrue("GET", "/jobs/1", 400);
     await expectTrue("GET", `/jobs/${id}`, 404);
     await expectTrue("GET", `/jobs/${id}/events`, 404);

@@ -91,6 +91,12 @@ describe("with AUTH_TOKEN", () => {
     await right.arrayBuffer();
   });
 
+  test("the scheme may be in any case, and more than one space may follow", async () => {
+    for (const authorization of [`bearer ${TOKEN}`, `BEARER  ${TOKEN}`]) {
+      expect((await fetch(`${origin}/workers`, { headers: { authorization } })).status).toBe(200);
+    }
+  });
+
   test("a refused request changes nothing", async () => {
     const id = crypto.randomUUID();
     await ask(`/jobs/${id}`, { method: "PUT", body: photo, token: "wrong" });

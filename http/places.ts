@@ -1,0 +1,117 @@
+/**
+ * What clients may take at a time: places for uploads, and for event streams. A client that finds none gets 503.
+ *
+ * Invariant: every place is given back, by `release` or by the end of the upload.
+ *
+ * Not here: what holds the place (coordinator.ts, events.ts).
+ */
+
+import { unavailable } from "./respond.ts";
+import type { Upload } from "./upload.ts";
+
+/** An upload that has waited for room in the queue for this long may lose its place to another, ms. */
+const STALLED_MS = 60_000;
+/** How long a new upload waits for that place, ms. */
+const HANDOVER_MS = 5_000;
+
+/**
+ * The places for uploads.
+ *
+ * Nothing is read of an upload that waits for room in the queue, so a client that is gone behind a proxy goes unnoticed. No
+ * limit of time tells such a client from a patient one. So both may wait until another upload needs the place. Then the
+ * one that has waited longest gets 503. If it is sent again it resumes.
+ */
+export class UploadPlaces {
+  readonly #taken = new Map<Upload, Promise<void>>();
+
+  /** @param onChange gets the number of places that are taken */
+  constructor(
+    readonly max: number,
+    readonly onChange: (taken: number) => void,
+    readonly stalledMs = STALLED_MS,
+  ) {}
+
+  /** Runs `step` in a place. @throws HttpError 503 */
+  async within<T>(upload: Upload, step: () => Promise<T>): Promise<T> {
+    if (this.#taken.size >= this.max) await this.#handover();
+    if (this.#taken.size >= this.max) throw unavailable(`too many uploads in progress (${this.max}); retry later`);
+    const left = Promise.withResolvers<void>();
+    this.#taken.set(upload, left.promise);
+    this.onChange(this.#taken.size);
+    try {
+      return await step();
+    } finally {
+      this.#taken.delete(upload);
+      this.onChange(this.#taken.size);
+      left.resolve();
+    }
+  }
+
+  async #handover(): Promise<void> {
+    const [longest] = [...this.#taken.keys()].filter(({ signal }) => !signal.aborted).sort((a, b) => b.idle - a.idle);
+    if (!longest || longest.idle < this.stalledMs) return;
+    const seconds = Math.round(longest.idle / 1000);
+    longest.end(
+      unavailable(`no room in the queue for ${seconds} s, and another upload needs the place; send it again`),
+    );
+    let timer: ReturnType<typeof setTimeout> | undefined;
+    const late = new Promise<void>((wake) => {
+      timer = setTimeout(wake, HANDOVER_MS);
+    });
+    await Promise.race([this.#taken.get(longest), late]);
+    clearTimeout(timer);
+  }
+}
+
+/** What event streams cost: the streams, and the ids in them that were unknown when the stream was opened. */
+interface Cost {
+  streams: number;
+  unknown: number;
+}
+
+export interface StreamPlace {
+  /** Gives back what was taken for ids that are known. */
+  setUnknown(ids: number): void;
+  release(): void;
+}
+
+/** The places for event streams. One client, by its address, gets at most half of them. */
+export class StreamPlaces {
+  readonly #all: Cost = { streams: 0, unknown: 0 };
+  readonly #clients = new Map<string, Cost>();
+
+  constructor(readonly max: Cost) {}
+
+  get taken(): Cost {
+    return { ...this.#all };
+  }
+
+  /**
+   * @param ids how many may be unknown
+   * @throws HttpError 503
+   */
+  take(client: string, ids: number): StreamPlace {
+    const own = this.#clients.get(client) ?? { streams: 0, unknown: 0 };
+    const { max } = this;
+    const fits = (taken: Cost, share: number) =>
+      taken.streams + 1 <= max.streams / share && taken.unknown + ids <= max.unknown / share;
+    if (!fits(this.#all, 1)) throw unavailable("too many event streams are open; retry later");
+    if (!fits(own, 2))
+      throw unavailable("too many event streams are open for this address; close some, or retry later");
+    this.#clients.set(client, own);
+    let unknown = 0;
+    const add = (streams: number, ids: number) => {
+      for (const cost of [this.#all, own]) {
+        cost.streams += streams;
+        cost.unknown += ids;
+      }
+      unknown += ids;
+    };
+    add(1, ids);
+    const release = () => {
+      add(-1, -unknown);
+      if (own.streams === 0) this.#clients.delete(client);
+    };
+    return { setUnknown: (ids) => add(0, ids - unknown), release };
+  }
+}
