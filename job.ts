@@ -11,7 +11,7 @@
  *
  * Invariant: at most `workers` bands of a job are in flight, so at most that many workers are busy with it.
  *
- * Not here: HTTP (coordinator.ts), the state of a job (watch.ts), how a picture is read and stitched (picture/).
+ * Not here: HTTP (coordinator.ts), the state of a job and its lease (watch.ts), how a picture is read and stitched (picture/).
  */
 import { randomUUID } from "node:crypto";
 import type { Change, Job, Results } from "./backends.ts";
@@ -31,16 +31,12 @@ import {
   type Values,
   wireName,
 } from "./task.ts";
-import { gone, JobError, JobWatch } from "./watch.ts";
+import { gone, JobError, JobWatch, withLease } from "./watch.ts";
 
 /** Bands in flight where `workers` is not set: this many, or twice the live workers, which keeps them all busy. */
 const MIN_WINDOW = 4;
 /** How often the live workers are counted, ms. */
 const COUNT_MS = 2_000;
-/** A coordinator may enqueue a job for so long, unless it renews its lease, ms. */
-const LEASE_MS = 10_000;
-/** How often a request that waits for the lease asks for it, ms. */
-const LEASE_POLL_MS = 200;
 /** Buffers of confirmed bands, reused for the next bands of any job. */
 const pool = new Pool(16 << 20);
 
@@ -110,45 +106,6 @@ export async function startOrResume(results: Results, asked: Job): Promise<void>
 function shown({ task, params, width, height }: Job): string {
   const values = Object.entries(params).map(([name, value]) => `, ${name} ${value}`);
   return `${width} × ${height}, ${task}${values.join("")}`;
-}
-
-/**
- * Runs `step` as the only coordinator that enqueues this job. Waits for the one that does so now, or until its lease
- * lapses because it died.
- * @param step gets a signal that is aborted when the client closes the connection or the lease is lost
- * @param client `isSilent`: it sends nothing, though it should. It may be gone, and the request that waits for the lease
- *   may be its next attempt, so the lease is offered to that request
- */
-export async function withLease(
-  results: Results,
-  id: string,
-  client: { signal: AbortSignal; isSilent: boolean },
-  step: (signal: AbortSignal) => Promise<void>,
-): Promise<void> {
-  const owner = randomUUID();
-  while (!(await results.lease(id, owner, LEASE_MS))) {
-    client.signal.throwIfAborted();
-    await new Promise((wake) => setTimeout(wake, LEASE_POLL_MS));
-  }
-  const lost = new AbortController();
-  let isOver = false;
-  const renew = async () => {
-    if (client.isSilent) {
-      await results.release(id, owner);
-      await new Promise((wake) => setTimeout(wake, 2 * LEASE_POLL_MS));
-    }
-    if (isOver) return;
-    if (!(await results.lease(id, owner, LEASE_MS)))
-      lost.abort(new JobError("taken-over", "another coordinator has taken this job over"));
-  };
-  const timer = setInterval(() => renew().catch(() => {}), LEASE_MS / 4);
-  try {
-    await step(AbortSignal.any([client.signal, lost.signal]));
-  } finally {
-    isOver = true;
-    clearInterval(timer);
-    await results.release(id, owner).catch(() => {});
-  }
 }
 
 /** Removes a job, and the job of its first step. */

@@ -1,5 +1,5 @@
 /**
- * The state of a job, derived from its records, and a watch that keeps it up to date.
+ * The state of a job, derived from its records, a watch that keeps it up to date, and the lease of its coordinator.
  *
  *     uploading   the picture is still arriving; bands may be done already
  *     running     every band is in the queue or done: neither the client nor this coordinator is needed any more
@@ -14,6 +14,7 @@
  * Not here: what moves a job forward (job.ts, worker.ts).
  */
 
+import { randomUUID } from "node:crypto";
 import { EventEmitter } from "node:events";
 import type { Backends, Done, Failure, Hint, Job, Results } from "./backends.ts";
 import { DEAD_LETTERS } from "./queue.ts";
@@ -48,6 +49,10 @@ const LOOK_MS = 200;
 const REFRESH_MS = 2_000;
 /** A watch looks for a job that does not exist this often, or half as often, ms: anyone may ask for one. */
 const UNKNOWN_MS = 10_000;
+/** A coordinator may enqueue a job for so long, unless it renews its lease, ms. */
+const LEASE_MS = 10_000;
+/** How often a request that waits for the lease asks for it, ms. */
+const LEASE_POLL_MS = 200;
 /** A band that is neither in the queue nor with a worker for this long is lost: several heartbeats, ms. */
 const VANISHED_MS = 15_000;
 /** All watches share one list of workers, which may be this old, ms. */
@@ -327,5 +332,44 @@ export class JobWatch {
     }
     const awaited = awaitedOf(this as Known);
     if (awaited.size > 0) await this.backends.results.recordForeignResults(this.id, awaited);
+  }
+}
+
+/**
+ * Runs `step` as the only coordinator that enqueues this job. Waits for the one that does so now, or until its lease
+ * lapses because it died.
+ * @param step gets a signal that is aborted when the client closes the connection or the lease is lost
+ * @param client `isSilent`: it sends nothing, though it should. It may be gone, and the request that waits for the lease
+ *   may be its next attempt, so the lease is offered to that request
+ */
+export async function withLease(
+  results: Results,
+  id: string,
+  client: { signal: AbortSignal; isSilent: boolean },
+  step: (signal: AbortSignal) => Promise<void>,
+): Promise<void> {
+  const owner = randomUUID();
+  while (!(await results.lease(id, owner, LEASE_MS))) {
+    client.signal.throwIfAborted();
+    await new Promise((wake) => setTimeout(wake, LEASE_POLL_MS));
+  }
+  const lost = new AbortController();
+  let isOver = false;
+  const renew = async () => {
+    if (client.isSilent) {
+      await results.release(id, owner);
+      await new Promise((wake) => setTimeout(wake, 2 * LEASE_POLL_MS));
+    }
+    if (isOver) return;
+    if (!(await results.lease(id, owner, LEASE_MS)))
+      lost.abort(new JobError("taken-over", "another coordinator has taken this job over"));
+  };
+  const timer = setInterval(() => renew().catch(() => {}), LEASE_MS / 4);
+  try {
+    await step(AbortSignal.any([client.signal, lost.signal]));
+  } finally {
+    isOver = true;
+    clearInterval(timer);
+    await results.release(id, owner).catch(() => {});
   }
 }
