@@ -333,7 +333,7 @@ async function main(): Promise<void> {
   // Loaded here and not above: the thread does not need them.
   const { RabbitQueue } = await import("./queue.ts");
   const { RedisResults } = await import("./results.ts");
-  const results = new RedisResults(REDIS_URL, ttl, true);
+  const results = new RedisResults(REDIS_URL, ttl, true, log.with({ worker: name }));
   await results.check();
   const queue = await RabbitQueue.connect(RABBITMQ_URL, log.with({ worker: name }));
   let stopping = false;

@@ -2,13 +2,14 @@
 // on the page, passwords in settings, TLS. The programs are real processes.
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { execFile } from "node:child_process";
-import { writeFileSync } from "node:fs";
-import { connect } from "node:net";
+import { readFileSync, writeFileSync } from "node:fs";
+import { connect, createServer } from "node:net";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { encode } from "fast-png";
 import { Redis } from "ioredis";
 import { chromium } from "playwright-core";
+import { RedisResults } from "../results.ts";
 import {
   binaries,
   describeWith,
@@ -302,9 +303,103 @@ describeWith(["redis"], "what Redis refuses", () => {
       await until(async () => (await up()) === "1");
       await client.call("ACL", "SETUSER", "rich", "-eval");
       await until(async () => (await up()) === "0");
+      await client.call("ACL", "SETUSER", "rich", "+eval");
+      await until(async () => (await up()) === "1");
+      // Redis closes the connections that have lost a channel. The next subscription is refused, and must not end the program.
+      await client.call("ACL", "SETUSER", "rich", "resetchannels");
+      await program.waitFor(/Redis cannot be reached, retrying.*NOPERM/);
+      await until(async () => (await up()) === "0");
       program.kill();
       expect(await within(program.exited)).toBe(0);
+      expect(program.out).not.toContain("s3cret");
     } finally {
+      client.disconnect();
+      await redis.stop();
+    }
+  });
+
+  test("a database that does not exist is never mixed up with database 0, though Redis starts later", async () => {
+    const redis = await startRedis();
+    await redis.kill();
+    const url = { RABBITMQ_URL: "amqp://127.0.0.1:1", REDIS_URL: `${redis.url}/99` };
+    const programs = ["coordinator.ts", "worker.ts"].map((file) => spawnProgram(file, { PORT: "0", ...url }));
+    try {
+      const origin = await originOf(programs[0]);
+      await programs[1].waitFor(/at work|retrying/);
+      await redis.restart();
+      for (const program of programs)
+        await program.waitFor(/Redis cannot be reached, retrying.*DB index is out of range/);
+      const signal = AbortSignal.timeout(2_000);
+      const put = fetch(`${origin}/jobs/${crypto.randomUUID()}`, { method: "PUT", body: photo, signal });
+      expect(await put.then(({ status }) => status, String)).not.toBe(202);
+      expect((await fetch(`${origin}/readyz`)).status).toBe(503);
+      const client = new Redis(redis.url);
+      expect(await client.info("keyspace")).not.toContain("db0");
+      client.disconnect();
+    } finally {
+      for (const program of programs) program.kill("SIGKILL");
+      await redis.stop();
+    }
+  });
+
+  test("the rights in docs/settings.md are enough", async () => {
+    const redis = await startRedis();
+    const client = new Redis(redis.url);
+    const page = readFileSync(join(import.meta.dirname, "../docs/settings.md"), "utf8");
+    const [, rule = ""] = /^ACL (SETUSER sobel .*)$/m.exec(page) ?? [];
+    await client.call("ACL", ...rule.replace("PASSWORD", "s3cret").split(" "));
+    const results = new RedisResults(redis.url.replace("//", "//sobel:s3cret@"), 60, false);
+    try {
+      await results.check();
+      await results.ping();
+      const id = crypto.randomUUID();
+      const stop = await results.watch(id, () => {});
+      expect(await results.findJob(id)).toBeNull();
+      expect(await results.lease(id, "one", 1000)).toBe(true);
+      expect(await results.isLeased(id)).toBe(true);
+      await results.release(id, "one");
+      expect(await results.workers()).toEqual([]);
+      await client.set(`resultado:{${id}}:0`, "");
+      await results.sweep();
+      expect(await client.ttl(`resultado:{${id}}:0`)).toBeGreaterThan(0);
+      await results.removeJob(id, 1);
+      stop();
+      expect((await client.keys("*")).filter((key) => key.includes("probe") || key.includes(id))).toEqual([]);
+    } finally {
+      await results.close();
+      client.disconnect();
+      await redis.stop();
+    }
+  });
+
+  test("a server that evicts is logged, and one that is too old is refused", async () => {
+    const redis = await startRedis();
+    const client = new Redis(redis.url);
+    // The same Redis, with another version in its answers.
+    const older = createServer((socket) => {
+      const server = connect(redis.port, "127.0.0.1");
+      for (const end of [socket, server]) end.on("error", () => {});
+      socket.pipe(server);
+      server.on("data", (bytes) => {
+        const text = bytes.toString("latin1").replace(/redis_version:\d\.\d/, "redis_version:6.0");
+        socket.write(text, "latin1");
+      });
+    });
+    await new Promise<void>((listening) => older.listen(0, "127.0.0.1", listening));
+    const { port } = older.address() as { port: number };
+    const start = (url: string) => {
+      return spawnProgram("coordinator.ts", { PORT: "0", RABBITMQ_URL: "amqp://127.0.0.1:1", REDIS_URL: url });
+    };
+    try {
+      await client.config("SET", "maxmemory-policy", "allkeys-lru");
+      const program = start(redis.url);
+      await program.waitFor(/Redis may evict results: expected maxmemory-policy noeviction.*allkeys-lru/);
+      program.kill("SIGKILL");
+      const refused = start(`redis://127.0.0.1:${port}`);
+      expect(await within(refused.exited)).toBe(1);
+      expect(refused.out).toMatch(/^coordinator\.ts: REDIS_URL: expected Redis 6\.2 or later, got 6\.0\.\d+\n$/m);
+    } finally {
+      older.close();
       client.disconnect();
       await redis.stop();
     }
