@@ -435,7 +435,7 @@ describeWith(["rabbitmq", "redis"], "a password that is wrong", () => {
     client.disconnect();
     if (file === "coordinator.ts") {
       const origin = await originOf(program);
-      await program.waitFor(/RabbitMQ cannot be reached.*ACCESS/);
+      await program.waitFor(/RabbitMQ refuses access: check the user, the password.*ACCESS/);
       for (const [method, path] of [
         ["GET", "/readyz"],
         ["GET", "/workers"],
@@ -450,7 +450,7 @@ describeWith(["rabbitmq", "redis"], "a password that is wrong", () => {
       }
     } else {
       await program.waitFor(/heartbeat failed.*(NOAUTH|WRONGPASS)/, 20_000);
-      await program.waitFor(/RabbitMQ cannot be reached.*ACCESS/);
+      await program.waitFor(/RabbitMQ refuses access: check the user, the password.*ACCESS/);
     }
     program.kill("SIGKILL");
     await program.exited;
@@ -458,6 +458,58 @@ describeWith(["rabbitmq", "redis"], "a password that is wrong", () => {
     expect(program.out).not.toBe("");
     expect(program.out).not.toContain("s3cret");
     expect(said).not.toContain("s3cret");
+  });
+});
+
+describeWith(["rabbitmq", "redis"], "what RabbitMQ refuses", () => {
+  test("is logged and retried: a virtual host that does not exist, a user without permissions", async () => {
+    const { redis } = await sharedServers();
+    const rabbitmq = await startRabbitMQ();
+    await rabbitmq.ctl("add_user", "poor", "s3cret");
+    const at = (user: string, path = "") => `amqp://${user}@127.0.0.1:${rabbitmq.port}${path}`;
+    const start = (url: string, file: string) => {
+      return spawnProgram(file, { PORT: "0", RABBITMQ_URL: url, REDIS_URL: redis.url });
+    };
+    const files = ["coordinator.ts", "worker.ts"];
+    const programs = files.flatMap((file) => [start(at("guest:guest", "/none"), file), start(at("poor:s3cret"), file)]);
+    for (const program of programs) {
+      await program.waitFor(/(RabbitMQ refuses access: check the user, the password, the virtual host[\s\S]*){2}/);
+      expect(program.out).not.toContain("s3cret");
+      expect(program.out).not.toContain("node_modules");
+    }
+    const [, poor] = programs;
+    const origin = await originOf(poor);
+    expect((await fetch(`${origin}/readyz`)).status).toBe(503);
+    await rabbitmq.ctl("set_permissions", "poor", "^tareas", "^(tareas|amq.default)", "^(tareas|amq.default)");
+    await until(async () => (await fetch(`${origin}/readyz`)).status === 200);
+    for (const program of programs) program.kill("SIGKILL");
+    await Promise.all(programs.map(({ exited }) => exited));
+    await rabbitmq.stop();
+  });
+
+  test("a version that is too old is logged", async () => {
+    const { rabbitmq, redis } = await sharedServers();
+    // The same RabbitMQ, with another version in its greeting.
+    const older = createServer((socket) => {
+      const server = connect(rabbitmq.port, "127.0.0.1");
+      for (const end of [socket, server]) end.on("error", () => {});
+      socket.pipe(server);
+      server.on("data", (bytes) => {
+        const text = bytes.toString("latin1").replace(/(\x07versionS.{4})([\d.]+)/s, (_, head, version) => {
+          return head + "3.9.000000".slice(0, version.length);
+        });
+        socket.write(text, "latin1");
+      });
+    });
+    await new Promise<void>((listening) => older.listen(0, "127.0.0.1", listening));
+    const { port } = older.address() as { port: number };
+    const url = { RABBITMQ_URL: `amqp://guest:guest@127.0.0.1:${port}`, REDIS_URL: redis.url };
+    const program = spawnProgram("coordinator.ts", { PORT: "0", ...url });
+    await program.waitFor(/(expected RabbitMQ 3\.10 or later, got 3\.9[\s\S]*){2}/);
+    expect((await fetch(`${await originOf(program)}/readyz`)).status).toBe(503);
+    program.kill("SIGKILL");
+    await program.exited;
+    older.close();
   });
 });
 
