@@ -277,6 +277,29 @@ describe("errors about settings have the names, never the values", () => {
   }
 });
 
+describe("pipelines/dead-letters.ts", () => {
+  const servers = { RABBITMQ_URL: "amqp://user:s3cret@127.0.0.1:1", REDIS_URL: "redis://user:s3cret@127.0.0.1:1" };
+  test.each([
+    [[], {}, 2, /^usage: /],
+    [["--back"], { RABBITMQ_URL: "amqp://127.0.0.1:1" }, 2, /^usage: /],
+    [["--remove"], servers, 2, /^usage: /],
+    [[], { ...servers, RABBITMQ_URL: "http://user:s3cret@127.0.0.1" }, 1, /^dead-letters\.ts: RABBITMQ_URL: expected /],
+    [[], { ...servers, REDIS_URL: "redis://:s3cret@127.0.0.1:1/x" }, 1, /^dead-letters\.ts: REDIS_URL: expected /],
+    [[], servers, 1, /^dead-letters\.ts: RABBITMQ_URL: RabbitMQ cannot be reached, /],
+    [["--back"], servers, 1, /^dead-letters\.ts: REDIS_URL: Redis is unavailable: .*ECONNREFUSED/],
+  ])("%j with %j: one line of error", (args, env, code, sentence) => {
+    const { PATH, HOME } = process.env;
+    const command = [process.execPath, "run", "pipelines/dead-letters.ts", ...args];
+    const { exitCode, stderr } = Bun.spawnSync(command, {
+      cwd: join(import.meta.dirname, ".."),
+      env: { PATH, HOME, ...env },
+    });
+    expect([exitCode, stderr.toString()]).toEqual([code, expect.stringMatching(sentence)]);
+    expect(stderr.toString()).toMatch(/^[^\n]+\n$/);
+    expect(stderr.toString()).not.toContain("s3cret");
+  });
+});
+
 describeWith(["redis"], "what Redis refuses", () => {
   test("ends the program at the start with the reason, and makes a running one not ready", async () => {
     const redis = await startRedis();
