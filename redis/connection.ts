@@ -68,6 +68,7 @@ export class RedisConnection {
   }
 
   #failed(redis: Redis, error: Error & { command?: { name: string } }): void {
+    redact(error);
     // Without this the client would go on in database 0.
     if (error.command?.name === "select") redis.disconnect(true);
     const isNew = error.message !== this.#trouble?.message;
@@ -136,6 +137,17 @@ function cureOf(error: Error & { command?: { name: string } }): string {
   if (/^(WRONGPASS|NOAUTH)\b/.test(error.message)) return "expected a valid user and password";
   if (error.command?.name === "select") return "expected the number of a database that exists";
   return "expected a user with the rights of docs/settings.md";
+}
+
+/**
+ * Some servers repeat the arguments of a command that they do not know, and those of the first command hold the password.
+ * The same error object goes to every command that waits for the connection.
+ */
+function redact(error: Error): void {
+  const [message] = error.message.split(/,? with args beginning with/, 1);
+  if (message === error.message) return;
+  error.message = message;
+  error.stack = `${error.name}: ${message}`;
 }
 
 /** A connection that fails at several addresses has an error without a message. */

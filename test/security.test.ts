@@ -300,6 +300,29 @@ describe("pipelines/dead-letters.ts", () => {
   });
 });
 
+test("a server that repeats the arguments of AUTH in its error: they are not logged", async () => {
+  const server = createServer((socket) => {
+    socket.on("error", () => {});
+    socket.on("data", (bytes) => {
+      const text = bytes.toString();
+      const commands = text.match(/^\*\d+/gm) ?? [];
+      for (const _ of commands)
+        socket.write("-ERR unknown command `auth`, with args beginning with: `user` `s3cret`\r\n");
+    });
+  });
+  await new Promise<void>((listening) => server.listen(0, "127.0.0.1", listening));
+  const { port } = server.address() as { port: number };
+  const env = { RABBITMQ_URL: "amqp://127.0.0.1:1", REDIS_URL: `redis://user:s3cret@127.0.0.1:${port}` };
+  for (const file of ["coordinator.ts", "worker.ts"]) {
+    const program = spawnProgram(file, { PORT: "0", ...env });
+    expect(await within(program.exited)).toBe(1);
+    expect(program.out).toMatch(/"Redis cannot be reached, retrying".*ERR unknown command `auth`"/);
+    expect(program.out).toMatch(new RegExp(`\\n${file}: REDIS_URL: [^\\n]*ERR unknown command \`auth\`\\n$`));
+    expect(program.out).not.toContain("s3cret");
+  }
+  server.close();
+});
+
 describeWith(["redis"], "what Redis refuses", () => {
   test("ends the program at the start with the reason, and makes a running one not ready", async () => {
     const redis = await startRedis();
