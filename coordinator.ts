@@ -350,8 +350,8 @@ async function connect(tasks: Tasks, log: Log, registry: Registry): Promise<Back
     throw new Error(`${unset}: expected both RABBITMQ_URL and REDIS_URL, or neither, got only ${set}`);
   }
   const results = new RedisResults(REDIS_URL, ttlSeconds, false, log);
-  await results.check();
   const queue = await RabbitQueue.connect(RABBITMQ_URL, log);
+  await results.check();
   const stop = async () => {
     await queue.close();
     await results.close();

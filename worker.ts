@@ -334,8 +334,8 @@ async function main(): Promise<void> {
   const { RabbitQueue } = await import("./queue.ts");
   const { RedisResults } = await import("./results.ts");
   const results = new RedisResults(REDIS_URL, ttl, true, log.with({ worker: name }));
-  await results.check();
   const queue = await RabbitQueue.connect(RABBITMQ_URL, log.with({ worker: name }));
+  await results.check();
   let stopping = false;
   let worker: Worker | undefined;
   let metrics: WorkerMetrics | undefined;

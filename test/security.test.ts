@@ -509,8 +509,8 @@ describeWith(["rabbitmq", "redis"], "a password that is wrong", () => {
 
 describeWith(["rabbitmq", "redis"], "what RabbitMQ refuses", () => {
   test("is logged and retried: a virtual host that does not exist, a user without permissions", async () => {
-    const { redis } = await sharedServers();
-    const rabbitmq = await startRabbitMQ();
+    // Killed workers stay in the list for a while.
+    const [rabbitmq, redis] = await Promise.all([startRabbitMQ(), startRedis()]);
     await rabbitmq.ctl("add_user", "poor", "s3cret");
     const at = (user: string, path = "") => `amqp://${user}@127.0.0.1:${rabbitmq.port}${path}`;
     const start = (url: string, file: string) => {
@@ -530,7 +530,7 @@ describeWith(["rabbitmq", "redis"], "what RabbitMQ refuses", () => {
     await until(async () => (await fetch(`${origin}/readyz`)).status === 200);
     for (const program of programs) program.kill("SIGKILL");
     await Promise.all(programs.map(({ exited }) => exited));
-    await rabbitmq.stop();
+    await Promise.all([rabbitmq.stop(), redis.stop()]);
   });
 
   test("a version that is too old is logged", async () => {
