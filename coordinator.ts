@@ -325,9 +325,9 @@ async function connect(tasks: Tasks, log: Log, registry: Registry): Promise<Back
     const [set, unset] = RABBITMQ_URL ? ["RABBITMQ_URL", "REDIS_URL"] : ["REDIS_URL", "RABBITMQ_URL"];
     throw new Error(`${unset}: expected both RABBITMQ_URL and REDIS_URL, or neither, got only ${set}`);
   }
-  const results = new RedisResults(REDIS_URL, ttlSeconds, false);
-  await results.check();
+  const results = new RedisResults(REDIS_URL, ttlSeconds, false, log);
   const queue = await RabbitQueue.connect(RABBITMQ_URL, log);
+  await results.check();
   const stop = async () => {
     await queue.close();
     await results.close();

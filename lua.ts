@@ -40,12 +40,15 @@ const STALE = `
 local function stale(attempt, given) return given ~= '' and attempt and given ~= attempt end
 `;
 
-/** Needs the rights that the other scripts need, and leaves nothing. KEYS a key of its own. */
+/** Needs the rights that the other scripts need, and leaves nothing. KEYS job, result and worker of its own, the list of workers. */
 export const PROBE = `
-redis.call('HSET', KEYS[1], 'probe', 1)
-redis.call('EXPIRE', KEYS[1], 10)
-redis.call('PUBLISH', KEYS[1], 'probe')
-return redis.call('DEL', KEYS[1])`;
+for i = 1, 3 do
+  redis.call('HSET', KEYS[i], 'probe', 1)
+  redis.call('EXPIRE', KEYS[i], 10)
+  redis.call('DEL', KEYS[i])
+end
+redis.call('ZREM', KEYS[4], '')
+return redis.call('PUBLISH', KEYS[1], 'probe')`;
 
 /** Gives a key a TTL unless it has one. ARGV seconds. */
 export const EXPIRE_ONCE = `

@@ -47,6 +47,9 @@ export function queueOf(task: string): string {
   return task === "sobel" ? QUEUE : `${QUEUE}.${task}`;
 }
 
+/** The first version with at-least-once dead-lettering of quorum queues. */
+const MIN_VERSION = [3, 10];
+
 /** The queue in RabbitMQ. */
 export class RabbitQueue implements Queue {
   readonly #log: Log;
@@ -89,7 +92,7 @@ export class RabbitQueue implements Queue {
     queue.#connection.on("unblocked", () => {
       queue.#blocked = false;
     });
-    queue.#connection.on("connect-failed", (error) => log.warn("RabbitMQ cannot be reached, retrying", { error }));
+    queue.#connection.on("connect-failed", (error) => log.warn(failureOf(error), { error }));
     queue.#connection.on("disconnect", (error) => {
       queue.#channel = undefined;
       queue.#model = undefined;
@@ -101,6 +104,7 @@ export class RabbitQueue implements Queue {
 
   /** Runs after every connect. A channel error closes the connection, so that this runs again. */
   async #setUp(model: ChannelModel): Promise<void> {
+    expectVersion(model.connection.serverProperties);
     // An `error` event without a listener would end the process, and amqplib adds its own only after this.
     model.on("error", () => {});
     const channel = await model.createConfirmChannel();
@@ -321,4 +325,20 @@ export class RabbitQueue implements Queue {
     // A broker that is shutting down may never answer.
     await within(this.#connection.close(), ANSWER_MS, "no answer").catch(() => {});
   }
+}
+
+/** What is logged for a failed connection. It is retried even where RabbitMQ refuses: an account may be created later. */
+function failureOf({ message }: Error): string {
+  // For a refused handshake the library has no code. It does not read the reason that follows a wrong virtual host.
+  const isRefused = /\b403 \(ACCESS-REFUSED\)|<ConnectionClose\b/.test(message);
+  if (!isRefused) return "RabbitMQ cannot be reached, retrying";
+  return "RabbitMQ refuses access: check the user, the password, the virtual host and their permissions; retrying";
+}
+
+/** @throws Error for a RabbitMQ that is too old. Other brokers number their versions differently */
+function expectVersion({ product, version }: { product: string; version: string }): void {
+  const [major, minor] = version.split(".").map(Number);
+  const isOld = major < MIN_VERSION[0] || (major === MIN_VERSION[0] && minor < MIN_VERSION[1]);
+  if (product === "RabbitMQ" && isOld)
+    throw new Error(`expected RabbitMQ ${MIN_VERSION.join(".")} or later, got ${version}`);
 }

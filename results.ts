@@ -16,10 +16,10 @@
  * Invariant: every key of a job has a TTL, renewed with every band, and nothing about a job is written unless its record
  * exists. So a late worker cannot bring a removed job back. Messages on the channel are hints; the hashes are the truth.
  *
- * Not here: what follows from the records (watch.ts, job.ts), the scripts that write them (lua.ts), the queue (queue.ts).
+ * Not here: what follows from the records (watch.ts, job.ts), the scripts that write them (lua.ts), the connections (redis/), the queue (queue.ts).
  */
 import { EventEmitter } from "node:events";
-import { type ChainableCommander, Redis } from "ioredis";
+import type { ChainableCommander, Redis } from "ioredis";
 import {
   type Begun,
   type Change,
@@ -41,7 +41,6 @@ import {
   FORGET_EXPIRED,
   LEASE,
   MARK,
-  PROBE,
   RECORD_FOREIGN,
   RELEASE,
   REVIVE,
@@ -50,8 +49,8 @@ import {
   UNCLAIM,
   UPDATE,
 } from "./lua.ts";
-import { within } from "./ops/deadline.ts";
-import { serverUrl } from "./ops/settings.ts";
+import type { Log } from "./ops/log.ts";
+import { RedisConnection } from "./redis/connection.ts";
 import type { Offer } from "./task.ts";
 
 export const BEAT_MS = 4_000;
@@ -63,17 +62,13 @@ export const FOREIGN_WORKER = "foreign";
 const jobKey = (id: string) => `job:{${id}}`;
 const resultKey = (chunkId: string) => `resultado:${chunkId}`;
 
-/** How long the start waits for Redis, ms. */
-const CHECK_MS = 2_000;
-/** How long Redis may take to answer before the connection is opened again, ms. */
-const SILENCE_MS = 15_000;
 /** The time that one look adds to a suspicion, at most, ms: several times the pause between two looks. */
 const MAX_LOOK_MS = 5_000;
 
 /** What the processes of the distributed mode share. */
 export class RedisResults implements Results {
+  readonly #connection: RedisConnection;
   readonly #redis: Redis;
-  readonly #subscriber: Redis;
   readonly #events = new EventEmitter().setMaxListeners(0);
   #fleet: { at: number; workers: Promise<WorkerInfo[]> } | undefined;
 
@@ -85,22 +80,15 @@ export class RedisResults implements Results {
     url: string,
     readonly ttlSeconds: number,
     patient: boolean,
+    log?: Log,
   ) {
-    const address = serverUrl("REDIS_URL", url, "redis").href;
-    const options = {
-      maxRetriesPerRequest: patient ? null : 20,
-      retryStrategy: (times: number) => Math.min(50 * times, 1000),
-      // A silent connection is opened again. TCP alone would notice after a quarter of an hour.
-      socketTimeout: SILENCE_MS,
-    };
-    this.#redis = new Redis(address, options);
-    this.#subscriber = new Redis(address, { ...options, maxRetriesPerRequest: null });
-    // An `error` event without a listener would end the process. The commands themselves report failures.
-    this.#redis.on("error", () => {});
-    this.#subscriber.on("error", () => {});
-    this.#subscriber.on("message", (channel: string, message: string) => this.#events.emit(channel, hintFrom(message)));
+    const channels = () => this.#events.eventNames().map(String);
+    this.#connection = new RedisConnection(url, patient, channels, log);
+    this.#redis = this.#connection.commands;
+    const { subscriber } = this.#connection;
+    subscriber.on("message", (channel: string, message: string) => this.#events.emit(channel, hintFrom(message)));
     // Messages published while the connection was down are lost: every watcher reads the records again.
-    this.#subscriber.on("ready", () => {
+    subscriber.on("ready", () => {
       for (const channel of this.#events.eventNames()) this.#events.emit(channel);
     });
   }
@@ -242,10 +230,11 @@ export class RedisResults implements Results {
   async watch(id: string, listener: (hint?: Hint) => void): Promise<() => void> {
     const channel = jobKey(id);
     this.#events.on(channel, listener);
-    await this.#subscriber.subscribe(channel);
+    await this.#connection.subscriber.subscribe(channel);
     return () => {
       this.#events.off(channel, listener);
-      if (this.#events.listenerCount(channel) === 0) this.#subscriber.unsubscribe(channel).catch(() => {});
+      if (this.#events.listenerCount(channel) > 0) return;
+      this.#connection.subscriber.unsubscribe(channel).catch(() => {});
     };
   }
 
@@ -290,29 +279,17 @@ export class RedisResults implements Results {
     });
   }
 
-  async ping(): Promise<void> {
-    if (this.#redis.status !== "ready") throw new Error(`the connection is ${this.#redis.status}`);
-    await this.#redis.eval(PROBE, 1, jobKey("probe"));
+  ping(): Promise<void> {
+    return this.#connection.ping();
   }
 
-  /** @throws Error for what never works: a wrong password or database, missing rights. Not while Redis is unreachable */
-  async check(): Promise<void> {
-    const { db = 0 } = this.#redis.options;
-    const steps = async () => {
-      await this.#redis.select(db);
-      await this.#redis.eval(PROBE, 1, jobKey("probe"));
-      await this.#subscriber.subscribe(jobKey("probe"));
-      await this.#subscriber.unsubscribe(jobKey("probe"));
-    };
-    await within(steps(), CHECK_MS, "no answer").catch((error: Error) => {
-      if (error.name !== "ReplyError" || /^(LOADING|MASTERDOWN|OOM|READONLY|BUSY)/.test(error.message)) return;
-      throw new Error(`REDIS_URL: Redis refuses what this program needs: ${error.message}`, { cause: error });
-    });
+  /** @throws Error for what never works, as `RedisConnection.check` */
+  check(): Promise<void> {
+    return this.#connection.check();
   }
 
   async close(): Promise<void> {
-    this.#redis.disconnect();
-    this.#subscriber.disconnect();
+    this.#connection.close();
   }
 }
 

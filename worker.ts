@@ -333,9 +333,9 @@ async function main(): Promise<void> {
   // Loaded here and not above: the thread does not need them.
   const { RabbitQueue } = await import("./queue.ts");
   const { RedisResults } = await import("./results.ts");
-  const results = new RedisResults(REDIS_URL, ttl, true);
-  await results.check();
+  const results = new RedisResults(REDIS_URL, ttl, true, log.with({ worker: name }));
   const queue = await RabbitQueue.connect(RABBITMQ_URL, log.with({ worker: name }));
+  await results.check();
   let stopping = false;
   let worker: Worker | undefined;
   let metrics: WorkerMetrics | undefined;

@@ -7,15 +7,12 @@
  * The picture takes the same way as in the distributed program (rows, bands, task, stitch), without the queue. For the
  * same band size both write the same bytes, so the distributed results are compared with those of this program.
  *
- * Also the command line of `sobel.ts`, its output file and its exit codes.
+ * Also the command line of `sobel.ts` and its exit codes.
  *
- * Not here: the tasks (tasks/), a job sent to a coordinator with --remote (remote.ts).
+ * Not here: the tasks (tasks/), the output file (output.ts), a job sent to a coordinator with --remote (remote.ts).
  */
-import { createReadStream, createWriteStream } from "node:fs";
-import { realpath, rename, rm, stat } from "node:fs/promises";
+import { createReadStream } from "node:fs";
 import process from "node:process";
-import { Readable } from "node:stream";
-import { pipeline } from "node:stream/promises";
 import { parseArgs } from "node:util";
 import { planBands, split } from "../chunk.ts";
 import { DEFAULT_BAND_PIXELS, settingsOf, tokenSetting } from "../ops/settings.ts";
@@ -35,6 +32,7 @@ import {
   type Values,
 } from "../task.ts";
 import { loadTasks } from "../tasks/index.ts";
+import { openOutput } from "./output.ts";
 
 /**
  * Runs a task over a whole picture in this process.
@@ -82,7 +80,8 @@ const USAGE = `usage: bun run sobel.ts [--task NAME] [--params QUERY] IN OUT
        bun run sobel.ts --remote URL [--workers N] [--task NAME] [--params QUERY] IN OUT
 
   IN   a PNG, JPEG, WebP, TIFF, GIF or AVIF file, or - for standard input
-  OUT  its Sobel edges, a PNG, or - for standard output
+  OUT  its Sobel edges, a PNG, or - for standard output. A file is replaced when the result is complete, a link's
+       target likewise; a device or a pipe is written through
 
   --task NAME     the task to run, sobel by default; some tasks write JSON instead of a PNG
   --params QUERY  the task's own parameters: 'sigma=2.5', several separated by &
@@ -123,11 +122,11 @@ async function run(args: string[]): Promise<void> {
   if (values.help) return console.log(`${USAGE}\n\n${settingsOf("sobel.ts")}`);
   if (positionals.length !== 2) throw new TypeError(`expected two files, got ${positionals.length}\n${USAGE}`);
   const [from, to] = positionals;
-  const write = (pieces: AsyncIterable<Uint8Array>) => save(pieces, to);
   if (values.remote !== undefined) {
     const { remote } = await import("./remote.ts");
     const { workers, task, params } = values;
-    return remote({ origin: originOf(values.remote), from, to, task, params, workers, token: tokenSetting() }, write);
+    const job = { origin: originOf(values.remote), from, task, params, workers, token: tokenSetting() };
+    return remote(job, await openOutput(to));
   }
   if (values.workers !== undefined) throw new TypeError("--workers: only with --remote");
   const bandPixels = Number(process.env.BAND_PIXELS || DEFAULT_BAND_PIXELS);
@@ -138,26 +137,7 @@ async function run(args: string[]): Promise<void> {
   if (!task) throw new TypeError(`unknown task ${values.task}: expected ${tasks.names().join(", ")}`);
   const params = queryValues(task, new URLSearchParams(values.params));
   const image = await readImage(from === "-" ? process.stdin : createReadStream(from, { highWaterMark: 1 << 18 }));
-  await write(transform(image, task, bandPixels, params));
-}
-
-/**
- * Writes a result beside its place and renames it, so that a failure leaves an earlier file unchanged. A link stays a link:
- * its target is replaced. What is no regular file (a device, a pipe) is written through.
- */
-async function save(pieces: AsyncIterable<Uint8Array>, to: string): Promise<void> {
-  if (to === "-") return pipeline(Readable.from(pieces), process.stdout);
-  const target = await realpath(to).catch(() => to);
-  const existing = await stat(target).catch(() => null);
-  if (existing && !existing.isFile()) return pipeline(Readable.from(pieces), createWriteStream(target));
-  const part = `${target}.part`;
-  try {
-    await pipeline(Readable.from(pieces), createWriteStream(part));
-    await rename(part, target);
-  } catch (error) {
-    await rm(part, { force: true });
-    throw error;
-  }
+  await (await openOutput(to)).write(transform(image, task, bandPixels, params));
 }
 
 /** @throws TypeError without the address, which may hold a password */

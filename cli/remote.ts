@@ -7,7 +7,7 @@
  *
  * Standard error shows the progress: a bar in a terminal, lines elsewhere.
  *
- * Not here: HTTP and its retries (client.ts), the command line, the output file and the exit codes (local.ts).
+ * Not here: HTTP and its retries (client.ts), the output file (output.ts), the command line and the exit codes (local.ts).
  */
 import { randomUUID } from "node:crypto";
 import { constants, createReadStream } from "node:fs";
@@ -16,23 +16,19 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import process from "node:process";
 import { Client, ClientError, type Upload } from "./client.ts";
+import type { Output } from "./output.ts";
 
 export interface RemoteJob {
   /** The address of the coordinator, with any path that it is behind. */
   origin: URL;
   /** A file, or - for standard input, which is first written to a temporary file: an upload may be repeated. */
   from: string;
-  /** A file, or - for standard output. */
-  to: string;
   task: string;
   /** The task's own parameters, as a query. */
   params: string;
   workers?: string | undefined;
   token?: string | undefined;
 }
-
-/** Writes the pieces of a result to its place. */
-type Save = (result: AsyncIterable<Uint8Array>) => Promise<void>;
 
 /** How long a step is retried, ms: where the coordinator has answered before, and where it never has. */
 const PATIENCE_MS = 120_000;
@@ -47,8 +43,8 @@ class Interrupted extends Error {
   readonly exitCode = 130;
 }
 
-/** @throws ClientError with the coordinator's message; Interrupted; what `save` throws */
-export async function remote(job: RemoteJob, save: Save): Promise<void> {
+/** @throws ClientError with the coordinator's message; Interrupted; what the output throws */
+export async function remote(job: RemoteJob, output: Output): Promise<void> {
   const stopped = new AbortController();
   const { signal } = stopped;
   const stop = () => {
@@ -68,7 +64,7 @@ export async function remote(job: RemoteJob, save: Save): Promise<void> {
   let partial = false;
   const result = async function* () {
     for await (const piece of client.result(id, signal)) {
-      partial = job.to === "-"; // bytes on standard output cannot be taken back
+      partial = !output.restartable;
       yield piece;
     }
   };
@@ -77,7 +73,7 @@ export async function remote(job: RemoteJob, save: Save): Promise<void> {
     for (let repeats = 0; ; repeats++) {
       try {
         await client.run(id, uploadOf(job, picture, progress), signal);
-        await save(result());
+        await output.write(result(), signal);
         return progress.end();
       } catch (error) {
         const gone = error instanceof ClientError && error.code === "gone";

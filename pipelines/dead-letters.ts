@@ -2,70 +2,143 @@
  * Lists the dead-lettered bands, requeues them, or deletes them.
  *
  *     bun run pipelines/dead-letters.ts            prints one line per band: chunk id, queue, reason
- *     bun run pipelines/dead-letters.ts --back     requeues them, and reopens their jobs
+ *     bun run pipelines/dead-letters.ts --back     requeues them, and starts the next attempt of their failed jobs
  *     bun run pipelines/dead-letters.ts --drop     deletes them
  *
  * Needs RABBITMQ_URL and REDIS_URL. When a job fails, its other queued bands are dropped. After `--back` the job is
  * `uploading` again: upload the picture again under the same id to complete it. Bands that are done are not repeated.
+ *
+ * Invariant: a job that is not failed stays as it is. A band is acknowledged only after RabbitMQ has its copy in the queue.
  */
 import process from "node:process";
-import { connect } from "amqplib";
+import { type ConfirmChannel, connect, type GetMessage } from "amqplib";
 import { isChunkId, parseChunkId } from "../chunk.ts";
+import { within } from "../ops/deadline.ts";
+import { ANSWER_MS } from "../ops/health.ts";
+import { serverUrl } from "../ops/settings.ts";
 import { DEAD_LETTERS, QUEUE } from "../queue.ts";
 import { RedisResults } from "../results.ts";
+import { stateOf } from "../watch.ts";
 
-const { RABBITMQ_URL, REDIS_URL } = process.env;
-const [action = "--show"] = process.argv.slice(2);
-if (!RABBITMQ_URL || !REDIS_URL || !["--show", "--back", "--drop"].includes(action)) {
-  console.error("usage: RABBITMQ_URL=… REDIS_URL=… bun run pipelines/dead-letters.ts [--back | --drop]");
-  process.exit(2);
+const USAGE = "usage: RABBITMQ_URL=… REDIS_URL=… bun run pipelines/dead-letters.ts [--back | --drop]";
+
+/** What to do with a dead letter: publish it for an attempt, or drop it for a reason. */
+type Decision = { attempt: number | undefined } | { drop: string };
+
+async function main(action = "--show", ...more: string[]): Promise<void> {
+  const { RABBITMQ_URL, REDIS_URL } = process.env;
+  if (!RABBITMQ_URL || !REDIS_URL || !["--show", "--back", "--drop"].includes(action) || more.length > 0) {
+    console.error(USAGE);
+    process.exit(2);
+  }
+  const address = serverUrl("RABBITMQ_URL", RABBITMQ_URL, "amqp").href;
+  const results = new RedisResults(REDIS_URL, 1, false);
+  if (action === "--back") {
+    await results.check();
+    await within(results.ping(), ANSWER_MS, `no answer in ${ANSWER_MS} ms`).catch((cause: Error) => {
+      throw new Error(`REDIS_URL: Redis is unavailable: ${cause.message}`, { cause });
+    });
+  }
+  const connection = await connect(address, { timeout: 5_000 }).catch((cause: Error) => {
+    throw new Error(`RABBITMQ_URL: RabbitMQ cannot be reached, or refuses access: ${cause.message}`, { cause });
+  });
+  connection.on("error", () => {});
+  const channel = await connection.createConfirmChannel();
+  channel.on("error", () => {});
+  const { messageCount } = await channel.checkQueue(DEAD_LETTERS).catch((cause: Error) => {
+    throw new Error(`no queue ${DEAD_LETTERS}: no coordinator or worker has used this virtual host`, { cause });
+  });
+  const back = new Requeue(channel, results);
+  for (let i = 0; i < messageCount; i++) {
+    const message = await channel.get(DEAD_LETTERS);
+    if (!message) break;
+    const { id, queue, reason } = letterOf(message);
+    const outcome = action === "--back" ? await back.put(message) : "";
+    console.log(`${id}  ${queue}  ${reason}${outcome && `: ${outcome}`}`);
+    if (action === "--drop") channel.ack(message);
+    // Without an acknowledgement RabbitMQ requeues the message when the channel closes.
+  }
+  await channel.close();
+  await connection.close();
+  await results.close();
 }
 
-const connection = await connect(RABBITMQ_URL);
-const channel = await connection.createConfirmChannel();
-const results = new RedisResults(REDIS_URL, 1, false);
-/** The attempts that began here, by job and earlier attempt: a job may have several dead letters. */
-const revived = new Map<string, number>();
-const { messageCount } = await channel.checkQueue(DEAD_LETTERS);
-for (let i = 0; i < messageCount; i++) {
-  const message = await channel.get(DEAD_LETTERS);
-  if (!message) break;
-  const { messageId, headers } = message.properties;
-  // A worker writes x-queue and x-reason. For a band that the broker itself dead-lettered, x-death has both.
+/** A worker writes x-queue and x-reason. For a band that the broker itself dead-lettered, x-death has both. */
+function letterOf({ properties: { messageId, headers } }: GetMessage) {
   const [death] = (headers?.["x-death"] ?? []) as { queue: string; reason: string }[];
-  const queue = String(headers?.["x-queue"] ?? death?.queue ?? QUEUE);
-  console.log(`${messageId ?? "(no id)"}  ${queue}  ${headers?.["x-reason"] ?? death?.reason ?? "(no reason)"}`);
-  if (action === "--show") continue; // not acknowledged: RabbitMQ requeues it when the channel closes
-  if (action === "--back") {
-    const { contentType } = message.properties;
-    const options = { persistent: true, mandatory: true, contentType, messageId };
-    const attempt = await attemptOf(String(messageId), headers?.["x-attempt"]);
-    channel.sendToQueue(queue, message.content, {
-      ...options,
+  return {
+    id: String(messageId ?? "(no id)"),
+    queue: String(headers?.["x-queue"] ?? death?.queue ?? QUEUE),
+    reason: String(headers?.["x-reason"] ?? death?.reason ?? "(no reason)"),
+  };
+}
+
+class Requeue {
+  readonly #channel: ConfirmChannel;
+  readonly #results: RedisResults;
+  /** The attempts that began here, by job and earlier attempt: a job may have several dead letters. */
+  readonly #revived = new Map<string, number>();
+  #returned = false;
+
+  constructor(channel: ConfirmChannel, results: RedisResults) {
+    this.#channel = channel;
+    this.#results = results;
+    channel.on("return", () => {
+      this.#returned = true;
+    });
+  }
+
+  /** Requeues a band, or drops it where it is not needed. @returns what is to be said about it; empty: requeued */
+  async put(message: GetMessage): Promise<string> {
+    const { id, queue } = letterOf(message);
+    const decision = await this.#decide(id, message.properties.headers?.["x-attempt"]);
+    if ("drop" in decision) {
+      this.#channel.ack(message);
+      return `${decision.drop}: nothing to put back`;
+    }
+    const { attempt } = decision;
+    const { contentType, messageId } = message.properties;
+    this.#returned = false;
+    this.#channel.sendToQueue(queue, message.content, {
+      persistent: true,
+      mandatory: true,
+      contentType,
+      messageId,
       headers: attempt === undefined ? {} : { "x-attempt": attempt },
     });
-    await channel.waitForConfirms();
+    // The broker returns a message before it confirms it.
+    await this.#channel.waitForConfirms();
+    if (this.#returned) return `no queue ${queue}: kept`;
+    this.#channel.ack(message);
+    return "";
   }
-  channel.ack(message);
+
+  /** @param sent the attempt that the band was sent for; third-party senders give none */
+  async #decide(chunkId: string, sent: number | undefined): Promise<Decision> {
+    if (!isChunkId(chunkId)) return { attempt: sent };
+    const { jobId } = parseChunkId(chunkId);
+    const job = await this.#results.findJob(jobId);
+    if (!job) return { drop: "job is gone" };
+    const { size } = await this.#results.done(jobId);
+    if (stateOf(job, size) === "done") return { drop: "job is done" };
+    const revived = this.#revived.get(`${jobId} ${sent}`);
+    if (revived !== undefined) return { attempt: revived };
+    // Maybe with other parameters.
+    if (sent !== undefined && sent !== job.attempt) return { drop: "job has begun another attempt" };
+    await this.#results.reviveJob(jobId);
+    if (sent === undefined) return { attempt: sent };
+    const attempt = (await this.#results.findJob(jobId))?.attempt ?? sent;
+    this.#revived.set(`${jobId} ${sent}`, attempt);
+    return { attempt };
+  }
 }
 
-/**
- * Revives the job of a band.
- * @param sent the attempt that the band was sent for
- * @returns the attempt to send it for. A job that has begun another attempt since, maybe with other parameters, gets the
- * band with its old one, so that a worker drops it.
- */
-async function attemptOf(chunkId: string, sent: number | undefined): Promise<number | undefined> {
-  if (!isChunkId(chunkId)) return sent;
-  const { jobId } = parseChunkId(chunkId);
-  const before = (await results.findJob(jobId))?.attempt;
-  if (sent === undefined || sent === before) {
-    await results.reviveJob(jobId);
-    if (sent !== undefined) revived.set(`${jobId} ${sent}`, (await results.findJob(jobId))?.attempt ?? sent);
-  }
-  return revived.get(`${jobId} ${sent}`) ?? sent;
+if (import.meta.main) {
+  main(...process.argv.slice(2)).then(
+    () => process.exit(0),
+    (error) => {
+      console.error(`dead-letters.ts: ${error.message}`);
+      process.exit(1);
+    },
+  );
 }
-
-await channel.close();
-await connection.close();
-await results.close();

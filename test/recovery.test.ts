@@ -118,7 +118,8 @@ describeWith(["rabbitmq", "redis"], "recovery", () => {
     await resent(origin, id, four);
     await startWorker("one");
     await expectEdges(origin, id, four);
-    await putBack();
+    expect(await putBack()).toBe(`{${id}}:0  ${QUEUE}  ill: job is done: nothing to put back\n`);
+    expect([await messages(QUEUE), await messages(DEAD_LETTERS)]).toEqual([0, 0]);
     await until(async () => (await messages(QUEUE)) === 0);
     await sleep(200); // for what a worker might do with it
     await expectEdges(origin, id, four);
@@ -133,8 +134,15 @@ describeWith(["rabbitmq", "redis"], "recovery", () => {
     await stopped();
     const next = await startCoordinator(env);
     await resent(next, id, photo(1), "task=negative");
-    await putBack();
-    expect(await messages(`${QUEUE}.throws`)).toBe(1);
+    // A copy for a worker, which drops it, too.
+    await withChannel(async (channel) => {
+      const message = await channel.get(DEAD_LETTERS);
+      if (!message) throw new Error("no message");
+      channel.sendToQueue(`${QUEUE}.throws`, message.content, message.properties);
+    });
+    await until(async () => (await messages(DEAD_LETTERS)) === 1);
+    expect(await putBack()).toEndWith(": job has begun another attempt: nothing to put back\n");
+    await until(async () => (await messages(`${QUEUE}.throws`)) === 1);
     const worker = await startWorker("two", { ...env, WORKER_TASKS: "throws", LOG_LEVEL: "debug" });
     await worker.waitFor(/band dropped/);
     expect(await jobAt(next, id)).toMatchObject({ state: "running", error: null });
@@ -474,10 +482,12 @@ async function redeliver(times: number, count: number): Promise<void> {
   }
 }
 
-async function putBack(): Promise<void> {
+/** @returns the standard output of the program */
+async function putBack(): Promise<string> {
   const command = ["bun", "run", "pipelines/dead-letters.ts", "--back"];
   const back = Bun.spawn(command, { env: { ...process.env, ...servers() }, stdout: "pipe" });
   expect(await within(back.exited)).toBe(0);
+  return new Response(back.stdout).text();
 }
 
 async function withChannel<T>(step: (channel: Channel) => Promise<T>): Promise<T> {

@@ -2,7 +2,7 @@
 // killed, busy, or refuses; and interrupts. Also the codes of the client's errors.
 import { afterEach, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { type ChildProcess, spawn, spawnSync } from "node:child_process";
-import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, lstatSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import { createServer, type IncomingMessage, request, type Server, type ServerResponse } from "node:http";
 import { type AddressInfo, connect } from "node:net";
 import { tmpdir } from "node:os";
@@ -338,6 +338,51 @@ test("a job is lost after a part of its result: a file is begun again, standard 
   const output = start(["--remote", `http://127.0.0.1:${through}`, photo, "-"]);
   expect([await output.ended, output.stderr]).toEqual([1, expect.stringMatching(/\nsobel\.ts: no such job\n$/)]);
   expect(Buffer.concat(output.stdout).equals(expected.subarray(0, 1000))).toBe(true);
+});
+
+test("a pipe is written through, and is not begun again; a link's target is replaced", async () => {
+  const port = await freePort();
+  await startCoordinator(port);
+  const pipe = join(place(), "..", "pipe");
+  spawnSync("mkfifo", [pipe]);
+  const whole = spawn("cat", [pipe], { stdio: ["ignore", "pipe", "inherit"] });
+  commands.push(whole);
+  const first = start(["--remote", `http://127.0.0.1:${port}`, photo, pipe]);
+  const read: Buffer[] = [];
+  whole.stdout.on("data", (piece) => read.push(piece));
+  expect(await first.ended).toBe(0);
+  await until(() => Buffer.concat(read).equals(expected));
+
+  let asked = 0;
+  const through = await cutting(port, (_, to) => {
+    if (++asked === 2) {
+      to.writeHead(404, { "content-type": "application/problem+json" }).end('{"detail":"no such job"}');
+    }
+    return asked <= 2;
+  });
+  commands.push(spawn("cat", [pipe], { stdio: "ignore" }));
+  const broken = start(["--remote", `http://127.0.0.1:${through}`, photo, pipe]);
+  expect([await broken.ended, broken.stderr]).toEqual([1, expect.stringMatching(/\nsobel\.ts: no such job\n$/)]);
+  expect(lstatSync(pipe).isFIFO()).toBe(true);
+
+  const target = place();
+  const link = join(place(), "..", "link.png");
+  symlinkSync(target, link);
+  const linked = start(["--remote", `http://127.0.0.1:${port}`, photo, link]);
+  expect(await linked.ended).toBe(0);
+  expect(lstatSync(link).isSymbolicLink()).toBe(true);
+  expectEdges(target);
+});
+
+test("an interrupt ends it while no program reads the pipe", async () => {
+  const port = await freePort();
+  const coordinator = await startCoordinator(port);
+  const pipe = join(place(), "..", "pipe");
+  spawnSync("mkfifo", [pipe]);
+  const command = start(["--remote", `http://127.0.0.1:${port}`, photo, pipe]);
+  await coordinator.waitFor(/job done/);
+  command.process.kill("SIGINT");
+  expect([await command.ended, command.stderr]).toEqual([130, expect.stringMatching(/sobel\.ts: interrupted\n$/)]);
 });
 
 describe("the client's errors", () => {

@@ -2,13 +2,14 @@
 // on the page, passwords in settings, TLS. The programs are real processes.
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { execFile } from "node:child_process";
-import { writeFileSync } from "node:fs";
-import { connect } from "node:net";
+import { readFileSync, writeFileSync } from "node:fs";
+import { connect, createServer } from "node:net";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { encode } from "fast-png";
 import { Redis } from "ioredis";
 import { chromium } from "playwright-core";
+import { RedisResults } from "../results.ts";
 import {
   binaries,
   describeWith,
@@ -282,6 +283,52 @@ describe("errors about settings have the names, never the values", () => {
   }
 });
 
+describe("pipelines/dead-letters.ts", () => {
+  const servers = { RABBITMQ_URL: "amqp://user:s3cret@127.0.0.1:1", REDIS_URL: "redis://user:s3cret@127.0.0.1:1" };
+  test.each([
+    [[], {}, 2, /^usage: /],
+    [["--back"], { RABBITMQ_URL: "amqp://127.0.0.1:1" }, 2, /^usage: /],
+    [["--remove"], servers, 2, /^usage: /],
+    [[], { ...servers, RABBITMQ_URL: "http://user:s3cret@127.0.0.1" }, 1, /^dead-letters\.ts: RABBITMQ_URL: expected /],
+    [[], { ...servers, REDIS_URL: "redis://:s3cret@127.0.0.1:1/x" }, 1, /^dead-letters\.ts: REDIS_URL: expected /],
+    [[], servers, 1, /^dead-letters\.ts: RABBITMQ_URL: RabbitMQ cannot be reached, /],
+    [["--back"], servers, 1, /^dead-letters\.ts: REDIS_URL: Redis is unavailable: .*ECONNREFUSED/],
+  ])("%j with %j: one line of error", (args, env, code, sentence) => {
+    const { PATH, HOME } = process.env;
+    const command = [process.execPath, "run", "pipelines/dead-letters.ts", ...args];
+    const { exitCode, stderr } = Bun.spawnSync(command, {
+      cwd: join(import.meta.dirname, ".."),
+      env: { PATH, HOME, ...env },
+    });
+    expect([exitCode, stderr.toString()]).toEqual([code, expect.stringMatching(sentence)]);
+    expect(stderr.toString()).toMatch(/^[^\n]+\n$/);
+    expect(stderr.toString()).not.toContain("s3cret");
+  });
+});
+
+test("a server that repeats the arguments of AUTH in its error: they are not logged", async () => {
+  const server = createServer((socket) => {
+    socket.on("error", () => {});
+    socket.on("data", (bytes) => {
+      const text = bytes.toString();
+      const commands = text.match(/^\*\d+/gm) ?? [];
+      for (const _ of commands)
+        socket.write("-ERR unknown command `auth`, with args beginning with: `user` `s3cret`\r\n");
+    });
+  });
+  await new Promise<void>((listening) => server.listen(0, "127.0.0.1", listening));
+  const { port } = server.address() as { port: number };
+  const env = { RABBITMQ_URL: "amqp://127.0.0.1:1", REDIS_URL: `redis://user:s3cret@127.0.0.1:${port}` };
+  for (const file of ["coordinator.ts", "worker.ts"]) {
+    const program = spawnProgram(file, { PORT: "0", ...env });
+    expect(await within(program.exited)).toBe(1);
+    expect(program.out).toMatch(/"Redis cannot be reached, retrying".*ERR unknown command `auth`"/);
+    expect(program.out).toMatch(new RegExp(`\\n${file}: REDIS_URL: [^\\n]*ERR unknown command \`auth\`\\n$`));
+    expect(program.out).not.toContain("s3cret");
+  }
+  server.close();
+});
+
 describeWith(["redis"], "what Redis refuses", () => {
   test("ends the program at the start with the reason, and makes a running one not ready", async () => {
     const redis = await startRedis();
@@ -308,9 +355,103 @@ describeWith(["redis"], "what Redis refuses", () => {
       await until(async () => (await up()) === "1");
       await client.call("ACL", "SETUSER", "rich", "-eval");
       await until(async () => (await up()) === "0");
+      await client.call("ACL", "SETUSER", "rich", "+eval");
+      await until(async () => (await up()) === "1");
+      // Redis closes the connections that have lost a channel. The next subscription is refused, and must not end the program.
+      await client.call("ACL", "SETUSER", "rich", "resetchannels");
+      await program.waitFor(/Redis cannot be reached, retrying.*NOPERM/);
+      await until(async () => (await up()) === "0");
       program.kill();
       expect(await within(program.exited)).toBe(0);
+      expect(program.out).not.toContain("s3cret");
     } finally {
+      client.disconnect();
+      await redis.stop();
+    }
+  });
+
+  test("a database that does not exist is never mixed up with database 0, though Redis starts later", async () => {
+    const redis = await startRedis();
+    await redis.kill();
+    const url = { RABBITMQ_URL: "amqp://127.0.0.1:1", REDIS_URL: `${redis.url}/99` };
+    const programs = ["coordinator.ts", "worker.ts"].map((file) => spawnProgram(file, { PORT: "0", ...url }));
+    try {
+      const origin = await originOf(programs[0]);
+      await programs[1].waitFor(/at work|retrying/);
+      await redis.restart();
+      for (const program of programs)
+        await program.waitFor(/Redis cannot be reached, retrying.*DB index is out of range/);
+      const signal = AbortSignal.timeout(2_000);
+      const put = fetch(`${origin}/jobs/${crypto.randomUUID()}`, { method: "PUT", body: photo, signal });
+      expect(await put.then(({ status }) => status, String)).not.toBe(202);
+      expect((await fetch(`${origin}/readyz`)).status).toBe(503);
+      const client = new Redis(redis.url);
+      expect(await client.info("keyspace")).not.toContain("db0");
+      client.disconnect();
+    } finally {
+      for (const program of programs) program.kill("SIGKILL");
+      await redis.stop();
+    }
+  });
+
+  test("the rights in docs/settings.md are enough", async () => {
+    const redis = await startRedis();
+    const client = new Redis(redis.url);
+    const page = readFileSync(join(import.meta.dirname, "../docs/settings.md"), "utf8");
+    const [, rule = ""] = /^ACL (SETUSER sobel .*)$/m.exec(page) ?? [];
+    await client.call("ACL", ...rule.replace("PASSWORD", "s3cret").split(" "));
+    const results = new RedisResults(redis.url.replace("//", "//sobel:s3cret@"), 60, false);
+    try {
+      await results.check();
+      await results.ping();
+      const id = crypto.randomUUID();
+      const stop = await results.watch(id, () => {});
+      expect(await results.findJob(id)).toBeNull();
+      expect(await results.lease(id, "one", 1000)).toBe(true);
+      expect(await results.isLeased(id)).toBe(true);
+      await results.release(id, "one");
+      expect(await results.workers()).toEqual([]);
+      await client.set(`resultado:{${id}}:0`, "");
+      await results.sweep();
+      expect(await client.ttl(`resultado:{${id}}:0`)).toBeGreaterThan(0);
+      await results.removeJob(id, 1);
+      stop();
+      expect((await client.keys("*")).filter((key) => key.includes("probe") || key.includes(id))).toEqual([]);
+    } finally {
+      await results.close();
+      client.disconnect();
+      await redis.stop();
+    }
+  });
+
+  test("a server that evicts is logged, and one that is too old is refused", async () => {
+    const redis = await startRedis();
+    const client = new Redis(redis.url);
+    // The same Redis, with another version in its answers.
+    const older = createServer((socket) => {
+      const server = connect(redis.port, "127.0.0.1");
+      for (const end of [socket, server]) end.on("error", () => {});
+      socket.pipe(server);
+      server.on("data", (bytes) => {
+        const text = bytes.toString("latin1").replace(/redis_version:\d\.\d/, "redis_version:6.0");
+        socket.write(text, "latin1");
+      });
+    });
+    await new Promise<void>((listening) => older.listen(0, "127.0.0.1", listening));
+    const { port } = older.address() as { port: number };
+    const start = (url: string) => {
+      return spawnProgram("coordinator.ts", { PORT: "0", RABBITMQ_URL: "amqp://127.0.0.1:1", REDIS_URL: url });
+    };
+    try {
+      await client.config("SET", "maxmemory-policy", "allkeys-lru");
+      const program = start(redis.url);
+      await program.waitFor(/Redis may evict results: expected maxmemory-policy noeviction.*allkeys-lru/);
+      program.kill("SIGKILL");
+      const refused = start(`redis://127.0.0.1:${port}`);
+      expect(await within(refused.exited)).toBe(1);
+      expect(refused.out).toMatch(/^coordinator\.ts: REDIS_URL: expected Redis 6\.2 or later, got 6\.0\.\d+\n$/m);
+    } finally {
+      older.close();
       client.disconnect();
       await redis.stop();
     }
@@ -346,7 +487,7 @@ describeWith(["rabbitmq", "redis"], "a password that is wrong", () => {
     client.disconnect();
     if (file === "coordinator.ts") {
       const origin = await originOf(program);
-      await program.waitFor(/RabbitMQ cannot be reached.*ACCESS/);
+      await program.waitFor(/RabbitMQ refuses access: check the user, the password.*ACCESS/);
       for (const [method, path] of [
         ["GET", "/readyz"],
         ["GET", "/workers"],
@@ -361,7 +502,7 @@ describeWith(["rabbitmq", "redis"], "a password that is wrong", () => {
       }
     } else {
       await program.waitFor(/heartbeat failed.*(NOAUTH|WRONGPASS)/, 20_000);
-      await program.waitFor(/RabbitMQ cannot be reached.*ACCESS/);
+      await program.waitFor(/RabbitMQ refuses access: check the user, the password.*ACCESS/);
     }
     program.kill("SIGKILL");
     await program.exited;
@@ -369,6 +510,58 @@ describeWith(["rabbitmq", "redis"], "a password that is wrong", () => {
     expect(program.out).not.toBe("");
     expect(program.out).not.toContain("s3cret");
     expect(said).not.toContain("s3cret");
+  });
+});
+
+describeWith(["rabbitmq", "redis"], "what RabbitMQ refuses", () => {
+  test("is logged and retried: a virtual host that does not exist, a user without permissions", async () => {
+    // Killed workers stay in the list for a while.
+    const [rabbitmq, redis] = await Promise.all([startRabbitMQ(), startRedis()]);
+    await rabbitmq.ctl("add_user", "poor", "s3cret");
+    const at = (user: string, path = "") => `amqp://${user}@127.0.0.1:${rabbitmq.port}${path}`;
+    const start = (url: string, file: string) => {
+      return spawnProgram(file, { PORT: "0", RABBITMQ_URL: url, REDIS_URL: redis.url });
+    };
+    const files = ["coordinator.ts", "worker.ts"];
+    const programs = files.flatMap((file) => [start(at("guest:guest", "/none"), file), start(at("poor:s3cret"), file)]);
+    for (const program of programs) {
+      await program.waitFor(/(RabbitMQ refuses access: check the user, the password, the virtual host[\s\S]*){2}/);
+      expect(program.out).not.toContain("s3cret");
+      expect(program.out).not.toContain("node_modules");
+    }
+    const [, poor] = programs;
+    const origin = await originOf(poor);
+    expect((await fetch(`${origin}/readyz`)).status).toBe(503);
+    await rabbitmq.ctl("set_permissions", "poor", "^tareas", "^(tareas|amq.default)", "^(tareas|amq.default)");
+    await until(async () => (await fetch(`${origin}/readyz`)).status === 200);
+    for (const program of programs) program.kill("SIGKILL");
+    await Promise.all(programs.map(({ exited }) => exited));
+    await Promise.all([rabbitmq.stop(), redis.stop()]);
+  });
+
+  test("a version that is too old is logged", async () => {
+    const { rabbitmq, redis } = await sharedServers();
+    // The same RabbitMQ, with another version in its greeting.
+    const older = createServer((socket) => {
+      const server = connect(rabbitmq.port, "127.0.0.1");
+      for (const end of [socket, server]) end.on("error", () => {});
+      socket.pipe(server);
+      server.on("data", (bytes) => {
+        const text = bytes.toString("latin1").replace(/(\x07versionS.{4})([\d.]+)/s, (_, head, version) => {
+          return head + "3.9.000000".slice(0, version.length);
+        });
+        socket.write(text, "latin1");
+      });
+    });
+    await new Promise<void>((listening) => older.listen(0, "127.0.0.1", listening));
+    const { port } = older.address() as { port: number };
+    const url = { RABBITMQ_URL: `amqp://guest:guest@127.0.0.1:${port}`, REDIS_URL: redis.url };
+    const program = spawnProgram("coordinator.ts", { PORT: "0", ...url });
+    await program.waitFor(/(expected RabbitMQ 3\.10 or later, got 3\.9[\s\S]*){2}/);
+    expect((await fetch(`${await originOf(program)}/readyz`)).status).toBe(503);
+    program.kill("SIGKILL");
+    await program.exited;
+    older.close();
   });
 });
 

@@ -62,6 +62,15 @@ function edgesOf(band: Parameters<typeof runTask>[1]): Uint8Array {
   return runTask(sobel, band) as Uint8Array;
 }
 
+/** Like /dev/full, which must survive a failure of these tests. Only root can make one; other users cannot replace the original. */
+function fullDevice(folder: string): string {
+  if (process.getuid?.() !== 0) return "/dev/full";
+  const device = join(folder, "full");
+  const { status, stderr } = spawnSync("mknod", [device, "c", "1", "7"]);
+  if (status !== 0) throw new Error(`mknod: ${stderr}`);
+  return device;
+}
+
 const DONE = { status: 0, stdout: Buffer.alloc(0), stderr: "" };
 
 describe("edges", () => {
@@ -189,28 +198,48 @@ describe.each(Object.keys(RUNTIMES))("under %s", (runtime) => {
     }
   });
 
-  test("a device and a pipe are written through, and a link's target is replaced", async () => {
+  test("a pipe is written through and stays a pipe", async () => {
     const expected = run([scene, "-"]).stdout;
     const pipe = join(folder, "pipe");
     spawnSync("mkfifo", [pipe]);
     const reader = Bun.spawn(["cat", pipe], { stdout: "pipe" });
-    const writer = Bun.spawn([process.execPath, "run", "sobel.ts", scene, pipe], { cwd: root });
+    const [program, ...before] = RUNTIMES[runtime];
+    const writer = Bun.spawn([program, ...before, scene, pipe], { cwd: root });
     expect(Buffer.from(await new Response(reader.stdout).arrayBuffer())).toEqual(expected);
     expect(await writer.exited).toBe(0);
     expect(lstatSync(pipe).isFIFO()).toBe(true);
+  });
 
-    const [target, link] = [join(folder, "target.png"), join(folder, "link.png")];
-    writeFileSync(target, "old");
-    symlinkSync(target, link);
-    expect(run([scene, link])).toEqual(DONE);
-    expect([lstatSync(link).isSymbolicLink(), readFileSync(target)]).toEqual([true, expected]);
+  test("a link stays a link: its target is replaced, or made", () => {
+    const expected = run([scene, "-"]).stdout;
+    mkdirSync(join(folder, "sub"));
+    for (const name of ["old.png", "new.png"]) {
+      const [target, link] = [join(folder, "sub", name), join(folder, `to-${name}`)];
+      if (name === "old.png") writeFileSync(target, "old");
+      symlinkSync(join("sub", name), link);
+      expect(run([scene, link], { runtime })).toEqual(DONE);
+      expect([lstatSync(link).isSymbolicLink(), readFileSync(target)]).toEqual([true, expected]);
+    }
+    expect(readdirSync(join(folder, "sub")).sort()).toEqual(["new.png", "old.png"]);
+    const circle = join(folder, "circle");
+    symlinkSync(circle, circle);
+    const { status, stderr } = run([scene, circle], { runtime });
+    expect([status, stderr]).toEqual([1, expect.stringMatching(/^sobel\.ts: ELOOP: [^\n]*circle[^\n]*\n$/)]);
+  });
 
-    // For root a copy: the real device must survive a failure of this test.
-    const device = process.getuid?.() === 0 ? join(folder, "full") : "/dev/full";
-    if (device !== "/dev/full") spawnSync("mknod", [device, "c", "1", "7"]);
-    const full = run([scene, device]);
-    expect([full.status, full.stderr]).toEqual([1, expect.stringMatching(/^sobel\.ts: ENOSPC: no space left/)]);
-    expect(lstatSync(device).isCharacterDevice()).toBe(true);
+  test("a full device stays a device, through a link too: one error line that names it, status 1", () => {
+    const device = fullDevice(folder);
+    const link = join(folder, "link");
+    symlinkSync(device, link);
+    for (const to of [device, link]) {
+      const { status, stderr } = run([scene, to], { runtime });
+      expect([status, stderr]).toEqual([
+        1,
+        expect.stringMatching(/^sobel\.ts: cannot write .*no space left[^\n]*\n$/i),
+      ]);
+      expect(stderr).toContain(to);
+    }
+    expect([lstatSync(device).isCharacterDevice(), lstatSync(link).isSymbolicLink()]).toEqual([true, true]);
   });
 
   test("a missing file, a missing folder, a folder as output: status 1", () => {
