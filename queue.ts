@@ -19,7 +19,7 @@ import {
   type GetMessage,
   type RecoveringChannelModel,
 } from "amqplib";
-import { Consumer, requeue, settle } from "./amqp/consumer.ts";
+import { Consumer, HOLD_MS, requeue, settle } from "./amqp/consumer.ts";
 import { type Handler, type Queue, QueueError } from "./backends.ts";
 import { type Chunk, decodeMessage, encodeMessage } from "./chunk.ts";
 import { within } from "./ops/deadline.ts";
@@ -67,7 +67,10 @@ export class RabbitQueue implements Queue {
   readonly #consumers = new Set<Consumer>();
   readonly #changes = new EventEmitter().setMaxListeners(0);
 
-  private constructor(log: Log) {
+  private constructor(
+    log: Log,
+    readonly holdMs: number,
+  ) {
     this.#log = log;
   }
 
@@ -75,9 +78,10 @@ export class RabbitQueue implements Queue {
    * Returns at once. Until the broker answers, `ready()` is false and everything waits.
    * @param url `amqp://` or `amqps://`
    * @param log gets a line for every lost connection
+   * @param holdMs how long a message may wait behind another one in this process
    */
-  static async connect(url: string, log: Log): Promise<RabbitQueue> {
-    const queue = new RabbitQueue(log);
+  static async connect(url: string, log: Log, holdMs = HOLD_MS): Promise<RabbitQueue> {
+    const queue = new RabbitQueue(log, holdMs);
     const setup = (model: ChannelModel) => queue.#setUp(model);
     const address = serverUrl("RABBITMQ_URL", url, "amqp");
     if (!address.searchParams.has("heartbeat")) address.searchParams.set("heartbeat", String(HEARTBEAT_SECONDS));
@@ -281,6 +285,7 @@ export class RabbitQueue implements Queue {
         restart: () => void this.#model?.close().catch(() => {}),
       },
       onConsuming,
+      this.holdMs,
     );
     this.#consumers.add(consumer);
     if (this.#channel) consumer.attach(this.#channel);

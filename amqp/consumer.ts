@@ -15,7 +15,7 @@ import { QueueError } from "../backends.ts";
 import { within } from "../ops/deadline.ts";
 
 /** A message that waits this long behind another one is requeued, for a worker that is idle, ms. */
-const HOLD_MS = 50;
+export const HOLD_MS = 50;
 /** How long the broker may take to answer a cancel, ms. */
 const ANSWER_MS = 2_000;
 /** A queue that cannot be used is tried again after this long, ms. */
@@ -41,6 +41,7 @@ export class Consumer {
     readonly deliver: (message: Message, channel: ConfirmChannel) => Promise<void>,
     readonly broker: { declare(queue: string): Promise<void>; restart(): void },
     readonly onConsuming: (consuming: boolean) => void = () => {},
+    readonly holdMs = HOLD_MS,
   ) {}
 
   /** A new connection: what was in progress on the old one has been requeued by the broker. */
@@ -82,7 +83,7 @@ export class Consumer {
       const timer = setTimeout(() => {
         leaving = this.#unsubscribe(channel);
         leaving.catch(() => {}); // awaited below
-      }, HOLD_MS);
+      }, this.holdMs);
       await delivered;
       clearTimeout(timer);
       await leaving;

@@ -45,7 +45,8 @@ describeWith(["rabbitmq", "redis"], "a distributed job", () => {
     redis.client = new Redis(redis.server.url);
     wire = await countingProxy(rabbitmq.port);
     const results = new RedisResults(redis.server.url, 600, false);
-    const queue = await RabbitQueue.connect(`amqp://guest:guest@127.0.0.1:${wire.port}`, log);
+    // A band that takes long costs more: never here, however slow the machine.
+    const queue = await RabbitQueue.connect(`amqp://guest:guest@127.0.0.1:${wire.port}`, log, 60_000);
     const worker = new Worker({ queue, results, tasks, name: "counted", bandTimeout: 10_000, log });
     await worker.start();
     fetch = createApp({ queue, results, tasks, bandPixels: BAND_PIXELS }).fetch;
