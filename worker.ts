@@ -162,7 +162,7 @@ export class Worker {
     metrics?.busy.inc();
     this.#info.busy = isChunkId(chunkId) ? parseChunkId(chunkId).jobId : "";
     try {
-      return await Promise.race([this.#outcomeOf(delivery), rejected(signal)]);
+      return await unlessAborted(this.#outcomeOf(delivery), signal);
     } catch (error) {
       // Redis is unreachable, or unavailable while this worker shuts down: another worker gets the band.
       this.#log.warn("band requeued", { chunk: chunkId, error });
@@ -289,11 +289,17 @@ export class Worker {
   }
 }
 
-function rejected(signal: AbortSignal): Promise<never> {
-  return new Promise((_, reject) => {
-    if (signal.aborted) reject(signal.reason);
-    signal.addEventListener("abort", () => reject(signal.reason));
-  });
+/** Settles as `promise` does, or rejects when the signal is aborted. Leaves no listener: the signal outlives many bands. */
+async function unlessAborted<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
+  const { promise: aborted, reject } = Promise.withResolvers<never>();
+  const abort = () => reject(signal.reason);
+  if (signal.aborted) abort();
+  signal.addEventListener("abort", abort);
+  try {
+    return await Promise.race([promise, aborted]);
+  } finally {
+    signal.removeEventListener("abort", abort);
+  }
 }
 
 /** The setting `WORKER_TASKS`: `grow` means all its versions, `grow.2` one. Undefined where it is not set: all tasks. */

@@ -121,6 +121,22 @@ test("a thousand requests of each route leave no watch, listener, timer or place
   }
 });
 
+test("a band leaves no listener in its worker", async () => {
+  const listen = spyOn(AbortSignal.prototype, "addEventListener");
+  const kit = await startKit({ workers: 2 });
+  try {
+    const answer = await kit.ask("/tasks/sobel", { method: "POST", body: tall });
+    expect((await answer.bytes()).length).toBeGreaterThan(0);
+    await until(() => kit.idle());
+    const signals = [...new Set(listen.mock.contexts as AbortSignal[])];
+    expect(listen.mock.calls.length).toBeGreaterThanOrEqual(20);
+    expect(signals.map((signal) => getEventListeners(signal, "abort").length).filter((count) => count > 1)).toEqual([]);
+  } finally {
+    listen.mockRestore();
+    await kit.stop();
+  }
+});
+
 test("a client that goes before its answer is ready leaves nothing", async () => {
   const stopping = new AbortController();
   const kit = await startKit({ workers: 0, stopping: stopping.signal });
