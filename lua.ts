@@ -40,6 +40,21 @@ const STALE = `
 local function stale(attempt, given) return given ~= '' and attempt and given ~= attempt end
 `;
 
+/**
+ * `next_attempt(job)`: what belonged to the attempt before is gone, its failures and suspicion too. Done bands stay, the
+ * rest must be sent again. Needs `renew`.
+ */
+const NEXT_ATTEMPT = `
+local function next_attempt(job)
+  redis.call('HSET', job, 'enqueued', 0)
+  redis.call('HINCRBY', job, 'attempt', 1)
+  redis.call('HDEL', job, 'suspect', 'looked')
+  redis.call('DEL', job .. ':sent', job .. ':failures', job .. ':claims')
+  renew(job, redis.call('HGET', job, 'ttl'), true)
+  redis.call('PUBLISH', job, 'job')
+end
+`;
+
 /** Needs the rights that the other scripts need, and leaves nothing. KEYS job, result and worker of its own, the list of workers. */
 export const PROBE = `
 for i = 1, 3 do
@@ -122,22 +137,16 @@ redis.call('HSET', KEYS[1], 'error', ARGV[1], 'failure', ARGV[2])
 redis.call('PUBLISH', KEYS[1], 'job')
 return 1`;
 
-/** Starts the next attempt of a failed job: done bands stay, the rest must be sent again. */
-export const REVIVE = `${RENEW}
-local failed, ttl = unpack(redis.call('HMGET', KEYS[1], 'error', 'ttl'))
+/** Starts the next attempt of a failed job. */
+export const REVIVE = `${RENEW}${NEXT_ATTEMPT}
+local failed = redis.call('HGET', KEYS[1], 'error')
 if not failed or failed == '' then return 0 end
-redis.call('HSET', KEYS[1], 'error', '', 'failure', '', 'enqueued', 0)
-redis.call('HINCRBY', KEYS[1], 'attempt', 1)
-redis.call('HDEL', KEYS[1], 'suspect', 'looked')
-redis.call('DEL', KEYS[1] .. ':sent', KEYS[1] .. ':failures', KEYS[1] .. ':claims')
-renew(KEYS[1], ttl, true)
-redis.call('PUBLISH', KEYS[1], 'job')
+redis.call('HSET', KEYS[1], 'error', '', 'failure', '')
+next_attempt(KEYS[1])
 return 1`;
 
-/**
- * Takes back the done record of every band whose result is gone, and starts the next attempt. Returns how many.
- */
-export const FORGET_EXPIRED = `${RENEW}
+/** Takes back the done record of every band whose result is gone, and starts the next attempt. Returns how many. */
+export const FORGET_EXPIRED = `${RENEW}${NEXT_ATTEMPT}
 local gone = 0
 for _, band in ipairs(redis.call('HKEYS', KEYS[1] .. ':done')) do
   if redis.call('EXISTS', 'resultado:' .. KEYS[1]:sub(5) .. ':' .. band) == 0 then
@@ -145,13 +154,7 @@ for _, band in ipairs(redis.call('HKEYS', KEYS[1] .. ':done')) do
     gone = gone + 1
   end
 end
-if gone > 0 then
-  redis.call('HSET', KEYS[1], 'enqueued', 0)
-  redis.call('HINCRBY', KEYS[1], 'attempt', 1)
-  redis.call('DEL', KEYS[1] .. ':sent', KEYS[1] .. ':claims')
-  renew(KEYS[1], redis.call('HGET', KEYS[1], 'ttl'), true)
-  redis.call('PUBLISH', KEYS[1], 'job')
-end
+if gone > 0 then next_attempt(KEYS[1]) end
 return gone`;
 
 /** Marks third-party results as done. KEYS job, results; ARGV for each result its band and done record. */

@@ -265,8 +265,8 @@ const scenarios: Scenario[] = [
     orders: 1260,
   },
   {
-    title: "a result of a done job expires, and the picture is sent again",
-    setup: [...enqueuer, ...storeBoth],
+    title: "a band throws, a result of a done job expires, and the picture is sent again",
+    setup: [...enqueuer, thrower(1, 1, [1])[0], ...storeBoth],
     actors: () => [
       [{ name: "the result of band 0 expires", may: ["drop"], run: (world) => world.results.drop(chunk(world, 0)) }],
       resender("x", true),
@@ -342,7 +342,8 @@ function* faultsOf(step: Step, before: Records, after: Records, answer: unknown)
   if (Number(job.attempt) < Number(was.attempt)) yield "went back to an earlier attempt";
   if (Number(job.attempt) > Number(was.attempt)) {
     const old = [...Object.keys(after.sent), ...Object.keys(after.failures), ...Object.keys(after.claims)];
-    if (old.length > 0 || job.enqueued === "1") yield "began an attempt with what was noted of the one before";
+    if (old.length > 0 || job.enqueued === "1" || job.suspect !== undefined)
+      yield "began an attempt with what was noted of the one before";
   }
   if (was.error !== "" && job.error !== "" && !isEqual(before.done, after.done)) yield "changed a band of a failed job";
   if (stateIn(before) === "done" && stateIn(after) !== "done" && gone.length === 0)
