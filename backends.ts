@@ -80,8 +80,16 @@ export interface Job {
   /** Rows of a band; the last may have fewer. */
   rows: number;
   bands: number;
-  /** When it was first requested, ms since 1970. */
+  /** Why it has so many bands: their size, at least one for each of `workers`, or the request. */
+  bandsBy: "size" | "workers" | "request";
+  /** When it was first requested, ms since 1970 by the coordinator's clock. */
   created: number;
+  /** When its record was written, ms since 1970 by the store's clock; 0 before that, and from an older coordinator. */
+  began: number;
+  /** When all its bands were enqueued, ms since `began`. */
+  enqueuedAt: number | null;
+  /** How long the coordinator read and cut the picture, without the time that it waited for room in the queue, ms. */
+  cutMs: number | null;
   /** Rises when a failed job is sent again. Messages and reports of earlier attempts are dropped. */
   attempt: number;
   /** The whole picture has been read, and every band is in the queue or done. */
@@ -95,7 +103,52 @@ export interface Job {
 /** Why a job fails: an upload that stopped, a band that is lost, a task that threw, a message or result that cannot be read. */
 export type Failure = "interrupted" | "lost" | "task_failed" | "bad_message" | "bad_result" | "other";
 
-export interface Done {
+/**
+ * When what happened to a band, in ms since its job began, by the store's clock alone, so that all of them can be compared.
+ * One that is not known is absent.
+ */
+export interface BandTimes {
+  /** The coordinator had cut it and gave it to the queue. */
+  sent?: number;
+  /** The queue confirmed it, maybe after a worker had it. */
+  confirmed?: number;
+  /** The worker received its message. */
+  taken?: number;
+  /** The worker had decoded it and claimed it. */
+  claimed?: number;
+  /** The task had returned. */
+  computed?: number;
+  /** The result was in the store. */
+  stored?: number;
+}
+
+/** A worker has a band. */
+export interface Claim extends BandTimes {
+  worker: string;
+  /** How often it had been delivered before, to workers that did not return it. */
+  deliveries: number;
+  /** One of the job's `workers` lanes, from 0 on: a lane has one band at a time. Absent where the job has no such limit. */
+  lane?: number;
+  /** The workers that died while they had it, in that order. */
+  lost?: string[];
+}
+
+/** Something that went wrong with a job. */
+export interface Incident {
+  /** Its number, from 1 on. */
+  n: number;
+  /** `lost`: the worker died, or lost its connection. `threw`: its task did. `failed`: so the job has failed. */
+  what: "lost" | "threw" | "failed";
+  /** ms since the job began, by the store's clock. */
+  at?: number;
+  band?: number;
+  worker?: string;
+  /** `lost`: the worker that has the band now. */
+  by?: string;
+  error?: string;
+}
+
+export interface Done extends Omit<Claim, "deliveries"> {
   worker: string;
   /** How long the task took, ms. */
   ms: number;
@@ -132,11 +185,17 @@ export interface WorkerInfo {
   consuming: boolean;
 }
 
-/** What a watcher gets: a band is done, or the whole picture is enqueued. Undefined: anything may have changed. */
-export type Hint = { band: number; done: Done } | "enqueued";
+/**
+ * What a watcher gets: a band is done or claimed, something went wrong, or the whole picture is enqueued. Undefined: anything
+ * may have changed.
+ */
+export type Hint = { band: number; done: Done } | { band: number; claim: Claim } | { incident: Incident } | Enqueued;
+
+/** The whole picture is enqueued. Its times are null where an older coordinator wrote the record. */
+export type Enqueued = Pick<Job, "enqueuedAt" | "cutMs">;
 
 export interface Results {
-  /** Writes a whole record. It expires `ttl` seconds after the job's last band. */
+  /** Writes a whole record, and sets its `began`. It expires `ttl` seconds after the job's last band. */
   putJob(job: Job): Promise<void>;
   findJob(id: string): Promise<Job | null>;
   /** Changes a record. False where there is none, or where it is at another attempt than `attempt`. */
@@ -149,7 +208,7 @@ export interface Results {
     id: string,
     error: string,
     failure: Failure,
-    of?: { band: number; attempt: number | undefined },
+    of?: { band: number; attempt: number | undefined; worker: string },
   ): Promise<boolean>;
   /** Starts the next attempt of a failed job: done bands stay, the rest must be sent again. */
   reviveJob(id: string): Promise<void>;
@@ -164,17 +223,21 @@ export interface Results {
   /** Whether a coordinator enqueues the job now. */
   isLeased(id: string): Promise<boolean>;
 
-  /** Records the CRC-32 of a band's rows, before it is sent. */
-  expectRows(id: string, band: number, crc: number, attempt: number): Promise<void>;
+  /** Records the CRC-32 of a band's rows, before it is sent, and its lane, if it has one. */
+  expectRows(id: string, band: number, crc: number, attempt: number, lane?: number): Promise<void>;
   markSent(id: string, band: number, crc: number, attempt: number): Promise<void>;
   sent(id: string): Promise<Map<number, number>>;
   done(id: string): Promise<Map<number, Done>>;
+  /** The bands that workers have now. */
+  claims(id: string): Promise<Map<number, Claim>>;
+  /** What went wrong, in order. */
+  incidents(id: string): Promise<Incident[]>;
   /** A worker claims a band before it computes it, so that a second copy of its message is not computed as well. */
   begin(chunkId: string, by: Claimant): Promise<Begun>;
   /** A worker hands a band back unfinished. */
   unclaim(chunkId: string, by: Claimant): Promise<void>;
   /** Counts a failure of a band's task. @returns how many there were; 0 where the report is out of date */
-  countFailure(chunkId: string, attempt: number | undefined): Promise<number>;
+  countFailure(chunkId: string, attempt: number | undefined, worker: string, error: string): Promise<number>;
 
   /**
    * Stores a band, marks it done and publishes that, in one transaction. False: the job is gone or has failed, or the
@@ -213,15 +276,14 @@ export interface Claimant {
   since: number;
   /** The job's attempt as the message has it; undefined where a third party sent it. */
   attempt: number | undefined;
-  /** The message was delivered before. */
-  redelivered: boolean;
+  /** How often the message was delivered before. */
+  deliveries: number;
+  /** How long the worker has had the message, ms. */
+  heldMs: number;
 }
 
 /** Null: the band needs no work. `lost`: how many workers died while they computed it. */
-export type Begun = { lost: number } | null;
+export type Begun = { lost: number; claim: Claim } | null;
 
-export type Change = Partial<Pick<Job, "enqueued" | "derivedParams">>;
-
-export function hintOf(change: Change): "enqueued" | undefined {
-  return change.enqueued && Object.keys(change).length === 1 ? "enqueued" : undefined;
-}
+/** The whole picture is enqueued, after `cutMs`; or a parameter was found. */
+export type Change = { enqueued: true; cutMs: number } | Pick<Job, "derivedParams">;

@@ -39,6 +39,7 @@ import { listTasks, listWorkers, metricsText, readiness, type ServiceReads } fro
 import { readApiDocument, readPage, servePage } from "./http/static.ts";
 import { Upload } from "./http/upload.ts";
 import { enqueue, jobOf, merge, removeJob, startOrResume } from "./job.ts";
+import { withLease } from "./lease.ts";
 import { type Log, openLog } from "./ops/log.ts";
 import { BackendGauges, CoordinatorMetrics, FleetMetrics, openRegistry } from "./ops/metrics.ts";
 import {
@@ -64,7 +65,7 @@ import { RabbitQueue } from "./queue.ts";
 import { RedisResults } from "./results.ts";
 import { isData, type Task } from "./task.ts";
 import { allTasks, findTask, findTaskToResume, loadTasks, type Tasks } from "./tasks/index.ts";
-import { JobError, JobWatch, stateOf, withLease } from "./watch.ts";
+import { JobError, JobWatch, stateOf } from "./watch.ts";
 
 export interface Dependencies extends Backends {
   /** The tasks that this program has. */

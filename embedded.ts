@@ -6,24 +6,27 @@
  */
 import { EventEmitter, once } from "node:events";
 import type { Registry } from "prom-client";
-import {
-  type Backends,
-  type Begun,
-  type Change,
-  type Claimant,
-  type Done,
-  type Failure,
-  type Handler,
-  type Hint,
-  hintOf,
-  type Job,
-  type Queue,
-  type Results,
-  type WorkerInfo,
+import type {
+  Backends,
+  BandTimes,
+  Begun,
+  Change,
+  Claim,
+  Claimant,
+  Done,
+  Failure,
+  Handler,
+  Hint,
+  Incident,
+  Job,
+  Queue,
+  Results,
+  WorkerInfo,
 } from "./backends.ts";
 import { type Chunk, parseChunkId } from "./chunk.ts";
 import { WorkerMetrics } from "./ops/metrics.ts";
 import { Pool } from "./picture/buffers.ts";
+import { MAX_INCIDENTS } from "./redis/lua.ts";
 import { LIVE_MS } from "./results.ts";
 import { Worker, type WorkerOptions } from "./worker.ts";
 
@@ -114,7 +117,10 @@ export class LocalResults implements Results {
       done: new Map(),
       failures: new Map(),
       bands: new Map(),
+      claims: new Map(),
+      incidents: [],
     };
+    job.began = entry.job.began || now();
     entry.job = { ...job };
     this.#jobs.set(job.id, entry);
     this.#renew(entry);
@@ -129,8 +135,10 @@ export class LocalResults implements Results {
   async updateJob(id: string, change: Change, attempt?: number): Promise<boolean> {
     const entry = this.#jobs.get(id);
     if (!entry || isStale(entry, attempt)) return false;
-    Object.assign(entry.job, change);
-    this.#publish(id, hintOf(change));
+    if ("cutMs" in change && !entry.job.enqueued) Object.assign(entry.job, change, { enqueuedAt: elapsed(entry) });
+    else if (!("cutMs" in change)) Object.assign(entry.job, change);
+    const { enqueuedAt, cutMs } = entry.job;
+    this.#publish(id, "cutMs" in change ? { enqueuedAt, cutMs } : undefined);
     return true;
   }
 
@@ -155,13 +163,14 @@ export class LocalResults implements Results {
     id: string,
     error: string,
     failure: Failure,
-    of?: { band: number; attempt: number | undefined },
+    of?: { band: number; attempt: number | undefined; worker: string },
   ): Promise<boolean> {
     const entry = this.#jobs.get(id);
     if (!entry || entry.job.error !== null || isStale(entry, of?.attempt)) return false;
     if (of && entry.done.has(of.band)) return false;
     if (entry.job.enqueued && entry.done.size === entry.job.bands) return false;
     Object.assign(entry.job, { error, failure });
+    this.#note(entry, { what: "failed", error, band: of?.band, worker: of?.worker });
     this.#publish(id);
     return true;
   }
@@ -173,6 +182,7 @@ export class LocalResults implements Results {
     Object.assign(entry.job, { error: null, failure: null, enqueued: false, attempt });
     entry.sent.clear();
     entry.failures.clear();
+    entry.claims.clear();
     this.#publish(id);
   }
 
@@ -183,14 +193,17 @@ export class LocalResults implements Results {
     return (this.#leases.get(id)?.until ?? 0) > Date.now();
   }
 
-  async expectRows(id: string, band: number, crc: number, attempt: number): Promise<void> {
+  async expectRows(id: string, band: number, crc: number, attempt: number, lane?: number): Promise<void> {
     const entry = this.#jobs.get(id);
-    if (entry && !isStale(entry, attempt)) entry.rows.set(band, crc);
+    if (entry && !isStale(entry, attempt)) entry.rows.set(band, { crc, lane, sent: elapsed(entry) });
   }
 
   async markSent(id: string, band: number, crc: number, attempt: number): Promise<void> {
     const entry = this.#jobs.get(id);
-    if (entry && !isStale(entry, attempt)) entry.sent.set(band, crc);
+    if (!entry || isStale(entry, attempt)) return;
+    entry.sent.set(band, crc);
+    const rows = entry.rows.get(band);
+    if (rows) rows.confirmed = elapsed(entry);
   }
 
   async sent(id: string): Promise<Map<number, number>> {
@@ -201,22 +214,40 @@ export class LocalResults implements Results {
     return new Map(this.#jobs.get(id)?.done);
   }
 
+  async claims(id: string): Promise<Map<number, Claim>> {
+    return new Map(this.#jobs.get(id)?.claims);
+  }
+
+  async incidents(id: string): Promise<Incident[]> {
+    return [...(this.#jobs.get(id)?.incidents ?? [])];
+  }
+
   /** No second copy of a message is ever made here. */
-  async begin(chunkId: string, { attempt }: Claimant): Promise<Begun> {
+  async begin(chunkId: string, { name: worker, attempt, deliveries, heldMs }: Claimant): Promise<Begun> {
     const { jobId, band } = parseChunkId(chunkId);
     const entry = this.#jobs.get(jobId);
     if (!entry || entry.job.error !== null || isStale(entry, attempt) || entry.done.has(band)) return null;
-    return { lost: 0 };
+    const { crc, ...about } = entry.rows.get(band) ?? {};
+    const claimed = elapsed(entry);
+    const claim = { ...about, worker, deliveries, taken: Math.max(0, tenths(claimed - heldMs)), claimed };
+    entry.claims.set(band, claim);
+    this.#publish(jobId, { band, claim });
+    return { lost: 0, claim };
   }
 
-  async unclaim(): Promise<void> {}
+  async unclaim(chunkId: string): Promise<void> {
+    const { jobId, band } = parseChunkId(chunkId);
+    this.#jobs.get(jobId)?.claims.delete(band);
+  }
 
-  async countFailure(chunkId: string, attempt: number | undefined): Promise<number> {
+  async countFailure(chunkId: string, attempt: number | undefined, worker: string, error: string): Promise<number> {
     const { jobId, band } = parseChunkId(chunkId);
     const entry = this.#jobs.get(jobId);
     if (!entry || isStale(entry, attempt) || entry.done.has(band)) return 0;
     const count = (entry.failures.get(band) ?? 0) + 1;
     entry.failures.set(band, count);
+    entry.claims.delete(band);
+    this.#note(entry, { what: "threw", band, worker, error });
     return count;
   }
 
@@ -224,12 +255,14 @@ export class LocalResults implements Results {
     const { jobId, band } = parseChunkId(chunkId);
     const entry = this.#jobs.get(jobId);
     if (!entry || entry.job.error !== null || isStale(entry, attempt)) return false;
-    if (entry.rows.get(band) !== done.crc) return false;
+    if (entry.rows.get(band)?.crc !== done.crc) return false;
     entry.bands.set(band, picture.slice());
+    entry.claims.delete(band);
     this.#renew(entry);
     if (entry.done.has(band)) return true;
-    entry.done.set(band, done);
-    this.#publish(jobId, { band, done });
+    const record = { ...done, stored: elapsed(entry) };
+    entry.done.set(band, record);
+    this.#publish(jobId, { band, done: record });
     return true;
   }
 
@@ -281,6 +314,14 @@ export class LocalResults implements Results {
     this.#events.emit(id, hint);
   }
 
+  #note(entry: LocalJob, what: Omit<Incident, "n" | "at">): void {
+    const n = entry.incidents.length + 1;
+    if (n > MAX_INCIDENTS) return;
+    const incident = { n, at: elapsed(entry), ...what };
+    entry.incidents.push(incident);
+    this.#publish(entry.job.id, { incident });
+  }
+
   #renew(entry: LocalJob): void {
     clearTimeout(entry.expiry);
     entry.expiry = setTimeout(() => this.removeJob(entry.job.id), this.ttlSeconds * 1000);
@@ -292,9 +333,17 @@ function isStale({ job }: LocalJob, attempt: number | undefined): boolean {
   return attempt !== undefined && attempt !== job.attempt;
 }
 
+/** The clock of this process, ms since 1970. Finer than `Date.now`. */
+const now = () => tenths(performance.timeOrigin + performance.now());
+const tenths = (ms: number) => Math.round(ms * 10) / 10;
+/** ms since the job began. */
+const elapsed = ({ job }: LocalJob) => Math.max(0, tenths(now() - job.began));
+
 interface LocalJob {
   job: Job;
-  rows: Map<number, number>;
+  rows: Map<number, { crc: number; lane: number | undefined } & BandTimes>;
+  claims: Map<number, Claim>;
+  incidents: Incident[];
   sent: Map<number, number>;
   done: Map<number, Done>;
   failures: Map<number, number>;

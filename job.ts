@@ -11,11 +11,12 @@
  *
  * Invariant: at most `workers` bands of a job are in flight, so at most that many workers are busy with it.
  *
- * Not here: HTTP (coordinator.ts), the state of a job and its lease (watch.ts), how a picture is read and stitched (picture/).
+ * Not here: HTTP (coordinator.ts), the state of a job (watch.ts) and its lease (lease.ts), how a picture is read and stitched (picture/).
  */
 import { randomUUID } from "node:crypto";
 import type { Change, Job, Results } from "./backends.ts";
 import { type Band, bandRows, chunkIdOf, pixelsOf, planBands, rowsCrc, split, WireError } from "./chunk.ts";
+import { lanesOf, withLease } from "./lease.ts";
 import { Pool } from "./picture/buffers.ts";
 import type { GreyImage } from "./picture/picture.ts";
 import { encodeBand, Stitcher } from "./picture/png-write.ts";
@@ -31,7 +32,7 @@ import {
   type Values,
   wireName,
 } from "./task.ts";
-import { gone, JobError, JobWatch, withLease } from "./watch.ts";
+import { gone, JobError, JobWatch } from "./watch.ts";
 
 /** Bands in flight where `workers` is not set: this many, or twice the live workers, which keeps them all busy. */
 const MIN_WINDOW = 4;
@@ -61,7 +62,11 @@ export function jobOf(
     height,
     rows,
     bands,
+    bandsBy: "size",
     created: Date.now(),
+    began: 0,
+    enqueuedAt: null,
+    cutMs: null,
     attempt: Date.now(),
     enqueued: false,
     error: null,
@@ -202,10 +207,13 @@ async function enqueueBands(
   const sending = new Set<Promise<void>>();
   const failed = new AbortController();
   const stop = AbortSignal.any([signal, failed.signal]);
-  const send = async (band: Band, crc: number) => {
+  const lanes = lanesOf(watch);
+  let waited = 0;
+  const start = performance.now();
+  const send = async (band: Band, crc: number, lane: number | undefined) => {
     const { width, pixels, number } = band;
     const height = pixels.length / width;
-    await results.expectRows(job.id, number, crc, job.attempt);
+    await results.expectRows(job.id, number, crc, job.attempt, lane);
     const chunk = {
       chunkId: chunkIdOf(job.id, number),
       task: job.task,
@@ -230,9 +238,11 @@ async function enqueueBands(
         pool.give(band.pixels);
         continue;
       }
+      const full = performance.now();
       await watch.until(() => hasRoom(watch.inFlight), stop);
+      waited += performance.now() - full;
       watch.sent.set(band.number, crc);
-      const sent = send(band, crc)
+      const sent = send(band, crc, lanes(band.number))
         .catch((error) => {
           watch.sent.delete(band.number); // other users of this watch must not take it for sent
           failed.abort(error);
@@ -248,7 +258,8 @@ async function enqueueBands(
     await Promise.all(sending);
   }
   stop.throwIfAborted();
-  await update(watch, { enqueued: true }, job.attempt);
+  const cutMs = Math.round((performance.now() - start - waited) * 10) / 10;
+  await update(watch, { enqueued: true, cutMs }, job.attempt);
 }
 
 /** Changes the record of a job that is still at this attempt. @throws JobError */

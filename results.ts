@@ -2,37 +2,44 @@
  * Results, job records, events and the list of workers, in Redis.
  *
  *     job:{<id>}           hash: the request, the size, the plan, `attempt`, `enqueued`, `error`, `failure`, `suspect`
- *     job:{<id>}:rows      hash: band → CRC-32 of its rows, set before it is sent; a result made of other rows is refused
+ *     job:{<id>}:rows      hash: band → CRC-32 of its rows, set before it is sent; a result made of other rows is refused.
+ *                          "<band> sent", "<band> confirmed" → when, ms since `began`; "<band> lane" → its lane
  *     job:{<id>}:sent      hash: band → CRC-32 of its rows, set when the queue has confirmed it
- *     job:{<id>}:done      hash: band → JSON { worker, ms, crc, bytes, deliveries, lossy }
+ *     job:{<id>}:done      hash: band → JSON of its done record (`Done`)
  *     job:{<id>}:failures  hash: band → how often its task threw
- *     job:{<id>}:claims    hash: band → the worker that computes it; "<band> lost" → how many died while they did
+ *     job:{<id>}:claims    hash: band → the worker that computes it; "<band> claim" → JSON of that (`Claim`);
+ *                          "<band> lost" → how many died while they did; "<band> losers" → JSON of their names
+ *     job:{<id>}:log       list: JSON of what went wrong (`Incident`)
  *     job:{<id>}:feeder    the lease of the coordinator that enqueues the job
  *     resultado:<chunk id> base64 of the band as a picture, or of its JSON
  *     workers              sorted set: name → time of the last heartbeat, ms by Redis' clock
  *     worker:<name>        hash: what the worker is and has done
- *     channel job:{<id>}   a band's number and its done record; "enqueued" when only that changed; "job" when anything may have
+ *     channel job:{<id>}   "<band> <done record>", "claim <band> <claim>", "incident <incident>", "enqueued <ms> <ms>"; "job"
+ *                          when anything may have changed
  *
  * Invariant: every key of a job has a TTL, renewed with every band, and nothing about a job is written unless its record
  * exists. So a late worker cannot bring a removed job back. Messages on the channel are hints; the hashes are the truth.
  *
- * Not here: what follows from the records (watch.ts, job.ts), the scripts that write them (lua.ts), the connections (redis/), the queue (queue.ts).
+ * Not here: what follows from the records (watch.ts, job.ts), the scripts that write them (redis/lua.ts), their form as text (redis/records.ts), the connections (redis/connection.ts), the queue (queue.ts).
  */
 import { EventEmitter } from "node:events";
 import type { ChainableCommander, Redis } from "ioredis";
-import {
-  type Begun,
-  type Change,
-  type Claimant,
-  type Done,
-  type Failure,
-  type Hint,
-  hintOf,
-  type Job,
-  type Results,
-  type WorkerInfo,
+import type {
+  Begun,
+  Change,
+  Claim,
+  Claimant,
+  Done,
+  Failure,
+  Hint,
+  Incident,
+  Job,
+  Results,
+  WorkerInfo,
 } from "./backends.ts";
 import { chunkIdOf, fromBase64, parseChunkId } from "./chunk.ts";
+import type { Log } from "./ops/log.ts";
+import { RedisConnection } from "./redis/connection.ts";
 import {
   BEGIN,
   COUNT_FAILURE,
@@ -41,6 +48,7 @@ import {
   FORGET_EXPIRED,
   LEASE,
   MARK,
+  PUT,
   RECORD_FOREIGN,
   RELEASE,
   REVIVE,
@@ -48,10 +56,8 @@ import {
   TRACK_SUSPICION,
   UNCLAIM,
   UPDATE,
-} from "./lua.ts";
-import type { Log } from "./ops/log.ts";
-import { RedisConnection } from "./redis/connection.ts";
-import type { Offer } from "./task.ts";
+} from "./redis/lua.ts";
+import { claimFrom, fieldsOf, hintFrom, incidentFrom, jobFrom, workerOf } from "./redis/records.ts";
 
 export const BEAT_MS = 4_000;
 export const LIVE_MS = 12_000;
@@ -64,6 +70,9 @@ const resultKey = (chunkId: string) => `resultado:${chunkId}`;
 
 /** The time that one look adds to a suspicion, at most, ms: several times the pause between two looks. */
 const MAX_LOOK_MS = 5_000;
+
+/** Characters that are kept of what a task threw. */
+const MAX_ERROR = 300;
 
 /** What the processes of the distributed mode share. */
 export class RedisResults implements Results {
@@ -94,9 +103,10 @@ export class RedisResults implements Results {
   }
 
   async putJob(job: Job): Promise<void> {
-    const key = jobKey(job.id);
-    const fields = { ...fieldsOf(job), ttl: this.ttlSeconds };
-    await all(this.#redis.multi().hset(key, fields).expire(key, this.ttlSeconds).publish(key, "job"));
+    const { began, ...fields } = fieldsOf(job);
+    job.began = Number(
+      await this.#redis.eval(PUT, 1, jobKey(job.id), this.ttlSeconds, ...Object.entries(fields).flat()),
+    );
   }
 
   async findJob(id: string): Promise<Job | null> {
@@ -105,13 +115,18 @@ export class RedisResults implements Results {
   }
 
   async updateJob(id: string, change: Change, attempt?: number): Promise<boolean> {
-    const fields = Object.entries(fieldsOf(change)).flat();
-    const args = [hintOf(change) ?? "job", attempt ?? "", ...fields];
+    const { cutMs = "", ...fields } = { cutMs: undefined, ...change };
+    const args = [cutMs === "" ? "job" : "enqueued", attempt ?? "", cutMs, ...Object.entries(fieldsOf(fields)).flat()];
     return (await this.#redis.eval(UPDATE, 1, jobKey(id), ...args)) === 1;
   }
 
-  async failJob(id: string, error: string, failure: Failure, of?: { band: number; attempt: number | undefined }) {
-    const args = [error, failure, of?.band ?? "", of?.attempt ?? ""];
+  async failJob(
+    id: string,
+    error: string,
+    failure: Failure,
+    of?: { band: number; attempt: number | undefined; worker: string },
+  ) {
+    const args = [error, failure, of?.band ?? "", of?.attempt ?? "", of?.worker ?? ""];
     return (await this.#redis.eval(FAIL, 1, jobKey(id), ...args.map(String))) === 1;
   }
 
@@ -127,7 +142,7 @@ export class RedisResults implements Results {
     const key = jobKey(id);
     const bands = known ?? Number(await this.#redis.hget(key, "bands"));
     // The record first: without it nothing more is written about this job.
-    const hashes = ["rows", "sent", "done", "failures", "claims"].map((part) => `${key}:${part}`);
+    const hashes = ["rows", "sent", "done", "failures", "claims", "log"].map((part) => `${key}:${part}`);
     const steps = this.#redis.pipeline().del(key, ...hashes);
     steps.publish(key, "job");
     const results = Array.from({ length: bands }, (_, band) => resultKey(chunkIdOf(id, band)));
@@ -147,12 +162,14 @@ export class RedisResults implements Results {
     return (await this.#redis.exists(`${jobKey(id)}:feeder`)) === 1;
   }
 
-  async expectRows(id: string, band: number, crc: number, attempt: number): Promise<void> {
-    await this.#redis.eval(MARK, 2, jobKey(id), `${jobKey(id)}:rows`, band, crc, attempt);
+  async expectRows(id: string, band: number, crc: number, attempt: number, lane?: number): Promise<void> {
+    const keys = [jobKey(id), `${jobKey(id)}:rows`, `${jobKey(id)}:rows`];
+    await this.#redis.eval(MARK, 3, ...keys, band, crc, attempt, "sent", lane ?? "");
   }
 
   async markSent(id: string, band: number, crc: number, attempt: number): Promise<void> {
-    await this.#redis.eval(MARK, 2, jobKey(id), `${jobKey(id)}:sent`, band, crc, attempt);
+    const keys = [jobKey(id), `${jobKey(id)}:sent`, `${jobKey(id)}:rows`];
+    await this.#redis.eval(MARK, 3, ...keys, band, crc, attempt, "confirmed", "");
   }
 
   async sent(id: string): Promise<Map<number, number>> {
@@ -165,10 +182,21 @@ export class RedisResults implements Results {
     return new Map(fields.map(([band, record]) => [Number(band), JSON.parse(record)]));
   }
 
+  async claims(id: string): Promise<Map<number, Claim>> {
+    const fields = Object.entries(await this.#redis.hgetall(`${jobKey(id)}:claims`));
+    const claims = fields.filter(([field]) => field.endsWith(" claim"));
+    return new Map(claims.map(([field, record]) => [Number.parseInt(field, 10), claimFrom(record)]));
+  }
+
+  async incidents(id: string): Promise<Incident[]> {
+    return (await this.#redis.lrange(`${jobKey(id)}:log`, 0, -1)).map(incidentFrom);
+  }
+
   async begin(chunkId: string, by: Claimant): Promise<Begun> {
     const { jobId, band } = parseChunkId(chunkId);
     const ask = async (isVoid: boolean) => {
-      const args = [band, claimOf(by), by.attempt ?? "", by.redelivered ? 1 : 0, isVoid ? 1 : 0];
+      const flags = [by.deliveries > 0 ? 1 : 0, isVoid ? 1 : 0];
+      const args = [band, claimOf(by), by.attempt ?? "", ...flags, by.name, by.deliveries, by.heldMs];
       return String(await this.#redis.eval(BEGIN, 1, jobKey(jobId), ...args)).split(" ");
     };
     let [answer, ...rest] = await ask(false);
@@ -177,7 +205,8 @@ export class RedisResults implements Results {
       if ((await this.workers()).some((worker) => claimOf(worker) === rest.join(" "))) return null;
       [answer, ...rest] = await ask(true);
     }
-    return answer === "go" ? { lost: Number(rest[0]) } : null;
+    const [lost, ...claim] = rest;
+    return answer === "go" ? { lost: Number(lost), claim: claimFrom(claim.join(" ")) } : null;
   }
 
   async unclaim(chunkId: string, by: Claimant): Promise<void> {
@@ -185,9 +214,10 @@ export class RedisResults implements Results {
     await this.#redis.eval(UNCLAIM, 1, jobKey(jobId), band, claimOf(by));
   }
 
-  async countFailure(chunkId: string, attempt: number | undefined): Promise<number> {
+  async countFailure(chunkId: string, attempt: number | undefined, worker: string, error: string): Promise<number> {
     const { jobId, band } = parseChunkId(chunkId);
-    return Number(await this.#redis.eval(COUNT_FAILURE, 1, jobKey(jobId), band, attempt ?? ""));
+    const args = [band, attempt ?? "", worker, error.slice(0, MAX_ERROR)];
+    return Number(await this.#redis.eval(COUNT_FAILURE, 1, jobKey(jobId), ...args));
   }
 
   async store(chunkId: string, picture: Uint8Array, done: Done, attempt: number | undefined): Promise<boolean> {
@@ -293,85 +323,10 @@ export class RedisResults implements Results {
   }
 }
 
-/** Anyone may publish on the channel. What cannot be read is a hint that anything may have changed. */
-function hintFrom(message: string): Hint | undefined {
-  if (message === "enqueued") return message;
-  const [, band, record] = /^(\d{1,10}) (\{.*\})$/s.exec(message) ?? [];
-  if (band === undefined) return undefined;
-  try {
-    return { band: Number(band), done: doneFrom(record) };
-  } catch {
-    return undefined;
-  }
-}
-
-/** @throws SyntaxError, TypeError */
-function doneFrom(record: string): Done {
-  const done = JSON.parse(record) as Done;
-  if (typeof done.worker !== "string" || !Number.isFinite(done.ms) || !Number.isFinite(done.bytes)) {
-    throw new TypeError("done record: expected worker, ms and bytes");
-  }
-  return done;
-}
-
 /** A claim of this process, and of no other: a worker may be restarted under the same name. */
 const claimOf = ({ name, since }: { name: string; since: number }) => `${name} ${since}`;
 
 /** Runs the commands. @throws the first error of one of them */
 async function all(commands: ChainableCommander): Promise<void> {
   for (const [error] of (await commands.exec()) ?? []) if (error) throw error;
-}
-
-/** A record, or a part of one, as the fields of a hash. */
-function fieldsOf(job: Partial<Job>): Record<string, string | number> {
-  const fields = Object.entries(job).map(([name, value]) => {
-    if (value === null) return [name, ""];
-    if (typeof value === "object") return [name, JSON.stringify(value)];
-    return [name, typeof value === "boolean" ? Number(value) : value];
-  });
-  return Object.fromEntries(fields);
-}
-
-function jobFrom(fields: Record<string, string>): Job {
-  return {
-    id: fields.id,
-    task: fields.task,
-    // Older coordinators wrote only jobs of pictures.
-    kind: fields.kind === "data" ? "data" : "picture",
-    params: JSON.parse(fields.params || "{}"),
-    preJobId: fields.preJobId || null,
-    derivedParams: fields.derivedParams ? JSON.parse(fields.derivedParams) : null,
-    workers: fields.workers ? Number(fields.workers) : null,
-    width: Number(fields.width),
-    height: Number(fields.height),
-    rows: Number(fields.rows),
-    bands: Number(fields.bands),
-    created: Number(fields.created),
-    attempt: Number(fields.attempt) || 0,
-    enqueued: fields.enqueued === "1",
-    error: fields.error || null,
-    failure: (fields.failure as Failure) || null,
-  };
-}
-
-/** Fields that a third-party worker leaves out or garbles become empty or 0. */
-function workerOf(fields: Record<string, string>): WorkerInfo {
-  const { name, host = "", runtime = "", busy = "" } = fields;
-  const [pid, cores, since, bands, pixels, ms] = ["pid", "cores", "since", "bands", "pixels", "ms"].map((field) => {
-    const value = Number(fields[field]);
-    return Number.isFinite(value) && value >= 0 ? value : 0;
-  });
-  const tasks = listOf(fields.tasks).filter((task) => typeof task === "string");
-  const offers = listOf(fields.offers).filter((offer) => typeof offer === "object" && offer !== null) as Offer[];
-  const consuming = fields.consuming !== "0";
-  return { name, host, runtime, tasks, offers, pid, cores, since, bands, pixels, ms, busy, consuming };
-}
-
-function listOf(json = "[]"): unknown[] {
-  try {
-    const list: unknown = JSON.parse(json);
-    return Array.isArray(list) ? list : [];
-  } catch {
-    return [];
-  }
 }

@@ -1,5 +1,5 @@
 /**
- * The state of a job, derived from its records, a watch that keeps it up to date, and the lease of its coordinator.
+ * The state of a job, derived from its records, and a watch that keeps it up to date.
  *
  *     uploading   the picture is still arriving; bands may be done already
  *     running     every band is in the queue or done: neither the client nor this coordinator is needed any more
@@ -11,12 +11,11 @@
  *
  * Invariant: no job waits for ever. It goes on, or waits for workers with its bands in the queue, or fails.
  *
- * Not here: what moves a job forward (job.ts, worker.ts).
+ * Not here: what moves a job forward (job.ts, worker.ts), the lease of its coordinator (lease.ts).
  */
 
-import { randomUUID } from "node:crypto";
 import { EventEmitter } from "node:events";
-import type { Backends, Done, Failure, Hint, Job, Results } from "./backends.ts";
+import type { Backends, Claim, Done, Failure, Hint, Incident, Job, Results } from "./backends.ts";
 import { DEAD_LETTERS } from "./queue.ts";
 
 /** Why a job cannot go on: it has failed, is gone, or is another one than what was sent. */
@@ -49,10 +48,6 @@ const LOOK_MS = 200;
 const REFRESH_MS = 2_000;
 /** A watch looks for a job that does not exist this often, or half as often, ms: anyone may ask for one. */
 const UNKNOWN_MS = 10_000;
-/** A coordinator may enqueue a job for so long, unless it renews its lease, ms. */
-const LEASE_MS = 10_000;
-/** How often a request that waits for the lease asks for it, ms. */
-const LEASE_POLL_MS = 200;
 /** A band that is neither in the queue nor with a worker for this long is lost: several heartbeats, ms. */
 const VANISHED_MS = 15_000;
 /** All watches share one list of workers, which may be this old, ms. */
@@ -68,7 +63,12 @@ interface Known {
   /** Bands that the queue has confirmed, with the CRC-32 of their rows. */
   sent: Map<number, number>;
   done: Map<number, Done>;
+  claims: Map<number, Claim>;
+  incidents: Incident[];
 }
+
+/** What happened to a job, in order, as far as clients are shown it. */
+export type Happening = { band: number } | { band: number; claim: Claim } | { incident: Incident };
 
 /**
  * Reads a job, and fails it if it cannot go on.
@@ -88,11 +88,21 @@ export async function lookUp(backends: Backends, id: string, isEnqueued = JobWat
 }
 
 async function read(results: Results, id: string): Promise<Known | null> {
-  const [job, sent, done] = await Promise.all([results.findJob(id), results.sent(id), results.done(id)]);
-  return job && { job, sent, done };
+  const [job, sent, done, claims, incidents] = await Promise.all([
+    results.findJob(id),
+    results.sent(id),
+    results.done(id),
+    results.claims(id),
+    results.incidents(id),
+  ]);
+  return job && { job, sent, done, claims, incidents };
 }
 
-function awaitedOf({ sent, done }: Known): Map<number, number> {
+function withoutBands(job: Job): Known {
+  return { job, sent: new Map(), done: new Map(), claims: new Map(), incidents: [] };
+}
+
+function awaitedOf({ sent, done }: Pick<Known, "sent" | "done">): Map<number, number> {
   return new Map([...sent].filter(([band]) => !done.has(band)));
 }
 
@@ -145,14 +155,17 @@ export class JobWatch {
 
   job: Job | null = null;
   done = new Map<number, Done>();
-  /** Bands in the order in which they were done, in this generation. */
-  finished: number[] = [];
+  /** What happened in this generation: bands in the order in which they were done or claimed, and what went wrong. */
+  happened: Happening[] = [];
+  /** Those of the unfinished bands that a worker has. */
+  claims = new Map<number, Claim>();
   /** Rises when the bands start again: the id was sent anew, or a failed job starts its next attempt. */
   generation = 0;
   /** Rises with every change. */
   version = 0;
   /** Bands that the queue has confirmed or is about to, with the CRC-32 of their rows. */
   sent = new Map<number, number>();
+  #incidents = 0;
   readonly #changes = new EventEmitter().setMaxListeners(0);
   #heard = Date.now();
   #refreshed = 0;
@@ -182,7 +195,7 @@ export class JobWatch {
       // Subscribe first, read second, so that nothing is missed in between.
       watch.#unwatch ??= backends.results.watch(id, (hint) => watch.#hear(hint));
       await watch.#unwatch;
-      watch.#take(fresh ? { job: fresh, sent: new Map(), done: new Map() } : await read(backends.results, id));
+      watch.#take(fresh ? withoutBands(fresh) : await read(backends.results, id));
     } catch (error) {
       watch.close();
       throw error;
@@ -266,12 +279,14 @@ export class JobWatch {
   #hear(hint?: Hint): void {
     this.#heard = Date.now();
     // A read in progress may be older than this hint.
-    if (hint === undefined || (hint === "enqueued" && this.#reading > 0)) {
+    if (hint === undefined || ("enqueuedAt" in hint && this.#reading > 0)) {
       this.#refresh(read(this.backends.results, this.id)).catch(() => {}); // the next look reads again
       return;
     }
-    if (hint !== "enqueued") this.#finish(hint.band, hint.done);
-    else if (this.job) this.job.enqueued = true;
+    if ("done" in hint) this.#finish(hint.band, hint.done);
+    else if ("claim" in hint) this.#claim(hint.band, hint.claim);
+    else if ("incident" in hint) this.#note(hint.incident);
+    else if (this.job) Object.assign(this.job, hint, { enqueued: true });
     this.#emit();
   }
 
@@ -289,20 +304,40 @@ export class JobWatch {
     if (known?.job.created !== this.job?.created || known?.job.attempt !== this.job?.attempt) {
       this.sent.clear();
       this.done.clear();
-      this.finished = [];
+      this.claims.clear();
+      this.happened = [];
+      this.#incidents = 0;
       this.generation++;
     }
     const appeared = this.job === null && known !== null;
     this.job = known?.job ?? null;
     for (const [band, crc] of known?.sent ?? []) this.sent.set(band, crc);
+    for (const incident of known?.incidents ?? []) this.#note(incident);
     for (const [band, record] of known?.done ?? []) this.#finish(band, record);
+    for (const [band, claim] of known?.claims ?? []) this.#claim(band, claim);
     if (appeared && this.#timer) this.#schedule();
     this.#emit();
   }
 
   #finish(band: number, record: Done): void {
-    if (!this.done.has(band)) this.finished.push(band);
+    if (!this.done.has(band)) this.happened.push({ band });
     this.done.set(band, record);
+    this.claims.delete(band);
+  }
+
+  #claim(band: number, claim: Claim): void {
+    const known = this.claims.get(band);
+    // A late message, or one that the records have shown already.
+    if (this.done.has(band) || (known?.worker === claim.worker && known.claimed === claim.claimed)) return;
+    this.claims.set(band, claim);
+    this.happened.push({ band, claim });
+  }
+
+  #note(incident: Incident): void {
+    if (incident.n <= this.#incidents) return;
+    this.#incidents = incident.n;
+    if (incident.what === "threw" && incident.band !== undefined) this.claims.delete(incident.band);
+    this.happened.push({ incident });
   }
 
   #emit(): void {
@@ -330,46 +365,7 @@ export class JobWatch {
       this.#refreshed = now;
       return this.#refresh(lookUp(this.backends, this.id, this.#enqueuing > 0));
     }
-    const awaited = awaitedOf(this as Known);
+    const awaited = awaitedOf(this);
     if (awaited.size > 0) await this.backends.results.recordForeignResults(this.id, awaited);
-  }
-}
-
-/**
- * Runs `step` as the only coordinator that enqueues this job. Waits for the one that does so now, or until its lease
- * lapses because it died.
- * @param step gets a signal that is aborted when the client closes the connection or the lease is lost
- * @param client `isSilent`: it sends nothing, though it should. It may be gone, and the request that waits for the lease
- *   may be its next attempt, so the lease is offered to that request
- */
-export async function withLease(
-  results: Results,
-  id: string,
-  client: { signal: AbortSignal; isSilent: boolean },
-  step: (signal: AbortSignal) => Promise<void>,
-): Promise<void> {
-  const owner = randomUUID();
-  while (!(await results.lease(id, owner, LEASE_MS))) {
-    client.signal.throwIfAborted();
-    await new Promise((wake) => setTimeout(wake, LEASE_POLL_MS));
-  }
-  const lost = new AbortController();
-  let isOver = false;
-  const renew = async () => {
-    if (client.isSilent) {
-      await results.release(id, owner);
-      await new Promise((wake) => setTimeout(wake, 2 * LEASE_POLL_MS));
-    }
-    if (isOver) return;
-    if (!(await results.lease(id, owner, LEASE_MS)))
-      lost.abort(new JobError("taken-over", "another coordinator has taken this job over"));
-  };
-  const timer = setInterval(() => renew().catch(() => {}), LEASE_MS / 4);
-  try {
-    await step(AbortSignal.any([client.signal, lost.signal]));
-  } finally {
-    isOver = true;
-    clearInterval(timer);
-    await results.release(id, owner).catch(() => {});
   }
 }

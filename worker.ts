@@ -178,6 +178,7 @@ export class Worker {
   /** Every outcome, in the order of the table above. */
   async #outcomeOf(delivery: Delivery): Promise<Outcome> {
     const { attempt, deliveries } = delivery;
+    const received = performance.now();
     let chunk: Chunk;
     try {
       chunk = await delivery.open();
@@ -191,8 +192,9 @@ export class Worker {
       return this.#deadLetter({ chunkId, attempt }, why, "unknown_task");
     }
     this.#taken(delivery, task);
-    const claimant = { ...this.#info, attempt, redelivered: deliveries > 0 };
-    const begun = await this.#retry(() => results.begin(chunkId, claimant));
+    const claimant = { ...this.#info, attempt, deliveries };
+    const held = () => tenths(performance.now() - received);
+    const begun = await this.#retry(() => results.begin(chunkId, { ...claimant, heldMs: held() }));
     if (!begun) return this.#settled(chunkId, task, "dropped");
     if (begun.lost >= MAX_LOST) {
       const why = `${begun.lost} workers died while they computed it`;
@@ -200,7 +202,7 @@ export class Worker {
     }
     if (deliveries >= RENEW_DELIVERIES) {
       // The new message is no redelivery: with this claim, another worker would take it for a second copy and drop it.
-      await this.#retry(() => results.unclaim(chunkId, claimant));
+      await this.#retry(() => results.unclaim(chunkId, { ...claimant, heldMs: held() }));
       return { do: "renew" };
     }
     const start = performance.now();
@@ -213,8 +215,10 @@ export class Worker {
     } finally {
       this.#begun = null;
     }
-    const ms = Math.round((performance.now() - start) * 10) / 10;
-    const done = { worker: this.#info.name, ms, crc: result.crc, bytes: result.made.length, deliveries };
+    const ms = tenths(performance.now() - start);
+    const { claimed } = begun.claim;
+    const computed = claimed === undefined ? undefined : tenths(claimed + ms);
+    const done = { ...begun.claim, computed, ms, crc: result.crc, bytes: result.made.length };
     const stored = await this.#retry(() => results.store(chunkId, result.made, done, attempt));
     if (!stored) return this.#settled(chunkId, task, "dropped");
     return this.#counted(chunk, done, Math.max(0, performance.now() - start - ms));
@@ -248,7 +252,9 @@ export class Worker {
   }
 
   async #failed({ chunkId, attempt }: Band, task: string, why: string): Promise<Outcome> {
-    const failures = await this.#retry(() => this.#options.results.countFailure(chunkId, attempt));
+    const failures = await this.#retry(() =>
+      this.#options.results.countFailure(chunkId, attempt, this.#info.name, why),
+    );
     // Another copy was faster, or the report belongs to an earlier attempt of the job.
     if (failures === 0) return this.#settled(chunkId, task, "dropped");
     const { jobId: job } = parseChunkId(chunkId);
@@ -268,7 +274,8 @@ export class Worker {
     metrics?.deadLettered.inc({ reason });
     metrics?.bands.inc({ task, outcome: "dead_lettered" });
     if (jobId !== undefined) {
-      const fail = () => results.failJob(jobId, `band ${band}: ${why}`, FAILURES[reason], { band, attempt });
+      const of = { band, attempt, worker: this.#info.name };
+      const fail = () => results.failJob(jobId, `band ${band}: ${why}`, FAILURES[reason], of);
       await this.#retry(fail);
     }
     return { do: "dead-letter", reason: why };
@@ -288,6 +295,9 @@ export class Worker {
     }
   }
 }
+
+/** ms, to a tenth. */
+const tenths = (ms: number) => Math.round(ms * 10) / 10;
 
 /** Settles as `promise` does, or rejects when the signal is aborted. Leaves no listener: the signal outlives many bands. */
 async function unlessAborted<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {

@@ -8,7 +8,7 @@ import type { Done, Job, WorkerInfo } from "../backends.ts";
 import { FOREIGN_WORKER } from "../results.ts";
 import { firstOf, wireName } from "../task.ts";
 import type { Tasks } from "../tasks/index.ts";
-import { gone, type JobWatch, stateOf } from "../watch.ts";
+import { gone, type Happening, type JobWatch, stateOf } from "../watch.ts";
 
 /** A comment is sent this often, ms. Each side can take a longer silence for a lost connection. */
 const HEARTBEAT_MS = 5_000;
@@ -33,7 +33,16 @@ export function view(job: Job, done: Map<number, Done>, isKnown: boolean) {
   const waiting = open && !(FOREIGN_WORKER in byWorker) && !isKnown;
   const lossy = [...done.values()].some((record) => record.lossy);
   const asked = { task, kind, params, first, width, height, workers: job.workers, created };
-  return { id, state, ...asked, rows, bands, done: done.size, error, waiting, lossy, byWorker };
+  const cut = { rows, bands, bandsBy: job.bandsBy };
+  return { id, state, ...asked, ...cut, done: done.size, error, waiting, lossy, byWorker, times: timesOf(job, done) };
+}
+
+/** The job's own times. Its bands' are in their events. */
+function timesOf({ began, enqueued: isEnqueued, enqueuedAt, cutMs, bands }: Job, done: Map<number, Done>) {
+  let last: number | null = null;
+  if (done.size === bands) for (const { stored = 0 } of done.values()) last = Math.max(last ?? 0, stored);
+  const [cut, enqueued] = isEnqueued ? [cutMs, enqueuedAt] : [null, null];
+  return { began, cut, enqueued, done: last };
 }
 
 /**
@@ -52,8 +61,8 @@ function isInFirstStep({ preJobId, derivedParams }: Job): boolean {
 }
 
 /**
- * The server-sent events of one job or several. For each job: a `job`, a `band` for each finished band, and at last `done`
- * or `failed`. A job that does not exist gets `unknown`, and its events once it exists, so that a client may subscribe
+ * The server-sent events of one job or several. For each job: a `job`, a `claim` for each band that a worker takes, a
+ * `band` for each finished one, an `incident` for what goes wrong, and at last `done` or `failed`. A job that does not exist gets `unknown`, and its events once it exists, so that a client may subscribe
  * before it uploads. The data of every event has the job's id. The stream ends after the last event of the last job.
  *
  * docs/openapi.json documents the events for clients.
@@ -163,7 +172,7 @@ function eventOf(name: string, data: unknown): Uint8Array {
 class SharedEvents {
   static readonly #ofWatch = new WeakMap<JobWatch, SharedEvents>();
   #generation = -1;
-  #bands: Uint8Array[] = [];
+  #events: (Uint8Array | undefined)[] = [];
   #latest = { from: -1, to: -1, bytes: new Uint8Array() };
   /** For a task that a live worker knows, and for one that none knows. */
   readonly #views = new Map<boolean, { version: number; now: ReturnType<typeof view>; job?: Uint8Array }>();
@@ -176,27 +185,36 @@ class SharedEvents {
     return events;
   }
 
-  /** The events of the bands that were finished as number `from` and later. Most clients ask for the same. */
-  bands(job: Job, from: number): Uint8Array {
-    const { finished, generation } = this.watch;
-    if (this.#generation !== generation) this.#bands = [];
-    if (this.#generation !== generation || this.#latest.from !== from || this.#latest.to !== finished.length) {
+  /** The events of what happened as number `from` and later. Most clients ask for the same. */
+  since(job: Job, from: number): Uint8Array {
+    const { happened, generation } = this.watch;
+    if (this.#generation !== generation) this.#events = [];
+    if (this.#generation !== generation || this.#latest.from !== from || this.#latest.to !== happened.length) {
       this.#generation = generation;
-      const events = finished.slice(from).map((_, i) => this.#band(job, from + i));
-      this.#latest = { from, to: finished.length, bytes: Buffer.concat(events) };
+      const events = happened.slice(from).flatMap((what, i) => (this.#isPast(what) ? [] : this.#event(job, from + i)));
+      this.#latest = { from, to: happened.length, bytes: Buffer.concat(events) };
     }
     return this.#latest.bytes;
   }
 
-  #band(job: Job, place: number): Uint8Array {
-    const known = this.#bands[place];
-    if (known) return known;
-    const band = this.watch.finished[place];
-    const { worker, ms, deliveries = 0 } = this.watch.done.get(band)!;
-    const y = band * job.rows;
-    const rows = Math.min(job.rows, job.height - y);
-    this.#bands[place] = eventOf("band", { id: this.watch.id, band, y, rows, worker, ms, deliveries });
-    return this.#bands[place];
+  /** A claim of a band that is done, or that another worker has now, is of no use to a client that did not get it in time. */
+  #isPast(what: Happening): boolean {
+    return "claim" in what && this.watch.claims.get(what.band) !== what.claim;
+  }
+
+  #event(job: Job, place: number): Uint8Array {
+    this.#events[place] ??= this.#encoded(job, this.watch.happened[place]);
+    return this.#events[place];
+  }
+
+  #encoded({ rows: height, ...job }: Job, what: Happening): Uint8Array {
+    const { id } = this.watch;
+    if ("incident" in what) return eventOf("incident", { id, ...what.incident });
+    const { band } = what;
+    if ("claim" in what) return eventOf("claim", { id, band, ...what.claim });
+    const { crc, bytes, lossy, ...done } = this.watch.done.get(band)!;
+    const y = band * height;
+    return eventOf("band", { id, band, y, rows: Math.min(height, job.height - y), ...done });
   }
 
   view(job: Job, isKnown: boolean): { now: ReturnType<typeof view>; job?: Uint8Array } {
@@ -213,7 +231,7 @@ class SharedEvents {
 /** What one client has been sent of one job. */
 class EventCursor {
   readonly #events: SharedEvents;
-  /** Bands sent, of the watch's current generation. */
+  /** How much of what happened was sent, of the watch's current generation. */
   #sent = 0;
   #generation = -1;
   /** Of the last `job` or `unknown`: the next one is sent only if this differs. */
@@ -235,13 +253,13 @@ class EventCursor {
 
   /** Sends what is new. @returns true after the last event of the job */
   advance(): boolean {
-    const { job, finished, generation } = this.watch;
+    const { job, happened, generation } = this.watch;
     if (!job) return this.#absent();
     this.#existed = true;
     if (generation !== this.#generation) this.#sent = 0;
     this.#generation = generation;
-    if (this.#sent < finished.length) this.send(this.#events.bands(job, this.#sent));
-    this.#sent = finished.length;
+    if (this.#sent < happened.length) this.send(this.#events.since(job, this.#sent));
+    this.#sent = happened.length;
     const isFirstStep = isInFirstStep(job);
     if (this.#workers !== this.workers || this.#isFirstStep !== isFirstStep) {
       this.#isKnown = isKnown(job, this.workers, this.tasks);

@@ -8,10 +8,10 @@
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { Redis } from "ioredis";
-import { PROBE } from "../lua.ts";
 import { within } from "../ops/deadline.ts";
 import type { Log } from "../ops/log.ts";
 import { serverUrl } from "../ops/settings.ts";
+import { PROBE } from "./lua.ts";
 
 /** How long the start waits for Redis, ms. */
 const CHECK_MS = 2_000;

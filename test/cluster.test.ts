@@ -359,11 +359,11 @@ describeWith(["rabbitmq", "redis"], "a cluster", () => {
       ),
     ).toBe(false);
     await results.markSent(id, 0, 1, 1);
-    expect(await results.updateJob(id, { enqueued: true })).toBe(false);
+    expect(await results.updateJob(id, { enqueued: true, cutMs: 1 })).toBe(false);
     expect(await results.failJob(id, "late", "other")).toBe(false);
-    const late = { name: "late", since: 1, attempt: 1, redelivered: false };
+    const late = { name: "late", since: 1, attempt: 1, deliveries: 0, heldMs: 0 };
     expect(await results.begin(`{${id}}:0`, late)).toBe(null);
-    await results.countFailure(`{${id}}:0`, 1);
+    await results.countFailure(`{${id}}:0`, 1, "late", "no");
     await results.recordForeignResults(id, new Map([[0, 1]]));
     await results.close();
     await expectNothingLeft();
@@ -706,8 +706,10 @@ async function aJob(): Promise<Job> {
     preJobId: null,
     derivedParams: null,
     workers: null,
+    bandsBy: "size",
   } as const;
-  const job = { id, ...asked, ...plan, created: 0, attempt: 1, enqueued: false, error: null, failure: null };
+  const times = { created: 0, began: 0, enqueuedAt: null, cutMs: null };
+  const job = { id, ...asked, ...plan, ...times, attempt: 1, enqueued: false, error: null, failure: null };
   await results.putJob(job);
   await results.close();
   return job;

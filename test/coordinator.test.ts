@@ -1106,7 +1106,7 @@ test("a stale read does not undo `enqueued`", async () => {
   const watch = await JobWatch.open({ queue: new LocalQueue(), results }, id);
   results.gated = true;
   await results.putJob(job); // every watch reads the record again
-  await results.updateJob(id, { enqueued: true });
+  await results.updateJob(id, { enqueued: true, cutMs: 1 });
   expect(results.reading).toBeGreaterThan(0);
   gate.resolve();
   await until(() => results.reading === 0);

@@ -108,7 +108,9 @@ describe("the document", () => {
     const present = Object.entries(components).flatMap(([kind, parts]) =>
       Object.keys(parts).map((name) => `#/components/${kind}/${name}`),
     );
-    const byEventStreams = ["BandEvent", "GoneEvent", "UnknownEvent"].map((name) => `#/components/schemas/${name}`);
+    const byEventStreams = ["BandEvent", "ClaimEvent", "IncidentEvent", "GoneEvent", "UnknownEvent"].map(
+      (name) => `#/components/schemas/${name}`,
+    );
     expect([...used, ...byEventStreams].toSorted()).toEqual(present.toSorted());
   });
 });
@@ -148,7 +150,8 @@ describe("real answers match the document", () => {
 
   /** Every event is one that the document has, with the data that the document says. */
   function expectEvents(text: string) {
-    const schemas: Record<string, string> = { job: "Job", done: "Job", band: "BandEvent", unknown: "UnknownEvent" };
+    const ofBands = { claim: "ClaimEvent", band: "BandEvent", incident: "IncidentEvent" };
+    const schemas: Record<string, string> = { job: "Job", done: "Job", unknown: "UnknownEvent", ...ofBands };
     for (const { name, data } of eventsOf(text)) {
       const schema = name === "failed" ? (data.code ? "GoneEvent" : "Job") : schemas[name];
       expectMatch(data, { $ref: `#/components/schemas/${schema}` });

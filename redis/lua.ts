@@ -11,13 +11,16 @@
  * Not here: the keys and the callers (results.ts).
  */
 
+/** What goes wrong with a job is kept up to this number: a band that kills its workers would fill Redis. */
+export const MAX_INCIDENTS = 1000;
+
 /**
  * `renew(job, ttl, complete)`: everything about a job lives for `ttl` seconds from now. The results are many, so they are
  * renewed only once in a quarter of the TTL, and when the last band is stored.
  */
 const RENEW = `
 local function renew(job, ttl, complete)
-  for _, part in ipairs({'', ':rows', ':sent', ':done', ':failures', ':claims'}) do redis.call('EXPIRE', job .. part, ttl) end
+  for _, part in ipairs({'', ':rows', ':sent', ':done', ':failures', ':claims', ':log'}) do redis.call('EXPIRE', job .. part, ttl) end
   local now = tonumber(redis.call('TIME')[1])
   local renewed = tonumber(redis.call('HGET', job, 'renewed') or 0)
   if not complete and now - renewed < ttl / 4 then return end
@@ -55,6 +58,43 @@ local function next_attempt(job)
 end
 `;
 
+/**
+ * `elapsed(began)`: ms since the job began, by the clock of Redis; nil where an older coordinator wrote the record.
+ * `about(job, band)`: when a band was sent and confirmed, and its lane.
+ */
+const CLOCK = `
+local function elapsed(began)
+  if not began then return nil end
+  local time = redis.call('TIME')
+  return math.floor((time[1] * 1000 + time[2] / 1000 - began) * 10 + 0.5) / 10
+end
+local function about(job, band)
+  local sent, confirmed, lane = unpack(redis.call('HMGET', job .. ':rows', band .. ' sent', band .. ' confirmed', band .. ' lane'))
+  return { sent = tonumber(sent or nil), confirmed = tonumber(confirmed or nil), lane = tonumber(lane or nil) }
+end
+`;
+
+/** `log(job, incident)`: keeps and publishes that something went wrong, for the first \`MAX_INCIDENTS\` of a job. Needs `FOLLOW`. */
+const LOG = `
+local function log(job, incident)
+  incident.n = redis.call('LLEN', job .. ':log') + 1
+  if incident.n > ${MAX_INCIDENTS} then return end
+  local text = cjson.encode(incident)
+  redis.call('RPUSH', job .. ':log', text)
+  follow(job, job .. ':log')
+  redis.call('PUBLISH', job, 'incident ' .. text)
+end
+`;
+
+/** Writes a whole record. ARGV TTL, field, value, … Returns when the job began, ms since 1970 by the clock of Redis. */
+export const PUT = `
+local time = redis.call('TIME')
+redis.call('HSETNX', KEYS[1], 'began', time[1] .. string.format('%05.1f', math.floor(time[2] / 100) / 10))
+redis.call('HSET', KEYS[1], 'ttl', ARGV[1], unpack(ARGV, 2))
+redis.call('EXPIRE', KEYS[1], ARGV[1])
+redis.call('PUBLISH', KEYS[1], 'job')
+return redis.call('HGET', KEYS[1], 'began')`;
+
 /** Needs the rights that the other scripts need, and leaves nothing. KEYS job, result and worker of its own, the list of workers. */
 export const PROBE = `
 for i = 1, 3 do
@@ -70,70 +110,104 @@ export const EXPIRE_ONCE = `
 if redis.call('TTL', KEYS[1]) == -1 then return redis.call('EXPIRE', KEYS[1], ARGV[1]) end
 return 0`;
 
-/** Changes a record. ARGV hint, attempt or empty, field, value, … */
-export const UPDATE = `${RENEW}${STALE}
-local ttl, bands, attempt = unpack(redis.call('HMGET', KEYS[1], 'ttl', 'bands', 'attempt'))
+/**
+ * Changes a record. ARGV hint, attempt or empty, how long the picture was read and cut where it is all enqueued now, ms, or
+ * empty, field, value, …
+ */
+export const UPDATE = `${RENEW}${STALE}${CLOCK}
+local ttl, bands, attempt, began, enqueued = unpack(redis.call('HMGET', KEYS[1], 'ttl', 'bands', 'attempt', 'began', 'enqueued'))
 if not ttl or stale(attempt, ARGV[2]) then return 0 end
-redis.call('HSET', KEYS[1], unpack(ARGV, 3))
+redis.call('HSET', KEYS[1], unpack(ARGV, 4))
+local hint = ARGV[1]
+if ARGV[3] ~= '' and began then
+  -- A picture that is sent again when all is enqueued changes nothing.
+  if enqueued ~= '1' then redis.call('HSET', KEYS[1], 'enqueuedAt', tostring(elapsed(began)), 'cutMs', ARGV[3]) end
+  hint = hint .. ' ' .. table.concat(redis.call('HMGET', KEYS[1], 'enqueuedAt', 'cutMs'), ' ')
+end
 if redis.call('HLEN', KEYS[1] .. ':done') == tonumber(bands) then renew(KEYS[1], ttl, true) end
-redis.call('PUBLISH', KEYS[1], ARGV[1])
+redis.call('PUBLISH', KEYS[1], hint)
 return 1`;
 
-/** A worker begins a band. ARGV band, claimant, attempt, 1 where the message is a redelivery, 1 where a claim is void. */
-export const BEGIN = `${FOLLOW}${STALE}
-local failed, attempt, ttl = unpack(redis.call('HMGET', KEYS[1], 'error', 'attempt', 'ttl'))
-local claims = KEYS[1] .. ':claims'
+/**
+ * A worker begins a band. ARGV band, claimant, attempt, 1 where the message is a redelivery, 1 where a claim is void, the
+ * worker's name, earlier deliveries, ms since the worker received the message.
+ */
+export const BEGIN = `${FOLLOW}${STALE}${CLOCK}${LOG}
+local failed, attempt, ttl, began = unpack(redis.call('HMGET', KEYS[1], 'error', 'attempt', 'ttl', 'began'))
+local claims, band = KEYS[1] .. ':claims', ARGV[1]
 if not ttl or failed ~= '' or stale(attempt, ARGV[3]) then return 'drop' end
-if redis.call('HEXISTS', KEYS[1] .. ':done', ARGV[1]) == 1 then return 'drop' end
-local claim = redis.call('HGET', claims, ARGV[1])
-local lost = 0
+if redis.call('HEXISTS', KEYS[1] .. ':done', band) == 1 then return 'drop' end
+local claim, losers = unpack(redis.call('HMGET', claims, band, band .. ' losers'))
+local lost, now = 0, elapsed(began)
+losers = losers and cjson.decode(losers) or {}
 if claim and claim ~= ARGV[2] then
   -- Two copies of one message, where a publish was repeated: only one of them is computed.
   if ARGV[4] == '0' and ARGV[5] == '0' then return 'claimed ' .. claim end
-  lost = redis.call('HINCRBY', claims, ARGV[1] .. ' lost', 1)
+  lost = redis.call('HINCRBY', claims, band .. ' lost', 1)
+  local worker = claim:match('^(.*) %S+$') or claim
+  table.insert(losers, worker)
+  redis.call('HSET', claims, band .. ' losers', cjson.encode(losers))
+  log(KEYS[1], { what = 'lost', at = now, band = tonumber(band), worker = worker, by = ARGV[6] })
 end
-redis.call('HSET', claims, ARGV[1], ARGV[2])
+local record = about(KEYS[1], band)
+record.worker, record.deliveries, record.claimed = ARGV[6], tonumber(ARGV[7]), now
+record.taken = now and math.max(0, now - ARGV[8])
+if #losers > 0 then record.lost = losers end
+local text = cjson.encode(record)
+redis.call('HSET', claims, band, ARGV[2], band .. ' claim', text)
 follow(KEYS[1], claims)
-return 'go ' .. lost`;
+redis.call('PUBLISH', KEYS[1], 'claim ' .. band .. ' ' .. text)
+return 'go ' .. lost .. ' ' .. text`;
 
 /** A worker hands a band back. ARGV band, claimant. */
 export const UNCLAIM = `
 if redis.call('HGET', KEYS[1] .. ':claims', ARGV[1]) == ARGV[2] then
-  return redis.call('HDEL', KEYS[1] .. ':claims', ARGV[1])
+  return redis.call('HDEL', KEYS[1] .. ':claims', ARGV[1], ARGV[1] .. ' claim')
 end
 return 0`;
 
 /** Stores a band. KEYS job, result; ARGV band, done record, picture, CRC, attempt. */
-export const STORE = `${RENEW}${STALE}
-local ttl, failed, attempt, bands = unpack(redis.call('HMGET', KEYS[1], 'ttl', 'error', 'attempt', 'bands'))
+export const STORE = `${RENEW}${STALE}${CLOCK}
+local ttl, failed, attempt, bands, began = unpack(redis.call('HMGET', KEYS[1], 'ttl', 'error', 'attempt', 'bands', 'began'))
 if not ttl or failed ~= '' or stale(attempt, ARGV[5]) then return 0 end
 if redis.call('HGET', KEYS[1] .. ':rows', ARGV[1]) ~= ARGV[4] then return 0 end
 redis.call('SET', KEYS[2], ARGV[3], 'EX', ttl)
 redis.call('HDEL', KEYS[1], 'suspect', 'looked')
-redis.call('HDEL', KEYS[1] .. ':claims', ARGV[1], ARGV[1] .. ' lost')
-if redis.call('HSETNX', KEYS[1] .. ':done', ARGV[1], ARGV[2]) == 1 then
-  redis.call('PUBLISH', KEYS[1], ARGV[1] .. ' ' .. ARGV[2])
+redis.call('HDEL', KEYS[1] .. ':claims', ARGV[1], ARGV[1] .. ' claim', ARGV[1] .. ' lost', ARGV[1] .. ' losers')
+local record = ARGV[2]
+if began then record = record:sub(1, -2) .. ',"stored":' .. elapsed(began) .. '}' end
+if redis.call('HSETNX', KEYS[1] .. ':done', ARGV[1], record) == 1 then
+  redis.call('PUBLISH', KEYS[1], ARGV[1] .. ' ' .. record)
 end
 renew(KEYS[1], ttl, redis.call('HLEN', KEYS[1] .. ':done') == tonumber(bands))
 return 1`;
 
-/** A task threw. ARGV band, attempt. Returns how often it did; 0: the band is done, or belongs to an earlier attempt. */
-export const COUNT_FAILURE = `${FOLLOW}${STALE}
-local attempt, ttl = unpack(redis.call('HMGET', KEYS[1], 'attempt', 'ttl'))
+/**
+ * A task threw. ARGV band, attempt, worker, error. Returns how often it did; 0: the band is done, or belongs to an earlier
+ * attempt.
+ */
+export const COUNT_FAILURE = `${FOLLOW}${STALE}${CLOCK}${LOG}
+local attempt, ttl, began = unpack(redis.call('HMGET', KEYS[1], 'attempt', 'ttl', 'began'))
 if not ttl or stale(attempt, ARGV[2]) then return 0 end
 if redis.call('HEXISTS', KEYS[1] .. ':done', ARGV[1]) == 1 then return 0 end
-redis.call('HDEL', KEYS[1] .. ':claims', ARGV[1])
+redis.call('HDEL', KEYS[1] .. ':claims', ARGV[1], ARGV[1] .. ' claim')
 local failures = redis.call('HINCRBY', KEYS[1] .. ':failures', ARGV[1], 1)
 follow(KEYS[1], KEYS[1] .. ':failures')
+log(KEYS[1], { what = 'threw', at = elapsed(began), band = tonumber(ARGV[1]), worker = ARGV[3], error = ARGV[4] })
 return failures`;
 
-/** Fails a job, for the first reason given. ARGV error, failure, band or empty, attempt or empty. */
-export const FAIL = `${STALE}
-local failed, attempt, bands, enqueued = unpack(redis.call('HMGET', KEYS[1], 'error', 'attempt', 'bands', 'enqueued'))
+/** Fails a job, for the first reason given. ARGV error, failure, band or empty, attempt or empty, worker or empty. */
+export const FAIL = `${FOLLOW}${STALE}${CLOCK}${LOG}
+local failed, attempt, bands, enqueued, began =
+  unpack(redis.call('HMGET', KEYS[1], 'error', 'attempt', 'bands', 'enqueued', 'began'))
 if not bands or failed ~= '' or stale(attempt, ARGV[4]) then return 0 end
 if ARGV[3] ~= '' and redis.call('HEXISTS', KEYS[1] .. ':done', ARGV[3]) == 1 then return 0 end
 if enqueued == '1' and redis.call('HLEN', KEYS[1] .. ':done') == tonumber(bands) then return 0 end
 redis.call('HSET', KEYS[1], 'error', ARGV[1], 'failure', ARGV[2])
+local incident = { what = 'failed', at = elapsed(began), error = ARGV[1] }
+incident.band = tonumber(ARGV[3])
+if ARGV[5] ~= '' then incident.worker = ARGV[5] end
+log(KEYS[1], incident)
 redis.call('PUBLISH', KEYS[1], 'job')
 return 1`;
 
@@ -158,8 +232,8 @@ if gone > 0 then next_attempt(KEYS[1]) end
 return gone`;
 
 /** Marks third-party results as done. KEYS job, results; ARGV for each result its band and done record. */
-export const RECORD_FOREIGN = `${RENEW}
-local ttl, kind, bands, failed = unpack(redis.call('HMGET', KEYS[1], 'ttl', 'kind', 'bands', 'error'))
+export const RECORD_FOREIGN = `${RENEW}${CLOCK}
+local ttl, kind, bands, failed, began = unpack(redis.call('HMGET', KEYS[1], 'ttl', 'kind', 'bands', 'error', 'began'))
 if not ttl or failed ~= '' then return 0 end
 for i = 2, #KEYS do
   local band, record = ARGV[i * 2 - 3], ARGV[i * 2 - 2]
@@ -167,6 +241,9 @@ for i = 2, #KEYS do
   if kind ~= 'data' and redis.call('GETRANGE', KEYS[i], 0, 7) ~= 'iVBORw0K' then
     record = record:sub(1, -2) .. ',"lossy":true}'
   end
+  local times = about(KEYS[1], band)
+  times.stored = elapsed(began)
+  for name, value in pairs(times) do record = record:sub(1, -2) .. ',"' .. name .. '":' .. value .. '}' end
   if redis.call('EXISTS', KEYS[i]) == 1 and redis.call('HSETNX', KEYS[1] .. ':done', band, record) == 1 then
     redis.call('EXPIRE', KEYS[i], ttl)
     redis.call('PUBLISH', KEYS[1], band .. ' ' .. record)
@@ -175,12 +252,18 @@ for i = 2, #KEYS do
 end
 return 1`;
 
-/** Sets a field of a job's hash. KEYS job, hash; ARGV field, value, attempt. */
-export const MARK = `${FOLLOW}${STALE}
-local ttl, attempt = unpack(redis.call('HMGET', KEYS[1], 'ttl', 'attempt'))
+/**
+ * Sets the CRC of a band in one of the job's hashes, and the time in its rows. KEYS job, hash, rows; ARGV band, CRC,
+ * attempt, name of the time, lane or empty.
+ */
+export const MARK = `${FOLLOW}${STALE}${CLOCK}
+local ttl, attempt, began = unpack(redis.call('HMGET', KEYS[1], 'ttl', 'attempt', 'began'))
 if not ttl or stale(attempt, ARGV[3]) then return 0 end
 redis.call('HSET', KEYS[2], ARGV[1], ARGV[2])
+if began then redis.call('HSET', KEYS[3], ARGV[1] .. ' ' .. ARGV[4], tostring(elapsed(began))) end
+if ARGV[5] ~= '' then redis.call('HSET', KEYS[3], ARGV[1] .. ' lane', ARGV[5]) end
 follow(KEYS[1], KEYS[2])
+follow(KEYS[1], KEYS[3])
 return 1`;
 
 /**

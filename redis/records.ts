@@ -1,0 +1,122 @@
+/**
+ * The records in Redis as text: jobs, bands, workers, and the messages on a job's channel.
+ *
+ * Invariant: what another program has written is checked, and never throws where it can be left out.
+ *
+ * Not here: the keys (results.ts), what the fields mean (backends.ts).
+ */
+import type { BandTimes, Claim, Done, Failure, Hint, Incident, Job, WorkerInfo } from "../backends.ts";
+import type { Offer } from "../task.ts";
+
+/** Anyone may publish on the channel. What cannot be read is a hint that anything may have changed. */
+export function hintFrom(message: string): Hint | undefined {
+  const [, kind = "", band, json = "null"] =
+    /^(claim |incident |enqueued ?)?(?:(\d{1,10}) )?(.*)$/s.exec(message) ?? [];
+  try {
+    if (kind === "claim ") return { band: Number(band), claim: claimFrom(json) };
+    if (kind === "incident ") return { incident: incidentFrom(json) };
+    if (kind.startsWith("enqueued")) return enqueuedFrom(message);
+    if (band !== undefined) return { band: Number(band), done: doneFrom(json) };
+  } catch {
+    // Below.
+  }
+  return undefined;
+}
+
+function enqueuedFrom(message: string): Hint {
+  const [, at, cut] = message.split(" ").map(Number);
+  return Number.isFinite(at) && Number.isFinite(cut)
+    ? { enqueuedAt: at, cutMs: cut }
+    : { enqueuedAt: null, cutMs: null };
+}
+
+/** @throws SyntaxError, TypeError */
+function doneFrom(json: string): Done {
+  const done = JSON.parse(json) as Done;
+  if (typeof done.worker !== "string" || !Number.isFinite(done.ms) || !Number.isFinite(done.bytes)) {
+    throw new TypeError("done record: expected worker, ms and bytes");
+  }
+  return { ...done, ...checkedTimes(done) };
+}
+
+/** @throws SyntaxError, TypeError */
+export function claimFrom(json: string): Claim {
+  const claim = JSON.parse(json) as Claim;
+  if (typeof claim.worker !== "string" || !Number.isInteger(claim.deliveries)) {
+    throw new TypeError("claim: expected worker and deliveries");
+  }
+  return { ...claim, ...checkedTimes(claim) };
+}
+
+/** @throws SyntaxError, TypeError */
+export function incidentFrom(json: string): Incident {
+  const incident = JSON.parse(json) as Incident;
+  if (!Number.isInteger(incident.n) || typeof incident.what !== "string") {
+    throw new TypeError("incident: expected n and what");
+  }
+  return incident;
+}
+
+/** What is no number is absent. */
+function checkedTimes(times: BandTimes): BandTimes {
+  const names = ["sent", "confirmed", "taken", "claimed", "computed", "stored"] as const;
+  return Object.fromEntries(names.map((name) => [name, Number.isFinite(times[name]) ? times[name] : undefined]));
+}
+
+/** A record, or a part of one, as the fields of a hash. */
+export function fieldsOf(job: Partial<Job>): Record<string, string | number> {
+  const fields = Object.entries(job).map(([name, value]) => {
+    if (value === null) return [name, ""];
+    if (typeof value === "object") return [name, JSON.stringify(value)];
+    return [name, typeof value === "boolean" ? Number(value) : value];
+  });
+  return Object.fromEntries(fields);
+}
+
+export function jobFrom(fields: Record<string, string>): Job {
+  return {
+    id: fields.id,
+    task: fields.task,
+    // Older coordinators wrote only jobs of pictures.
+    kind: fields.kind === "data" ? "data" : "picture",
+    params: JSON.parse(fields.params || "{}"),
+    preJobId: fields.preJobId || null,
+    derivedParams: fields.derivedParams ? JSON.parse(fields.derivedParams) : null,
+    workers: fields.workers ? Number(fields.workers) : null,
+    width: Number(fields.width),
+    height: Number(fields.height),
+    rows: Number(fields.rows),
+    bands: Number(fields.bands),
+    bandsBy: (fields.bandsBy as Job["bandsBy"]) || "size",
+    created: Number(fields.created),
+    began: Number(fields.began) || 0,
+    enqueuedAt: fields.enqueuedAt ? Number(fields.enqueuedAt) : null,
+    cutMs: fields.cutMs ? Number(fields.cutMs) : null,
+    attempt: Number(fields.attempt) || 0,
+    enqueued: fields.enqueued === "1",
+    error: fields.error || null,
+    failure: (fields.failure as Failure) || null,
+  };
+}
+
+/** Fields that a third-party worker leaves out or garbles become empty or 0. */
+export function workerOf(fields: Record<string, string>): WorkerInfo {
+  const { name, host = "", runtime = "", busy = "" } = fields;
+  const [pid, cores, since, bands, pixels, ms] = ["pid", "cores", "since", "bands", "pixels", "ms"].map((field) => {
+    const value = Number(fields[field]);
+    return Number.isFinite(value) && value >= 0 ? value : 0;
+  });
+  const tasks = listOf(fields.tasks).filter((task) => typeof task === "string");
+  const offers = listOf(fields.offers).filter((offer) => typeof offer === "object" && offer !== null) as Offer[];
+  const consuming = fields.consuming !== "0";
+  return { name, host, runtime, tasks, offers, pid, cores, since, bands, pixels, ms, busy, consuming };
+}
+
+function listOf(json = "[]"): unknown[] {
+  try {
+    const list: unknown = JSON.parse(json);
+    return Array.isArray(list) ? list : [];
+  } catch {
+    return [];
+  }
+}
