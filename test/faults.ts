@@ -59,9 +59,11 @@ export async function startProxy(port: number, target: number): Promise<TcpProxy
     },
     accept,
     hold() {
-      for (const [upstream, client] of answers) upstream.unpipe(client).pause();
+      const held = [...answers];
+      for (const [upstream, client] of held) upstream.unpipe(client).pause();
+      // Not those of connections made since: they would get each answer twice.
       return () => {
-        for (const [upstream, client] of answers) upstream.pipe(client);
+        for (const [upstream, client] of held) upstream.pipe(client);
       };
     },
     silence() {
