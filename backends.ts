@@ -240,8 +240,9 @@ export interface Results {
   countFailure(chunkId: string, attempt: number | undefined, worker: string, error: string): Promise<number>;
 
   /**
-   * Stores a band, marks it done and publishes that, in one transaction. False: the job is gone or has failed, or the
-   * band is left over from an earlier attempt or an earlier job with the same id (`done.crc` is not that of its rows).
+   * Stores a band, marks it done and publishes that, in one transaction. Of a message without a job and an attempt,
+   * only the result is stored. False: the job is gone or has failed, or the band is left over from an earlier attempt or an
+   * earlier job with the same id (`done.crc` is not that of its rows).
    * @param picture must not change until this resolves
    */
   store(chunkId: string, picture: Uint8Array, done: Done, attempt: number | undefined): Promise<boolean>;
@@ -282,8 +283,11 @@ export interface Claimant {
   heldMs: number;
 }
 
-/** Null: the band needs no work. `lost`: how many workers died while they computed it. */
-export type Begun = { lost: number; claim: Claim } | null;
+/**
+ * Null: the band needs no work. `lost`: how many workers died while they computed it. Without a job, a third party sent the
+ * message: the result is stored, and nothing is recorded.
+ */
+export type Begun = { lost: number; claim: Claim; hasJob: boolean } | null;
 
 /** The whole picture is enqueued, after `cutMs`; or a parameter was found. */
 export type Change = { enqueued: true; cutMs: number } | Pick<Job, "derivedParams">;

@@ -232,7 +232,7 @@ export class LocalResults implements Results {
     const claim = { ...about, worker, deliveries, taken: Math.max(0, tenths(claimed - heldMs)), claimed };
     entry.claims.set(band, claim);
     this.#publish(jobId, { band, claim });
-    return { lost: 0, claim };
+    return { lost: 0, claim, hasJob: true };
   }
 
   async unclaim(chunkId: string): Promise<void> {

@@ -18,7 +18,8 @@
  *                          when anything may have changed
  *
  * Invariant: every key of a job has a TTL, renewed with every band, and nothing about a job is written unless its record
- * exists. So a late worker cannot bring a removed job back. Messages on the channel are hints; the hashes are the truth.
+ * exists, except the result of a third party's message. So a late worker cannot bring a removed job back. Messages on the
+ * channel are hints; the hashes are the truth.
  *
  * Not here: what follows from the records (watch.ts, job.ts), the scripts that write them (redis/lua.ts), their form as text (redis/records.ts), the connections (redis/connection.ts), the queue (queue.ts).
  */
@@ -206,7 +207,8 @@ export class RedisResults implements Results {
       [answer, ...rest] = await ask(true);
     }
     const [lost, ...claim] = rest;
-    return answer === "go" ? { lost: Number(lost), claim: claimFrom(claim.join(" ")) } : null;
+    if (answer === "alone") return { lost: 0, claim: { worker: by.name, deliveries: by.deliveries }, hasJob: false };
+    return answer === "go" ? { lost: Number(lost), claim: claimFrom(claim.join(" ")), hasJob: true } : null;
   }
 
   async unclaim(chunkId: string, by: Claimant): Promise<void> {
@@ -222,7 +224,7 @@ export class RedisResults implements Results {
 
   async store(chunkId: string, picture: Uint8Array, done: Done, attempt: number | undefined): Promise<boolean> {
     const { jobId, band } = parseChunkId(chunkId);
-    const args = [band, JSON.stringify(done), picture.toBase64(), done.crc, attempt ?? ""];
+    const args = [band, JSON.stringify(done), picture.toBase64(), done.crc, attempt ?? "", this.ttlSeconds];
     return (await this.#redis.eval(STORE, 2, jobKey(jobId), resultKey(chunkId), ...args)) === 1;
   }
 

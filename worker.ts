@@ -8,6 +8,7 @@
  *     its task is unknown here          the same
  *     the task threw, or took too long  requeued, three times; then the job fails; dead-lettered
  *     five workers died of it           the job fails; dead-lettered
+ *     a third party's, without a job    computed, stored, acknowledged; dead-lettered if its task throws three times
  *     another copy is being computed    dropped; so is a band that is done, cancelled, failed or of an earlier attempt
  *     it was delivered many times       enqueued anew, so that the queue's own limit is never reached
  *     Redis is unavailable              kept and retried; after three missed heartbeats requeued, and no band is taken until
@@ -211,7 +212,9 @@ export class Worker {
       this.#begun = start;
       result = await this.#thread.run(chunk, this.#options.bandTimeout);
     } catch (error) {
-      return this.#failed({ chunkId, attempt }, task, (error as Error).message);
+      // Without a job there is no record to count in.
+      const counted = begun.hasJob ? undefined : deliveries + 1;
+      return this.#failed({ chunkId, attempt }, task, (error as Error).message, counted);
     } finally {
       this.#begun = null;
     }
@@ -251,10 +254,10 @@ export class Worker {
     return { do: "done" };
   }
 
-  async #failed({ chunkId, attempt }: Band, task: string, why: string): Promise<Outcome> {
-    const failures = await this.#retry(() =>
-      this.#options.results.countFailure(chunkId, attempt, this.#info.name, why),
-    );
+  async #failed({ chunkId, attempt }: Band, task: string, why: string, counted?: number): Promise<Outcome> {
+    const { results } = this.#options;
+    const count = () => results.countFailure(chunkId, attempt, this.#info.name, why);
+    const failures = counted ?? (await this.#retry(count));
     // Another copy was faster, or the report belongs to an earlier attempt of the job.
     if (failures === 0) return this.#settled(chunkId, task, "dropped");
     const { jobId: job } = parseChunkId(chunkId);
@@ -360,15 +363,10 @@ async function main(): Promise<void> {
     const { serveProbes } = await import("./ops/health.ts");
     const registry = openRegistry(true);
     metrics = new WorkerMetrics(registry);
-    const now = new BackendGauges(registry, { queue, results });
+    const backends = { queue, results };
+    const now = new BackendGauges(registry, backends);
     const stuck = () => worker?.stuck() ?? null;
-    const watched = {
-      backends: { queue, results },
-      registry,
-      observe: () => now.observe(),
-      stuck,
-      stopping: () => stopping,
-    };
+    const watched = { backends, registry, observe: () => now.observe(), stuck, stopping: () => stopping };
     const port = await serveProbes(watched, HOST || "127.0.0.1", metricsPort);
     log.info("probes and metrics are served", { worker: name, port });
   }

@@ -118,7 +118,7 @@ class Requeue {
     if (!isChunkId(chunkId)) return { attempt: sent };
     const { jobId } = parseChunkId(chunkId);
     const job = await this.#results.findJob(jobId);
-    if (!job) return { drop: "job is gone" };
+    if (!job) return sent === undefined ? { attempt: sent } : { drop: "job is gone" };
     const { size } = await this.#results.done(jobId);
     if (stateOf(job, size) === "done") return { drop: "job is done" };
     const revived = this.#revived.get(`${jobId} ${sent}`);

@@ -2,7 +2,8 @@
  * The scripts that run inside Redis. Each is one transaction on the keys of one job; KEYS[1] is its record.
  *
  * They guard the transitions of a job and of its bands (docs/architecture.md has the table):
- * - nothing is written about a job whose record does not exist, so a late worker cannot bring a removed job back;
+ * - nothing is written about a job whose record does not exist, so a late worker cannot bring a removed job back. Only a
+ *   third party's message, which has no attempt, needs no record: its result is stored, and nothing else;
  * - a band that is done stays done, and so does a job that is done: a late failure changes neither;
  * - an attempt is fenced: what a worker reports for an earlier attempt is dropped. Sending a failed job again starts the next.
  *
@@ -135,6 +136,7 @@ return 1`;
 export const BEGIN = `${FOLLOW}${STALE}${CLOCK}${LOG}
 local failed, attempt, ttl, began = unpack(redis.call('HMGET', KEYS[1], 'error', 'attempt', 'ttl', 'began'))
 local claims, band = KEYS[1] .. ':claims', ARGV[1]
+if not ttl and ARGV[3] == '' then return 'alone' end
 if not ttl or failed ~= '' or stale(attempt, ARGV[3]) then return 'drop' end
 if redis.call('HEXISTS', KEYS[1] .. ':done', band) == 1 then return 'drop' end
 local claim, losers = unpack(redis.call('HMGET', claims, band, band .. ' losers'))
@@ -166,9 +168,13 @@ if redis.call('HGET', KEYS[1] .. ':claims', ARGV[1]) == ARGV[2] then
 end
 return 0`;
 
-/** Stores a band. KEYS job, result; ARGV band, done record, picture, CRC, attempt. */
+/** Stores a band. KEYS job, result; ARGV band, done record, picture, CRC, attempt, TTL where there is no record. */
 export const STORE = `${RENEW}${STALE}${CLOCK}
 local ttl, failed, attempt, bands, began = unpack(redis.call('HMGET', KEYS[1], 'ttl', 'error', 'attempt', 'bands', 'began'))
+if not ttl and ARGV[5] == '' then
+  redis.call('SET', KEYS[2], ARGV[3], 'EX', ARGV[6])
+  return 1
+end
 if not ttl or failed ~= '' or stale(attempt, ARGV[5]) then return 0 end
 if redis.call('HGET', KEYS[1] .. ':rows', ARGV[1]) ~= ARGV[4] then return 0 end
 redis.call('SET', KEYS[2], ARGV[3], 'EX', ttl)

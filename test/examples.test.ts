@@ -1,6 +1,7 @@
 // The examples of workers, as processes, on a real RabbitMQ and a real Redis: alone, beside a worker of this project, and
 // killed. The expected pixels are those of the definition (pictures.ts).
 import { afterAll, afterEach, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
+import { execFileSync } from "node:child_process";
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { connect as amqp, type Channel, type ChannelModel } from "amqplib";
@@ -11,10 +12,13 @@ import { readImage } from "../picture/read.ts";
 import { DEAD_LETTERS, QUEUE } from "../queue.ts";
 import { expectSame, random, sobelOf } from "./pictures.ts";
 import {
+  binaries,
   describeWith,
+  GO_PATH,
   type Program,
   type RabbitMQ,
   type RedisServer,
+  type Runtime,
   sharedServers,
   spawnProgram,
   temporaryFolder,
@@ -39,8 +43,6 @@ let channel: Channel;
 const programs: Program[] = [];
 const examples: Program[] = [];
 
-type Runtime = "bun" | "deno" | "python";
-
 async function start(): Promise<void> {
   ({ rabbitmq, redis } = await sharedServers());
   store = new Redis(redis.url);
@@ -63,26 +65,24 @@ async function end(): Promise<void> {
   store.disconnect();
 }
 
-describeWith(["rabbitmq", "redis", "deno"], "examples/worker.ts", () => {
+describeWith(["rabbitmq", "redis", "deno", "node", "go"], "examples/worker.js and worker.go", () => {
   beforeAll(start, 90_000);
   afterEach(endPrograms);
   afterAll(end);
   setDefaultTimeout(LONG);
 
-  const file = "examples/worker.ts";
+  const file = "examples/worker.js";
 
-  test("is at most 40 lines and imports nothing of this project", () => {
+  test("worker.js is at most 40 lines and imports nothing of this project", () => {
     const code = readFileSync(file, "utf8");
     expect(code.trimEnd().split("\n").length).toBeLessThanOrEqual(40);
     expect([...code.matchAll(/from "(.*)"/g)].map(([, name]) => name)).toEqual(["amqplib", "fast-png", "ioredis"]);
   });
 
-  test.each(["bun", "deno"] as const)("does jobs alone, exactly, on %s", async (runtime) => {
-    const rows = [1, 3, 14, HEIGHT];
-    const origins = [];
-    for (const each of rows) origins.push(await startCoordinator(WIDTH * each));
-    await startExample(file, runtime);
-    for (const origin of origins) await expectEdges(origin, grey, WIDTH, HEIGHT);
+  test.each(["bun", "deno", "node", "go"] as const)("does jobs alone, exactly: %s", async (language) => {
+    const origin = await startCoordinator(WIDTH * 14);
+    await (language === "go" ? startExample(compiled("examples/worker.go"), "binary") : startExample(file, language));
+    await expectEdges(origin, grey, WIDTH, HEIGHT);
     for (const [width, height] of [
       [1, 1],
       [1, 300],
@@ -90,9 +90,17 @@ describeWith(["rabbitmq", "redis", "deno"], "examples/worker.ts", () => {
       [300, 2],
       [300, 1],
     ]) {
-      await expectEdges(origins[0], random(width * height), width, height);
+      await expectEdges(origin, random(width * height), width, height);
     }
   });
+
+  /** A program in Go, without a network: its packages are Debian's. */
+  function compiled(source: string): string {
+    const program = join(temporaryFolder("go"), "worker");
+    const env = { ...process.env, GO111MODULE: "off", GOPATH: GO_PATH, GOPROXY: "off", GOFLAGS: "-mod=" };
+    execFileSync(binaries.go!, ["build", "-o", program, source], { env });
+    return program;
+  }
 
   /** Sends a picture, which no other worker has a part in. */
   async function expectEdges(origin: string, grey: Uint8Array, width: number, height: number): Promise<void> {
@@ -155,6 +163,21 @@ describeWith(["rabbitmq", "redis", "python"], "examples/worker.py", () => {
     expectSame(await resultOf(origin, id), sobelOf(grey, WIDTH, HEIGHT));
   });
 
+  test("the course's worker joins with the one line of docs/wire.md changed", async () => {
+    const [, , before, after] = readFileSync("docs/wire.md", "utf8").match(/```diff\n(-(.*)\n\+(.*)\n)```/) ?? [];
+    const original = readFileSync("test/course/worker.py", "utf8");
+    expect(original).toContain(`${before}\n`);
+    const file = join(temporaryFolder("course"), "worker.py");
+    writeFileSync(file, original.replace(before, after));
+    const origin = await startCoordinator(WIDTH * 14);
+    await startExample(file, "python");
+    const id = crypto.randomUUID();
+    expect((await put(origin, id, photo)).status).toBe(202);
+    await done(origin, id);
+    expect(await state(origin, id)).toMatchObject({ lossy: false, byWorker: { foreign: { bands: 7 } } });
+    expectSame(await resultOf(origin, id), sobelOf(grey, WIDTH, HEIGHT));
+  });
+
   test("may store JPEGs: the job is lossy", async () => {
     const origin = await startCoordinator(WIDTH * 14);
     expect(code).toContain('".png"');
@@ -173,6 +196,59 @@ describeWith(["rabbitmq", "redis", "python"], "examples/worker.py", () => {
   });
 });
 
+describeWith(["rabbitmq", "redis", "bash"], "examples/worker.sh", () => {
+  beforeAll(start, 90_000);
+  afterEach(endPrograms);
+  afterAll(end);
+  setDefaultTimeout(LONG);
+
+  test("offers a task that the coordinator does not have, and does it exactly, with its parameter", async () => {
+    const origin = await startCoordinator(WIDTH * 14);
+    const { pid } = await startExample("examples/worker.sh", "bash");
+    try {
+      await until(async () => (await (await ask(`${origin}/tasks`)).text()).includes('"brighten"'));
+      const answer = await ask(`${origin}/tasks/brighten?by=60`, { method: "POST", body: photo });
+      expect(answer.status).toBe(200);
+      const brighter = grey.map((value) => Math.min(255, value + 60));
+      expectSame(await pixelsOf(answer), brighter);
+    } finally {
+      process.kill(-pid, "SIGKILL"); // its heartbeat and its consumer too
+      await channel.deleteQueue("tareas.brighten");
+    }
+  });
+});
+
+describeWith(["rabbitmq", "redis"], "a message of no job", () => {
+  beforeAll(start, 90_000);
+  afterEach(endPrograms);
+  afterAll(end);
+
+  test("the golden messages of docs/wire.md give their results, whoever sends them", async () => {
+    await startWorker("ours");
+    for (const name of ["sobel", "blur", "histogram"]) {
+      const { queue, message, result } = JSON.parse(readFileSync(`docs/wire/${name}.json`, "utf8"));
+      await channel.sendToQueue(queue, Buffer.from(JSON.stringify(message)));
+      await until(async () => (await store.exists(result.key)) === 1);
+      expect(await store.ttl(result.key)).toBeGreaterThan(0);
+      expect(await store.getdel(result.key)).toBe(result.value); // all three have the same id
+      await until(async () => (await channel.checkQueue(queue)).messageCount === 0);
+    }
+    expect(await store.keys("job:*")).toEqual([]);
+  });
+
+  test("a task that throws is tried three times, then dead-lettered", async () => {
+    const modules = join(import.meta.dirname, "tasks", "throws.ts");
+    await startWorker("ours", { TASKS: modules });
+    const { message } = JSON.parse(readFileSync("docs/wire/sobel.json", "utf8"));
+    await channel.sendToQueue("tareas.throws", Buffer.from(JSON.stringify({ ...message, task: "throws" })));
+    await until(async () => (await channel.checkQueue(DEAD_LETTERS)).messageCount === 1);
+    await programs[0].waitFor(/"band failed".*"attempt":3,"of":3/);
+    await programs[0].waitFor(/"band dead-lettered".*"failed 3 times: this task is ill"/);
+    expect(await store.keys("*{*")).toEqual([]);
+    await channel.deleteQueue("tareas.throws");
+  });
+});
+
 async function startCoordinator(bandPixels: number): Promise<string> {
   const program = spawnProgram("coordinator.ts", { ...servers(), PORT: "0", BAND_PIXELS: String(bandPixels) });
   programs.push(program);
@@ -181,10 +257,11 @@ async function startCoordinator(bandPixels: number): Promise<string> {
   return origin;
 }
 
-async function startWorker(name: string): Promise<void> {
-  const program = spawnProgram("worker.ts", { ...servers(), WORKER_NAME: name });
+async function startWorker(name: string, settings: Record<string, string> = {}): Promise<void> {
+  const program = spawnProgram("worker.ts", { ...servers(), WORKER_NAME: name, ...settings });
   programs.push(program);
   await program.waitFor(/: at work\n/, DEADLINE);
+  await until(async () => (await store.hget(`worker:${name}`, "consuming")) === "1");
 }
 
 async function startExample(file: string, runtime: Runtime = "bun"): Promise<Program> {
@@ -217,6 +294,10 @@ async function done(origin: string, id: string): Promise<void> {
 async function resultOf(origin: string, id: string): Promise<Uint8Array> {
   const answer = await ask(`${origin}/jobs/${id}/result`);
   expect(answer.status).toBe(200);
+  return pixelsOf(answer);
+}
+
+async function pixelsOf(answer: Response): Promise<Uint8Array> {
   return collectPixels(await readImage(onePiece(new Uint8Array(await answer.arrayBuffer()))));
 }
 

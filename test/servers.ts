@@ -68,12 +68,14 @@ export interface Program {
   exited: Promise<number>;
 }
 
-export type Need = "rabbitmq" | "redis" | "chromium" | "deno" | "python";
+export type Need = "rabbitmq" | "redis" | "chromium" | "deno" | "node" | "python" | "go" | "bash";
 
 const PROJECT = dirname(dirname(fileURLToPath(import.meta.url)));
 const DENO_PACKAGE = `@deno/${process.platform}-${process.arch}${process.platform === "linux" ? "-glibc" : ""}`;
 
 const PYTHON_PACKAGES = "/usr/lib/python3/dist-packages";
+/** Where Debian puts the sources of Go packages: no other is fetched. */
+export const GO_PATH = "/usr/share/gocode";
 
 /** Where each binary is; undefined where it is not. */
 export const binaries: Record<Need, string | undefined> = {
@@ -86,6 +88,13 @@ export const binaries: Record<Need, string | undefined> = {
   chromium: find(["chromium", "chromium-browser", "google-chrome"], []),
   // The binary itself: the package's own launcher needs Node, and does not pass signals on.
   deno: find(["deno"], [join(PROJECT, "node_modules", DENO_PACKAGE)]),
+  node: find(["node"], []),
+  go: ["rabbitmq/amqp091-go", "gomodule/redigo"].every((name) => existsSync(join(GO_PATH, "src/github.com", name)))
+    ? find(["go"], [])
+    : undefined,
+  bash: ["amqp-consume", "redis-cli", "pamfunc", "jq"].every((name) => find([name], []))
+    ? find(["bash"], [])
+    : undefined,
   // Debian's, with its packages: another `python3` on the PATH does not see them.
   python:
     ["pika", "redis", "numpy"].every((name) => existsSync(join(PYTHON_PACKAGES, name))) && hasOpenCV()
@@ -98,7 +107,10 @@ const INSTALL: Record<Need, string> = {
   redis: "apt-get install -y redis-server",
   chromium: "apt-get install -y chromium",
   deno: "bun install",
+  node: "apt-get install -y nodejs",
   python: "apt-get install -y python3-pika python3-redis python3-opencv",
+  go: "apt-get install -y golang-go golang-github-rabbitmq-amqp091-go-dev golang-github-gomodule-redigo-dev",
+  bash: "apt-get install -y amqp-tools redis-tools netpbm jq",
 };
 
 /** The binaries that were not found, each with the command that installs it. */
@@ -246,20 +258,20 @@ export async function startRedis(options: { args?: string[] } = {}): Promise<Red
   });
 }
 
+/** How a program is run. `binary`: it is compiled already. */
+export type Runtime = "bun" | "deno" | "node" | "python" | "bash" | "binary";
+
 /**
  * Starts a program of the project. Its environment is `env` and what a process needs to run at all (PATH, HOME, TMPDIR),
  * so that settings of the shell the tests were started from do not reach it.
  *
  * @param file from the project's folder: `worker.ts`
  */
-export function spawnProgram(
-  file: string,
-  env: Record<string, string>,
-  runtime: "bun" | "deno" | "python" = "bun",
-): Program {
-  const command = runtime === "bun" ? process.execPath : binaries[runtime];
-  if (!command) throw new Error(`missing: ${absent(["deno", "python"])}`);
-  const args = { bun: ["run", file], deno: ["run", "-A", "--no-prompt", file], python: [file] }[runtime];
+export function spawnProgram(file: string, env: Record<string, string>, runtime: Runtime = "bun"): Program {
+  const command = runtime === "bun" ? process.execPath : runtime === "binary" ? file : binaries[runtime];
+  if (!command) throw new Error(`missing: ${absent(["deno", "node", "python", "bash"])}`);
+  const before: Partial<Record<Runtime, string[]>> = { bun: ["run"], deno: ["run", "-A", "--no-prompt"] };
+  const args = runtime === "binary" ? [] : [...(before[runtime] ?? []), file];
   const child = new Child(command, args, { NO_COLOR: "1", DENO_NO_UPDATE_CHECK: "1", ...env });
   return {
     pid: child.pid,

@@ -1,8 +1,8 @@
 /**
- * A whole worker, with nothing of this project but its messages (docs/wire.md): the Sobel edges of one band after another.
+ * A whole worker for Node, Bun and Deno, with nothing of this project but its messages (docs/wire.md): Sobel edges.
  *
  *     npm install amqplib ioredis fast-png
- *     RABBITMQ_URL=amqp://guest:guest@127.0.0.1 REDIS_URL=redis://127.0.0.1 bun run examples/worker.ts
+ *     RABBITMQ_URL=amqp://guest:guest@127.0.0.1 REDIS_URL=redis://127.0.0.1 node examples/worker.js
  *
  * When RabbitMQ goes away it exits, and its band goes to another worker. Let a supervisor restart it (systemd).
  */
@@ -10,27 +10,27 @@ import { connect } from "amqplib";
 import { decode, encode } from "fast-png";
 import { Redis } from "ioredis";
 
-const store = new Redis(process.env.REDIS_URL!);
-const channel = await (await connect(process.env.RABBITMQ_URL!)).createChannel();
+const store = new Redis(process.env.REDIS_URL);
+const channel = await (await connect(process.env.RABBITMQ_URL)).createChannel();
 channel.on("close", () => process.exit(1));
 await channel.checkQueue("tareas"); // declared passively: the coordinator sets its arguments
 await channel.prefetch(1); // one band at a time: the others go to idle workers
 await channel.consume("tareas", async (message) => {
-  const { chunk_id, imagen } = JSON.parse(message!.content.toString());
+  const { chunk_id, imagen } = JSON.parse(message.content.toString());
   const { width, height, data } = decode(Buffer.from(imagen, "base64"));
   const edges = encode({ width, height, channels: 1, data: sobel(data, width, height) });
   await store.set(`resultado:${chunk_id}`, Buffer.from(edges).toString("base64"), "EX", 3600);
-  channel.ack(message!); // only now: a band without an acknowledgement goes to another worker
+  channel.ack(message); // only now: a band without an acknowledgement goes to another worker
 });
 console.log("at work");
 
 /** The first and the last row are halo: they stay 0, and the coordinator cuts them off. Columns are mirrored (101). */
-function sobel(grey: ArrayLike<number>, width: number, height: number): Uint8Array {
+function sobel(grey, width, height) {
   const edges = new Uint8Array(width * height);
-  const mirrored = (x: number) => (width === 1 ? 0 : x < 0 ? 1 : x < width ? x : width - 2);
+  const mirrored = (x) => (width === 1 ? 0 : x < 0 ? 1 : x < width ? x : width - 2);
   for (let y = 1; y < height - 1; y++) {
     for (let x = 0; x < width; x++) {
-      const at = (dx: number, dy: number) => grey[(y + dy) * width + mirrored(x + dx)];
+      const at = (dx, dy) => grey[(y + dy) * width + mirrored(x + dx)];
       const gx = at(1, -1) + 2 * at(1, 0) + at(1, 1) - at(-1, -1) - 2 * at(-1, 0) - at(-1, 1);
       const gy = at(-1, 1) + 2 * at(0, 1) + at(1, 1) - at(-1, -1) - 2 * at(0, -1) - at(1, -1);
       edges[y * width + x] = Math.min(255, Math.round(Math.sqrt(gx * gx + gy * gy)));
