@@ -69,6 +69,8 @@ export class WireError extends Error {
   override name = "WireError";
 }
 
+/** Limit of the bands that a request can ask for. */
+export const MAX_BANDS = 4096;
 /** RabbitMQ refuses messages over 16 MiB by default. This leaves room for the other fields. */
 const MAX_BASE64_BYTES = 12 << 20;
 
@@ -82,19 +84,49 @@ const JOB_ID = new RegExp(`^${UUID}$`);
 /** With its version, where that is not 1: `median.2`. */
 const TASK_NAME = /^[a-z][a-z0-9-]{0,63}(\.(?!1$)[1-9]\d{0,8})?$/;
 
+/** How many bands, or how high: the size in pixels, unless the request says something else. */
+export interface Cut {
+  /** About so many pixels a band. */
+  pixels: number;
+  /** At least so many bands, where the picture has so many rows. */
+  atLeast?: number;
+  /** About so many bands, never fewer. */
+  bands?: number | undefined;
+  /** Rows of a band. */
+  rows?: number | undefined;
+}
+
 /**
- * Cuts `width × height` into bands of about `bandPixels` pixels and even height.
+ * Cuts `width × height` into bands of even height.
  * @throws ImageError "too-large" where not even one row fits into a message
  */
-export function planBands(width: number, height: number, halo: number, bandPixels: number): Plan {
+export function planBands(width: number, height: number, halo: number, cut: Cut): Plan {
   const mostRows = Math.floor((MAX_BASE64_BYTES * 3) / 4 / (width + 1)) - 2 * halo;
   if (mostRows < 1) {
     const widest = Math.floor((MAX_BASE64_BYTES * 3) / 4 / (1 + 2 * halo)) - 1;
     throw new ImageError("too-large", `image too wide: expected at most ${widest} pixels a row, got ${width}`);
   }
-  const wanted = Math.min(mostRows, Math.max(1, Math.floor(bandPixels / width)));
-  const rows = Math.ceil(height / Math.ceil(height / wanted));
+  const rows = Math.min(mostRows, height, wantedRows(width, height, mostRows, cut));
   return { width, height, rows, bands: Math.ceil(height / rows), halo };
+}
+
+function wantedRows(
+  width: number,
+  height: number,
+  mostRows: number,
+  { pixels, atLeast = 1, bands, rows }: Cut,
+): number {
+  // A request for one row a band must not flood the queue.
+  if (rows !== undefined) return Math.max(rows, Math.ceil(height / MAX_BANDS));
+  if (bands !== undefined) return rowsOf(height, bands);
+  const sized = Math.min(mostRows, Math.max(1, Math.floor(pixels / width)));
+  return rowsOf(height, Math.max(Math.ceil(height / sized), atLeast));
+}
+
+/** The most rows that give at least so many bands. */
+function rowsOf(height: number, bands: number): number {
+  const even = Math.ceil(height / bands);
+  return Math.ceil(height / even) >= bands ? even : Math.max(1, Math.floor(height / bands));
 }
 
 /** First row and number of rows of a band. */

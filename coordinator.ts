@@ -30,7 +30,7 @@ import {
   preview,
   result,
 } from "./http/jobs.ts";
-import { jobId, paramsOf, query, workersOf } from "./http/params.ts";
+import { cutOf, jobId, paramsOf, query, workersOf } from "./http/params.ts";
 import { StreamPlaces, UploadPlaces } from "./http/places.ts";
 import { Previews } from "./http/preview.ts";
 import { expectToken, HttpError, methodNotAllowed, problem, streamed } from "./http/respond.ts";
@@ -170,7 +170,7 @@ function contextOf({
 
 /** POST /tasks/:task: the picture in, the result out, nothing kept. */
 async function runOnce(context: Context, request: Request, taskName: string): Promise<Response> {
-  const { results, follower, bandPixels, disk } = context;
+  const { results, follower, disk } = context;
   const id = randomUUID();
   const { watch, job, task } = await withUpload(context, request, async (upload, memory) => {
     const task = await taskOr422(context, taskName);
@@ -178,7 +178,7 @@ async function runOnce(context: Context, request: Request, taskName: string): Pr
     await results.putJob(job);
     const watch = await JobWatch.open(context, id, job);
     try {
-      await enqueue(watch, image, task, bandPixels, upload.signal, disk);
+      await enqueue(watch, image, task, upload.signal, disk);
     } catch (error) {
       watch.close();
       await removeJob(results, job);
@@ -216,7 +216,7 @@ async function* streamThenDelete(
 
 /** PUT /jobs/:id: the picture in, 202 when every band is in the queue or done. Sent again, it resumes. */
 async function upload(context: Context, request: Request, id: string): Promise<Response> {
-  const { results, follower, bandPixels, disk } = context;
+  const { results, follower, disk } = context;
   await withUpload(context, request, (upload, memory) =>
     withLease(results, id, upload, async (signal) => {
       const name = query(request, "task") ?? "sobel";
@@ -226,7 +226,7 @@ async function upload(context: Context, request: Request, id: string): Promise<R
       const watch = await JobWatch.open(context, id);
       const resent = watch.job?.enqueued === true;
       try {
-        await enqueue(watch, image, task, bandPixels, signal, disk);
+        await enqueue(watch, image, task, signal, disk);
       } catch (error) {
         watch.close();
         // The same bytes would fail the same way again. A job that has its whole picture is not failed by a bad copy.
@@ -281,7 +281,7 @@ async function newJob(
   upload: Upload,
   memory: HeldMemory,
 ) {
-  const asked = { params: paramsOf(request, task), workers: workersOf(request), bandPixels };
+  const asked = { params: paramsOf(request, task), workers: workersOf(request), bandPixels, ...cutOf(request) };
   const image = await readImage(await upload.image(request), limits, memory);
   return { job: jobOf(id, task, asked, image), image };
 }

@@ -15,7 +15,7 @@
  */
 import { randomUUID } from "node:crypto";
 import type { Change, Job, Results } from "./backends.ts";
-import { type Band, bandRows, chunkIdOf, pixelsOf, planBands, rowsCrc, split, WireError } from "./chunk.ts";
+import { type Band, bandRows, type Cut, chunkIdOf, pixelsOf, planBands, rowsCrc, split, WireError } from "./chunk.ts";
 import { lanesOf, withLease } from "./lease.ts";
 import { Pool } from "./picture/buffers.ts";
 import type { GreyImage } from "./picture/picture.ts";
@@ -41,15 +41,21 @@ const COUNT_MS = 2_000;
 /** Buffers of confirmed bands, reused for the next bands of any job. */
 const pool = new Pool(16 << 20);
 
+/** What a request asks for. */
+export interface Asked {
+  params: Values;
+  /** At most so many bands in flight. */
+  workers: number | null;
+  /** About so many pixels a band, unless the task, or one of the two below, says something else. */
+  bandPixels: number;
+  bands?: number | null;
+  bandRows?: number | null;
+}
+
 /** The record of a new job. */
-export function jobOf(
-  id: string,
-  task: Task,
-  asked: { params: Values; workers: number | null; bandPixels: number },
-  image: Pick<GreyImage, "width" | "height">,
-): Job {
-  const { params, workers, bandPixels } = asked;
-  const { width, height, rows, bands } = planBands(image.width, image.height, haloFor(task, params), bandPixels);
+export function jobOf(id: string, task: Task, asked: Asked, image: Pick<GreyImage, "width" | "height">): Job {
+  const { params, workers } = asked;
+  const { width, height, rows, bands, bandsBy } = planOf(task, asked, image);
   return {
     id,
     task: wireName(task),
@@ -62,7 +68,7 @@ export function jobOf(
     height,
     rows,
     bands,
-    bandsBy: "size",
+    bandsBy,
     created: Date.now(),
     began: 0,
     enqueuedAt: null,
@@ -72,6 +78,17 @@ export function jobOf(
     error: null,
     failure: null,
   };
+}
+
+function planOf(task: Task, asked: Asked, { width, height }: Pick<GreyImage, "width" | "height">) {
+  const { params, workers, bands = null, bandRows = null } = asked;
+  const halo = haloFor(task, params);
+  const pixels = task.bandPixels ?? asked.bandPixels;
+  const plan = (cut: Partial<Cut>) => planBands(width, height, halo, { pixels, ...cut });
+  if (bandRows !== null) return { ...plan({ rows: bandRows }), bandsBy: "request" as const };
+  if (bands !== null) return { ...plan({ bands }), bandsBy: "request" as const };
+  const [sized, shared] = [plan({}), plan({ atLeast: workers ?? 1 })];
+  return { ...shared, bandsBy: shared.bands > sized.bands ? ("workers" as const) : ("size" as const) };
 }
 
 function haloFor(task: Task, params: Values): number {
@@ -129,7 +146,6 @@ export async function enqueue(
   watch: JobWatch,
   image: GreyImage,
   task: Task,
-  bandPixels: number,
   signal: AbortSignal,
   disk: SpoolDisk,
 ): Promise<void> {
@@ -140,7 +156,7 @@ export async function enqueue(
   const spool = await disk.open(image);
   try {
     await watch.enqueuing(async () => {
-      const data = await runFirstStep(watch, preJobId, step.task, spool.passing(image), bandPixels, signal);
+      const data = await runFirstStep(watch, preJobId, step.task, spool.passing(image), signal);
       const derivedParams = { [step.param]: ofTask(() => step.find(data)) };
       await update(watch, { derivedParams }, watch.expectJob().attempt);
       const complete = { ...params, ...derivedParams };
@@ -157,14 +173,16 @@ async function runFirstStep(
   id: string,
   task: DataTask,
   image: GreyImage,
-  bandPixels: number,
   signal: AbortSignal,
 ): Promise<unknown> {
   const { results } = main.backends;
+  const { workers, rows, width } = main.expectJob();
   const params = checkedValues(task, {});
   let data: unknown;
   await withLease(results, id, { signal, isSilent: false }, async (signal) => {
-    await startOrResume(results, jobOf(id, task, { params, workers: main.expectJob().workers, bandPixels }, image));
+    // Cut as the second step is.
+    const asked = { params, workers, bandPixels: rows * width, bandRows: rows };
+    await startOrResume(results, jobOf(id, task, asked, image));
     const watch = await JobWatch.open(main.backends, id);
     // The client may cancel the job between its record and that of its first step.
     const cancelled = new AbortController();

@@ -57,6 +57,8 @@ interface TaskBase<P extends Params> {
   params?: P;
   /** How many rows above and below a pixel the task reads. */
   halo: number | ((params: Values<P>) => number);
+  /** About how many pixels a band has; by default the setting `BAND_PIXELS`. Fewer suit a task of much work. */
+  bandPixels?: number;
 }
 
 /** Returns pixels. */
@@ -159,7 +161,7 @@ export function schemaOf(params: Params = {}) {
 }
 
 /** Parameters of the API itself. */
-export const RESERVED = ["task", "workers"];
+export const RESERVED = ["task", "workers", "bands", "bandRows"];
 const NUMBER = /^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i;
 
 /**

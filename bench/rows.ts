@@ -342,7 +342,9 @@ type BandWithEdges = Band & { edges: Uint8Array<ArrayBuffer> };
 /** A picture's bands, each with a buffer for its edges. */
 async function bandsOf(bench: Bench, picture = bench.sketch): Promise<BandWithEdges[]> {
   const image = await readPng(onePiece(await bench.bytes(picture)), UNLIMITED);
-  const bands = await Array.fromAsync(split(image, planBands(image.width, image.height, 1, DEFAULT_BAND_PIXELS)));
+  const bands = await Array.fromAsync(
+    split(image, planBands(image.width, image.height, 1, { pixels: DEFAULT_BAND_PIXELS })),
+  );
   return bands.map((band) => ({ ...band, edges: new Uint8Array(band.rows * band.width) }));
 }
 

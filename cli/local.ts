@@ -63,7 +63,7 @@ async function* transformed(
   bandPixels: number,
   params: Values,
 ): AsyncGenerator<Uint8Array> {
-  const plan = planBands(image.width, image.height, haloOf(task, params), bandPixels);
+  const plan = planBands(image.width, image.height, haloOf(task, params), { pixels: task.bandPixels ?? bandPixels });
   const stitcher = new Stitcher(plan.width, plan.height);
   let merged: unknown;
   if (!isData(task)) yield stitcher.head();

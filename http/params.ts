@@ -5,7 +5,7 @@
  *
  * Not here: a task's own parameters and their checks (task.ts).
  */
-import { isJobId } from "../chunk.ts";
+import { isJobId, MAX_BANDS } from "../chunk.ts";
 import { MAX_WORKERS } from "../ops/settings.ts";
 import { ParamError, queryValues, type Task, type Values } from "../task.ts";
 import { WIDTHS } from "./preview.ts";
@@ -37,6 +37,14 @@ export function paramsOf(request: Request, task: Task): Values {
 /** At most this many workers at a time; null where the request does not say. */
 export function workersOf(request: Request): number | null {
   return wholeNumber(request, "workers", 1, MAX_WORKERS);
+}
+
+/** About how many bands, or of how many rows; null where the request does not say. */
+export function cutOf(request: Request): { bands: number | null; bandRows: number | null } {
+  const bands = wholeNumber(request, "bands", 1, MAX_BANDS);
+  const bandRows = wholeNumber(request, "bandRows", 1, 999_999_999);
+  if (bands === null || bandRows === null) return { bands, bandRows };
+  throw new HttpError(400, "bands, bandRows: expected one of them, got both");
 }
 
 /** Width of a preview in pixels, at most. */

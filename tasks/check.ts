@@ -35,11 +35,12 @@ const KEYWORDS = new Map<unknown, string[]>([
 /** Checks a module's export `task`. @throws TaskError that names the first fault */
 export function expectTask(task: Partial<Task> | undefined): asserts task is Task {
   expect(isRecord(task), "an export called task", task);
-  const { name, version = 1, description, halo, params = {}, run } = task as Partial<Task>;
+  const { name, version = 1, description, halo, params = {}, run, bandPixels = 1 } = task as Partial<Task>;
   expect(isString(name) && NAME.test(name), "a name of lower-case letters, digits and hyphens", name);
   expect(Number.isInteger(version) && version >= 1, "a version that is a whole number from 1", version);
   expect(typeof halo === "function" || isHalo(halo), `a halo of 0 to ${MAX_HALO} rows, or a function`, halo);
   expect(typeof run === "function", "a function run", run);
+  expect(Number.isInteger(bandPixels) && bandPixels >= 1, "bandPixels that is a whole number from 1", bandPixels);
   expect(description === undefined || isString(description), "a description that is a string", description);
   expect(isRecord(params), "params to be an object", params);
   for (const [param, schema] of Object.entries(params)) expectParam(param, schema);
@@ -55,7 +56,7 @@ export function expectTask(task: Partial<Task> | undefined): asserts task is Tas
 
 function expectParam(name: string, schema: unknown): void {
   expect(PARAM_NAME.test(name), "a parameter name of letters, digits, _ and -, a letter first", name);
-  expect(!RESERVED.includes(name), `a parameter name other than ${RESERVED.join(" and ")}`, name);
+  expect(!RESERVED.includes(name), `a parameter name other than ${RESERVED.join(", ")}`, name);
   const where = `parameter ${name}: `;
   expect(isRecord(schema), "a schema", schema, where);
   const { type, description, minimum, maximum, enum: choices } = schema;

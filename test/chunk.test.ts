@@ -47,7 +47,7 @@ describe("a plan", () => {
       for (const height of [...sizes, 2 ** 31 - 1]) {
         for (const halo of HALOS) {
           for (const bandPixels of [1, 1.5, 2, 100, 4097, MI, 1e9, Number.MAX_SAFE_INTEGER, Number.POSITIVE_INFINITY]) {
-            const plan = planBands(width, height, halo, bandPixels);
+            const plan = planBands(width, height, halo, { pixels: bandPixels });
             const { rows, bands } = plan;
             const fits = {
               given: plan.width === width && plan.height === height && plan.halo === halo,
@@ -78,13 +78,36 @@ describe("a plan", () => {
     return low;
   }
 
+  test("has at least the bands that are asked for, where there are so many rows, and never more than twice as many", () => {
+    for (const height of [1, 2, 3, 7, 97, 480, 4095, 65_521]) {
+      for (const bands of [1, 2, 3, 4, 7, 64, 100, 4096]) {
+        for (const cut of [
+          { pixels: 1e12, atLeast: bands },
+          { pixels: 1, bands },
+        ]) {
+          const plan = planBands(9, height, 1, cut);
+          const wrong = plan.bands < Math.min(bands, height) || plan.bands > 2 * bands;
+          const covers = plan.rows * plan.bands >= height && plan.rows * (plan.bands - 1) < height;
+          expect({ height, cut, plan, wrong, covers }).toMatchObject({ wrong: false, covers: true });
+        }
+      }
+    }
+    expect(planBands(640, 480, 1, { pixels: MI, atLeast: 4 })).toMatchObject({ rows: 120, bands: 4 });
+    expect(planBands(640, 480, 1, { pixels: 640, atLeast: 4 })).toMatchObject({ rows: 1, bands: 480 });
+    expect(planBands(640, 480, 1, { pixels: MI, rows: 100 })).toMatchObject({ rows: 100, bands: 5 });
+    expect(planBands(640, 480, 1, { pixels: MI, rows: 1e9 })).toMatchObject({ rows: 480, bands: 1 });
+    // A request must not flood the queue, and a band must fit into a message.
+    expect(planBands(1, 1_000_000, 1, { pixels: MI, rows: 1 })).toMatchObject({ rows: 245, bands: 4082 });
+    expect(planBands(65_521, 1000, 1, { pixels: 1, bands: 1 })).toMatchObject({ rows: 142, bands: 8 });
+  });
+
   test("has consecutive bands", () => {
     for (const [width, height, bandPixels] of [
       [1, 1, 1],
       [3, 97, 15],
       [1000, 2001, 50_000],
     ]) {
-      const plan = planBands(width, height, 1, bandPixels);
+      const plan = planBands(width, height, 1, { pixels: bandPixels });
       let next = 0;
       for (let number = 0; number < plan.bands; number++) {
         const { y, rows } = bandRows(plan, number);
@@ -98,12 +121,12 @@ describe("a plan", () => {
   });
 
   test("of one pixel is one band", () => {
-    expect(planBands(1, 1, 1, MI)).toEqual({ width: 1, height: 1, rows: 1, bands: 1, halo: 1 });
+    expect(planBands(1, 1, 1, { pixels: MI })).toEqual({ width: 1, height: 1, rows: 1, bands: 1, halo: 1 });
   });
 
   test.each(HALOS)("keeps messages within RabbitMQ's limit, halo %i", async (halo) => {
     for (const width of [1, widest(halo)]) {
-      const { rows } = planBands(width, 2 ** 31 - 1, halo, Number.POSITIVE_INFINITY);
+      const { rows } = planBands(width, 2 ** 31 - 1, halo, { pixels: Number.POSITIVE_INFINITY });
       const height = rows + 2 * halo;
       const message = encodeMessage({
         ...example,
@@ -121,13 +144,13 @@ describe("a plan", () => {
   test("is refused where a row does not fit", () => {
     for (const halo of HALOS) {
       const width = widest(halo);
-      expect(planBands(width, 3, halo, MI)).toMatchObject({ rows: 1, bands: 3 });
+      expect(planBands(width, 3, halo, { pixels: MI })).toMatchObject({ rows: 1, bands: 3 });
       const refused = new ImageError(
         "too-large",
         `image too wide: expected at most ${width} pixels a row, got ${width + 1}`,
       );
-      expect(() => planBands(width + 1, 3, halo, MI)).toThrow(refused);
-      expect(caught(() => planBands(width + 1, 3, halo, MI))).toMatchObject({ code: "too-large" });
+      expect(() => planBands(width + 1, 3, halo, { pixels: MI })).toThrow(refused);
+      expect(caught(() => planBands(width + 1, 3, halo, { pixels: MI }))).toMatchObject({ code: "too-large" });
     }
   });
 

@@ -228,7 +228,7 @@ describeWith(["rabbitmq", "redis"], "a cluster", () => {
     const app = await startApp(seven);
     expect((await channel.checkQueue(QUEUE)).messageCount).toBe(0);
     const id = crypto.randomUUID();
-    expect((await app.ask(`/jobs/${id}?workers=9`, { method: "PUT", body: photo })).status).toBe(202);
+    expect((await app.ask(`/jobs/${id}?workers=9&bandRows=28`, { method: "PUT", body: photo })).status).toBe(202);
     const message = await taken(QUEUE);
     expect(message.properties).toMatchObject({
       contentType: "application/json",

@@ -101,9 +101,9 @@ describe("POST /tasks/sobel", () => {
     await until(async () => (await ask(`/jobs/${id}`)).status === 404);
   });
 
-  test("gives the same bytes for any number of workers", async () => {
+  test("gives the same bytes for any number of workers, of the same bands", async () => {
     for (const workers of ["1", "2", "3", "1024", ""]) {
-      const answer = await ask(`/tasks/sobel?workers=${workers}`, { method: "POST", body: photo });
+      const answer = await ask(`/tasks/sobel?workers=${workers}&bandRows=19`, { method: "POST", body: photo });
       expectSame(await bytesOf(answer), edgesOfPhoto);
     }
   });
@@ -738,6 +738,38 @@ describe("several at once", () => {
     uploads[1].socket.destroy();
   });
 
+  test("the request chooses the bands, and a job with workers=N has at least N; the pixels stay the same", async () => {
+    kit = await startKit({ workers: 2 });
+    const body = Buffer.from(encode({ width: 64, height: 48, channels: 1, data: random(64 * 48) }));
+    const whole = await sharp(await edgesOf(body, 1e9))
+      .raw()
+      .toBuffer();
+    for (const [query, bands, bandsBy] of [
+      ["", 1, "size"],
+      ["workers=4", 4, "workers"],
+      ["workers=1", 1, "size"],
+      ["bands=5", 5, "request"],
+      ["bands=1&workers=3", 1, "request"],
+      ["bandRows=7&workers=3", 7, "request"],
+      ["workers=1000", 48, "workers"],
+    ] as const) {
+      const id = crypto.randomUUID();
+      expect((await kit.ask(`/jobs/${id}?${query}`, { method: "PUT", body })).status).toBe(202);
+      const events = parsedEvents(await (await kit.ask(`/jobs/${id}/events`)).text());
+      expect(events.at(-1)).toMatchObject({ event: "done", data: { bands, bandsBy, done: bands } });
+      const lanes = new Set(events.filter(({ event }) => event === "band").map(({ data }) => data.lane));
+      const limit = Number(/workers=(\d+)/.exec(query)?.[1] ?? 0);
+      if (limit === 0) expect([...lanes]).toEqual([undefined]);
+      else expect([...lanes].every((lane) => Number(lane) >= 0 && Number(lane) < limit)).toBe(true);
+      expectSame(
+        await sharp(await bytesOf(await kit.ask(`/jobs/${id}/result`)))
+          .raw()
+          .toBuffer(),
+        whole,
+      );
+    }
+  });
+
   test("at most workers=N bands are enqueued or in progress", async () => {
     for (const workers of [1, 2, 3]) {
       kit = await startKit({ workers: 4 });
@@ -768,7 +800,7 @@ describe("several at once", () => {
     kit = await startKit({ workers: 0 });
     const id = crypto.randomUUID();
     const corrupt = Uint8Array.from(wide).fill(0, 50_000, 51_000);
-    expect((await kit.ask(`/jobs/${id}?workers=100`, { method: "PUT", body: corrupt })).status).toBe(422);
+    expect((await kit.ask(`/jobs/${id}?workers=60`, { method: "PUT", body: corrupt })).status).toBe(422);
     const stale = kit.queue.published.length;
     expect(stale).toBeGreaterThan(0);
     const good = await rawUpload(kit.origin, `PUT /jobs/${id}`, wide.length);
@@ -911,7 +943,7 @@ describe("requests of the page", () => {
     try {
       const id = crypto.randomUUID();
       const get = (band: number, width = 2048) => kit.ask(`/jobs/${id}/bands/${band}?width=${width}`);
-      expect((await kit.ask(`/jobs/${id}?workers=1000`, { method: "PUT", body: photo })).status).toBe(202);
+      expect((await kit.ask(`/jobs/${id}?workers=1000&bandRows=19`, { method: "PUT", body: photo })).status).toBe(202);
       await expectProblem(await get(1), 409, /band 1 is not done/);
       const crc = (await kit.results.sent(id)).get(1)!;
       const halo = Buffer.from(random(200 * 21));

@@ -143,7 +143,7 @@ describeWith(["rabbitmq", "redis"], "a distributed job", () => {
 
   test("a pixel is 4/3 bytes on the wire to a worker, plus at most 1 %", async () => {
     const { width, height } = photo(12);
-    const plan = planBands(width, height, 1, BAND_PIXELS);
+    const plan = planBands(width, height, 1, { pixels: BAND_PIXELS });
     const pixels = width * (height + 2 * plan.bands);
     const { "sent bytes": sent, "got bytes": got } = await counted(12);
     expect(sent / pixels).toBeLessThan((4 / 3) * 1.01);

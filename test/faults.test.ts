@@ -606,7 +606,7 @@ class Drill {
       for (const colour of [1, 3] as const) {
         const [width, height] = [80 + Math.floor(this.#random() * 20), 40 * bands];
         const bytes = noise(width, height, Math.floor(this.#random() * 1e9), colour);
-        expect(planBands(width, height, 1, 4_000).bands).toBeWithin(bands === 1 ? 1 : 2, 13);
+        expect(planBands(width, height, 1, { pixels: 4_000 }).bands).toBeWithin(bands === 1 ? 1 : 2, 13);
         this.#pictures.push({ bytes, edges: await edgesOf(bytes, 4_000) });
       }
     }

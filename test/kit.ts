@@ -219,7 +219,16 @@ export async function rawUpload(origin: string, head: string, length: number, ty
 
 export interface JobEvent {
   event: string;
-  data: { id?: string; state?: string; band?: number; y?: number; rows?: number; worker?: string; done?: number };
+  data: {
+    id?: string;
+    state?: string;
+    band?: number;
+    y?: number;
+    rows?: number;
+    worker?: string;
+    done?: number;
+    lane?: number;
+  };
 }
 
 /** Server-sent events, without comments (HTML standard, 9.2). */

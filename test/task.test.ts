@@ -153,7 +153,7 @@ describe("a task", () => {
     [{ ...plain, run: "later" as never }, 'expected a function run, got "later"'],
     [
       { ...plain, params: { workers: { type: "integer" } } },
-      'expected a parameter name other than task and workers, got "workers"',
+      'expected a parameter name other than task, workers, bands, bandRows, got "workers"',
     ],
     [
       { ...plain, params: { by: { type: "text" as "string" } } },
