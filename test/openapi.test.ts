@@ -267,12 +267,21 @@ describe("real answers match the document", () => {
     await expectTrue("PUT", `/jobs/${id}?workers=${workers.maximum + 1}`, 400, { body: photo });
     await expectTrue("PUT", `/jobs/${id}?workers=${workers.minimum - 1}`, 400, { body: photo });
     await expectTrue("GET", `/jobs/${id}/events`, 200);
+    for (const [name, { minimum, maximum }] of [
+      ["bands", limits("put", "/jobs/{id}", "bands")],
+      ["bandRows", limits("put", "/jobs/{id}", "bandRows")],
+    ] as const) {
+      await expectTrue("POST", `/tasks/sobel?${name}=${maximum}`, 200, { body: photo });
+      await expectTrue("POST", `/tasks/sobel?${name}=${maximum + 1}`, 400, { body: photo });
+      await expectTrue("POST", `/tasks/sobel?${name}=${minimum - 1}`, 400, { body: photo });
+    }
+    await expectTrue("POST", "/tasks/sobel?bands=2&bandRows=2", 400, { body: photo });
     const { minimum, maximum, default: usual } = limits("get", "/jobs/{id}/bands/{band}", "width");
     expect({ min: minimum, max: maximum, default: usual }).toEqual(WIDTHS);
     const band = (width: number) => `/jobs/${id}/bands/0?width=${width}`;
     for (const width of [minimum, maximum]) await expectTrue("GET", band(width), 200);
     for (const width of [minimum - 1, maximum + 1]) await expectTrue("GET", band(width), 400);
-    await expectTrue("GET", `/jobs/${id}/bands/1`, 404);
+    await expectTrue("GET", `/jobs/${id}/bands/40`, 404); // a row each
     const etag = (await fetch(`${origin}/jobs/${id}/bands/0`)).headers.get("etag") ?? "";
     await expectTrue("GET", `/jobs/${id}/bands/0`, 304, { headers: { "if-none-match": etag } });
   });
