@@ -5,6 +5,7 @@
  *       chunk_id   "{<job id>}:<band number>"   the braces keep a job's keys on one slot of a Redis Cluster
  *       task       "sobel"
  *       halo       [rows above, rows below]     rows of `imagen` that belong to the neighbours
+ *       position   [first own row, rows of the picture]; may be absent
  *       params     the task's own, by name; may be absent
  *       imagen     base64 of an 8-bit grey PNG: halo above · the band's rows · halo below
  *
@@ -58,6 +59,8 @@ export interface Chunk {
   /** The job's attempt that it belongs to. It travels beside the message, not in it; undefined where a third party sent it. */
   attempt?: number | undefined;
   halo: [above: number, below: number];
+  /** The first of its own rows, and the picture's rows; undefined where a third party does not say. */
+  position?: [y: number, height: number] | undefined;
   width: number;
   /** Rows of `pixels`, halo included. */
   height: number;
@@ -239,8 +242,9 @@ const incoming = new Scratch();
  * @returns bytes that are valid until the next call: send or copy them at once
  */
 export function encodeMessage(chunk: Chunk): Buffer {
-  const { chunkId, task, halo, params, width, height, pixels } = chunk;
-  const head = JSON.stringify({ chunk_id: chunkId, task, halo, params }).slice(0, -1) + BEFORE_IMAGEN.toString();
+  const { chunkId, task, halo, position, params, width, height, pixels } = chunk;
+  const head =
+    JSON.stringify({ chunk_id: chunkId, task, halo, position, params }).slice(0, -1) + BEFORE_IMAGEN.toString();
   const imagen = encodeStored(pixels, width, height).toBase64();
   const at = Buffer.byteLength(head);
   const end = at + imagen.length;
@@ -254,13 +258,15 @@ export function encodeMessage(chunk: Chunk): Buffer {
 
 /** @throws WireError that names the invalid field */
 export async function decodeMessage(body: Uint8Array): Promise<Chunk> {
-  const { chunk_id: chunkId, task, halo, params, imagen } = quickFields(body) ?? parseObject(body);
+  const { chunk_id: chunkId, task, halo, position, params, imagen } = quickFields(body) ?? parseObject(body);
   parseChunkId(chunkId);
   if (!isTaskName(task)) throw new WireError(`task: expected a task's name, got ${shown(task)}`);
-  if (!isHalo(halo)) throw new WireError(`halo: expected [rows above, rows below], got ${shown(halo)}`);
+  if (!isPair(halo)) throw new WireError(`halo: expected [rows above, rows below], got ${shown(halo)}`);
   const { width, height, pixels } = await decodePicture(imagen instanceof Uint8Array ? imagen : bytesOf(imagen));
   if (halo[0] + halo[1] >= height) throw new WireError(`halo: expected fewer than ${height} rows, got ${shown(halo)}`);
-  return { chunkId: chunkId as string, task, halo, params, width, height, pixels };
+  if (position !== undefined && !isPair(position))
+    throw new WireError(`position: expected [first row, rows of the picture], got ${shown(position)}`);
+  return { chunkId: chunkId as string, task, halo, ...(position && { position }), params, width, height, pixels };
 }
 
 /**
@@ -318,8 +324,8 @@ async function decodePicture(png: Uint8Array): Promise<{ width: number; height: 
   }
 }
 
-function isHalo(halo: unknown): halo is [number, number] {
-  return Array.isArray(halo) && halo.length === 2 && halo.every((rows) => Number.isInteger(rows) && rows >= 0);
+function isPair(rows: unknown): rows is [number, number] {
+  return Array.isArray(rows) && rows.length === 2 && rows.every((count) => Number.isInteger(count) && count >= 0);
 }
 
 /**

@@ -21,17 +21,8 @@ import { Pool } from "./picture/buffers.ts";
 import type { GreyImage } from "./picture/picture.ts";
 import { encodeBand, Stitcher } from "./picture/png-write.ts";
 import type { SpoolDisk } from "./picture/spool.ts";
-import {
-  checkedValues,
-  type DataTask,
-  finished,
-  firstOf,
-  haloOf,
-  kindOf,
-  type Task,
-  type Values,
-  wireName,
-} from "./task.ts";
+import { checkedValues, type DataTask, firstOf, haloOf, kindOf, type Task, type Values, wireName } from "./task.ts";
+import { finished } from "./tasks/run.ts";
 import { gone, JobError, JobWatch } from "./watch.ts";
 
 /** Bands in flight where `workers` is not set: this many, or twice the live workers, which keeps them all busy. */
@@ -238,6 +229,7 @@ async function enqueueBands(
       params: own,
       attempt: job.attempt,
       halo: band.halo,
+      position: [band.y, job.height] as [number, number],
       width,
       height,
       pixels,

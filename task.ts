@@ -1,5 +1,5 @@
 /**
- * The task interface, which Sobel and every other task implements, and the calls that run a task on a band.
+ * The task interface, which Sobel and every other task implements, and its parameters.
  *
  *     export const task = pictureTask({
  *       name: "brighten",
@@ -14,7 +14,7 @@
  * Invariant: the result does not depend on the number of bands. For pixels the halo ensures this. A data task ensures it
  * itself: its `merge` must be associative.
  *
- * Not here: how tasks are found and checked (tasks/index.ts), how a band reaches one (worker.ts).
+ * Not here: how tasks are found and checked (tasks/index.ts) and run (tasks/run.ts), how a band reaches one (worker.ts).
  */
 
 /** A band with its halo: `width × (halo + rows + halo)` pixels, row-major, 8-bit grey. The task may overwrite them. */
@@ -24,6 +24,9 @@ export interface View {
   /** The band's own rows: all but the first and the last `halo`. */
   rows: number;
   halo: number;
+  /** Where the band's own rows begin in the picture, and how many rows the picture has: the same for any number of bands. */
+  y: number;
+  height: number;
 }
 
 /** One parameter: a JSON schema with these keywords and no others. Without a default it may be absent. */
@@ -47,6 +50,9 @@ export type Values<P extends Params = Params> = {
   [Name in keyof P]: P[Name] extends { default: unknown } ? ValueOf<P[Name]> : ValueOf<P[Name]> | undefined;
 };
 
+/** `run` may be async. It is awaited, within the time limit. */
+type Awaitable<T> = T | Promise<T>;
+
 interface TaskBase<P extends Params> {
   /** Lower-case letters, digits and hyphens. The queue is named after it. */
   name: string;
@@ -66,13 +72,13 @@ export interface PictureTask<P extends Params = Params> extends TaskBase<P> {
   /** A first step over the whole picture. If `param` is not given, `find` derives it from the result of `task`. */
   first?: { param: keyof P & string; task: DataTask; find(data: unknown): number | boolean | string };
   /** @returns the band's own rows, `width × rows` pixels. They are read before the next band is run, and not later. */
-  run(band: View, params: Values<P>): Uint8Array | Uint8ClampedArray;
+  run(band: View, params: Values<P>): Awaitable<Uint8Array | Uint8ClampedArray>;
 }
 
 /** Returns JSON. */
 export interface DataTask<P extends Params = Params, Part = unknown, Whole = unknown> extends TaskBase<P> {
   /** @returns the data of the band's own rows */
-  run(band: View, params: Values<P>): Part;
+  run(band: View, params: Values<P>): Awaitable<Part>;
   /** Merges the data of two neighbours, `upper` above `lower`. Each is one band or several. */
   merge(upper: Part, lower: Part): Part;
   /** Makes the answer from the data of the whole picture. By default the answer is that data. */
@@ -235,65 +241,4 @@ function wanted(schema: Param): string {
 /** A value as an error quotes it. */
 export function shown(value: unknown): string {
   return typeof value === "number" ? String(value) : (JSON.stringify(value) ?? typeof value);
-}
-
-/**
- * Runs a task on a band that has the task's halo, or more.
- * @returns `width × rows` pixels; the JSON of a data task
- * @throws whatever the task throws; TaskError if it returns something else; ParamError; RangeError if the halo is too small
- */
-export function runTask(
-  task: Task,
-  band: { pixels: Uint8Array; width: number; height: number; halo: [above: number, below: number]; params?: unknown },
-): Uint8Array | string {
-  const params = checkedValues(task, band.params);
-  const { width, height, pixels } = band;
-  const [above, below] = band.halo;
-  const halo = haloOf(task, params);
-  if (above < halo || below < halo)
-    throw new RangeError(`halo: expected at least ${halo} rows above and below, got ${above} and ${below}`);
-  const rows = height - above - below;
-  const own = pixels.subarray((above - halo) * width, (above + rows + halo) * width);
-  const view = { pixels: own, width, rows, halo };
-  if (isData(task)) return jsonOf(task, task.run(view, params));
-  const made: unknown = task.run(view, params);
-  const bytes = made instanceof Uint8ClampedArray ? new Uint8Array(made.buffer, made.byteOffset, made.length) : made;
-  if (bytes instanceof Uint8Array && bytes.length === rows * width) return bytes;
-  const got = bytes instanceof Uint8Array ? bytes.length : "no Uint8Array";
-  throw new TaskError(`task ${task.name}: expected ${rows} × ${width} pixels, got ${got}`);
-}
-
-/** The answer of a data task, from the merged data of all bands. @throws whatever the task throws; TaskError */
-export function finished(task: DataTask, all: unknown, params: Values): unknown {
-  const whole = task.finish ? task.finish(all, params) : all;
-  jsonOf(task, whole);
-  return whole;
-}
-
-function jsonOf(task: DataTask, data: unknown): string {
-  const lost = lostInJson(data);
-  if (lost !== null) throw new TaskError(`task ${task.name}: expected data that JSON can hold, got ${lost}`);
-  return JSON.stringify(data);
-}
-
-/**
- * The first value that JSON would change or drop, and its place: `Infinity at least`. Null if there is none. An undefined
- * property may be dropped: it still reads as undefined.
- */
-function lostInJson(data: unknown, path = "", parents: object[] = []): string | null {
-  const at = path && ` at ${path}`;
-  if (data === null || typeof data === "string" || typeof data === "boolean") return null;
-  if (typeof data === "number") return Number.isFinite(data) ? null : `${data}${at}`;
-  if (typeof data !== "object") return `${typeof data}${at}`;
-  if (parents.includes(data)) return `a circular reference${at}`;
-  const kind = Array.isArray(data) ? Object : (Object.getPrototypeOf(data)?.constructor ?? Object);
-  if (kind !== Object) return `${kind.name}${at}${ArrayBuffer.isView(data) ? ": use Array.from" : ""}`;
-  const inside = [...parents, data];
-  for (const key of Array.isArray(data) ? data.keys() : Object.keys(data)) {
-    const value = (data as Record<PropertyKey, unknown>)[key];
-    if (value === undefined && typeof key === "string") continue;
-    const lost = lostInJson(value, typeof key === "number" ? `${path}[${key}]` : path ? `${path}.${key}` : key, inside);
-    if (lost !== null) return lost;
-  }
-  return null;
 }

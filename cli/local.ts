@@ -20,18 +20,9 @@ import type { GreyImage } from "../picture/picture.ts";
 import { encodeBand, Stitcher } from "../picture/png-write.ts";
 import { readImage } from "../picture/read.ts";
 import { Spool } from "../picture/spool.ts";
-import {
-  finished,
-  firstOf,
-  haloOf,
-  isData,
-  ParamError,
-  queryValues,
-  runTask,
-  type Task,
-  type Values,
-} from "../task.ts";
+import { firstOf, haloOf, isData, ParamError, queryValues, type Task, type Values } from "../task.ts";
 import { loadTasks } from "../tasks/index.ts";
+import { finished, runTask } from "../tasks/run.ts";
 import { openOutput } from "./output.ts";
 
 /**
@@ -67,9 +58,9 @@ async function* transformed(
   const stitcher = new Stitcher(plan.width, plan.height);
   let merged: unknown;
   if (!isData(task)) yield stitcher.head();
-  for await (const { number, pixels, width, rows, halo } of split(image, plan)) {
+  for await (const { number, pixels, width, y, rows, halo } of split(image, plan)) {
     const height = rows + halo[0] + halo[1];
-    const made = runTask(task, { pixels, width, height, halo, params });
+    const made = await runTask(task, { pixels, width, height, halo, position: [y, plan.height], params });
     if (typeof made !== "string") yield stitcher.band(encodeBand(made, width, rows), rows)!;
     else if (isData(task)) merged = number === 0 ? JSON.parse(made) : task.merge(merged, JSON.parse(made));
   }

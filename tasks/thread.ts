@@ -12,8 +12,8 @@ import { type Chunk, rowsCrc } from "../chunk.ts";
 import { within } from "../ops/deadline.ts";
 import type { Log } from "../ops/log.ts";
 import { encodeBand } from "../picture/png-write.ts";
-import { runTask } from "../task.ts";
 import { loadTasks } from "./index.ts";
+import { runTask } from "./run.ts";
 
 /** Marks the threads that this file starts. A thread that only imports it does not serve tasks. */
 const ROLE = "tasks";
@@ -104,13 +104,13 @@ async function serveTasks(modules: string | undefined): Promise<void> {
   };
   process.on("uncaughtException", report);
   process.on("unhandledRejection", report);
-  port.on("message", ({ at, ...order }: Order) => {
+  port.on("message", async ({ at, ...order }: Order) => {
     try {
       last = order.task;
       const { width, height, halo } = order;
       const chunk: Chunk = { ...order, pixels: new Uint8Array(order.pixels, at, width * height) };
       const crc = rowsCrc(chunk);
-      const result = runTask(tasks.get(chunk.task)!, chunk);
+      const result = await runTask(tasks.get(chunk.task)!, chunk);
       const rows = height - halo[0] - halo[1];
       const made = typeof result === "string" ? Buffer.from(result) : encodeBand(result, width, rows);
       const moved = made.byteOffset === 0 && made.length === made.buffer.byteLength ? [made.buffer as ArrayBuffer] : [];

@@ -28,7 +28,8 @@ import { Pool } from "../picture/buffers.ts";
 import { ImageError } from "../picture/picture.ts";
 import { encodeBand, Stitcher } from "../picture/png-write.ts";
 import { task as sobel } from "../sobel.ts";
-import { runTask, type Task } from "../task.ts";
+import type { Task } from "../task.ts";
+import { runTask } from "../tasks/run.ts";
 import mirrored from "./golden/reflect101.json";
 import { chunk, expectSame, GREY, ihdr, imageOf, pngOf, RGB, random, SIGNATURE, sobelOf } from "./pictures.ts";
 
@@ -335,7 +336,7 @@ describe("stitched edges of bands equal the edges of the whole picture", () => {
       const { rows, width, halo } = band;
       const height = rows + halo[0] + halo[1];
       const message = encodeMessage({ ...example, halo, width, height, pixels: band.pixels });
-      const png = await encodeBand(runSobel(await decodeMessage(message)), width, rows);
+      const png = await encodeBand(await runSobel(await decodeMessage(message)), width, rows);
       parts.push(stitcher.band(png, rows)!);
     }
     const { data } = decode(Buffer.concat([...parts, stitcher.tail()]), { checkCrc: true });
@@ -367,6 +368,7 @@ describe("a message", () => {
       { ...example, params: undefined },
       { ...example, params: [1, "ñ", null], task: "a-2", halo: [0, 3] },
       { ...example, width: 1, height: 12, halo: [11, 0] },
+      { ...example, position: [512, 1024] },
       { ...example, chunkId: `{${JOB}}:0`, width: 300, height: 400, pixels: random(120_000) },
     ];
     for (const chunk of chunks) expect(await decodeMessage(encodeMessage(chunk))).toEqual(chunk);
@@ -439,6 +441,7 @@ describe("a message", () => {
     ["a negative halo", { ...good, halo: [-1, 1] }, "halo: expected [rows above, rows below], got [-1,1]"],
     ["a broken halo", { ...good, halo: [0.5, 1] }, "halo: expected [rows above, rows below], got [0.5,1]"],
     ["a halo with a string", { ...good, halo: ["1", 1] }, 'halo: expected [rows above, rows below], got ["1",1]'],
+    ["a position of one", { ...good, position: [1] }, "position: expected [first row, rows of the picture], got [1]"],
     ["a halo as high as the picture", { ...good, halo: [2, 2] }, "halo: expected fewer than 4 rows, got [2,2]"],
     ["a halo higher than the picture", { ...good, halo: [0, 9] }, "halo: expected fewer than 4 rows, got [0,9]"],
     ["an infinite halo", { ...good, halo: [1e308, 1e308] }, "halo: expected fewer than 4 rows, got [1e+308,1e+308]"],
@@ -575,8 +578,8 @@ describe("a chunk id", () => {
 });
 
 /** Without the parameters of `example`: Sobel has none. */
-function runSobel({ params, ...band }: Chunk): Uint8Array {
-  return runTask(sobel, band) as Uint8Array;
+async function runSobel({ params, ...band }: Chunk): Promise<Uint8Array> {
+  return (await runTask(sobel, band)) as Uint8Array;
 }
 
 function caught(run: () => unknown): unknown {

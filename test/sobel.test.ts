@@ -22,7 +22,7 @@ import { join } from "node:path";
 import { decode } from "fast-png";
 import sharp from "sharp";
 import { task as sobel } from "../sobel.ts";
-import { runTask } from "../task.ts";
+import { runTask } from "../tasks/run.ts";
 import { chunk, expectSame, GREY, greyOf, ihdr, pngOf, RGB, RGBA, random, SIGNATURE, sobelOf } from "./pictures.ts";
 
 setDefaultTimeout(30_000);
@@ -58,8 +58,8 @@ function run(args: string[], { input = Buffer.alloc(0), env, runtime = "Bun" }: 
   return { status, stdout, stderr: stderr.toString() };
 }
 
-function edgesOf(band: Parameters<typeof runTask>[1]): Uint8Array {
-  return runTask(sobel, band) as Uint8Array;
+async function edgesOf(band: Parameters<typeof runTask>[1]): Promise<Uint8Array> {
+  return (await runTask(sobel, band)) as Uint8Array;
 }
 
 /** Like /dev/full, which must survive a failure of these tests. Only root can make one; other users cannot replace the original. */
@@ -151,7 +151,7 @@ describe.each(Object.keys(RUNTIMES))("under %s", (runtime) => {
     }
   });
 
-  test("writes more to standard output than a pipe holds", () => {
+  test("writes more to standard output than a pipe holds", async () => {
     const picture = { width: 1500, height: 1000, colour: GREY, depth: 8, samples: Uint16Array.from(random(1_500_000)) };
     const { status, stdout } = run(["-", "-"], { runtime, input: pngOf({ ...picture, filter: () => 0 }) });
     expect(status).toBe(0);
@@ -159,7 +159,7 @@ describe.each(Object.keys(RUNTIMES))("under %s", (runtime) => {
     const expected = new Uint8Array(1_500_000);
     const grey = Uint8Array.from(picture.samples);
     const mirrored = Buffer.concat([grey.subarray(1500, 3000), grey, grey.subarray(-3000, -1500)]);
-    expected.set(edgesOf({ pixels: mirrored, width: 1500, height: 1002, halo: [1, 1] }));
+    expected.set(await edgesOf({ pixels: mirrored, width: 1500, height: 1002, halo: [1, 1] }));
     expectSame(edges, expected);
   });
 
@@ -284,7 +284,7 @@ describe.each(Object.keys(RUNTIMES))("under %s", (runtime) => {
   });
 });
 
-test("the task leaves out the halo, whatever its height", () => {
+test("the task leaves out the halo, whatever its height", async () => {
   const pixels = random(9 * 30);
   const whole = sobelOf(pixels, 9, 30);
   expect(sobel.halo).toBe(1);
@@ -294,7 +294,7 @@ test("the task leaves out the halo, whatever its height", () => {
     [1, 5],
     [7, 8],
   ]) {
-    const edges = edgesOf({ pixels, width: 9, height: 30, halo: [above, below] });
+    const edges = await edgesOf({ pixels, width: 9, height: 30, halo: [above, below] });
     expectSame(edges, whole.subarray(above * 9, (30 - below) * 9), `halo ${above}, ${below}`);
   }
   for (const halo of [
@@ -302,7 +302,7 @@ test("the task leaves out the halo, whatever its height", () => {
     [1, 0],
     [0, 0],
   ] as [number, number][]) {
-    expect(() => edgesOf({ pixels, width: 9, height: 30, halo })).toThrow(
+    await expect(edgesOf({ pixels, width: 9, height: 30, halo })).rejects.toThrow(
       "halo: expected at least 1 rows above and below, got",
     );
   }

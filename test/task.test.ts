@@ -11,14 +11,12 @@ import {
   checkedValues,
   type DataTask,
   dataTask,
-  finished,
   haloOf,
   offerOf,
   ParamError,
   type Params,
   pictureTask,
   queryValues,
-  runTask,
   schemaOf,
   type Task,
   TaskError,
@@ -27,6 +25,7 @@ import {
 } from "../task.ts";
 import { expectTask } from "../tasks/check.ts";
 import { loadTasks, taskOf } from "../tasks/index.ts";
+import { finished, runTask } from "../tasks/run.ts";
 import { expectSame, imageOf, random, read, sobelOf } from "./pictures.ts";
 
 const tasks = await loadTasks();
@@ -95,9 +94,9 @@ describe("a task", () => {
   const steps = { ...plain, params: { by: { type: "integer" }, given: { type: "integer", default: 1 } }, first };
   const band = { pixels: random(5 * 9), width: 5, height: 9, halo: [3, 2] as [number, number] };
 
-  test("gets exactly its own halo from a band with more", () => {
-    expectSame(runTask(plain, band) as Uint8Array, band.pixels.subarray(15, 35));
-    expect(() => runTask(plain, { ...band, halo: [1, 2] })).toThrow(
+  test("gets exactly its own halo from a band with more", async () => {
+    expectSame((await runTask(plain, band)) as Uint8Array, band.pixels.subarray(15, 35));
+    await expect(runTask(plain, { ...band, halo: [1, 2] })).rejects.toThrow(
       "halo: expected at least 2 rows above and below, got 1 and 2",
     );
   });
@@ -106,14 +105,55 @@ describe("a task", () => {
     ["fewer pixels", () => new Uint8Array(19), "task plain: expected 4 × 5 pixels, got 19"],
     ["an array", () => [1, 2, 3] as unknown as Uint8Array, "task plain: expected 4 × 5 pixels, got no Uint8Array"],
     ["nothing", () => undefined as unknown as Uint8Array, "task plain: expected 4 × 5 pixels, got no Uint8Array"],
-  ])("that returns %s fails", (_, run, sentence) => {
-    expect(() => runTask({ ...plain, run }, band)).toThrow(sentence);
+  ])("that returns %s fails", async (_, run, sentence) => {
+    await expect(runTask({ ...plain, run }, band)).rejects.toThrow(sentence);
   });
 
-  test("may return clamped pixels, and data", () => {
+  test("may return clamped pixels, and data", async () => {
     const clamped = pictureTask({ name: "clamped", halo: 0, run: ({ pixels }) => new Uint8ClampedArray(pixels) });
-    expectSame(runTask(clamped, { ...band, halo: [0, 0] }) as Uint8Array, band.pixels);
-    expect(runTask(rows, band)).toBe("4");
+    expectSame((await runTask(clamped, { ...band, halo: [0, 0] })) as Uint8Array, band.pixels);
+    expect(await runTask(rows, band)).toBe("4");
+  });
+
+  test("may be async", async () => {
+    const later = async (view: { pixels: Uint8Array; rows: number }) => {
+      await new Promise((wake) => setTimeout(wake, 1));
+      return view.pixels;
+    };
+    const sleepy = pictureTask({ name: "sleepy", halo: 0, run: later });
+    expectSame((await runTask(sleepy, { ...band, halo: [0, 0] })) as Uint8Array, band.pixels);
+    const counted = dataTask({ name: "sleepy", halo: 0, run: async (v) => v.rows, merge: (a, b) => a + b });
+    expect(await runTask(counted, band)).toBe("4");
+    const fails = dataTask({ name: "sleepy", halo: 0, run: () => Promise.reject(new Error("no")), merge: () => 1 });
+    await expect(runTask(fails, band)).rejects.toThrow("no");
+  });
+
+  test.each([1, 60, 6000, 1 << 20])("knows where its band is: the same for bands of %i pixels", async (bandPixels) => {
+    const [width, height] = [60, 250];
+    const threshold = (x: number, y: number) => ((x * 7 + y * 3) % 16) * 16;
+    const dither = pictureTask({
+      name: "dither",
+      halo: 0,
+      run: (view) =>
+        view.pixels.map((grey, i) => (grey > threshold(i % width, view.y + Math.floor(i / width)) ? 255 : 0)),
+    });
+    const fade = dataTask({
+      name: "fade",
+      halo: 1,
+      run: ({ y, height, rows }) => [[y, rows, height]],
+      merge: (upper, lower) => [...upper, ...lower],
+    });
+    const pixels = random(width * height);
+    const png = await Array.fromAsync(transform(imageOf(pixels, width, height), dither, bandPixels));
+    const expected = pixels.map((grey, i) => (grey > threshold(i % width, Math.floor(i / width)) ? 255 : 0));
+    expectSame(new Uint8Array(decode(Buffer.concat(png)).data), expected);
+    const json = await Array.fromAsync(transform(imageOf(pixels, width, height), fade, bandPixels));
+    let next = 0;
+    for (const [y, rows, of] of JSON.parse(Buffer.concat(json).toString())) {
+      expect([y, of]).toEqual([next, height]);
+      next += rows;
+    }
+    expect(next).toBe(height);
   });
 
   const circle: Record<string, unknown> = {};
@@ -130,18 +170,18 @@ describe("a task", () => {
     [{ find: () => 5 }, "function at find"],
     [{ counts: new Uint32Array(2) }, "Uint32Array at counts: use Array.from"],
     [circle, "a circular reference at self"],
-  ] as [unknown, string][])("may not return data that JSON would change: %#", (data, got) => {
+  ] as [unknown, string][])("may not return data that JSON would change: %#", async (data, got) => {
     const task = dataTask<unknown>({ name: "odd", halo: 0, run: () => data, merge: () => data });
     const sentence = `task odd: expected data that JSON can hold, got ${got}`;
-    expect(() => runTask(task, band)).toThrow(new TaskError(sentence));
+    await expect(runTask(task, band)).rejects.toThrow(new TaskError(sentence));
     const whole = dataTask({ name: "odd", halo: 0, run: () => 1, merge: () => 1, finish: () => data });
     expect(() => finished(whole as DataTask, 1, {})).toThrow(new TaskError(sentence));
   });
 
-  test("may return any data that JSON can hold", () => {
+  test("may return any data that JSON can hold", async () => {
     const data = { a: [0, -1.5, null, true, "x", [], {}], b: undefined, c: Object.create(null), d: [[1], [1]] };
     const task = dataTask<unknown>({ name: "even", halo: 0, run: () => data, merge: () => data });
-    expect(runTask(task, band)).toBe(JSON.stringify(data));
+    expect(await runTask(task, band)).toBe(JSON.stringify(data));
   });
 
   test.each([

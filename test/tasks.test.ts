@@ -19,8 +19,9 @@ import { encodeBand } from "../picture/png-write.ts";
 import { readImage } from "../picture/read.ts";
 import { DEAD_LETTERS, QUEUE, queueOf } from "../queue.ts";
 import { BEAT_MS } from "../results.ts";
-import { queryValues, runTask } from "../task.ts";
+import { queryValues } from "../task.ts";
 import { loadTasks } from "../tasks/index.ts";
+import { runTask } from "../tasks/run.ts";
 import { expectSame, random } from "./pictures.ts";
 import {
   describeWith,
@@ -648,7 +649,7 @@ describe("the golden messages of docs/wire.md", () => {
     expect(encodeMessage(chunk).toString()).toBe(body.toString());
     expect(queueOf(message.task)).toBe(queue);
     expect([message_id, result.key]).toEqual([message.chunk_id, `resultado:${message.chunk_id}`]);
-    const made = runTask(tasks.newest(name)!, chunk);
+    const made = await runTask(tasks.newest(name)!, chunk);
     const value = Buffer.from(fromBase64(result.value, "value"));
     if (typeof made === "string") expect(value.toString()).toBe(made);
     else {

@@ -1,0 +1,77 @@
+/**
+ * The calls that run a task: on a band, and on the merged data of all bands. What a task returns is checked here.
+ *
+ * Not here: what a task is (task.ts), the thread that it runs in (thread.ts).
+ */
+import { checkedValues, type DataTask, haloOf, isData, type Task, TaskError, type Values } from "../task.ts";
+
+/** A band that has the task's halo, or more. */
+export interface BandToRun {
+  pixels: Uint8Array;
+  width: number;
+  /** Rows of `pixels`, halo included. */
+  height: number;
+  halo: [above: number, below: number];
+  /** The first of its own rows, and the picture's rows. A third party may not send it: then the band is the picture. */
+  position?: [y: number, height: number] | undefined;
+  params?: unknown;
+}
+
+/**
+ * Runs a task on a band.
+ * @returns `width × rows` pixels; the JSON of a data task
+ * @throws whatever the task throws; TaskError if it returns something else; ParamError; RangeError if the halo is too small
+ */
+export async function runTask(task: Task, band: BandToRun): Promise<Uint8Array | string> {
+  const params = checkedValues(task, band.params);
+  const { width, height, pixels } = band;
+  const [above, below] = band.halo;
+  const halo = haloOf(task, params);
+  if (above < halo || below < halo)
+    throw new RangeError(`halo: expected at least ${halo} rows above and below, got ${above} and ${below}`);
+  const rows = height - above - below;
+  const own = pixels.subarray((above - halo) * width, (above + rows + halo) * width);
+  const [y, of] = band.position ?? [0, rows];
+  const view = { pixels: own, width, rows, halo, y, height: of };
+  if (isData(task)) return jsonOf(task, await task.run(view, params));
+  const made: unknown = await task.run(view, params);
+  const bytes = made instanceof Uint8ClampedArray ? new Uint8Array(made.buffer, made.byteOffset, made.length) : made;
+  if (bytes instanceof Uint8Array && bytes.length === rows * width) return bytes;
+  const got = bytes instanceof Uint8Array ? bytes.length : "no Uint8Array";
+  throw new TaskError(`task ${task.name}: expected ${rows} × ${width} pixels, got ${got}`);
+}
+
+/** The answer of a data task, from the merged data of all bands. @throws whatever the task throws; TaskError */
+export function finished(task: DataTask, all: unknown, params: Values): unknown {
+  const whole = task.finish ? task.finish(all, params) : all;
+  jsonOf(task, whole);
+  return whole;
+}
+
+function jsonOf(task: DataTask, data: unknown): string {
+  const lost = lostInJson(data);
+  if (lost !== null) throw new TaskError(`task ${task.name}: expected data that JSON can hold, got ${lost}`);
+  return JSON.stringify(data);
+}
+
+/**
+ * The first value that JSON would change or drop, and its place: `Infinity at least`. Null if there is none. An undefined
+ * property may be dropped: it still reads as undefined.
+ */
+function lostInJson(data: unknown, path = "", parents: object[] = []): string | null {
+  const at = path && ` at ${path}`;
+  if (data === null || typeof data === "string" || typeof data === "boolean") return null;
+  if (typeof data === "number") return Number.isFinite(data) ? null : `${data}${at}`;
+  if (typeof data !== "object") return `${typeof data}${at}`;
+  if (parents.includes(data)) return `a circular reference${at}`;
+  const kind = Array.isArray(data) ? Object : (Object.getPrototypeOf(data)?.constructor ?? Object);
+  if (kind !== Object) return `${kind.name}${at}${ArrayBuffer.isView(data) ? ": use Array.from" : ""}`;
+  const inside = [...parents, data];
+  for (const key of Array.isArray(data) ? data.keys() : Object.keys(data)) {
+    const value = (data as Record<PropertyKey, unknown>)[key];
+    if (value === undefined && typeof key === "string") continue;
+    const lost = lostInJson(value, typeof key === "number" ? `${path}[${key}]` : path ? `${path}.${key}` : key, inside);
+    if (lost !== null) return lost;
+  }
+  return null;
+}
