@@ -25,7 +25,7 @@
  */
 import { crc32 } from "node:zlib";
 import { Pool, Scratch } from "./picture/buffers.ts";
-import { collectPixels, type GreyImage, ImageError, onePiece } from "./picture/picture.ts";
+import { collectPixels, ImageError, onePiece, type Raster } from "./picture/picture.ts";
 import { readPng } from "./picture/png-read.ts";
 import { decodeStored, encodeStored } from "./picture/png-write.ts";
 import { readImage } from "./picture/read.ts";
@@ -143,7 +143,7 @@ export function bandRows(plan: Pick<Plan, "rows" | "height">, number: number): {
  * shares with the next band are held.
  * @param pool where the buffers come from; the caller may give them back
  */
-export async function* split(image: GreyImage, plan: Plan, pool = new Pool(0)): AsyncGenerator<Band> {
+export async function* split(image: Raster, plan: Plan, pool = new Pool(0)): AsyncGenerator<Band> {
   const { width, height, halo } = plan;
   let band: Band | undefined = emptyBand(plan, 0, pool);
   let y = 0; // the next row to come

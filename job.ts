@@ -18,7 +18,7 @@ import type { Change, Job, Results } from "./backends.ts";
 import { type Band, bandRows, type Cut, chunkIdOf, pixelsOf, planBands, rowsCrc, split, WireError } from "./chunk.ts";
 import { lanesOf, withLease } from "./lease.ts";
 import { Pool } from "./picture/buffers.ts";
-import type { GreyImage } from "./picture/picture.ts";
+import type { Raster } from "./picture/picture.ts";
 import { encodeBand, Stitcher } from "./picture/png-write.ts";
 import type { SpoolDisk } from "./picture/spool.ts";
 import { checkedValues, type DataTask, firstOf, haloOf, kindOf, type Task, type Values, wireName } from "./task.ts";
@@ -44,7 +44,7 @@ export interface Asked {
 }
 
 /** The record of a new job. */
-export function jobOf(id: string, task: Task, asked: Asked, image: Pick<GreyImage, "width" | "height">): Job {
+export function jobOf(id: string, task: Task, asked: Asked, image: Pick<Raster, "width" | "height">): Job {
   const { params, workers } = asked;
   const { width, height, rows, bands, bandsBy } = planOf(task, asked, image);
   return {
@@ -71,7 +71,7 @@ export function jobOf(id: string, task: Task, asked: Asked, image: Pick<GreyImag
   };
 }
 
-function planOf(task: Task, asked: Asked, { width, height }: Pick<GreyImage, "width" | "height">) {
+function planOf(task: Task, asked: Asked, { width, height }: Pick<Raster, "width" | "height">) {
   const { params, workers, bands = null, bandRows = null } = asked;
   const halo = haloFor(task, params);
   const pixels = task.bandPixels ?? asked.bandPixels;
@@ -135,7 +135,7 @@ export async function removeJob(results: Results, { id, preJobId, bands }: Job):
  */
 export async function enqueue(
   watch: JobWatch,
-  image: GreyImage,
+  image: Raster,
   task: Task,
   signal: AbortSignal,
   disk: SpoolDisk,
@@ -163,7 +163,7 @@ async function runFirstStep(
   main: JobWatch,
   id: string,
   task: DataTask,
-  image: GreyImage,
+  image: Raster,
   signal: AbortSignal,
 ): Promise<unknown> {
   const { results } = main.backends;
@@ -204,7 +204,7 @@ async function runFirstStep(
  */
 async function enqueueBands(
   watch: JobWatch,
-  image: GreyImage,
+  image: Raster,
   halo: number,
   params: Values,
   signal: AbortSignal,

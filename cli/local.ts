@@ -16,7 +16,7 @@ import process from "node:process";
 import { parseArgs } from "node:util";
 import { planBands, split } from "../chunk.ts";
 import { DEFAULT_BAND_PIXELS, settingsOf, tokenSetting } from "../ops/settings.ts";
-import type { GreyImage } from "../picture/picture.ts";
+import type { Raster } from "../picture/picture.ts";
 import { encodeBand, Stitcher } from "../picture/png-write.ts";
 import { readImage } from "../picture/read.ts";
 import { Spool } from "../picture/spool.ts";
@@ -30,7 +30,7 @@ import { openOutput } from "./output.ts";
  * @returns the pieces of a PNG, or of the JSON of a data task
  */
 export async function* transform(
-  image: GreyImage,
+  image: Raster,
   task: Task,
   bandPixels: number,
   params: Values = queryValues(task, new URLSearchParams()),
@@ -48,12 +48,7 @@ export async function* transform(
 }
 
 /** Inflates the next bands on another thread while a band is computed. */
-async function* transformed(
-  image: GreyImage,
-  task: Task,
-  bandPixels: number,
-  params: Values,
-): AsyncGenerator<Uint8Array> {
+async function* transformed(image: Raster, task: Task, bandPixels: number, params: Values): AsyncGenerator<Uint8Array> {
   const plan = planBands(image.width, image.height, haloOf(task, params), { pixels: task.bandPixels ?? bandPixels });
   const stitcher = new Stitcher(plan.width, plan.height);
   let merged: unknown;

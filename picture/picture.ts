@@ -1,13 +1,17 @@
 /**
- * A picture as this program sees it: a stream of rows of 8-bit grey, and why a picture is refused.
+ * A picture as this program sees it: a stream of rows of 8-bit samples, and why a picture is refused.
  *
  * Not here: how pictures are read (read.ts, png-read.ts) and written (png-write.ts).
  */
 
-/** A picture as a stream of rows: each block holds whole rows, `width` bytes of 8-bit grey a row, top to bottom. */
-export interface GreyImage {
+/** Samples a pixel: grey, RGB or RGBA. */
+export type Channels = 1 | 3 | 4;
+
+/** A picture as a stream of rows, top to bottom: each block holds whole rows of `width × channels` bytes, interleaved. */
+export interface Raster {
   width: number;
   height: number;
+  channels: Channels;
   /** Can be walked once. A block is valid until the next is requested. Rejects with `ImageError`. */
   blocks: AsyncIterable<Uint8Array>;
 }
@@ -36,8 +40,8 @@ export interface PixelLimits {
 }
 
 /** All rows of a picture that fits into memory: `width × height` pixels, row-major. */
-export async function collectPixels({ width, height, blocks }: GreyImage): Promise<Uint8Array> {
-  const pixels = new Uint8Array(width * height);
+export async function collectPixels({ width, height, channels, blocks }: Raster): Promise<Uint8Array> {
+  const pixels = new Uint8Array(width * height * channels);
   let at = 0;
   for await (const block of blocks) {
     pixels.set(block, at);

@@ -8,7 +8,7 @@
  * Source: PNG Specification (Third Edition), https://www.w3.org/TR/png-3/
  */
 import { crc32 } from "node:zlib";
-import { ImageError } from "./picture.ts";
+import { type Channels, ImageError } from "./picture.ts";
 
 export const PNG_SIGNATURE = Uint8Array.of(0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a);
 
@@ -58,9 +58,10 @@ export function combineAdler(first: number, second: number, length: number): num
   return ((high << 16) | low) >>> 0;
 }
 
-/** IHDR of an 8-bit grey picture, not interlaced. */
-export function headerChunk(width: number, height: number): Uint8Array {
-  return pngChunk("IHDR", uint32(width), uint32(height), Uint8Array.of(8, GREY, 0, 0, 0));
+/** IHDR of an 8-bit picture, not interlaced. */
+export function headerChunk(width: number, height: number, channels: Channels): Uint8Array {
+  const colour = { 1: GREY, 3: RGB, 4: RGBA }[channels];
+  return pngChunk("IHDR", uint32(width), uint32(height), Uint8Array.of(8, colour, 0, 0, 0));
 }
 
 export function pngChunk(type: string, ...payload: Uint8Array[]): Uint8Array {

@@ -1,30 +1,30 @@
 /**
- * PNG → rows of grey, as a stream.
+ * PNG → rows of grey, RGB or RGBA, as a stream.
  *
  *     ┌ signature
  *     │ IHDR            size, colour type, depth, interlacing
  *     │ PLTE, tRNS      palette, transparency
  *     │ IDAT ┐
- *     │ IDAT ├ joined ──► zlib inflates ──► scanlines ──► png-grey.ts ──► blocks of grey rows
+ *     │ IDAT ├ joined ──► zlib inflates ──► scanlines ──► png-samples.ts ──► blocks of rows
  *     │ IDAT ┘
  *     └ IEND            what follows is not read
  *
  * Bytes arrive in pieces of any size. Only a few buffers are in memory, whatever the picture's size. An interlaced
- * picture is the exception: its rows come in seven passes, so all its grey pixels are held.
+ * picture is the exception: its rows come in seven passes, so all its pixels are held.
  *
  * Invariant: every CRC is checked, and the compressed data hold exactly the pixels that the header promises. A picture
  * that is read to its end without an error is the picture that was encoded.
  *
- * Not here: which format a file has (read.ts), filters and samples (png-grey.ts).
+ * Not here: which format a file has (read.ts), filters and samples (png-samples.ts).
  * Source: PNG Specification (Third Edition), https://www.w3.org/TR/png-3/; RFC 1950; RFC 1951.
  */
 import { crc32, createInflate, type Inflate } from "node:zlib";
 import { breathe, type HeldMemory } from "./budget.ts";
 import { Scratch } from "./buffers.ts";
 import { collect } from "./collect.ts";
-import { checkSize, type GreyImage, type PixelLimits } from "./picture.ts";
+import { type Channels, checkSize, type PixelLimits, type Raster } from "./picture.ts";
 import { corrupt, DEPTHS, GREY, type Header, PALETTE, PNG_SIGNATURE, RGB, uint32At } from "./png-format.ts";
-import { converter, rowBytes } from "./png-grey.ts";
+import { converter, rowBytes } from "./png-samples.ts";
 
 /** Scanlines are converted in blocks of about this many bytes: a block fits into the second-level cache. */
 const BLOCK_BYTES = 1 << 18;
@@ -56,21 +56,19 @@ export async function readPng(
   source: AsyncIterable<Uint8Array>,
   limits: PixelLimits,
   memory?: HeldMemory,
-): Promise<GreyImage> {
+  channels: Channels = 1,
+): Promise<Raster> {
   const file = new ByteReader(source, "the file ends before its IEND chunk");
   const header = await readHeader(file, limits);
   const { width, height, interlaced } = header;
   const firstIdat = await readUpToIdat(file, header);
   if (interlaced && memory) {
     await file.complete(memory);
-    await memory.hold(width * height);
+    await memory.hold(width * height * channels);
   }
   const scanlines = inflated(file, firstIdat);
-  return {
-    width,
-    height,
-    blocks: interlaced ? deinterlaced(header, scanlines, memory) : greyBlocks(header, scanlines),
-  };
+  const blocks = interlaced ? deinterlaced(header, scanlines, channels, memory) : blocksOf(header, scanlines, channels);
+  return { width, height, channels, blocks };
 }
 
 /** Bytes on demand, out of pieces of any size. */
@@ -321,10 +319,14 @@ async function writeIdats(zlib: Inflate, file: ByteReader, first: ChunkHead): Pr
   return length;
 }
 
-async function* greyBlocks(header: Header, scanlines: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
+async function* blocksOf(
+  header: Header,
+  scanlines: AsyncIterable<Uint8Array>,
+  channels: Channels,
+): AsyncGenerator<Uint8Array> {
   const lines = new ByteReader(scanlines, "too little image data");
   try {
-    yield* greyRows(header, lines, header.width, header.height);
+    yield* rowsOf(header, lines, header.width, header.height, channels);
     await expectEnd(lines);
   } finally {
     await lines.close();
@@ -335,18 +337,25 @@ async function expectEnd(lines: ByteReader): Promise<void> {
   if ((await lines.some(1)).length > 0) throw corrupt("too much image data");
 }
 
-/** Reads `height` scanlines of `width` pixels. Yields them as grey, in blocks that share one buffer. */
-async function* greyRows(header: Header, lines: ByteReader, width: number, height: number): AsyncGenerator<Uint8Array> {
+/** Reads `height` scanlines of `width` pixels. Yields them as rows, in blocks that share one buffer. */
+async function* rowsOf(
+  header: Header,
+  lines: ByteReader,
+  width: number,
+  height: number,
+  channels: Channels,
+): AsyncGenerator<Uint8Array> {
   const stride = 1 + rowBytes(header, width);
   const most = Math.max(1, Math.floor(BLOCK_BYTES / stride));
-  const grey = new Uint8Array(Math.min(most, height) * width);
-  const convert = converter(header, width);
+  const bytes = width * channels;
+  const made = new Uint8Array(Math.min(most, height) * bytes);
+  const convert = converter(header, width, channels);
   for (let y = 0; y < height; ) {
     await breathe();
     const block = await lines.units(stride, Math.min(most, height - y));
     const rows = block.length / stride;
-    convert(block, grey.subarray(0, rows * width));
-    yield grey.subarray(0, rows * width);
+    convert(block, made.subarray(0, rows * bytes));
+    yield made.subarray(0, rows * bytes);
     y += rows;
   }
 }
@@ -355,11 +364,12 @@ async function* greyRows(header: Header, lines: ByteReader, width: number, heigh
 async function* deinterlaced(
   header: Header,
   scanlines: AsyncIterable<Uint8Array>,
+  channels: Channels,
   memory?: HeldMemory,
 ): AsyncGenerator<Uint8Array> {
   const { width, height } = header;
   const lines = new ByteReader(scanlines, "too little image data");
-  const whole = new Uint8Array(width * height);
+  const whole = new Uint8Array(width * height * channels);
   memory?.own(whole);
   try {
     for (const [x0, y0, dx, dy] of ADAM7) {
@@ -367,9 +377,12 @@ async function* deinterlaced(
       const passHeight = Math.ceil((height - y0) / dy);
       if (passWidth <= 0 || passHeight <= 0) continue;
       let y = y0;
-      for await (const block of greyRows(header, lines, passWidth, passHeight)) {
+      for await (const block of rowsOf(header, lines, passWidth, passHeight, channels)) {
         for (let at = 0; at < block.length; y += dy) {
-          for (let x = x0; x < width; x += dx) whole[y * width + x] = block[at++];
+          for (let x = x0; x < width; x += dx) {
+            const to = (y * width + x) * channels;
+            for (let c = 0; c < channels; c++) whole[to + c] = block[at++];
+          }
         }
       }
     }

@@ -3,7 +3,7 @@
  *
  *     a band as a worker stores it                      the stitched image
  *     ┌ signature                                       ┌ signature
- *     │ IHDR  width × rows, 8-bit grey                  │ IHDR  width × height, 8-bit grey
+ *     │ IHDR  width × rows, 8-bit                       │ IHDR  width × height, 8-bit
  *     │ soBD  1          marks this layout              │ IDAT  78 01
  *     │ IDAT  78 01      zlib header                    │ IDAT  band 0's, copied with its CRC
  *     │ IDAT  deflate of the rows, sync-flushed    ──►  │ IDAT  band 1's …
@@ -15,9 +15,11 @@
  *
  *     a band on its way to a worker: stored, not compressed
  *     ┌ signature
- *     │ IHDR  width × rows, 8-bit grey
+ *     │ IHDR  width × rows, 8-bit
  *     │ IDAT  78 01 · stored blocks of up to 65,535 bytes · Adler-32
  *     └ IEND
+ *
+ * Pixels are grey, RGB or RGBA (PNG's colour types 0, 2 and 6), row-major and interleaved.
  *
  * Invariant: stitching accepts a band only if its layout, size and CRCs are right. It does not inflate the data.
  *
@@ -28,7 +30,18 @@ import { crc32 } from "node:zlib";
 import { Scratch } from "./buffers.ts";
 import { deflateRuns } from "./kernel/deflate.ts";
 import { kernel } from "./kernel/kernel.ts";
-import { chunkParts, combineAdler, headerChunk, PNG_SIGNATURE, pngChunk, uint32, uint32At } from "./png-format.ts";
+import type { Channels } from "./picture.ts";
+import {
+  chunkParts,
+  combineAdler,
+  headerChunk,
+  PNG_SIGNATURE,
+  pngChunk,
+  RGB,
+  RGBA,
+  uint32,
+  uint32At,
+} from "./png-format.ts";
 
 const scratch = new Scratch();
 
@@ -47,28 +60,30 @@ const EMPTY_TAIL = pngChunk("IDAT", LAST_BLOCK, uint32(1));
 
 /**
  * Compresses a band so that it can be stitched. All rows have filter Sub, which needs no row above.
- * @param grey `rows × width` pixels, row-major
+ * @param pixels `rows × width` pixels
  * @returns a PNG in the layout at the top of this file
  */
-export function encodeBand(grey: Uint8Array, width: number, rows: number): Uint8Array {
-  const lines = scratch.take(rows * (1 + width));
-  const adler = kernel.filterSub(grey, width, rows, lines);
+export function encodeBand(pixels: Uint8Array, width: number, rows: number, channels: Channels = 1): Uint8Array {
+  const rowBytes = width * channels;
+  const lines = scratch.take(rows * (1 + rowBytes));
+  const adler = kernel.filterSub(pixels, rowBytes, rows, lines, channels);
   const tail = pngChunk("IDAT", LAST_BLOCK, uint32(adler));
-  return Buffer.concat([frontOf(width, rows), ...chunkParts("IDAT", deflateRuns(lines)), tail, END]);
+  return Buffer.concat([frontOf(width, rows, channels), ...chunkParts("IDAT", deflateRuns(lines)), tail, END]);
 }
 
 /** The bytes before a band's compressed data. */
-function frontOf(width: number, rows: number): Buffer {
-  return Buffer.concat([PNG_SIGNATURE, headerChunk(width, rows), MARK, pngChunk("IDAT", ZLIB_HEADER)]);
+function frontOf(width: number, rows: number, channels: Channels): Buffer {
+  return Buffer.concat([PNG_SIGNATURE, headerChunk(width, rows, channels), MARK, pngChunk("IDAT", ZLIB_HEADER)]);
 }
 
 /**
  * A band for a worker: a stored PNG, in the layout at the top of this file.
- * @param grey `rows × width` pixels, row-major
+ * @param pixels `rows × width` pixels
  * @returns bytes that are valid until the next call: copy them
  */
-export function encodeStored(grey: Uint8Array, width: number, rows: number): Uint8Array {
-  const length = rows * (1 + width);
+export function encodeStored(pixels: Uint8Array, width: number, rows: number, channels: Channels = 1): Uint8Array {
+  const rowBytes = width * channels;
+  const length = rows * (1 + rowBytes);
   const data = ZLIB_HEADER.length + 5 * Math.ceil(length / MAX_STORED) + length + 4;
   const png = scratch.take(FRONT_BYTES + 8 + data + 4 + END.length);
   let at = 0;
@@ -76,15 +91,15 @@ export function encodeStored(grey: Uint8Array, width: number, rows: number): Uin
     png.set(bytes, at);
     at += bytes.length;
   };
-  for (const part of [PNG_SIGNATURE, headerChunk(width, rows), uint32(data), Buffer.from("IDAT"), ZLIB_HEADER])
-    put(part);
+  const header = headerChunk(width, rows, channels);
+  for (const part of [PNG_SIGNATURE, header, uint32(data), Buffer.from("IDAT"), ZLIB_HEADER]) put(part);
   let adler = 1;
   for (let from = 0; from < length; from += MAX_STORED) {
     const size = Math.min(MAX_STORED, length - from);
     const last = from + size === length ? 1 : 0;
     put(Uint8Array.of(last, size, size >> 8, ~size, ~size >> 8));
     const block = png.subarray(at, at + size);
-    fillLines(block, grey, width, from);
+    fillLines(block, pixels, rowBytes, from);
     adler = kernel.adler32(block, adler);
     at += size;
   }
@@ -94,48 +109,58 @@ export function encodeStored(grey: Uint8Array, width: number, rows: number): Uin
   return png;
 }
 
-/** Fills `lines` with the scanlines of `grey`, all with filter None, from their byte `from` on. */
-function fillLines(lines: Uint8Array, grey: Uint8Array, width: number, from: number): void {
-  const row = Math.floor(from / (1 + width));
-  let column = from - row * (1 + width);
-  let pixel = row * width + Math.max(0, column - 1);
+/** Fills `lines` with the scanlines of `pixels`, all with filter None, from their byte `from` on. */
+function fillLines(lines: Uint8Array, pixels: Uint8Array, rowBytes: number, from: number): void {
+  const row = Math.floor(from / (1 + rowBytes));
+  let column = from - row * (1 + rowBytes);
+  let sample = row * rowBytes + Math.max(0, column - 1);
   for (let at = 0; at < lines.length; column = 0) {
     if (column === 0) lines[at++] = 0;
-    const length = Math.min(width - Math.max(0, column - 1), lines.length - at);
-    copyPixels(grey, pixel, lines, at, length);
+    const length = Math.min(rowBytes - Math.max(0, column - 1), lines.length - at);
+    copySamples(pixels, sample, lines, at, length);
     at += length;
-    pixel += length;
+    sample += length;
   }
 }
 
 /** A view of a short row costs more than its pixels, and a narrow picture has millions of rows. */
-function copyPixels(from: Uint8Array, start: number, to: Uint8Array, at: number, length: number): void {
+function copySamples(from: Uint8Array, start: number, to: Uint8Array, at: number, length: number): void {
   if (length >= MIN_VIEW) to.set(from.subarray(start, start + length), at);
   else for (let i = 0; i < length; i++) to[at + i] = from[start + i];
+}
+
+/** A whole picture: `width × height` pixels. */
+export interface Pixels {
+  width: number;
+  height: number;
+  channels: Channels;
+  pixels: Uint8Array;
 }
 
 /**
  * The inverse of `encodeStored`. It is synchronous; `readPng` would take a dozen turns of the event loop.
  * @returns undefined if `png` is not exactly in that layout; `readPng` then reads it, or reports why it cannot
  */
-export function decodeStored(png: Uint8Array): { width: number; height: number; pixels: Uint8Array } | undefined {
+export function decodeStored(png: Uint8Array): Pixels | undefined {
   const end = png.length - END.length;
   if (end < FRONT_BYTES) return undefined;
   const [width, height] = [uint32At(png, 16), uint32At(png, 20)];
-  const expected = Buffer.concat([PNG_SIGNATURE, headerChunk(width, height)]);
+  const channels = png[25] === RGB ? 3 : png[25] === RGBA ? 4 : 1;
+  const expected = Buffer.concat([PNG_SIGNATURE, headerChunk(width, height, channels)]);
   const idat = png.subarray(FRONT_BYTES, end);
   if (!expected.equals(png.subarray(0, FRONT_BYTES)) || !isIdat(idat) || !END.equals(png.subarray(end)))
     return undefined;
   if (width === 0 || height === 0) return undefined;
-  const lines = storedBytes(idat.subarray(8, -4), height * (1 + width));
+  const rowBytes = width * channels;
+  const lines = storedBytes(idat.subarray(8, -4), height * (1 + rowBytes));
   if (!lines) return undefined;
-  const pixels = new Uint8Array(width * height);
+  const pixels = new Uint8Array(height * rowBytes);
   for (let y = 0; y < height; y++) {
-    const at = y * (1 + width);
+    const at = y * (1 + rowBytes);
     if (lines[at] !== 0) return undefined;
-    copyPixels(lines, at + 1, pixels, y * width, width);
+    copySamples(lines, at + 1, pixels, y * rowBytes, rowBytes);
   }
-  return { width, height, pixels };
+  return { width, height, channels, pixels };
 }
 
 /**
@@ -168,17 +193,19 @@ export class Stitcher {
   constructor(
     readonly width: number,
     readonly height: number,
+    readonly channels: Channels = 1,
   ) {}
 
   /** Length of the whole in bytes. @param bands lengths of the bands in bytes, each from `encodeBand` */
   length(bands: number[]): number {
     const around = this.head().length + EMPTY_TAIL.length + END.length;
-    const spent = frontOf(this.width, 0).length + EMPTY_TAIL.length + END.length;
+    const spent = frontOf(this.width, 0, this.channels).length + EMPTY_TAIL.length + END.length;
     return bands.reduce((sum, bytes) => sum + bytes - spent, around);
   }
 
   head(): Uint8Array {
-    return Buffer.concat([PNG_SIGNATURE, headerChunk(this.width, this.height), pngChunk("IDAT", ZLIB_HEADER)]);
+    const header = headerChunk(this.width, this.height, this.channels);
+    return Buffer.concat([PNG_SIGNATURE, header, pngChunk("IDAT", ZLIB_HEADER)]);
   }
 
   /**
@@ -186,9 +213,9 @@ export class Stitcher {
    * @returns undefined if `png` is not exactly a band of `rows × width` from `encodeBand`
    */
   band(png: Uint8Array, rows: number): Uint8Array | undefined {
-    const data = bandData(png, this.width, rows);
+    const data = bandData(png, frontOf(this.width, rows, this.channels));
     if (!data) return undefined;
-    this.#adler = combineAdler(this.#adler, data.adler, rows * (1 + this.width));
+    this.#adler = combineAdler(this.#adler, data.adler, rows * (1 + this.width * this.channels));
     this.#rows += rows;
     return data.chunk;
   }
@@ -200,8 +227,7 @@ export class Stitcher {
 }
 
 /** Finds the middle IDAT by its position: all bytes around it are fixed, except for the checksum. */
-function bandData(png: Uint8Array, width: number, rows: number): { chunk: Uint8Array; adler: number } | undefined {
-  const before = frontOf(width, rows);
+function bandData(png: Uint8Array, before: Buffer): { chunk: Uint8Array; adler: number } | undefined {
   const end = png.length - EMPTY_TAIL.length - END.length;
   if (end < before.length + 12 || !before.equals(png.subarray(0, before.length))) return undefined;
   const chunk = png.subarray(before.length, end);

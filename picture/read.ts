@@ -1,5 +1,5 @@
 /**
- * Any picture → rows of grey. Only the first bytes decide the format, never a name or a declared type.
+ * Any picture → rows of grey, RGB or RGBA. Only the first bytes decide the format, never a name or a declared type.
  *
  *     PNG                               streamed (png-read.ts)
  *     JPEG, WebP, TIFF, GIF, AVIF       held whole, decoded by sharp (libvips); of a GIF the first frame
@@ -13,9 +13,9 @@
 import type { Metadata } from "sharp";
 import { breathe, free, type HeldMemory } from "./budget.ts";
 import { collect } from "./collect.ts";
+import { convert } from "./colour.ts";
 import { holdsCoefficients, sizeIn } from "./header.ts";
-import { kernel } from "./kernel/kernel.ts";
-import { checkSize, type GreyImage, ImageError, type PixelLimits } from "./picture.ts";
+import { type Channels, checkSize, ImageError, type PixelLimits, type Raster } from "./picture.ts";
 import { PNG_SIGNATURE } from "./png-format.ts";
 import { readPng } from "./png-read.ts";
 
@@ -52,10 +52,11 @@ export async function readImage(
   source: AsyncIterable<Uint8Array>,
   limits: PixelLimits = DEFAULT_LIMITS,
   memory?: HeldMemory,
-): Promise<GreyImage> {
+  channels: Channels = 1,
+): Promise<Raster> {
   const { first, all } = await peek(source);
   const format = formatOf(first);
-  return format === "PNG" ? readPng(all, limits, memory) : readWhole(all, format, limits, memory);
+  return format === "PNG" ? readPng(all, limits, memory, channels) : readWhole(all, format, channels, limits, memory);
 }
 
 /** The first bytes, and a source that still begins with them. */
@@ -106,24 +107,26 @@ function formatOf(first: Uint8Array): string {
 async function readWhole(
   all: AsyncIterable<Uint8Array>,
   format: string,
+  channels: Channels,
   limits: PixelLimits,
   memory?: HeldMemory,
-): Promise<GreyImage> {
+): Promise<Raster> {
   const body = await collect(all, memory, (beginning) => {
     const size = sizeIn(beginning, format);
     if (size) checkSize(size.width, size.height, limits.whole, limits.rows);
     return size !== undefined;
   });
   try {
-    const { data, info } = await decode(body, format, limits, memory);
+    const { data, info } = await decode(body, format, channels, limits, memory);
     memory?.decoded(data);
-    return { width: info.width, height: info.height, blocks: greyOf(data, info.width, info.height, info.channels) };
+    const { width, height } = info;
+    return { width, height, channels, blocks: rowsOf(data, width, height, info.channels, channels) };
   } finally {
     free(body.buffer);
   }
 }
 
-async function decode(body: Buffer, format: string, limits: PixelLimits, memory?: HeldMemory) {
+async function decode(body: Buffer, format: string, channels: Channels, limits: PixelLimits, memory?: HeldMemory) {
   // Loaded on demand: 20 MB of native code that PNGs do not need.
   const { default: sharp } = await import("sharp");
   sharp.cache(false);
@@ -142,7 +145,7 @@ async function decode(body: Buffer, format: string, limits: PixelLimits, memory?
   // A TIFF may have samples beside colour and alpha. Their meaning is not defined.
   if (format === "TIFF" && meta.channels > (meta.space === "cmyk" ? 5 : 4)) throw unknownKind(format, meta.channels);
   const isColour = meta.space === "srgb" && meta.channels === 3 && meta.depth === "uchar";
-  const asGrey = isColour && meta.width * meta.height > LARGE_PIXELS;
+  const asGrey = channels === 1 && isColour && meta.width * meta.height > LARGE_PIXELS;
   await enter(decodeBytes(meta, format, body, asGrey), meta, memory);
   const oriented = picture.timeout({ seconds: DECODE_SECONDS }).autoOrient().toColourspace("srgb");
   const samples = asGrey ? oriented.recomb(LUMINANCE).linear(1, 0.5).extractChannel(0) : oriented;
@@ -196,18 +199,18 @@ async function enter(bytes: number, { width, height }: Metadata, memory?: HeldMe
   await memory.decode(bytes);
 }
 
-async function* greyOf(pixels: Uint8Array, width: number, height: number, channels: number) {
+async function* rowsOf(pixels: Uint8Array, width: number, height: number, from: number, to: Channels) {
   const most = Math.max(1, Math.floor(BLOCK_PIXELS / width));
   for (let y = 0; y < height; y += most) {
     await breathe();
     const rows = Math.min(most, height - y);
-    const samples = pixels.subarray(y * width * channels, (y + rows) * width * channels);
-    if (channels === 1) {
-      yield samples; // the formula leaves grey as it is
+    const samples = pixels.subarray(y * width * from, (y + rows) * width * from);
+    if (from === to) {
+      yield samples; // also grey: the formula leaves it as it is
       continue;
     }
-    const grey = new Uint8Array(rows * width);
-    kernel.luminance(samples, channels, grey);
-    yield grey;
+    const made = new Uint8Array(rows * width * to);
+    convert(samples, from, made, to);
+    yield made;
   }
 }

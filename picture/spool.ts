@@ -1,7 +1,7 @@
 /**
  * A picture that is read twice. Its rows pass through the first time, and are kept in a file for the second.
  *
- * A job of two steps needs it, because the upload is gone after the first step. The file takes one byte a pixel, in the
+ * A job of two steps needs it, because the upload is gone after the first step. The file takes one byte a sample, in the
  * folder for temporary files (`TMPDIR`), so memory does not grow with the picture.
  *
  * Invariant: the file has no name from the start, so the system removes it when the process ends, however it ends.
@@ -10,7 +10,7 @@ import { type FileHandle, mkdtemp, open, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Budget, type Share } from "./budget.ts";
-import type { GreyImage } from "./picture.ts";
+import type { Raster } from "./picture.ts";
 
 /** The disk that all spools of a process share. A picture beyond it gets a BusyError before its first row. */
 export class SpoolDisk extends Budget {
@@ -19,8 +19,8 @@ export class SpoolDisk extends Budget {
   }
 
   /** Opens a spool for a picture. The caller closes it. @throws BusyError */
-  async open({ width, height }: Pick<GreyImage, "width" | "height">): Promise<Spool> {
-    const share = this.take(width * height);
+  async open({ width, height, channels }: Omit<Raster, "blocks">): Promise<Spool> {
+    const share = this.take(width * height * channels);
     try {
       return await Spool.open(share);
     } catch (error) {
@@ -53,7 +53,7 @@ export class Spool {
   }
 
   /** The picture for the first time. Its rows are written to the file as they are read. */
-  passing(image: GreyImage): GreyImage {
+  passing(image: Raster): Raster {
     const file = this.#file;
     const blocks = async function* () {
       let at = 0;
@@ -69,22 +69,23 @@ export class Spool {
   }
 
   /** The picture for the second time, after all rows have passed once. */
-  again({ width, height }: Pick<GreyImage, "width" | "height">): GreyImage {
+  again({ width, height, channels }: Omit<Raster, "blocks">): Raster {
     const file = this.#file;
-    const most = Math.max(1, Math.floor(BLOCK_BYTES / width));
+    const rowBytes = width * channels;
+    const most = Math.max(1, Math.floor(BLOCK_BYTES / rowBytes));
     const blocks = async function* () {
-      const block = new Uint8Array(Math.min(most, height) * width);
+      const block = new Uint8Array(Math.min(most, height) * rowBytes);
       for (let y = 0; y < height; y += most) {
-        const bytes = Math.min(most, height - y) * width;
+        const bytes = Math.min(most, height - y) * rowBytes;
         for (let from = 0; from < bytes; ) {
-          const { bytesRead } = await file.read(block, from, bytes - from, y * width + from);
-          if (bytesRead === 0) throw new Error(`spool file: expected ${width} × ${height} bytes, got fewer`);
+          const { bytesRead } = await file.read(block, from, bytes - from, y * rowBytes + from);
+          if (bytesRead === 0) throw new Error(`spool file: expected ${height} rows of ${rowBytes} bytes, got fewer`);
           from += bytesRead;
         }
         yield block.subarray(0, bytes);
       }
     };
-    return { width, height, blocks: blocks() };
+    return { width, height, channels, blocks: blocks() };
   }
 
   async close(): Promise<void> {

@@ -300,7 +300,7 @@ describe("through the API", () => {
     const disk = new SpoolDisk(1200);
     const kit = await startKit({ workers: 1, disk });
     try {
-      const other = await disk.open({ width: 1, height: 1 });
+      const other = await disk.open({ width: 1, height: 1, channels: 1 });
       const id = crypto.randomUUID();
       for (const [method, path] of [
         ["POST", "/tasks/threshold"],

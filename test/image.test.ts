@@ -3,9 +3,21 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { deflateSync } from "node:zlib";
 import sharp, { type Sharp } from "sharp";
-import { collectPixels, ImageError, type ImageErrorCode, type PixelLimits } from "../picture/picture.ts";
+import { type Channels, collectPixels, ImageError, type ImageErrorCode, type PixelLimits } from "../picture/picture.ts";
 import { DEFAULT_LIMITS, readImage } from "../picture/read.ts";
-import { chunk, expectSame, GREY, ihdr, inPieces, over, pngOf, RGB, random, SIGNATURE } from "./pictures.ts";
+import {
+  chunk,
+  expectSame,
+  GREY,
+  ihdr,
+  inChannels,
+  inPieces,
+  over,
+  pngOf,
+  RGB,
+  random,
+  SIGNATURE,
+} from "./pictures.ts";
 import { until } from "./wait.ts";
 
 setDefaultTimeout(30_000);
@@ -35,6 +47,10 @@ describe("lossless formats give exact grey", () => {
         const { width, height, grey } = await read(file, size);
         expect([width, height]).toEqual([WIDTH, HEIGHT]);
         expectSame(grey, greyOfSamples(noise[channels], channels), `${channels} channels, pieces of ${size}`);
+      }
+      for (const to of [3, 4] as const) {
+        const colours = await collectPixels(await readImage(inPieces(file), DEFAULT_LIMITS, undefined, to));
+        expectSame(colours, inSamples(noise[channels], channels, to), `${channels} channels as ${to}`);
       }
     }
   });
@@ -397,10 +413,15 @@ async function caught(promise: Promise<unknown>): Promise<ImageError> {
 }
 
 function greyOfSamples(samples: Uint8Array, channels: number): Uint8Array {
-  return Uint8Array.from({ length: samples.length / channels }, (_, i) => {
+  return inSamples(samples, channels, 1);
+}
+
+function inSamples(samples: Uint8Array, channels: number, to: Channels): Uint8Array {
+  const pixels = Array.from({ length: samples.length / channels }, (_, i) => {
     const [colour, alpha] = [samples.subarray(i * channels, i * channels + Math.min(channels, 3)), samples[i * 4 + 3]];
-    return over([...colour], channels === 4 ? alpha : 255);
+    return inChannels([...colour], channels === 4 ? alpha : 255, to);
   });
+  return Uint8Array.from(pixels.flat());
 }
 
 /** An uncompressed GIF: codes of 8 bits, and a clear code before the table would need a ninth bit. */

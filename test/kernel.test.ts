@@ -195,6 +195,7 @@ describe.each([{ ...scalar, sobel }, simd()].map((k): [string, SimdKernel] => [k
     ]) {
       const grey = random(width * rows);
       expectFiltered(k, grey, width, rows);
+      if (width < 1000) for (const bytes of [3, 4]) expectFiltered(k, random(width * bytes * rows), width, rows, bytes);
     }
   });
 
@@ -261,10 +262,11 @@ describe.each([{ ...scalar, sobel }, simd()].map((k): [string, SimdKernel] => [k
     ["rows: expected a whole number from 0, got -1", () => k.sobel(bytes(3), 3, -1, bytes(0))],
     ["band: expected 12 bytes, got 11", () => k.sobel(bytes(11), 4, 1, bytes(4))],
     ["edges: expected 4 bytes, got 5", () => k.sobel(bytes(12), 4, 1, bytes(5))],
-    ["width: expected a whole number from 1, got NaN", () => k.filterSub(bytes(4), Number.NaN, 1, bytes(5))],
-    ["rows: expected a whole number from 0, got 1.5", () => k.filterSub(bytes(6), 4, 1.5, bytes(5))],
-    ["grey: expected 4 bytes, got 3", () => k.filterSub(bytes(3), 4, 1, bytes(5))],
-    ["lines: expected 5 bytes, got 4", () => k.filterSub(bytes(4), 4, 1, bytes(4))],
+    ["row bytes: expected a whole number from 1, got NaN", () => k.filterSub(bytes(4), Number.NaN, 1, bytes(5), 1)],
+    ["row bytes: expected a multiple of 3, got 4", () => k.filterSub(bytes(4), 4, 1, bytes(5), 3)],
+    ["rows: expected a whole number from 0, got 1.5", () => k.filterSub(bytes(6), 4, 1.5, bytes(5), 1)],
+    ["pixels: expected 4 bytes, got 3", () => k.filterSub(bytes(3), 4, 1, bytes(5), 1)],
+    ["lines: expected 5 bytes, got 4", () => k.filterSub(bytes(4), 4, 1, bytes(4), 1)],
   ])("%s", (message, call) => {
     expect(call).toThrow(new RangeError(message));
   });
@@ -399,15 +401,16 @@ function referenceSobel(band: Uint8Array, width: number, rows: number): Uint8Arr
   });
 }
 
-function expectFiltered(k: SimdKernel, grey: Uint8Array, width: number, rows: number): void {
-  const lines = new Uint8Array(rows * (1 + width));
-  const adler = k.filterSub(grey, width, rows, lines);
+function expectFiltered(k: SimdKernel, pixels: Uint8Array, width: number, rows: number, channels = 1): void {
+  const rowBytes = width * channels;
+  const lines = new Uint8Array(rows * (1 + rowBytes));
+  const adler = k.filterSub(pixels, rowBytes, rows, lines, channels);
   const expected = Uint8Array.from(lines, (_, i) => {
-    const x = (i % (1 + width)) - 1;
-    const at = Math.floor(i / (1 + width)) * width + x;
-    return x < 0 ? 1 : x === 0 ? grey[at] : grey[at] - grey[at - 1];
+    const x = (i % (1 + rowBytes)) - 1;
+    const at = Math.floor(i / (1 + rowBytes)) * rowBytes + x;
+    return x < 0 ? 1 : x < channels ? pixels[at] : pixels[at] - pixels[at - channels];
   });
-  expectSame(lines, expected, `lines, ${width} × ${rows}`);
+  expectSame(lines, expected, `lines, ${width} × ${rows}, ${channels} channels`);
   expect(adler).toBe(adlerOf(expected));
 }
 

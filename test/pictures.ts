@@ -2,7 +2,7 @@
 // from the specification, pixel by pixel. Nothing here is shared with the reader and writer in picture/.
 import { expect } from "bun:test";
 import { crc32, deflateSync } from "node:zlib";
-import { collectPixels, type GreyImage, type PixelLimits } from "../picture/picture.ts";
+import { type Channels, collectPixels, type PixelLimits, type Raster } from "../picture/picture.ts";
 import { readPng } from "../picture/png-read.ts";
 
 export const GREY = 0;
@@ -115,18 +115,32 @@ function filtered(type: number, row: Uint8Array, above: Uint8Array, { colour, de
 }
 
 /** The grey that a picture should become, `width × height`. */
-export function greyOf({ colour, depth, samples, palette, transparency }: Picture): Uint8Array {
+export function greyOf(picture: Picture): Uint8Array {
+  return channelsOf(picture, 1);
+}
+
+/** The grey, RGB or RGBA that a picture should become. */
+export function channelsOf({ colour, depth, samples, palette, transparency }: Picture, to: Channels): Uint8Array {
   const channels = CHANNELS[colour];
   const to8 = (sample: number) => (depth === 16 ? sample >> 8 : (sample * 255) / ((1 << depth) - 1));
   const key = Array.from({ length: (transparency?.length ?? 0) / 2 }, (_, i) => {
     return ((transparency![2 * i] << 8) | transparency![2 * i + 1]) & ((1 << depth) - 1);
   });
-  return Uint8Array.from({ length: samples.length / channels }, (_, pixel) => {
+  const pixels = Array.from({ length: samples.length / channels }, (_, pixel) => {
     const own = [...samples.subarray(pixel * channels, (pixel + 1) * channels)];
-    if (colour === PALETTE) return over([...palette!.subarray(own[0] * 3, own[0] * 3 + 3)], transparency?.[own[0]]);
-    if (colour === GREY_ALPHA || colour === RGBA) return over(own.slice(0, -1).map(to8), to8(own.at(-1)!));
-    return over(own.map(to8), transparency && own.every((sample, i) => sample === key[i]) ? 0 : 255);
+    if (colour === PALETTE)
+      return inChannels([...palette!.subarray(own[0] * 3, own[0] * 3 + 3)], transparency?.[own[0]] ?? 255, to);
+    if (colour === GREY_ALPHA || colour === RGBA) return inChannels(own.slice(0, -1).map(to8), to8(own.at(-1)!), to);
+    return inChannels(own.map(to8), transparency && own.every((sample, i) => sample === key[i]) ? 0 : 255, to);
   });
+  return Uint8Array.from(pixels.flat());
+}
+
+/** One pixel. @param colour one or three samples */
+export function inChannels(colour: number[], alpha: number, to: Channels): number[] {
+  if (to === 1) return [over(colour, alpha)];
+  const [r, g = r, b = r] = colour;
+  return to === 4 ? [r, g, b, alpha] : [r, g, b].map((sample) => over([sample], alpha));
 }
 
 /** Luminance of one or three samples, over white. */
@@ -202,14 +216,18 @@ export async function* inPieces(bytes: Uint8Array, size = bytes.length): AsyncGe
 
 export const UNLIMITED: PixelLimits = { streamed: 1e9, whole: 1e9 };
 
-export async function read(png: AsyncIterable<Uint8Array>, limits = UNLIMITED): Promise<Uint8Array> {
-  return collectPixels(await readPng(png, limits));
+export async function read(
+  png: AsyncIterable<Uint8Array>,
+  limits = UNLIMITED,
+  channels: Channels = 1,
+): Promise<Uint8Array> {
+  return collectPixels(await readPng(png, limits, undefined, channels));
 }
 
 /** Pixels as a reader yields them, in blocks of up to `most` rows that share one buffer. */
-export function imageOf(pixels: Uint8Array, width: number, most: number, end?: Error): GreyImage {
+export function imageOf(pixels: Uint8Array, width: number, most: number, end?: Error, channels: Channels = 1): Raster {
   const blocks = async function* () {
-    const shared = new Uint8Array(most * width);
+    const shared = new Uint8Array(most * width * channels);
     for (let at = 0; at < pixels.length; at += shared.length) {
       const rows = pixels.subarray(at, at + shared.length);
       shared.set(rows);
@@ -218,7 +236,7 @@ export function imageOf(pixels: Uint8Array, width: number, most: number, end?: E
     }
     if (end) throw end;
   };
-  return { width, height: pixels.length / width, blocks: blocks() };
+  return { width, height: pixels.length / width / channels, channels, blocks: blocks() };
 }
 
 /** Compares two arrays. A failure shows the first difference instead of whole arrays. */

@@ -9,13 +9,14 @@ import { join } from "node:path";
 import { constants, crc32, deflateRawSync, deflateSync, inflateSync } from "node:zlib";
 import { decode, encode } from "fast-png";
 import sharp from "sharp";
-import { ImageError, type ImageErrorCode } from "../picture/picture.ts";
+import { type Channels, ImageError, type ImageErrorCode } from "../picture/picture.ts";
 import { combineAdler } from "../picture/png-format.ts";
 import { readPng } from "../picture/png-read.ts";
 import { decodeStored, encodeBand, encodeStored, Stitcher } from "../picture/png-write.ts";
 import {
   adlerOf,
   chance,
+  channelsOf,
   chunk,
   expectSame,
   GREY,
@@ -63,6 +64,10 @@ describe("reads", () => {
             const png = pngOf(picture);
             const what = `${width} × ${height}, ${transparent ? "with" : "without"} tRNS`;
             expectSame(await read(inPieces(png)), greyOf(picture), what);
+            for (const channels of [3, 4] as const) {
+              const got = await read(inPieces(png), UNLIMITED, channels);
+              expectSame(got, channelsOf(picture, channels), `${what}, in ${channels} channels`);
+            }
             if (transparent) continue;
             // Other readers check the writer of this test. Fast-png misreads interlaced samples below 8 bits.
             if (!interlaced || depth >= 8) expectSame(samplesByFastPng(png), picture.samples, what);
@@ -88,6 +93,7 @@ describe("reads", () => {
       ]) {
         const picture = { ...randomPicture(width, height, colour, depth), interlaced };
         expectSame(await read(inPieces(pngOf(picture), 10_007)), greyOf(picture), `${width} × ${height}`);
+        expectSame(await read(inPieces(pngOf(picture), 10_007), UNLIMITED, 3), channelsOf(picture, 3));
       }
     });
 
@@ -694,6 +700,14 @@ describe("a band", () => {
           expectPicture(png, pixels, width, rows);
           expectSame(await read(inPieces(png)), pixels, `${width} × ${rows}, by readPng`);
         }
+        if (width > 300) continue;
+        for (const channels of [3, 4] as const) {
+          const colours = random(width * rows * channels);
+          const stored = Buffer.from(encodeStored(colours, width, rows, channels));
+          for (const png of [encodeBand(colours, width, rows, channels), stored]) {
+            expectPicture(png, colours, width, rows, channels);
+          }
+        }
       }
     }
   });
@@ -710,8 +724,10 @@ describe("stitched", () => {
     for (let i = 0; i < 60; i++) {
       const width = [1, 2, 7, 33, 257, 65_521][i % 6];
       const height = 1 + Math.floor(chance() * (i % 6 === 5 ? 4 : 40));
-      const pixels = random(width * height, i % 2 ? 256 : 3);
-      expectPicture(await stitched(pixels, width, randomSplit(height)), pixels, width, height);
+      const channels = ([1, 3, 4] as const)[i % 3];
+      const pixels = random(width * height * channels, i % 2 ? 256 : 3);
+      const png = await stitched(pixels, width, randomSplit(height), channels);
+      expectPicture(png, pixels, width, height, channels);
     }
   });
 
@@ -950,26 +966,27 @@ function hexOf(png: Uint8Array): string[] {
 }
 
 /** Reads with fast-png, which checks the CRCs, and zlib, which checks the Adler-32. */
-function expectPicture(png: Uint8Array, pixels: Uint8Array, width: number, height: number): void {
-  const what = `${width} × ${height}`;
+function expectPicture(png: Uint8Array, pixels: Uint8Array, width: number, height: number, channels = 1): void {
+  const what = `${width} × ${height}, ${channels} channels`;
   const decoded = decode(png, { checkCrc: true });
-  expect([decoded.width, decoded.height, decoded.channels, decoded.depth]).toEqual([width, height, 1, 8]);
+  expect([decoded.width, decoded.height, decoded.channels, decoded.depth]).toEqual([width, height, channels, 8]);
   expectSame(decoded.data as Uint8Array, pixels, what);
   const idats = chunksOf(png).filter(({ type }) => type === "IDAT");
   const lines = inflateSync(Buffer.concat(idats.map(({ payload }) => payload)));
-  expect({ what, inflated: lines.length }).toEqual({ what, inflated: height * (1 + width) });
+  expect({ what, inflated: lines.length }).toEqual({ what, inflated: height * (1 + width * channels) });
 }
 
-async function stitched(pixels: Uint8Array, width: number, bands: number[]): Promise<Buffer> {
-  const stitcher = new Stitcher(width, pixels.length / width);
+async function stitched(pixels: Uint8Array, width: number, bands: number[], channels: Channels = 1): Promise<Buffer> {
+  const rowBytes = width * channels;
+  const stitcher = new Stitcher(width, pixels.length / rowBytes, channels);
   const parts = [stitcher.head()];
   let at = 0;
   for (const rows of bands) {
-    const png = await encodeBand(pixels.subarray(at, at + rows * width), width, rows);
+    const png = encodeBand(pixels.subarray(at, at + rows * rowBytes), width, rows, channels);
     const band = stitcher.band(png, rows);
     if (!band) throw new Error(`band at ${at}: expected a band of encodeBand`);
     parts.push(band);
-    at += rows * width;
+    at += rows * rowBytes;
   }
   return Buffer.concat([...parts, stitcher.tail()]);
 }
@@ -1011,9 +1028,14 @@ describe("decodeStored", () => {
   };
 
   test("inverts encodeStored, for pictures smaller and larger than a stored block", () => {
-    expect(decodeStored(stored)).toEqual({ width: 7, height: 3, pixels });
+    expect(decodeStored(stored)).toEqual({ width: 7, height: 3, channels: 1, pixels });
     const large = Uint8Array.from({ length: 500 * 300 }, (_, i) => (i * 7919) >> 5);
     expect(Buffer.compare(decodeStored(Buffer.from(encodeStored(large, 500, 300)))!.pixels, large)).toBe(0);
+    for (const channels of [3, 4] as const) {
+      const picture = { width: 125, height: 300, channels, pixels: large.subarray(0, 125 * 300 * channels) };
+      const png = Buffer.from(encodeStored(picture.pixels, 125, 300, channels));
+      expect(decodeStored(png)).toEqual(picture);
+    }
   });
 
   test("returns undefined for every flipped bit and every truncated length", () => {
@@ -1029,7 +1051,7 @@ describe("decodeStored", () => {
   test("returns undefined for other layouts: compressed, filtered, too long, bytes after the data", () => {
     const lines = Buffer.from(Array.from({ length: 3 }, (_, y) => [0, ...pixels.subarray(y * 7, y * 7 + 7)]).flat());
     const data = deflateSync(lines, { level: 0 });
-    expect(decodeStored(withData(data))).toEqual({ width: 7, height: 3, pixels });
+    expect(decodeStored(withData(data))).toEqual({ width: 7, height: 3, channels: 1, pixels });
     expect(decodeStored(withData(deflateSync(Buffer.alloc(24))))).toBeUndefined();
     expect(decodeStored(withData(Buffer.concat([data, Buffer.from("more")])))).toBeUndefined();
     expect(decodeStored(withData(deflateSync(Buffer.concat([lines, lines]), { level: 0 })))).toBeUndefined();

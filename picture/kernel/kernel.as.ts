@@ -70,19 +70,19 @@ export function sobel(band: usize, width: usize, rows: usize, edges: usize): voi
 }
 
 /** Writes PNG scanlines with filter Sub. Returns the Adler-32 of all lines, continued from `adler`. */
-export function filterSub(grey: usize, width: usize, rows: usize, lines: usize, adler: u32): u32 {
+export function filterSub(pixels: usize, rowBytes: usize, rows: usize, lines: usize, bpp: usize, adler: u32): u32 {
   for (let y: usize = 0; y < rows; y++) {
-    const row = grey + y * width;
-    const line = lines + y * (1 + width);
+    const row = pixels + y * rowBytes;
+    const line = lines + y * (1 + rowBytes);
     store<u8>(line, SUB);
-    store<u8>(line + 1, load<u8>(row));
-    let x: usize = 1;
-    for (; x + 16 <= width; x += 16) {
-      v128.store(line + 1 + x, i8x16.sub(v128.load(row + x), v128.load(row + x - 1)));
+    let x: usize = 0;
+    for (; x < bpp; x++) store<u8>(line + 1 + x, load<u8>(row + x));
+    for (; x + 16 <= rowBytes; x += 16) {
+      v128.store(line + 1 + x, i8x16.sub(v128.load(row + x), v128.load(row + x - bpp)));
     }
-    for (; x < width; x++) store<u8>(line + 1 + x, load<u8>(row + x) - load<u8>(row + x - 1));
+    for (; x < rowBytes; x++) store<u8>(line + 1 + x, load<u8>(row + x) - load<u8>(row + x - bpp));
   }
-  return adler32(lines, rows * (1 + width), adler);
+  return adler32(lines, rows * (1 + rowBytes), adler);
 }
 
 /**

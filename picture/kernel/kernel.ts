@@ -52,12 +52,13 @@ export interface Kernel {
   sobel?(band: Uint8Array, width: number, rows: number, edges: Uint8Array): void;
 
   /**
-   * Grey rows to PNG scanlines, all with filter Sub.
-   * @param grey rows × width
-   * @param lines rows × (1 + width)
+   * Rows to PNG scanlines, all with filter Sub.
+   * @param pixels rows × rowBytes
+   * @param lines rows × (1 + rowBytes)
+   * @param bytesPerPixel 1 grey, 3 RGB, 4 RGBA
    * @returns the Adler-32 of `lines`, unsigned
    */
-  filterSub(grey: Uint8Array, width: number, rows: number, lines: Uint8Array): number;
+  filterSub(pixels: Uint8Array, rowBytes: number, rows: number, lines: Uint8Array, bytesPerPixel: number): number;
 
   /**
    * Adler-32 (RFC 1950), unsigned.
@@ -121,9 +122,7 @@ function checked(name: Kernel["name"], run: Loops): Kernel {
       if (![1, 2, 3, 4, 6, 8].includes(bytesPerPixel)) {
         throw new RangeError(`bytes per pixel: expected 1, 2, 3, 4, 6 or 8, got ${bytesPerPixel}`);
       }
-      if (rowBytes % bytesPerPixel) {
-        throw new RangeError(`row bytes: expected a multiple of ${bytesPerPixel}, got ${rowBytes}`);
-      }
+      expectMultiple(rowBytes, bytesPerPixel);
       expectLines(lines, rowBytes);
       expectLength("previous row", previous, rowBytes);
       run.unfilter(lines, rowBytes, bytesPerPixel, previous);
@@ -141,12 +140,14 @@ function checked(name: Kernel["name"], run: Loops): Kernel {
       expectLength("grey", grey, rows * width);
       run.unfilterLuminance(lines, width, channels, previous, grey);
     },
-    filterSub(grey, width, rows, lines) {
-      expectWhole("width", width, 1);
+    filterSub(pixels, rowBytes, rows, lines, bytesPerPixel) {
+      expectWhole("row bytes", rowBytes, 1);
+      expectChannels(bytesPerPixel);
+      expectMultiple(rowBytes, bytesPerPixel);
       expectWhole("rows", rows, 0);
-      expectLength("grey", grey, rows * width);
-      expectLength("lines", lines, rows * (1 + width));
-      return run.filterSub(grey, width, rows, lines);
+      expectLength("pixels", pixels, rows * rowBytes);
+      expectLength("lines", lines, rows * (1 + rowBytes));
+      return run.filterSub(pixels, rowBytes, rows, lines, bytesPerPixel);
     },
     adler32: (bytes, adler) => run.adler32(bytes, adler),
   };
@@ -163,6 +164,12 @@ export function expectSobel(band: Uint8Array, width: number, rows: number, edges
 function expectWhole(what: string, value: number, min: number): void {
   if (!Number.isSafeInteger(value) || value < min) {
     throw new RangeError(`${what}: expected a whole number from ${min}, got ${value}`);
+  }
+}
+
+function expectMultiple(rowBytes: number, bytesPerPixel: number): void {
+  if (rowBytes % bytesPerPixel) {
+    throw new RangeError(`row bytes: expected a multiple of ${bytesPerPixel}, got ${rowBytes}`);
   }
 }
 

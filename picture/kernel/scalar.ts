@@ -42,16 +42,19 @@ export function unfilterLuminance(
   if (above === lines) previous.set(lines.subarray(up, up + rowBytes));
 }
 
-export function filterSub(grey: Uint8Array, width: number, rows: number, lines: Uint8Array): number {
+export function filterSub(
+  pixels: Uint8Array,
+  rowBytes: number,
+  rows: number,
+  lines: Uint8Array,
+  bytesPerPixel: number,
+): number {
   let at = 0;
   let pos = 0;
   for (let y = 0; y < rows; y++) {
-    let left = 0;
     lines[pos++] = SUB;
-    for (let x = 0; x < width; x++) {
-      const value = grey[at++];
-      lines[pos++] = value - left;
-      left = value;
+    for (let x = 0; x < rowBytes; x++, at++) {
+      lines[pos++] = x < bytesPerPixel ? pixels[at] : pixels[at] - pixels[at - bytesPerPixel];
     }
   }
   return adler32(lines);
@@ -137,8 +140,8 @@ function weigh(r: number, g: number, b: number): number {
   return (9798 * r + 19235 * g + 3735 * b + 16384) >> 15;
 }
 
-/** floor(n / 255) without the division: exact for every n below 65535. */
-function overWhite(y: number, a: number): number {
+/** A sample over white. floor(n / 255) without the division: exact for every n below 65535. */
+export function overWhite(y: number, a: number): number {
   const n = y * a + 255 * (255 - a) + 127;
   return (n + 1 + (n >> 8)) >> 8;
 }

@@ -20,7 +20,7 @@ interface Wasm {
   luminance(pixels: number, channels: number, count: number, grey: number): void;
   unfilterLuminance(lines: number, rows: number, width: number, channels: number, previous: number, grey: number): void;
   sobel(band: number, width: number, rows: number, edges: number): void;
-  filterSub(grey: number, width: number, rows: number, lines: number, adler: number): number;
+  filterSub(pixels: number, rowBytes: number, rows: number, lines: number, bpp: number, adler: number): number;
   adler32(at: number, length: number, adler: number): number;
 }
 
@@ -85,16 +85,16 @@ export class SimdLoops implements Loops, Pick<SimdKernel, "sobel"> {
     }
   }
 
-  filterSub(grey: Uint8Array, width: number, rows: number, lines: Uint8Array): number {
-    const step = Math.min(rowsPerStrip(width), rows);
-    const out = step * width;
-    const heap = this.#reserve(out + step * (1 + width));
+  filterSub(pixels: Uint8Array, rowBytes: number, rows: number, lines: Uint8Array, bytesPerPixel: number): number {
+    const step = Math.min(rowsPerStrip(rowBytes), rows);
+    const out = step * rowBytes;
+    const heap = this.#reserve(out + step * (1 + rowBytes));
     let adler = 1;
     for (let y = 0; y < rows; y += step) {
       const count = Math.min(step, rows - y);
-      heap.set(grey.subarray(y * width, (y + count) * width), 0);
-      adler = this.#wasm.filterSub(0, width, count, out, adler);
-      lines.set(heap.subarray(out, out + count * (1 + width)), y * (1 + width));
+      heap.set(pixels.subarray(y * rowBytes, (y + count) * rowBytes), 0);
+      adler = this.#wasm.filterSub(0, rowBytes, count, out, bytesPerPixel, adler);
+      lines.set(heap.subarray(out, out + count * (1 + rowBytes)), y * (1 + rowBytes));
     }
     return adler >>> 0;
   }

@@ -1,17 +1,20 @@
 /**
- * PNG scanlines → 8-bit grey. Undoes the row filters, then reduces samples of any colour type and depth to luminance.
+ * PNG scanlines → rows of 8-bit grey, RGB or RGBA. Undoes the row filters, then converts samples of any colour type and
+ * depth.
  *
- *     8 bits, no palette, no tRNS             one pass in the kernel
- *     palette, or grey of up to 8 bits        a table: grey of every sample
- *     16 bits, or one transparent colour      to 8-bit samples with alpha, then the kernel
+ *     8 bits, no palette, no tRNS             to grey: one pass in the kernel
+ *     palette, or grey of up to 8 bits        a table: the pixel of every sample
+ *     16 bits, or one transparent colour      to 8-bit samples with alpha, then converted
  *
- * Of 16-bit samples the high byte counts. Transparent pixels are laid over white.
+ * Of 16-bit samples the high byte counts.
  *
- * Not here: where scanlines come from (png-read.ts), the loops over bytes (kernel/).
+ * Not here: where scanlines come from (png-read.ts), the conversion (colour.ts), the loops over bytes (kernel/).
  * Source: PNG Specification (Third Edition), https://www.w3.org/TR/png-3/
  */
 import { Scratch } from "./buffers.ts";
+import { convert } from "./colour.ts";
 import { kernel } from "./kernel/kernel.ts";
+import type { Channels } from "./picture.ts";
 import { CHANNELS, corrupt, GREY, type Header, PALETTE } from "./png-format.ts";
 
 /** Bytes of a scanline of `width` pixels, without its filter byte. */
@@ -20,36 +23,38 @@ export function rowBytes({ colour, depth }: Header, width: number): number {
 }
 
 /**
- * A function from filtered scanlines of `width` pixels to rows of grey. It keeps the last row for the next call, and
- * overwrites the scanlines. It throws `ImageError` "corrupt" on an unknown filter and on an index beyond the palette.
+ * A function from filtered scanlines of `width` pixels to rows of `to` channels. It keeps the last row for the next call,
+ * and overwrites the scanlines. It throws `ImageError` "corrupt" on an unknown filter and on an index beyond the palette.
  */
-export function converter(header: Header, width: number): (lines: Uint8Array, grey: Uint8Array) => void {
+export function converter(header: Header, width: number, to: Channels): Convert {
   const { colour, depth, transparency } = header;
   const bytes = rowBytes(header, width);
   const channels = CHANNELS[colour];
   const bytesPerPixel = Math.max(1, (channels * depth) / 8);
   const previous = new Uint8Array(bytes);
   const plain = depth === 8 && colour !== PALETTE && !transparency;
-  const expand = plain ? undefined : expander(header, width);
-  return (lines, grey) => {
+  const expand = plain && to === 1 ? undefined : expander(header, width, to);
+  return (lines, out) => {
     for (let at = 0; at < lines.length; at += 1 + bytes) {
       if (lines[at] > 4) throw corrupt(`row filter: expected 0 to 4, got ${lines[at]}`);
     }
-    if (!expand) return kernel.unfilterLuminance(lines, width, channels, previous, grey);
+    if (!expand) return kernel.unfilterLuminance(lines, width, channels, previous, out);
     kernel.unfilter(lines, bytes, bytesPerPixel, previous);
-    expand(lines, grey);
+    expand(lines, out);
   };
 }
 
-/** A function from unfiltered scanlines to grey. It makes no object for a row: a picture may have millions of rows. */
-function expander(header: Header, width: number): (lines: Uint8Array, grey: Uint8Array) => void {
+type Convert = (lines: Uint8Array, out: Uint8Array) => void;
+
+/** A function from unfiltered scanlines to rows. It makes no object for a row: a picture may have millions of rows. */
+function expander(header: Header, width: number, to: Channels): Convert {
   const { colour, depth } = header;
-  if (colour === PALETTE || (colour === GREY && depth <= 8)) return lookUp(greyTable(header), depth, width);
-  return toEightBits(header, width);
+  if (colour === PALETTE || (colour === GREY && depth <= 8)) return lookUp(tableOf(header, to), to, depth, width);
+  return toEightBits(header, width, to);
 }
 
-/** Grey of every palette index, or of every grey sample of at most 8 bits. */
-function greyTable({ colour, depth, palette, transparency }: Header): Uint8Array {
+/** The pixel of every palette index, or of every grey sample of at most 8 bits. */
+function tableOf({ colour, depth, palette, transparency }: Header, to: Channels): Uint8Array {
   const size = colour === PALETTE ? palette!.length / 3 : 1 << depth;
   const rgba = new Uint8Array(size * 4);
   // tRNS holds 16 bits; only as many as the depth count.
@@ -61,30 +66,32 @@ function greyTable({ colour, depth, palette, transparency }: Header): Uint8Array
     rgba.set(rgb, i * 4);
     rgba[i * 4 + 3] = colour === PALETTE ? (transparency?.[i] ?? 255) : i === transparent ? 0 : 255;
   }
-  const table = new Uint8Array(size);
-  kernel.luminance(rgba, 4, table);
+  const table = new Uint8Array(size * to);
+  convert(rgba, 4, table, to);
   return table;
 }
 
-function lookUp(table: Uint8Array, depth: number, width: number): (lines: Uint8Array, grey: Uint8Array) => void {
+function lookUp(table: Uint8Array, to: Channels, depth: number, width: number): Convert {
+  const size = table.length / to;
   const perByte = 8 / depth;
   const mask = (1 << depth) - 1;
   const stride = 1 + Math.ceil(width / perByte);
-  return (lines, grey) => {
+  return (lines, out) => {
     let largest = 0;
-    for (let row = 1, to = 0; row < lines.length; row += stride) {
+    for (let row = 1, at = 0; row < lines.length; row += stride) {
       for (let x = 0; x < width; x++) {
         const index = (lines[row + ((x / perByte) | 0)] >> (8 - depth - (x % perByte) * depth)) & mask;
         if (index > largest) largest = index;
-        grey[to++] = table[index];
+        if (to === 1) out[at++] = table[index];
+        else for (let c = 0; c < to; c++) out[at++] = table[index * to + c];
       }
     }
-    if (largest >= table.length) throw corrupt(`palette index: expected less than ${table.length}, got ${largest}`);
+    if (largest >= size) throw corrupt(`palette index: expected less than ${size}, got ${largest}`);
   };
 }
 
 /** Samples of 8 or 16 bits. All 16 bits are compared with the transparent colour. */
-function toEightBits(header: Header, width: number): (lines: Uint8Array, grey: Uint8Array) => void {
+function toEightBits(header: Header, width: number, wanted: Channels): Convert {
   const { colour, depth, transparency } = header;
   const inputs = CHANNELS[colour];
   const channels = transparency ? inputs + 1 : inputs;
@@ -92,17 +99,18 @@ function toEightBits(header: Header, width: number): (lines: Uint8Array, grey: U
   const samples = new Scratch();
   // tRNS holds 16-bit samples; for an 8-bit picture the low byte counts.
   const key = transparency && (depth === 16 ? transparency : transparency.filter((_, i) => i % 2 === 1));
-  return (lines, grey) => {
-    const expanded = samples.take(grey.length * channels);
+  return (lines, rows) => {
+    const pixels = rows.length / wanted;
+    const expanded = samples.take(pixels * channels);
     let from = 0;
     let to = 0;
-    for (let pixel = 0; pixel < grey.length; pixel++) {
+    for (let pixel = 0; pixel < pixels; pixel++) {
       if (pixel % width === 0) from++; // the filter byte
       const start = from;
       for (let c = 0; c < inputs; c++, from += step) expanded[to++] = lines[from];
       if (key) expanded[to++] = isAt(lines, start, key) ? 0 : 255;
     }
-    kernel.luminance(expanded, channels, grey);
+    convert(expanded, channels, rows, wanted);
   };
 }
 
