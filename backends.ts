@@ -23,6 +23,35 @@ export class QueueError extends Error {
   override name = "QueueError";
 }
 
+/** Why a backend cannot be used, in a word that programs can compare. */
+export type TroubleCode =
+  | "unreachable" // no connection
+  | "login" // it refuses the user or the password
+  | "vhost" // RabbitMQ has no such virtual host, or refuses it to the user
+  | "rights" // the user may not do what is needed
+  | "silent" // it is connected, and does not answer
+  | "blocked" // short of memory or disk, it takes nothing
+  | "starting" // it loads its data
+  | "version"; // it is too old
+
+export interface Trouble {
+  code: TroubleCode;
+  /** The same in a sentence. */
+  detail: string;
+}
+
+/** A backend cannot be used, for this reason. */
+export class UnavailableError extends Error {
+  override name = "UnavailableError";
+  constructor(
+    readonly code: TroubleCode,
+    message: string,
+    options?: ErrorOptions,
+  ) {
+    super(message, options);
+  }
+}
+
 export type Outcome = { do: "done" } | { do: "retry" } | { do: "renew" } | { do: "dead-letter"; reason: string };
 
 export interface Delivery {
@@ -56,8 +85,12 @@ export interface Queue {
   depth(task: string): Promise<{ waiting: number; consumers: number }>;
   /** Number of dead-lettered chunks. */
   deadLetters(): Promise<number>;
-  /** Whether it can be used now. */
-  ready(): boolean;
+  /** Why it cannot be used; null while it is connected. It may still not answer: that `ping` finds out. */
+  trouble(): Trouble | null;
+  /** Rejects with `UnavailableError` while it cannot be used, or takes nothing. Does not end while it is silent. */
+  ping(): Promise<void>;
+  /** Whether it is in this process. */
+  readonly isLocal: boolean;
   close(): Promise<void>;
 }
 
@@ -266,7 +299,9 @@ export interface Results {
   /** Live workers: those with a heartbeat in the last `LIVE_MS`. @param maxAgeMs how old the list may be */
   workers(maxAgeMs?: number): Promise<WorkerInfo[]>;
 
-  /** Rejects while the store cannot be used. */
+  /** ms since 1970 by the store's clock, the one that all times of jobs and bands come from. */
+  now(): Promise<number>;
+  /** Rejects while the store cannot be used, with `UnavailableError` where the reason is known. */
   ping(): Promise<void>;
   close(): Promise<void>;
 }

@@ -30,12 +30,13 @@ import {
   preview,
   result,
 } from "./http/jobs.ts";
+import { Lights } from "./http/lights.ts";
 import { cutOf, jobId, paramsOf, query, workersOf } from "./http/params.ts";
 import { StreamPlaces, UploadPlaces } from "./http/places.ts";
 import { Previews } from "./http/preview.ts";
 import { expectToken, HttpError, methodNotAllowed, problem, streamed } from "./http/respond.ts";
 import { serve } from "./http/serve.ts";
-import { listTasks, listWorkers, metricsText, readiness, type ServiceReads } from "./http/service.ts";
+import { listTasks, listWorkers, metricsText, readiness, type ServiceReads, systemState } from "./http/service.ts";
 import { readApiDocument, readPage, servePage } from "./http/static.ts";
 import { Upload } from "./http/upload.ts";
 import { enqueue, jobOf, merge, removeJob, startOrResume } from "./job.ts";
@@ -122,6 +123,7 @@ export function createApp(dependencies: Dependencies) {
     .get("/page/:file", ({ request, params }) => servePage(request, page, params.file))
     .get("/healthz", () => Response.json({ status: "ok" }))
     .get("/readyz", () => readiness(context))
+    .get("/state", () => systemState(context))
     .get("/openapi.json", () => new Response(apiDocument, { headers: { "content-type": "application/json" } }))
     .get("/metrics", ({ request }) => metricsText(context, request))
     .get("/workers", ({ request }) => listWorkers(context, request))
@@ -164,7 +166,7 @@ function contextOf({
   const places = new UploadPlaces(maxJobs, (taken) => metrics.open.set({ state: "uploading" }, taken), stalledMs);
   const streams = new StreamPlaces(maxStreams);
   const settings = { bandPixels, maxUploadBytes, limits, memory, disk, authToken, hosts };
-  const own = { metrics, follower, previews, gauges, places, streams };
+  const own = { metrics, follower, previews, gauges, places, streams, lights: new Lights(given) };
   return { ...given, ...settings, ...own, stopping, log, registry };
 }
 

@@ -93,9 +93,13 @@ export class LocalQueue implements Queue {
     }
   }
 
-  ready(): boolean {
-    return true;
+  readonly isLocal = true;
+
+  trouble(): null {
+    return null;
   }
+
+  async ping(): Promise<void> {}
 
   async close(): Promise<void> {}
 }
@@ -302,6 +306,10 @@ export class LocalResults implements Results {
   async workers(): Promise<WorkerInfo[]> {
     const alive = [...this.#workers.values()].filter(({ at }) => at > Date.now() - LIVE_MS);
     return alive.map(({ worker }) => worker);
+  }
+
+  async now(): Promise<number> {
+    return now();
   }
 
   async ping(): Promise<void> {}

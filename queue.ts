@@ -20,7 +20,7 @@ import {
   type RecoveringChannelModel,
 } from "amqplib";
 import { Consumer, HOLD_MS, requeue, settle } from "./amqp/consumer.ts";
-import { type Handler, type Queue, QueueError } from "./backends.ts";
+import { type Handler, type Queue, QueueError, type Trouble, type TroubleCode, UnavailableError } from "./backends.ts";
 import { type Chunk, decodeMessage, encodeMessage } from "./chunk.ts";
 import { within } from "./ops/deadline.ts";
 import type { Log } from "./ops/log.ts";
@@ -40,12 +40,25 @@ const CONFIRM_MS = 5_000;
 const ANSWER_MS = 2_000;
 /** AMQP's reply code for a queue that exists with other arguments. */
 const PRECONDITION_FAILED = 406;
+/** The same for what the user may not do. */
+const ACCESS_REFUSED = 403;
 /** After two intervals without traffic the broker closes a worker's connection and redelivers its chunk. */
 const HEARTBEAT_SECONDS = 10;
 
 export function queueOf(task: string): string {
   return task === "sobel" ? QUEUE : `${QUEUE}.${task}`;
 }
+
+const TOO_OLD = "expected RabbitMQ";
+const NOT_CONNECTED: Trouble = { code: "unreachable", detail: "RabbitMQ is unavailable: not connected" };
+const BLOCKED: Trouble = {
+  code: "blocked",
+  detail: "RabbitMQ is unavailable: short of memory or disk, it blocks publishers",
+};
+/** Troubles that only another setting, or another account, can end. */
+const REFUSALS: TroubleCode[] = ["login", "vhost", "rights"];
+const REFUSED =
+  "RabbitMQ refuses access: check the user, the password, the virtual host and their permissions; retrying";
 
 /** The first version with at-least-once dead-lettering of quorum queues. */
 const MIN_VERSION = [3, 10];
@@ -57,6 +70,7 @@ export class RabbitQueue implements Queue {
   #model: ChannelModel | undefined;
   #channel: ConfirmChannel | undefined;
   #blocked = false;
+  #trouble: Trouble | null = NOT_CONNECTED;
   #publishing = 0;
   /** When the last publish was confirmed, ms since 1970. */
   #confirmedAt = 0;
@@ -96,8 +110,14 @@ export class RabbitQueue implements Queue {
     queue.#connection.on("unblocked", () => {
       queue.#blocked = false;
     });
-    queue.#connection.on("connect-failed", (error) => log.warn(failureOf(error), { error }));
+    queue.#connection.on("connect-failed", (error) => {
+      queue.#trouble = troubleOf(error);
+      const { code } = queue.#trouble;
+      const text = REFUSALS.includes(code) ? REFUSED : "RabbitMQ cannot be reached, retrying";
+      log.warn(text, { error });
+    });
     queue.#connection.on("disconnect", (error) => {
+      queue.#trouble = NOT_CONNECTED;
       queue.#channel = undefined;
       queue.#model = undefined;
       for (const consumer of queue.#consumers) consumer.detach();
@@ -127,6 +147,7 @@ export class RabbitQueue implements Queue {
       });
     }
     this.#channel = channel;
+    this.#trouble = null;
     for (const consumer of this.#consumers) consumer.attach(channel);
     this.#changes.emit("channel");
   }
@@ -138,7 +159,7 @@ export class RabbitQueue implements Queue {
    */
   async #declare(queue: string): Promise<void> {
     const model = this.#model;
-    if (!model) throw new QueueError("RabbitMQ is unavailable: not connected");
+    if (!model) throw new QueueError(NOT_CONNECTED.detail);
     if (this.#declared.has(queue)) return;
     const channel = await model.createChannel();
     channel.on("error", () => {});
@@ -189,9 +210,9 @@ export class RabbitQueue implements Queue {
 
   /** Asks the broker, for `ANSWER_MS` at most. @throws QueueError */
   async #answered<T>(ask: (channel: ConfirmChannel) => PromiseLike<T>): Promise<T> {
-    if (!this.#channel) throw new QueueError("RabbitMQ is unavailable: not connected");
+    if (!this.#channel) throw new QueueError(NOT_CONNECTED.detail);
     // While the broker is short of memory or disk it reads nothing from publishers, not even questions.
-    if (this.#blocked) throw new QueueError("RabbitMQ is unavailable: short of memory or disk, it blocks publishers");
+    if (this.#blocked) throw new QueueError(BLOCKED.detail);
     const late = () => new QueueError(`RabbitMQ is unavailable: no answer in ${ANSWER_MS} ms`);
     return within(ask(this.#channel), ANSWER_MS, late);
   }
@@ -321,8 +342,17 @@ export class RabbitQueue implements Queue {
     settle(() => (settled ? channel.ack(message) : requeue(channel, message)));
   }
 
-  ready(): boolean {
-    return this.#channel !== undefined;
+  readonly isLocal = false;
+
+  trouble(): Trouble | null {
+    return this.#channel ? null : (this.#trouble ?? NOT_CONNECTED);
+  }
+
+  async ping(): Promise<void> {
+    const trouble = this.#blocked ? BLOCKED : this.trouble();
+    if (trouble) throw new UnavailableError(trouble.code, trouble.detail);
+    // The smallest request that has an answer. It changes nothing.
+    await this.#channel?.prefetch(1);
   }
 
   async close(): Promise<void> {
@@ -332,18 +362,20 @@ export class RabbitQueue implements Queue {
   }
 }
 
-/** What is logged for a failed connection. It is retried even where RabbitMQ refuses: an account may be created later. */
-function failureOf({ message }: Error): string {
+/** Why a connection failed. It is retried even where RabbitMQ refuses: an account may be created later. */
+function troubleOf({ message, code }: Error & { code?: unknown }): Trouble {
+  const trouble = (code: TroubleCode, why: string) => ({ code, detail: `RabbitMQ is unavailable: ${why}` });
+  if (message.startsWith(TOO_OLD)) return trouble("version", message);
   // For a refused handshake the library has no code. It does not read the reason that follows a wrong virtual host.
-  const isRefused = /\b403 \(ACCESS-REFUSED\)|<ConnectionClose\b/.test(message);
-  if (!isRefused) return "RabbitMQ cannot be reached, retrying";
-  return "RabbitMQ refuses access: check the user, the password, the virtual host and their permissions; retrying";
+  if (/\b403 \(ACCESS-REFUSED\)/.test(message)) return trouble("login", "it refuses the user or the password");
+  if (/<ConnectionClose\b/.test(message))
+    return trouble("vhost", "it has no such virtual host, or refuses it to the user");
+  return code === ACCESS_REFUSED ? trouble("rights", "the user lacks a permission") : NOT_CONNECTED;
 }
 
 /** @throws Error for a RabbitMQ that is too old. Other brokers number their versions differently */
 function expectVersion({ product, version }: { product: string; version: string }): void {
   const [major, minor] = version.split(".").map(Number);
   const isOld = major < MIN_VERSION[0] || (major === MIN_VERSION[0] && minor < MIN_VERSION[1]);
-  if (product === "RabbitMQ" && isOld)
-    throw new Error(`expected RabbitMQ ${MIN_VERSION.join(".")} or later, got ${version}`);
+  if (product === "RabbitMQ" && isOld) throw new Error(`${TOO_OLD} ${MIN_VERSION.join(".")} or later, got ${version}`);
 }

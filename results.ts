@@ -311,6 +311,11 @@ export class RedisResults implements Results {
     });
   }
 
+  async now(): Promise<number> {
+    const [seconds, micros] = await this.#redis.time();
+    return Number(seconds) * 1000 + Math.floor(Number(micros) / 100) / 10;
+  }
+
   ping(): Promise<void> {
     return this.#connection.ping();
   }

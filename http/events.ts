@@ -9,6 +9,7 @@ import { FOREIGN_WORKER } from "../results.ts";
 import { firstOf, wireName } from "../task.ts";
 import type { Tasks } from "../tasks/index.ts";
 import { gone, type Happening, type JobWatch, stateOf } from "../watch.ts";
+import type { Lights } from "./lights.ts";
 
 /** A comment is sent this often, ms. Each side can take a longer silence for a lost connection. */
 const HEARTBEAT_MS = 5_000;
@@ -61,20 +62,19 @@ function isInFirstStep({ preJobId, derivedParams }: Job): boolean {
 }
 
 /**
- * The server-sent events of one job or several. For each job: a `job`, a `claim` for each band that a worker takes, a
+ * The server-sent events of one job or several, and `backends` where a light of RabbitMQ or Redis is down or changes. For each job: a `job`, a `claim` for each band that a worker takes, a
  * `band` for each finished one, an `incident` for what goes wrong, and at last `done` or `failed`. A job that does not exist gets `unknown`, and its events once it exists, so that a client may subscribe
  * before it uploads. The data of every event has the job's id. The stream ends after the last event of the last job.
  *
  * docs/openapi.json documents the events for clients.
  * @param watches at least one
  * @param workers the live workers; read again with each heartbeat
- * @param context `stopping` ends the stream when it is aborted
  * @param onClose called once, when the stream has ended for any reason
  */
 export function eventStream(
   watches: JobWatch[],
   workers: WorkerInfo[],
-  context: { tasks: Tasks; stopping: AbortSignal },
+  context: StreamContext,
   onClose: () => void,
 ): ReadableStream<Uint8Array> {
   let stream: EventStream;
@@ -87,6 +87,13 @@ export function eventStream(
   });
 }
 
+export interface StreamContext {
+  tasks: Tasks;
+  lights: Lights;
+  /** Ends the stream when it is aborted. */
+  stopping: AbortSignal;
+}
+
 /** One client's stream. Invariant: after `close`, nothing is sent, and no timer and no listener is left. */
 class EventStream {
   /** The jobs whose last event has not been sent. */
@@ -95,28 +102,28 @@ class EventStream {
   #heartbeat: ReturnType<typeof setInterval> | undefined;
   #closed = false;
   #scheduled = false;
-  readonly stopping: AbortSignal;
 
   constructor(
     readonly controller: ReadableStreamDefaultController<Uint8Array>,
     readonly watches: JobWatch[],
     workers: WorkerInfo[],
-    { tasks, stopping }: { tasks: Tasks; stopping: AbortSignal },
+    readonly context: StreamContext,
     readonly onClose: () => void,
   ) {
-    this.stopping = stopping;
+    const { tasks } = context;
     const send = (event: Uint8Array) => this.controller.enqueue(event);
     this.#pending = new Set(watches.map((watch) => new EventCursor(watch, send, workers, tasks)));
   }
 
   open(): void {
     this.#heartbeat = setInterval(() => this.#beat(), HEARTBEAT_MS);
-    this.stopping.addEventListener("abort", this.#end);
+    this.context.stopping.addEventListener("abort", this.#end);
+    this.#unlisten.push(this.context.lights.watch((state) => this.controller.enqueue(eventOf("backends", state))));
     for (const cursor of [...this.#pending]) {
       this.#unlisten.push(cursor.watch.onChange(() => this.#advanceSoon()));
       this.#advance(cursor);
     }
-    if (this.stopping.aborted && !this.#closed) this.#end();
+    if (this.context.stopping.aborted && !this.#closed) this.#end();
   }
 
   /** Changes that come together are sent together: a thousand clients would else cost a thousand writes for each. */
@@ -154,7 +161,7 @@ class EventStream {
     if (this.#closed) return;
     this.#closed = true;
     this.#pending.clear();
-    this.stopping.removeEventListener("abort", this.#end);
+    this.context.stopping.removeEventListener("abort", this.#end);
     clearInterval(this.#heartbeat);
     for (const off of this.#unlisten) off();
     this.onClose();

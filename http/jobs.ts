@@ -14,6 +14,7 @@ import type { Tasks } from "../tasks/index.ts";
 import { JobWatch, lookUp, stateOf } from "../watch.ts";
 import { eventStream, isKnown, view } from "./events.ts";
 import { clientOf } from "./guard.ts";
+import type { Lights } from "./lights.ts";
 import { disposition, jobId, query, widthOf } from "./params.ts";
 import type { StreamPlaces } from "./places.ts";
 import type { Previews } from "./preview.ts";
@@ -25,6 +26,7 @@ export interface JobReads extends Backends {
   metrics: CoordinatorMetrics;
   previews: Previews;
   streams: StreamPlaces;
+  lights: Lights;
   log: Log;
   /** Aborted when the program is about to end: event streams are closed, so that clients reconnect elsewhere. */
   stopping: AbortSignal;

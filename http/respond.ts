@@ -21,14 +21,16 @@ export class HttpError extends Error {
     readonly status: number,
     message: string,
     readonly headers: Record<string, string> = {},
+    /** More members of the problem (RFC 9457, 3.2). */
+    readonly more: object = {},
   ) {
     super(message);
   }
 }
 
 /** 503, with `retry-after`. */
-export function unavailable(message: string): HttpError {
-  return new HttpError(503, message, { "retry-after": String(RETRY_SECONDS) });
+export function unavailable(message: string, more = {}): HttpError {
+  return new HttpError(503, message, { "retry-after": String(RETRY_SECONDS) }, more);
 }
 
 /** Compares digests in constant time, so that the time of the answer reveals nothing about the token. @throws HttpError 401 */
@@ -43,13 +45,18 @@ export function expectToken(request: Request, token: string | undefined): void {
 
 /** Any error as problem details, without a stack trace. */
 export function problem(error: unknown, request: Request, log: Log): Response {
-  const { status, message: detail, headers } = expected(error, request) ?? unexpected(error, request, log);
-  return problemOf(status, detail, headers);
+  const { status, message: detail, headers, more } = expected(error, request) ?? unexpected(error, request, log);
+  return problemOf(status, detail, headers, more);
 }
 
-export function problemOf(status: number, detail: string, headers: Record<string, string> = {}): Response {
+export function problemOf(
+  status: number,
+  detail: string,
+  headers: Record<string, string> = {},
+  more: object = {},
+): Response {
   const title = TITLES[status] ?? "Error";
-  const body = JSON.stringify({ type: "about:blank", title, status, detail });
+  const body = JSON.stringify({ type: "about:blank", title, status, detail, ...more });
   const kind = { "content-type": "application/problem+json", "x-content-type-options": "nosniff" };
   return new Response(body, { status, headers: { ...headers, ...kind } });
 }

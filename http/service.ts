@@ -5,10 +5,16 @@
  */
 import type { Registry } from "prom-client";
 import type { Backends } from "../backends.ts";
+import { within } from "../ops/deadline.ts";
 import { backendHealth } from "../ops/health.ts";
 import { kindOf, schemaOf } from "../task.ts";
 import { allTasks, type Tasks } from "../tasks/index.ts";
+import type { Lights } from "./lights.ts";
 import { expectToken, unavailable } from "./respond.ts";
+
+/** How long GET /state waits for Redis, ms, and how old its count of workers may be. */
+const STATE_MS = 500;
+const FLEET_MS = 1_000;
 
 /** What the answers need. */
 export interface ServiceReads extends Backends {
@@ -17,6 +23,7 @@ export interface ServiceReads extends Backends {
   /** Brought up to date by each scrape. */
   gauges: { observe(): Promise<void> }[];
   authToken: string | undefined;
+  lights: Lights;
   /** Aborted when the program is about to end. */
   stopping: AbortSignal;
 }
@@ -38,13 +45,25 @@ export async function listTasks({ tasks, results }: ServiceReads): Promise<Respo
   return Response.json({ tasks: all });
 }
 
+/** GET /state: what a page needs of the system as it is now. Answers even while RabbitMQ or Redis does not. */
+export async function systemState(context: ServiceReads): Promise<Response> {
+  const { queue, results, lights, authToken } = context;
+  const backends = await lights.read();
+  const [now, workers] = await Promise.all([
+    within(results.now(), STATE_MS, "late").catch(() => null),
+    within(results.workers(FLEET_MS), STATE_MS, "late").catch(() => null),
+  ]);
+  const mode = queue.isLocal ? "embedded" : "distributed";
+  return Response.json({ mode, now, workers: workers?.length ?? null, token: authToken !== undefined, backends });
+}
+
 /** GET /readyz */
 export async function readiness(context: ServiceReads): Promise<Response> {
   if (context.stopping.aborted) throw unavailable("this coordinator is shutting down");
   const { queue, store } = await backendHealth(context);
   const trouble = queue ?? store;
-  if (trouble !== null) throw unavailable(trouble);
-  return Response.json({ status: "ready" });
+  if (trouble === null) return Response.json({ status: "ready" });
+  throw unavailable(trouble.detail, { backends: { rabbitmq: queue?.code ?? null, redis: store?.code ?? null } });
 }
 
 /** GET /metrics */

@@ -11,7 +11,7 @@
  */
 import { createServer } from "node:http";
 import type { Registry } from "prom-client";
-import type { Backends } from "../backends.ts";
+import { type Backends, type Trouble, UnavailableError } from "../backends.ts";
 import { within } from "./deadline.ts";
 
 /** Time limit for an answer of the result store, ms. */
@@ -21,12 +21,21 @@ export const ANSWER_MS = 2_000;
 export async function backendHealth({
   queue,
   results,
-}: Backends): Promise<{ queue: string | null; store: string | null }> {
-  const store = await within(results.ping(), ANSWER_MS, `no answer in ${ANSWER_MS} ms`).then(
+}: Backends): Promise<{ queue: Trouble | null; store: Trouble | null }> {
+  return { queue: queue.trouble(), store: await troubleOf("Redis", results.ping()) };
+}
+
+/** Waits for an answer, `ANSWER_MS` at most. @returns why there is none */
+export function troubleOf(name: string, ping: Promise<void>): Promise<Trouble | null> {
+  const late = () => new UnavailableError("silent", `no answer in ${ANSWER_MS} ms`);
+  return within(ping, ANSWER_MS, late).then(
     () => null,
-    (error: Error) => `Redis is unavailable: ${error.message}`,
+    (error: Error) => {
+      const code = error instanceof UnavailableError ? error.code : "unreachable";
+      const said = error.message.startsWith(name) ? "" : `${name} is unavailable: `;
+      return { code, detail: said + error.message };
+    },
   );
-  return { queue: queue.ready() ? null : "RabbitMQ is unavailable: not connected", store };
 }
 
 interface Probed {
@@ -68,7 +77,7 @@ async function answer(probed: Probed, url: string): Promise<Answer> {
     case "/readyz": {
       if (probed.stopping()) return statusOf("this worker is shutting down", "");
       const { queue, store } = await backendHealth(probed.backends);
-      return statusOf(queue ?? store, "ready");
+      return statusOf((queue ?? store)?.detail ?? null, "ready");
     }
     case "/metrics":
       await probed.observe();

@@ -8,6 +8,7 @@
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { Redis } from "ioredis";
+import { type TroubleCode, UnavailableError } from "../backends.ts";
 import { within } from "../ops/deadline.ts";
 import type { Log } from "../ops/log.ts";
 import { serverUrl } from "../ops/settings.ts";
@@ -89,15 +90,19 @@ export class RedisConnection {
     this.#log?.warn("Redis may evict results: expected maxmemory-policy noeviction", { policy });
   }
 
-  /** Needs all the rights of this program. @throws Error unless Redis works */
+  /** Needs all the rights of this program. @throws UnavailableError unless Redis works */
   async ping(): Promise<void> {
     for (const { status } of [this.commands, this.subscriber]) {
-      if (status !== "ready")
-        throw new Error(`the connection is ${status}${this.#trouble ? `: ${textOf(this.#trouble)}` : ""}`);
+      if (status === "ready") continue;
+      const why = `the connection is ${status}${this.#trouble ? `: ${textOf(this.#trouble)}` : ""}`;
+      throw new UnavailableError(codeOf(this.#trouble), why, { cause: this.#trouble });
     }
-    if (this.#unsuitable !== undefined) throw new Error(this.#unsuitable);
+    if (this.#unsuitable !== undefined) throw new UnavailableError("version", this.#unsuitable);
     const keys = ["job:{probe}", "resultado:{probe}:0", "worker:probe", "workers"];
-    await Promise.all([this.commands.eval(PROBE, keys.length, ...keys), this.subscriber.subscribe(READY)]);
+    const tries = [this.commands.eval(PROBE, keys.length, ...keys), this.subscriber.subscribe(READY)];
+    await Promise.all(tries).catch((cause: Error) => {
+      throw new UnavailableError(codeOf(cause), cause.message, { cause });
+    });
   }
 
   /**
@@ -118,7 +123,8 @@ export class RedisConnection {
     };
     await within(first(), CHECK_MS, "no answer").catch((error: Error) => {
       if (error.message.startsWith("REDIS_URL: ")) throw error;
-      if (isRefusal(error)) throw new Error(`REDIS_URL: ${cureOf(error)}: ${error.message}`, { cause: error });
+      const reply = error instanceof UnavailableError ? (error.cause as Error | undefined) : error;
+      if (isRefusal(reply)) throw new Error(`REDIS_URL: ${cureOf(reply)}: ${reply.message}`, { cause: reply });
     });
   }
 
@@ -131,6 +137,25 @@ export class RedisConnection {
 function isRefusal(error: Error | undefined): error is Error {
   return error?.name === "ReplyError" && !PASSING.test(error.message);
 }
+
+/** By the code with which a reply begins. */
+function codeOf(error: Error | undefined): TroubleCode {
+  const [reply] = /^[A-Z]+(?= )/.exec(error?.message ?? "") ?? [""];
+  return REPLIES[reply] ?? "unreachable";
+}
+
+const REPLIES: Record<string, TroubleCode> = {
+  WRONGPASS: "login",
+  NOAUTH: "login",
+  NOPERM: "rights",
+  LOADING: "starting",
+  MASTERDOWN: "starting",
+  BUSY: "silent",
+  OOM: "blocked",
+  MISCONF: "blocked",
+  READONLY: "blocked",
+  NOREPLICAS: "blocked",
+};
 
 /** What to change, by the code with which the reply begins. */
 function cureOf(error: Error & { command?: { name: string } }): string {

@@ -615,7 +615,7 @@ const apps: (() => Promise<void>)[] = [];
 async function startApp({ bandPixels, ttlSeconds = 60 }: { bandPixels: number; ttlSeconds?: number }): Promise<App> {
   const queue = await RabbitQueue.connect(rabbitmq.url, openLog("warn"));
   const results = new RedisResults(redis.url, ttlSeconds, false);
-  await until(() => queue.ready());
+  await until(() => queue.trouble() === null);
   const counted = new CountedQueue(queue);
   const watched = new Proxy(queue, {
     get: (target, name) => {

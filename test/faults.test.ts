@@ -227,7 +227,7 @@ describeWith(["rabbitmq", "redis"], "faults", () => {
 
   test("many bands go to RabbitMQ a few at a time, as the earlier ones are confirmed", async () => {
     const queue = await RabbitQueue.connect(throughProxy(), openLog("warn"));
-    await until(() => queue.ready());
+    await until(() => queue.trouble() === null);
     const band = { task: "sobel", halo: [0, 0] as [number, number], width: 3, height: 1, pixels: new Uint8Array(3) };
     await queue.publish({ ...band, chunkId: chunkIdOf(crypto.randomUUID(), 0) }); // the queue is known from now on
     const letGo = proxy.hold();
@@ -246,7 +246,7 @@ describeWith(["rabbitmq", "redis"], "faults", () => {
 
   test("the connection to RabbitMQ cut while a worker subscribes: it subscribes on the next one", async () => {
     const queue = await RabbitQueue.connect(throughProxy(), openLog("warn"));
-    await until(() => queue.ready());
+    await until(() => queue.trouble() === null);
     proxy.cut();
     const stop = await queue.consume(["sobel"], async () => ({ do: "done" }));
     await until(() => withChannel(async (channel) => (await channel.checkQueue(QUEUE)).consumerCount === 1));

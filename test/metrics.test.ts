@@ -210,8 +210,24 @@ describeWith(["rabbitmq", "redis"], "coordinator and workers", () => {
     expect(await ask("/readyz")).toEqual([200, "ready"]);
     expect(await ask("/nothing")).toEqual([404, "not found"]);
 
+    const lights = async () => (await (await fetch(`${origin}/state`)).json()).backends;
+    const [up, down] = [
+      { up: true, code: null },
+      { up: false, code: "silent" },
+    ];
+    expect(await lights()).toMatchObject({ rabbitmq: up, redis: up });
+    const events = await fetch(`${origin}/events?jobs=${crypto.randomUUID()}`);
+    const reader = events.body!.pipeThrough(new TextDecoderStream()).getReader();
+    let text = "";
+    const said = async (what: RegExp) => {
+      while (!what.test(text)) text += (await reader.read()).value;
+      text = "";
+    };
+
     redis.pause();
     expect(await ask("/readyz")).toEqual([503, "Redis is unavailable: no answer in 2000 ms"]);
+    await said(/event: backends\ndata: .*"redis":\{"up":false,"since":\d+,"code":"silent"/);
+    expect(await lights()).toMatchObject({ rabbitmq: up, redis: down });
     expect(await ask("/healthz")).toEqual([200, "ok"]);
     expect((await scrape(`${probes}/metrics`)).get("sobel_store_up")).toBe(0);
     const coordinator = await scrape(`${origin}/metrics`);
@@ -219,7 +235,12 @@ describeWith(["rabbitmq", "redis"], "coordinator and workers", () => {
     redis.resume();
     await until(async () => (await ask("/readyz"))[0] === 200);
 
+    await said(/event: backends\ndata: .*"redis":\{"up":true,"since":\d+,"code":null/);
     await rabbitmq.kill();
+    await said(/event: backends\ndata: \{"rabbitmq":\{"up":false,"since":\d+,"code":"unreachable"/);
+    await reader.cancel();
+    const refused = await (await fetch(`${origin}/readyz`)).json();
+    expect(refused).toMatchObject({ status: 503, backends: { rabbitmq: "unreachable", redis: null } });
     await until(async () => (await ask("/readyz"))[1] === "RabbitMQ is unavailable: not connected");
     expect(await ask("/healthz")).toEqual([200, "ok"]);
     const without = await scrape(`${origin}/metrics`);

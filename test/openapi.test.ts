@@ -227,7 +227,7 @@ describe("real answers match the document", () => {
   });
 
   test("of the page, the probes and the lists", async () => {
-    for (const path of ["/", "/healthz", "/readyz", "/metrics", "/workers", "/tasks", "/openapi.json"])
+    for (const path of ["/", "/healthz", "/readyz", "/state", "/metrics", "/workers", "/tasks", "/openapi.json"])
       for (const method of ["GET", "HEAD"]) await expectTrue(method, path, 200);
     const etag = (await fetch(`${origin}/`)).headers.get("etag") ?? "";
     await expectTrue("GET", "/", 304, { headers: { "if-none-match": etag } });

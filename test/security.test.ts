@@ -529,9 +529,22 @@ describeWith(["rabbitmq", "redis"], "what RabbitMQ refuses", () => {
       expect(program.out).not.toContain("s3cret");
       expect(program.out).not.toContain("node_modules");
     }
-    const [, poor] = programs;
+    const [none, poor] = programs;
+    const wrong = start(at("guest:wrong"), "coordinator.ts");
+    programs.push(wrong);
     const origin = await originOf(poor);
-    expect((await fetch(`${origin}/readyz`)).status).toBe(503);
+    for (const [program, code] of [
+      [none, "vhost"],
+      [poor, "vhost"],
+      [wrong, "login"],
+    ] as const) {
+      await program.waitFor(/RabbitMQ refuses access/);
+      const at = await originOf(program);
+      const refused = await fetch(`${at}/readyz`);
+      expect([refused.status, (await refused.json()).backends]).toEqual([503, { rabbitmq: code, redis: null }]);
+      const { backends } = await (await fetch(`${at}/state`)).json();
+      expect(backends).toMatchObject({ rabbitmq: { up: false, code }, redis: { up: true } });
+    }
     await rabbitmq.ctl("set_permissions", "poor", "^tareas", "^(tareas|amq.default)", "^(tareas|amq.default)");
     await until(async () => (await fetch(`${origin}/readyz`)).status === 200);
     for (const program of programs) program.kill("SIGKILL");
