@@ -41,6 +41,7 @@ import { readApiDocument, readPage, servePage } from "./http/static.ts";
 import { Upload } from "./http/upload.ts";
 import { enqueue, jobOf, merge, removeJob, startOrResume } from "./job.ts";
 import { withLease } from "./lease.ts";
+import { caSetting } from "./ops/address.ts";
 import { type Log, openLog } from "./ops/log.ts";
 import { BackendGauges, CoordinatorMetrics, FleetMetrics, openRegistry } from "./ops/metrics.ts";
 import {
@@ -319,6 +320,7 @@ exit codes
 async function connect(tasks: Tasks, log: Log, registry: Registry): Promise<Backends & { stop(): Promise<void> }> {
   const { RABBITMQ_URL, REDIS_URL } = process.env;
   const ttlSeconds = setting("RESULT_TTL_SECONDS");
+  const ca = caSetting();
   if (!RABBITMQ_URL && !REDIS_URL) {
     const bandTimeout = setting("BAND_TIMEOUT_SECONDS") * 1000;
     const modules = process.env.TASKS;
@@ -328,8 +330,8 @@ async function connect(tasks: Tasks, log: Log, registry: Registry): Promise<Back
     const [set, unset] = RABBITMQ_URL ? ["RABBITMQ_URL", "REDIS_URL"] : ["REDIS_URL", "RABBITMQ_URL"];
     throw new Error(`${unset}: expected both RABBITMQ_URL and REDIS_URL, or neither, got only ${set}`);
   }
-  const results = new RedisResults(REDIS_URL, ttlSeconds, false, log);
-  const queue = await RabbitQueue.connect(RABBITMQ_URL, log);
+  const results = new RedisResults(REDIS_URL, ttlSeconds, false, log, ca);
+  const queue = await RabbitQueue.connect(RABBITMQ_URL, log, undefined, ca);
   await results.check();
   const stop = async () => {
     await queue.close();

@@ -4,27 +4,19 @@
  * The queues are `tareas` for Sobel and `tareas.<task>` for any other task. They are durable quorum queues, so a confirmed
  * publish survives a crash of the broker and, in a cluster, the loss of a node.
  *
- * Invariant: a publish resolves only after RabbitMQ has confirmed it. A connection that is lost is opened again, for ever.
+ * Invariant: a publish resolves only after RabbitMQ has confirmed it.
  *
- * Not here: the message itself (chunk.ts), what a worker answers and when (worker.ts), the queue of one process (embedded.ts).
+ * Not here: the connection (amqp/connection.ts), the message itself (chunk.ts), what a worker answers and when (worker.ts), the queue of one process (embedded.ts).
  */
 
 import { EventEmitter, once } from "node:events";
-import {
-  type Channel,
-  type ChannelModel,
-  type ConfirmChannel,
-  type ConsumeMessage,
-  connect,
-  type GetMessage,
-  type RecoveringChannelModel,
-} from "amqplib";
+import type { Channel, ChannelModel, ConfirmChannel, ConsumeMessage, GetMessage } from "amqplib";
+import { NOT_CONNECTED, RabbitConnection } from "./amqp/connection.ts";
 import { Consumer, HOLD_MS, requeue, settle } from "./amqp/consumer.ts";
-import { type Handler, type Queue, QueueError, type Trouble, type TroubleCode, UnavailableError } from "./backends.ts";
+import { type Handler, type Queue, QueueError, type Trouble, UnavailableError } from "./backends.ts";
 import { type Chunk, decodeMessage, encodeMessage } from "./chunk.ts";
 import { within } from "./ops/deadline.ts";
 import type { Log } from "./ops/log.ts";
-import { serverUrl } from "./ops/settings.ts";
 
 export const QUEUE = "tareas";
 export const DEAD_LETTERS = "tareas.muertas";
@@ -40,33 +32,20 @@ const CONFIRM_MS = 5_000;
 const ANSWER_MS = 2_000;
 /** AMQP's reply code for a queue that exists with other arguments. */
 const PRECONDITION_FAILED = 406;
-/** The same for what the user may not do. */
-const ACCESS_REFUSED = 403;
-/** After two intervals without traffic the broker closes a worker's connection and redelivers its chunk. */
-const HEARTBEAT_SECONDS = 10;
 
 export function queueOf(task: string): string {
   return task === "sobel" ? QUEUE : `${QUEUE}.${task}`;
 }
 
-const TOO_OLD = "expected RabbitMQ";
-const NOT_CONNECTED: Trouble = { code: "unreachable", detail: "RabbitMQ is unavailable: not connected" };
 const BLOCKED: Trouble = {
   code: "blocked",
   detail: "RabbitMQ is unavailable: short of memory or disk, it blocks publishers",
 };
-/** Troubles that only another setting, or another account, can end. */
-const REFUSALS: TroubleCode[] = ["login", "vhost", "rights"];
-const REFUSED =
-  "RabbitMQ refuses access: check the user, the password, the virtual host and their permissions; retrying";
-
-/** The first version with at-least-once dead-lettering of quorum queues. */
-const MIN_VERSION = [3, 10];
 
 /** The queue in RabbitMQ. */
 export class RabbitQueue implements Queue {
   readonly #log: Log;
-  #connection!: RecoveringChannelModel;
+  readonly #connection: RabbitConnection;
   #model: ChannelModel | undefined;
   #channel: ConfirmChannel | undefined;
   #blocked = false;
@@ -82,59 +61,50 @@ export class RabbitQueue implements Queue {
   readonly #changes = new EventEmitter().setMaxListeners(0);
 
   private constructor(
+    url: string,
     log: Log,
     readonly holdMs: number,
+    ca: string[] | undefined,
   ) {
     this.#log = log;
+    const owner = {
+      setUp: (model: ChannelModel) => this.#setUp(model),
+      lost: (trouble: Trouble) => this.#lost(trouble),
+    };
+    this.#connection = new RabbitConnection(url, owner, log, ca);
   }
 
   /**
-   * Returns at once. Until the broker answers, `ready()` is false and everything waits.
-   * @param url `amqp://` or `amqps://`
+   * Returns at once. Until the broker answers, everything waits, and `trouble()` says why.
+   * @param url as in ops/address.ts
    * @param log gets a line for every lost connection
    * @param holdMs how long a message may wait behind another one in this process
+   * @param ca certificates to trust, PEM
    */
-  static async connect(url: string, log: Log, holdMs = HOLD_MS): Promise<RabbitQueue> {
-    const queue = new RabbitQueue(log, holdMs);
-    const setup = (model: ChannelModel) => queue.#setUp(model);
-    const address = serverUrl("RABBITMQ_URL", url, "amqp");
-    if (!address.searchParams.has("heartbeat")) address.searchParams.set("heartbeat", String(HEARTBEAT_SECONDS));
-    queue.#connection = await connect(address.href, {
-      recovery: { initialDelay: 100, maxDelay: 2_000, waitForConnect: false, setup },
-      timeout: 5_000,
-    });
-    queue.#connection.on("error", () => {});
-    queue.#connection.on("blocked", () => {
-      queue.#blocked = true;
-    });
-    queue.#connection.on("unblocked", () => {
-      queue.#blocked = false;
-    });
-    queue.#connection.on("connect-failed", (error) => {
-      queue.#trouble = troubleOf(error);
-      const { code } = queue.#trouble;
-      const text = REFUSALS.includes(code) ? REFUSED : "RabbitMQ cannot be reached, retrying";
-      log.warn(text, { error });
-    });
-    queue.#connection.on("disconnect", (error) => {
-      queue.#trouble = NOT_CONNECTED;
-      queue.#channel = undefined;
-      queue.#model = undefined;
-      for (const consumer of queue.#consumers) consumer.detach();
-      log.warn("RabbitMQ connection lost, reconnecting", { error });
-    });
-    return queue;
+  static async connect(url: string, log: Log, holdMs = HOLD_MS, ca?: string[]): Promise<RabbitQueue> {
+    return new RabbitQueue(url, log, holdMs, ca);
+  }
+
+  #lost(trouble: Trouble): void {
+    this.#trouble = trouble;
+    this.#channel = undefined;
+    this.#model = undefined;
+    for (const consumer of this.#consumers) consumer.detach();
   }
 
   /** Runs after every connect. A channel error closes the connection, so that this runs again. */
   async #setUp(model: ChannelModel): Promise<void> {
-    expectVersion(model.connection.serverProperties);
-    // An `error` event without a listener would end the process, and amqplib adds its own only after this.
-    model.on("error", () => {});
+    model.on("blocked", () => {
+      this.#blocked = true;
+    });
+    model.on("unblocked", () => {
+      this.#blocked = false;
+    });
     const channel = await model.createConfirmChannel();
-    const restart = () => void model.close().catch(() => {});
     channel.on("error", () => {});
-    channel.on("close", restart);
+    channel.on("close", () => {
+      if (this.#model === model) this.#connection.restart();
+    });
     channel.on("return", (message) => this.#returned.add(message.properties.messageId));
     this.#declared = new Set();
     this.#blocked = false;
@@ -303,7 +273,7 @@ export class RabbitQueue implements Queue {
       {
         declare: (queue) => this.#declare(queue),
         // The next connection attaches it again.
-        restart: () => void this.#model?.close().catch(() => {}),
+        restart: () => this.#connection.restart(),
       },
       onConsuming,
       this.holdMs,
@@ -357,25 +327,6 @@ export class RabbitQueue implements Queue {
 
   async close(): Promise<void> {
     this.#channel = undefined;
-    // A broker that is shutting down may never answer.
-    await within(this.#connection.close(), ANSWER_MS, "no answer").catch(() => {});
+    await this.#connection.stop();
   }
-}
-
-/** Why a connection failed. It is retried even where RabbitMQ refuses: an account may be created later. */
-function troubleOf({ message, code }: Error & { code?: unknown }): Trouble {
-  const trouble = (code: TroubleCode, why: string) => ({ code, detail: `RabbitMQ is unavailable: ${why}` });
-  if (message.startsWith(TOO_OLD)) return trouble("version", message);
-  // For a refused handshake the library has no code. It does not read the reason that follows a wrong virtual host.
-  if (/\b403 \(ACCESS-REFUSED\)/.test(message)) return trouble("login", "it refuses the user or the password");
-  if (/<ConnectionClose\b/.test(message))
-    return trouble("vhost", "it has no such virtual host, or refuses it to the user");
-  return code === ACCESS_REFUSED ? trouble("rights", "the user lacks a permission") : NOT_CONNECTED;
-}
-
-/** @throws Error for a RabbitMQ that is too old. Other brokers number their versions differently */
-function expectVersion({ product, version }: { product: string; version: string }): void {
-  const [major, minor] = version.split(".").map(Number);
-  const isOld = major < MIN_VERSION[0] || (major === MIN_VERSION[0] && minor < MIN_VERSION[1]);
-  if (product === "RabbitMQ" && isOld) throw new Error(`${TOO_OLD} ${MIN_VERSION.join(".")} or later, got ${version}`);
 }

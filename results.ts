@@ -24,7 +24,7 @@
  * Not here: what follows from the records (watch.ts, job.ts), the scripts that write them (redis/lua.ts), their form as text (redis/records.ts), the connections (redis/connection.ts), the queue (queue.ts).
  */
 import { EventEmitter } from "node:events";
-import type { ChainableCommander, Redis } from "ioredis";
+import type { ChainableCommander, Cluster, Redis } from "ioredis";
 import type {
   Begun,
   Change,
@@ -42,12 +42,14 @@ import { chunkIdOf, fromBase64, parseChunkId } from "./chunk.ts";
 import type { Log } from "./ops/log.ts";
 import { RedisConnection } from "./redis/connection.ts";
 import {
+  BEAT,
   BEGIN,
   COUNT_FAILURE,
   EXPIRE_ONCE,
   FAIL,
   FORGET_EXPIRED,
   LEASE,
+  LIVE,
   MARK,
   PUT,
   RECORD_FOREIGN,
@@ -78,22 +80,24 @@ const MAX_ERROR = 300;
 /** What the processes of the distributed mode share. */
 export class RedisResults implements Results {
   readonly #connection: RedisConnection;
-  readonly #redis: Redis;
+  readonly #redis: Redis | Cluster;
   readonly #events = new EventEmitter().setMaxListeners(0);
   #fleet: { at: number; workers: Promise<WorkerInfo[]> } | undefined;
 
   /**
-   * @param url `redis://` or `rediss://`
+   * @param url as in ops/address.ts
    * @param patient commands wait for Redis for ever (a worker), instead of failing after about 15 s
+   * @param ca certificates to trust, PEM
    */
   constructor(
     url: string,
     readonly ttlSeconds: number,
     patient: boolean,
     log?: Log,
+    ca?: string[],
   ) {
     const channels = () => this.#events.eventNames().map(String);
-    this.#connection = new RedisConnection(url, patient, channels, log);
+    this.#connection = new RedisConnection(url, patient, channels, log, ca);
     this.#redis = this.#connection.commands;
     const { subscriber } = this.#connection;
     subscriber.on("message", (channel: string, message: string) => this.#events.emit(channel, hintFrom(message)));
@@ -251,12 +255,14 @@ export class RedisResults implements Results {
   }
 
   async sweep(): Promise<void> {
-    let cursor = "0";
-    do {
-      const [next, keys] = await this.#redis.scan(cursor, "MATCH", resultKey("*"), "COUNT", 500);
-      for (const key of keys) await this.#redis.eval(EXPIRE_ONCE, 1, key, this.ttlSeconds);
-      cursor = next;
-    } while (cursor !== "0");
+    for (const node of this.#connection.leaders()) {
+      let cursor = "0";
+      do {
+        const [next, keys] = await node.scan(cursor, "MATCH", resultKey("*"), "COUNT", 500);
+        for (const key of keys) await this.#redis.eval(EXPIRE_ONCE, 1, key, this.ttlSeconds);
+        cursor = next;
+      } while (cursor !== "0");
+    }
   }
 
   async watch(id: string, listener: (hint?: Hint) => void): Promise<() => void> {
@@ -273,11 +279,10 @@ export class RedisResults implements Results {
   async beat(worker: WorkerInfo): Promise<void> {
     this.#fleet = undefined;
     const key = `worker:${worker.name}`;
-    const [seconds] = await this.#redis.time();
     const lists = { tasks: JSON.stringify(worker.tasks), offers: JSON.stringify(worker.offers) };
     const fields = { ...worker, ...lists, consuming: worker.consuming ? 1 : 0 };
-    const beat = this.#redis.multi().zadd("workers", seconds * 1000, worker.name);
-    await all(beat.hset(key, fields).pexpire(key, LIVE_MS));
+    await all(this.#redis.multi().hset(key, fields).pexpire(key, LIVE_MS));
+    await this.#redis.eval(BEAT, 1, "workers", worker.name);
   }
 
   async leave(name: string): Promise<void> {
@@ -297,16 +302,13 @@ export class RedisResults implements Results {
   }
 
   async #readWorkers(): Promise<WorkerInfo[]> {
-    const [seconds] = await this.#redis.time();
-    await this.#redis.zremrangebyscore("workers", 0, seconds * 1000 - LIVE_MS);
-    const names = await this.#redis.zrange("workers", "0", "-1");
-    const reads = this.#redis.pipeline();
-    for (const name of names) reads.hgetall(`worker:${name}`);
-    const replies = names.length > 0 ? ((await reads.exec()) ?? []) : [];
-    return replies.flatMap(([error, fields]) => {
+    const names = (await this.#redis.eval(LIVE, 1, "workers", LIVE_MS)) as string[];
+    // Not one pipeline: in a Redis Cluster the workers are on several nodes.
+    const reads = names.map((name) => this.#redis.hgetall(`worker:${name}`));
+    return (await Promise.allSettled(reads)).flatMap((read) => {
       // Another program may have stored something that is not a hash: that one is left out.
-      if (error && !error.message.startsWith("WRONGTYPE")) throw error;
-      const found = (error ? {} : fields) as Record<string, string>;
+      if (read.status === "rejected" && !read.reason.message.startsWith("WRONGTYPE")) throw read.reason;
+      const found = read.status === "rejected" ? {} : read.value;
       return found.name ? [workerOf(found)] : [];
     });
   }

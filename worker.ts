@@ -28,6 +28,7 @@ import { availableParallelism, hostname } from "node:os";
 import process from "node:process";
 import type { Delivery, Done, Failure, Outcome, Queue, Results, WorkerInfo } from "./backends.ts";
 import { type Chunk, isChunkId, parseChunkId } from "./chunk.ts";
+import { caSetting } from "./ops/address.ts";
 import { within } from "./ops/deadline.ts";
 import { type Fields, type Log, openLog } from "./ops/log.ts";
 import type { DeadLetterReason, WorkerMetrics } from "./ops/metrics.ts";
@@ -338,6 +339,7 @@ exit codes
 async function main(): Promise<void> {
   answerHelp("worker.ts", ABOUT);
   const { RABBITMQ_URL, REDIS_URL, WORKER_NAME, HOST } = process.env;
+  const ca = caSetting();
   const ttl = setting("RESULT_TTL_SECONDS");
   const bandTimeout = setting("BAND_TIMEOUT_SECONDS") * 1000;
   const metricsPort = setting("METRICS_PORT");
@@ -352,8 +354,8 @@ async function main(): Promise<void> {
   // Loaded here and not above: the thread does not need them.
   const { RabbitQueue } = await import("./queue.ts");
   const { RedisResults } = await import("./results.ts");
-  const results = new RedisResults(REDIS_URL, ttl, true, log.with({ worker: name }));
-  const queue = await RabbitQueue.connect(RABBITMQ_URL, log.with({ worker: name }));
+  const results = new RedisResults(REDIS_URL, ttl, true, log.with({ worker: name }), ca);
+  const queue = await RabbitQueue.connect(RABBITMQ_URL, log.with({ worker: name }), undefined, ca);
   await results.check();
   let stopping = false;
   let worker: Worker | undefined;

@@ -5,7 +5,7 @@
  * Each program reads its own settings once, at its start, so that an invalid one stops it at once. This file imports
  * nothing of ours.
  *
- * Not here: the settings of the deployment (terraform/settings.ts).
+ * Not here: the addresses of RabbitMQ and Redis (address.ts), the settings of the deployment (terraform/settings.ts).
  */
 import { availableParallelism, totalmem } from "node:os";
 import process from "node:process";
@@ -151,7 +151,11 @@ const TEXTS = {
     of: BOTH,
     help: "amqp:// or amqps://; set it with REDIS_URL, or set neither to run everything in one process",
   },
-  REDIS_URL: { of: BOTH, help: "redis:// or rediss://" },
+  REDIS_URL: { of: BOTH, help: "redis://, redis+sentinel:// or redis+cluster://; rediss… for TLS" },
+  TLS_CA_FILE: {
+    of: BOTH,
+    help: "certificates to trust for amqps:// and rediss://, beside the usual ones; a PEM file",
+  },
   HOST: { of: BOTH, shown: "127.0.0.1", help: "address to listen on" },
   ALLOWED_HOSTS: {
     of: COORDINATOR,
@@ -212,27 +216,6 @@ export function tokenSetting(): string | undefined {
   const token = process.env.AUTH_TOKEN || undefined;
   if (token === undefined || /^[!-~]+$/.test(token)) return token;
   throw new Error("AUTH_TOKEN: expected letters, digits and punctuation of ASCII, got a space or another character");
-}
-
-/**
- * Checks the address of a server. It may contain a password, so the error has the name of the setting and not its value.
- * @throws Error
- */
-export function serverUrl(name: string, text: string, scheme: "amqp" | "redis"): URL {
-  const url = URL.parse(text);
-  if (url && [`${scheme}:`, `${scheme}s:`].includes(url.protocol) && url.hostname !== "" && isEncoded(url.href)) {
-    if (scheme === "amqp" || /^\/?$|^\/\d+$/.test(url.pathname)) return url;
-    throw new Error(`${name}: expected nothing or the number of a database behind the slash`);
-  }
-  throw new Error(`${name}: expected ${scheme}://user:password@host:port, or ${scheme}s:// for TLS, percent-encoded`);
-}
-
-function isEncoded(text: string): boolean {
-  try {
-    return decodeURIComponent(text) !== "";
-  } catch {
-    return false;
-  }
 }
 
 /** The setting `ALLOWED_HOSTS`: names, and addresses of IPv6 in brackets. @throws Error */

@@ -11,11 +11,11 @@
  * Invariant: a job that is not failed stays as it is. A band is acknowledged only after RabbitMQ has its copy in the queue.
  */
 import process from "node:process";
-import { type ConfirmChannel, connect, type GetMessage } from "amqplib";
+import { type ChannelModel, type ConfirmChannel, connect, type GetMessage } from "amqplib";
 import { isChunkId, parseChunkId } from "../chunk.ts";
+import { amqpNodes, caSetting } from "../ops/address.ts";
 import { within } from "../ops/deadline.ts";
 import { ANSWER_MS } from "../ops/health.ts";
-import { serverUrl } from "../ops/settings.ts";
 import { DEAD_LETTERS, QUEUE } from "../queue.ts";
 import { RedisResults } from "../results.ts";
 import { stateOf } from "../watch.ts";
@@ -31,17 +31,16 @@ async function main(action = "--show", ...more: string[]): Promise<void> {
     console.error(USAGE);
     process.exit(2);
   }
-  const address = serverUrl("RABBITMQ_URL", RABBITMQ_URL, "amqp").href;
-  const results = new RedisResults(REDIS_URL, 1, false);
+  const ca = caSetting();
+  const nodes = amqpNodes(RABBITMQ_URL);
+  const results = new RedisResults(REDIS_URL, 1, false, undefined, ca);
   if (action === "--back") {
     await results.check();
     await within(results.ping(), ANSWER_MS, `no answer in ${ANSWER_MS} ms`).catch((cause: Error) => {
       throw new Error(`REDIS_URL: Redis is unavailable: ${cause.message}`, { cause });
     });
   }
-  const connection = await connect(address, { timeout: 5_000 }).catch((cause: Error) => {
-    throw new Error(`RABBITMQ_URL: RabbitMQ cannot be reached, or refuses access: ${cause.message}`, { cause });
-  });
+  const connection = await connectAny(nodes, ca);
   connection.on("error", () => {});
   const channel = await connection.createConfirmChannel();
   channel.on("error", () => {});
@@ -61,6 +60,14 @@ async function main(action = "--show", ...more: string[]): Promise<void> {
   await channel.close();
   await connection.close();
   await results.close();
+}
+
+/** Connects to the first node that accepts. @throws Error with the reason of the last one */
+async function connectAny([node, ...others]: URL[], ca: string[] | undefined): Promise<ChannelModel> {
+  return connect(node.href, { timeout: 5_000, ...(ca && { ca }) }).catch((cause: Error) => {
+    if (others.length > 0) return connectAny(others, ca);
+    throw new Error(`RABBITMQ_URL: RabbitMQ cannot be reached, or refuses access: ${cause.message}`, { cause });
+  });
 }
 
 /** A worker writes x-queue and x-reason. For a band that the broker itself dead-lettered, x-death has both. */

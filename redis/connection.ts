@@ -6,18 +6,30 @@
  *
  * Not here: keys and records (results.ts), the address itself (ops/settings.ts).
  */
+import { connect } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
-import { Redis } from "ioredis";
+import { connect as connectTls } from "node:tls";
+import { AbstractConnector, Cluster, type ClusterOptions, Redis, type RedisOptions } from "ioredis";
 import { type TroubleCode, UnavailableError } from "../backends.ts";
+import { type RedisAddress, redisAddress } from "../ops/address.ts";
 import { within } from "../ops/deadline.ts";
 import type { Log } from "../ops/log.ts";
-import { serverUrl } from "../ops/settings.ts";
 import { PROBE } from "./lua.ts";
 
 /** How long the start waits for Redis, ms. */
 const CHECK_MS = 2_000;
 /** How long Redis may take to answer before the connection is opened again, ms. */
 const SILENCE_MS = 15_000;
+/** How long a server may take to accept a connection, ms. */
+const CONNECT_MS = 5_000;
+/** How long a sentinel may take to answer, ms. */
+const SENTINEL_MS = 2_000;
+/** How often a command is sent again where it does not wait for ever: over about 15 s. */
+const MAX_RETRIES = 20;
+/** How often the slots of a Redis Cluster are read again, ms. */
+const SLOTS_MS = 5_000;
+const pauseOf = (times: number) => Math.min(50 * times, 1000);
+
 /** The oldest version whose rights of channels (`&job:*`) these checks rely on. */
 const MIN_VERSION = [6, 2];
 
@@ -29,7 +41,7 @@ const PASSING =
   /\b(LOADING|MASTERDOWN|OOM|READONLY|BUSY|MISCONF|NOREPLICAS|CLUSTERDOWN|TRYAGAIN|max number of clients)\b/;
 
 export class RedisConnection {
-  readonly commands: Redis;
+  readonly commands: Redis | Cluster;
   readonly subscriber: Redis;
   readonly #log: Log | undefined;
   /** Why the last attempt to connect failed. */
@@ -38,23 +50,18 @@ export class RedisConnection {
   #unsuitable: string | undefined;
 
   /**
-   * @param url `redis://` or `rediss://`
+   * @param url as in ops/address.ts
    * @param patient commands wait for Redis for ever, instead of failing after about 15 s
    * @param channels the channels that the subscriber must have, after each connect
    * @param log gets a line when Redis becomes unreachable, and one for each setting of the server that loses results
+   * @param ca certificates to trust, PEM
    */
-  constructor(url: string, patient: boolean, channels: () => string[], log?: Log) {
+  constructor(url: string, patient: boolean, channels: () => string[], log?: Log, ca?: string[]) {
     this.#log = log;
-    const address = serverUrl("REDIS_URL", url, "redis").href;
-    const options = {
-      maxRetriesPerRequest: patient ? null : 20,
-      retryStrategy: (times: number) => Math.min(50 * times, 1000),
-      // A silent connection is opened again. TCP alone would notice after a quarter of an hour.
-      socketTimeout: SILENCE_MS,
-    };
-    this.commands = new Redis(address, options);
+    const address = redisAddress(url);
+    this.commands = address.form === "cluster" ? openCluster(address, patient, ca) : openRedis(address, patient, ca);
     // The client's own resubscription leaves a refusal unhandled, which would end the process.
-    this.subscriber = new Redis(address, { ...options, maxRetriesPerRequest: null, autoResubscribe: false });
+    this.subscriber = openRedis(address, true, ca, { autoResubscribe: false });
     for (const redis of [this.commands, this.subscriber]) {
       // Without a listener an `error` event would end the process.
       redis.on("error", (error) => this.#failed(redis, error));
@@ -68,7 +75,7 @@ export class RedisConnection {
     });
   }
 
-  #failed(redis: Redis, error: Error & { command?: { name: string } }): void {
+  #failed(redis: Redis | Cluster, error: Error & { command?: { name: string } }): void {
     redact(error);
     // Without this the client would go on in database 0.
     if (error.command?.name === "select") redis.disconnect(true);
@@ -98,8 +105,14 @@ export class RedisConnection {
       throw new UnavailableError(codeOf(this.#trouble), why, { cause: this.#trouble });
     }
     if (this.#unsuitable !== undefined) throw new UnavailableError("version", this.#unsuitable);
-    const keys = ["job:{probe}", "resultado:{probe}:0", "worker:probe", "workers"];
-    const tries = [this.commands.eval(PROBE, keys.length, ...keys), this.subscriber.subscribe(READY)];
+    const redis = this.commands;
+    const tries = [
+      redis.eval(PROBE, 2, "job:{probe}", "resultado:{probe}:0"),
+      redis.eval(PROBE, 1, "worker:probe"),
+      redis.zrem("workers", ""),
+      redis.publish("job:{probe}", "probe"),
+      this.subscriber.subscribe(READY),
+    ];
     await Promise.all(tries).catch((cause: Error) => {
       throw new UnavailableError(codeOf(cause), cause.message, { cause });
     });
@@ -128,10 +141,92 @@ export class RedisConnection {
     });
   }
 
+  /** The servers that have the keys, between them. */
+  leaders(): Redis[] {
+    return this.commands instanceof Cluster ? this.commands.nodes("master") : [this.commands];
+  }
+
   close(): void {
     this.commands.disconnect();
     this.subscriber.disconnect();
   }
+}
+
+/** One server; or the one that sentinels name; or, of a cluster, any node, which has the messages of all. */
+function openRedis(address: RedisAddress, patient: boolean, ca?: string[], more: RedisOptions = {}): Redis {
+  const { form, nodes, isTls, username, password, db, name } = address;
+  const tls = isTls ? { ...(ca && { ca }) } : undefined;
+  const options: RedisOptions = {
+    username,
+    password,
+    db,
+    maxRetriesPerRequest: patient ? null : MAX_RETRIES,
+    retryStrategy: pauseOf,
+    // A silent connection is opened again. TCP alone would notice after a quarter of an hour.
+    socketTimeout: SILENCE_MS,
+    connectTimeout: CONNECT_MS,
+    ...(tls && { tls }),
+    ...more,
+  };
+  if (form === "single") return new Redis({ ...nodes[0], ...options });
+  if (form === "cluster") return new Redis({ ...options, Connector: nodesInTurn(nodes, tls) });
+  return new Redis({
+    ...options,
+    sentinels: nodes,
+    name,
+    sentinelUsername: address.sentinelUsername,
+    sentinelPassword: address.sentinelPassword,
+    ...(tls && { sentinelTLS: tls, enableTLSForSentinelMode: true }),
+    sentinelRetryStrategy: pauseOf,
+    sentinelReconnectStrategy: pauseOf,
+    sentinelCommandTimeout: SENTINEL_MS,
+    // A leader that hangs keeps its connections. The sentinels announce the next one.
+    failoverDetector: true,
+    // A former leader: the command is sent again to the next one.
+    reconnectOnError: ({ message }) => (/\bREADONLY\b/.test(message) ? 2 : false),
+  });
+}
+
+function openCluster(address: RedisAddress, patient: boolean, ca?: string[]): Cluster {
+  const { nodes, isTls, username, password } = address;
+  const options: ClusterOptions = {
+    redisOptions: {
+      username,
+      password,
+      socketTimeout: SILENCE_MS,
+      connectTimeout: CONNECT_MS,
+      ...(isTls && { tls: { ...(ca && { ca }) } }),
+    },
+    clusterRetryStrategy: pauseOf,
+    // Each costs `retryDelayOnFailover`, 100 ms.
+    maxRedirections: patient ? Number.POSITIVE_INFINITY : SILENCE_MS / 100,
+    // While no node can be reached, commands would wait without a limit.
+    enableOfflineQueue: patient,
+    slotsRefreshInterval: SLOTS_MS,
+    // Certificates and Kubernetes need the names of the nodes, and not the addresses of their first start.
+    dnsLookup: (host, done) => done(null, host),
+  };
+  return new Cluster(nodes, options);
+}
+
+/** Connects to another node at each attempt. */
+function nodesInTurn(nodes: RedisAddress["nodes"], tls: object | undefined) {
+  let turn = Math.floor(Math.random() * nodes.length);
+  return class extends AbstractConnector {
+    constructor() {
+      super(CONNECT_MS);
+    }
+
+    async connect() {
+      this.connecting = true;
+      const node = nodes[turn++ % nodes.length];
+      this.stream = tls ? connectTls({ ...node, ...tls }) : connect(node);
+      this.stream.once("error", (error) => {
+        this.firstError = error;
+      });
+      return this.stream;
+    }
+  };
 }
 
 function isRefusal(error: Error | undefined): error is Error {

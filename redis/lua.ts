@@ -96,15 +96,25 @@ redis.call('EXPIRE', KEYS[1], ARGV[1])
 redis.call('PUBLISH', KEYS[1], 'job')
 return redis.call('HGET', KEYS[1], 'began')`;
 
-/** Needs the rights that the other scripts need, and leaves nothing. KEYS job, result and worker of its own, the list of workers. */
+/** Needs the rights that the other scripts need, and leaves nothing. KEYS of its own. */
 export const PROBE = `
-for i = 1, 3 do
-  redis.call('HSET', KEYS[i], 'probe', 1)
-  redis.call('EXPIRE', KEYS[i], 10)
-  redis.call('DEL', KEYS[i])
+for _, key in ipairs(KEYS) do
+  redis.call('HSET', key, 'probe', 1)
+  redis.call('EXPIRE', key, 10)
+  redis.call('DEL', key)
 end
-redis.call('ZREM', KEYS[4], '')
-return redis.call('PUBLISH', KEYS[1], 'probe')`;
+return 1`;
+
+/** A heartbeat, and who has had one lately, by the clock of one server. KEYS workers; ARGV name. */
+export const BEAT = `
+local time = redis.call('TIME')
+return redis.call('ZADD', KEYS[1], time[1] * 1000, ARGV[1])`;
+
+/** Names of the live workers. KEYS workers; ARGV ms after which a worker without a heartbeat is dead. */
+export const LIVE = `
+local time = redis.call('TIME')
+redis.call('ZREMRANGEBYSCORE', KEYS[1], 0, time[1] * 1000 - ARGV[1])
+return redis.call('ZRANGE', KEYS[1], 0, -1)`;
 
 /** Gives a key a TTL unless it has one. ARGV seconds. */
 export const EXPIRE_ONCE = `
