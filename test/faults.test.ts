@@ -5,7 +5,7 @@
 import { afterAll, afterEach, beforeAll, beforeEach, expect, setDefaultTimeout, test } from "bun:test";
 import { connect as tcp } from "node:net";
 import { connect as amqp, type Channel } from "amqplib";
-import { encode } from "fast-png";
+import { decode, encode } from "fast-png";
 import { Redis } from "ioredis";
 import { chunkIdOf, planBands } from "../chunk.ts";
 import { transform } from "../cli/local.ts";
@@ -590,6 +590,7 @@ class Drill {
   readonly #random: () => number;
   readonly #began = Date.now();
   readonly #env = { RABBITMQ_URL: throughProxy(), BAND_PIXELS: "4000", RESULT_TTL_SECONDS: "40" };
+  /** With the pixels of their edges: how a PNG is cut depends on `workers`. */
   readonly #pictures: { bytes: Bytes; edges: Bytes }[] = [];
   readonly #origins: string[] = [];
   readonly #coordinators: { port: number; program: Program }[] = [];
@@ -607,7 +608,7 @@ class Drill {
         const [width, height] = [80 + Math.floor(this.#random() * 20), 40 * bands];
         const bytes = noise(width, height, Math.floor(this.#random() * 1e9), colour);
         expect(planBands(width, height, 1, { pixels: 4_000 }).bands).toBeWithin(bands === 1 ? 1 : 2, 13);
-        this.#pictures.push({ bytes, edges: await edgesOf(bytes, 4_000) });
+        this.#pictures.push({ bytes, edges: pixelsOf(await edgesOf(bytes, 4_000)) });
       }
     }
     for (let i = 0; i < 2; i++) {
@@ -669,9 +670,9 @@ class Drill {
     try {
       const id = crypto.randomUUID();
       const got = post ? await client.post(bytes, query) : await client.put(id, bytes, query);
-      if (!got.equals(edges)) {
+      if (!pixelsOf(got).equals(edges)) {
         this.failures.wrong++;
-        this.troubles.push(`job ${number}: wrong bytes`);
+        this.troubles.push(`job ${number}: wrong pixels`);
       }
       return { start, end: Date.now() - this.#began };
     } catch (error) {
@@ -734,6 +735,10 @@ class Drill {
     else await ended(program);
     worker.program = await startWorker(name, this.#env, runtime);
   }
+}
+
+function pixelsOf(png: Uint8Array): Bytes {
+  return Buffer.from(decode(png).data);
 }
 
 /** RabbitMQ's memory alarm. */
