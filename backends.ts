@@ -164,6 +164,18 @@ export interface Claim extends BandTimes {
   lane?: number;
   /** The workers that died while they had it, in that order. */
   lost?: string[];
+  /** A third-party worker has it, or made it. */
+  foreign?: true;
+}
+
+/** What a third-party worker says about a band, or just the band where it says nothing. Checked: anyone may publish it. */
+export interface Report {
+  band: number;
+  worker?: string;
+  /** How long it took to decode the band, to run the task, and to store the result, ms. */
+  decode?: number;
+  ms?: number;
+  store?: number;
 }
 
 /** Something that went wrong with a job. */
@@ -219,12 +231,17 @@ export interface WorkerInfo {
 }
 
 /**
- * What a watcher gets: a band is done or claimed, something went wrong, or the whole picture is enqueued. Undefined: anything
+ * What a watcher gets: a band is done or claimed, something went wrong, a third-party worker reports, or the whole picture is enqueued. Undefined: anything
  * may have changed.
  */
-export type Hint = { band: number; done: Done } | { band: number; claim: Claim } | { incident: Incident } | Enqueued;
+export type Hint =
+  | { band: number; done: Done }
+  | { band: number; claim: Claim }
+  | { incident: Incident }
+  | { report: Report }
+  | Enqueued;
 
-/** The whole picture is enqueued. Its times are null where an older coordinator wrote the record. */
+/** The whole picture is enqueued. */
 export type Enqueued = Pick<Job, "enqueuedAt" | "cutMs">;
 
 export interface Results {
@@ -279,8 +296,12 @@ export interface Results {
    * @param picture must not change until this resolves
    */
   store(chunkId: string, picture: Uint8Array, done: Done, attempt: number | undefined): Promise<boolean>;
-  /** Marks as done those bands of `awaited` (band → CRC) whose result a third-party worker has SET. */
-  recordForeignResults(id: string, awaited: Map<number, number>): Promise<void>;
+  /**
+   * Records what third-party workers did: marks each of these bands as done if its result is SET, and as claimed if not and
+   * a worker says that it has it.
+   * @returns how many are done now that were not
+   */
+  recordForeign(id: string, reports: Report[]): Promise<number>;
   /**
    * Records whether something seems wrong with a job: bands that are missing, an upload without a coordinator.
    * @returns for how long it has been seen so, ms; 0 while nothing is wrong. A stored band resets it.

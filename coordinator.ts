@@ -40,7 +40,7 @@ import { listTasks, listWorkers, metricsText, readiness, type ServiceReads, syst
 import { readApiDocument, readPage, servePage } from "./http/static.ts";
 import { Upload } from "./http/upload.ts";
 import { enqueue, jobOf, merge, removeJob, startOrResume } from "./job.ts";
-import { withLease } from "./lease.ts";
+import { withLease } from "./jobs/lease.ts";
 import { caSetting } from "./ops/address.ts";
 import { type Log, openLog } from "./ops/log.ts";
 import { BackendGauges, CoordinatorMetrics, FleetMetrics, openRegistry } from "./ops/metrics.ts";

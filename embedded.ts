@@ -271,7 +271,9 @@ export class LocalResults implements Results {
   }
 
   /** Third-party workers cannot reach this process. */
-  async recordForeignResults(): Promise<void> {}
+  async recordForeign(): Promise<number> {
+    return 0;
+  }
 
   /** Queue and coordinator are in this process: no band can be lost, and no upload stop, without the job. */
   async trackSuspicion(): Promise<number> {

@@ -11,12 +11,12 @@
  *
  * Invariant: at most `workers` bands of a job are in flight, so at most that many workers are busy with it.
  *
- * Not here: HTTP (coordinator.ts), the state of a job (watch.ts) and its lease (lease.ts), how a picture is read and stitched (picture/).
+ * Not here: HTTP (coordinator.ts), the state of a job (watch.ts) and its lease (jobs/lease.ts), how a picture is read and stitched (picture/).
  */
 import { randomUUID } from "node:crypto";
 import type { Change, Job, Results } from "./backends.ts";
 import { type Band, bandRows, type Cut, chunkIdOf, pixelsOf, planBands, rowsCrc, split, WireError } from "./chunk.ts";
-import { lanesOf, withLease } from "./lease.ts";
+import { lanesOf, withLease } from "./jobs/lease.ts";
 import { Pool } from "./picture/buffers.ts";
 import type { Raster } from "./picture/picture.ts";
 import { encodeBand, Stitcher } from "./picture/png-write.ts";
@@ -251,7 +251,7 @@ async function enqueueBands(
       const full = performance.now();
       await watch.until(() => hasRoom(watch.inFlight), stop);
       waited += performance.now() - full;
-      watch.sent.set(band.number, crc);
+      watch.send(band.number, crc);
       const sent = send(band, crc, lanes(band.number))
         .catch((error) => {
           watch.sent.delete(band.number); // other users of this watch must not take it for sent

@@ -35,6 +35,7 @@ import type {
   Hint,
   Incident,
   Job,
+  Report,
   Results,
   WorkerInfo,
 } from "./backends.ts";
@@ -64,9 +65,6 @@ import { claimFrom, fieldsOf, hintFrom, incidentFrom, jobFrom, workerOf } from "
 
 export const BEAT_MS = 4_000;
 export const LIVE_MS = 12_000;
-
-/** Recorded as the worker of a third-party result. */
-export const FOREIGN_WORKER = "foreign";
 
 const jobKey = (id: string) => `job:{${id}}`;
 const resultKey = (chunkId: string) => `resultado:${chunkId}`;
@@ -232,13 +230,10 @@ export class RedisResults implements Results {
     return (await this.#redis.eval(STORE, 2, jobKey(jobId), resultKey(chunkId), ...args)) === 1;
   }
 
-  async recordForeignResults(id: string, awaited: Map<number, number>): Promise<void> {
-    const key = jobKey(id);
-    const keys = [...awaited.keys()].map((band) => resultKey(chunkIdOf(id, band)));
-    const records = [...awaited].flatMap(([band, crc]) => {
-      return [band, JSON.stringify({ worker: FOREIGN_WORKER, ms: 0, crc, bytes: 0, deliveries: 0 } satisfies Done)];
-    });
-    await this.#redis.eval(RECORD_FOREIGN, keys.length + 1, key, ...keys, ...records);
+  async recordForeign(id: string, reports: Report[]): Promise<number> {
+    const keys = reports.map(({ band }) => resultKey(chunkIdOf(id, band)));
+    const args = reports.flatMap(({ band, ...report }) => [band, JSON.stringify(report)]);
+    return Number(await this.#redis.eval(RECORD_FOREIGN, keys.length + 1, jobKey(id), ...keys, ...args));
   }
 
   async trackSuspicion(id: string, suspicious: boolean): Promise<number> {

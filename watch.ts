@@ -11,12 +11,13 @@
  *
  * Invariant: no job waits for ever. It goes on, or waits for workers with its bands in the queue, or fails.
  *
- * Not here: what moves a job forward (job.ts, worker.ts), the lease of its coordinator (lease.ts).
+ * Not here: what moves a job forward (job.ts, worker.ts), the lease of its coordinator (jobs/lease.ts).
  */
 
 import { EventEmitter } from "node:events";
 import type { Backends, Claim, Done, Failure, Hint, Incident, Job, Results } from "./backends.ts";
-import { DEAD_LETTERS } from "./queue.ts";
+import { Pace } from "./jobs/pace.ts";
+import { failIfStuck } from "./jobs/stuck.ts";
 
 /** Why a job cannot go on: it has failed, is gone, or is another one than what was sent. */
 export class JobError extends Error {
@@ -48,17 +49,9 @@ const LOOK_MS = 200;
 const REFRESH_MS = 2_000;
 /** A watch looks for a job that does not exist this often, or half as often, ms: anyone may ask for one. */
 const UNKNOWN_MS = 10_000;
-/** A band that is neither in the queue nor with a worker for this long is lost: several heartbeats, ms. */
-const VANISHED_MS = 15_000;
-/** All watches share one list of workers, which may be this old, ms. */
-const FLEET_MS = 1_000;
-/** An upload without a coordinator for this long has stopped, ms: a client retries sooner. */
-const INTERRUPTED_MS = 20_000;
-/** The same where consumers of the queue do not report which jobs they have, ms. */
-const VANISHED_UNSEEN_MS = 90_000;
 
 /** The records of a job, as read at one moment. */
-interface Known {
+export interface Known {
   job: Job;
   /** Bands that the queue has confirmed, with the CRC-32 of their rows. */
   sent: Map<number, number>;
@@ -79,8 +72,8 @@ export async function lookUp(backends: Backends, id: string, isEnqueued = JobWat
   let known = await read(backends.results, id);
   if (!known || known.job.error !== null || stateOf(known.job, known.done.size) === "done") return known;
   const awaited = awaitedOf(known);
-  if (awaited.size > 0) {
-    await backends.results.recordForeignResults(id, awaited);
+  if (awaited.length > 0) {
+    await backends.results.recordForeign(id, awaited);
     known = await read(backends.results, id);
   }
   if (!known || !(await failIfStuck(backends, known, isEnqueued))) return known;
@@ -102,46 +95,8 @@ function withoutBands(job: Job): Known {
   return { job, sent: new Map(), done: new Map(), claims: new Map(), incidents: [] };
 }
 
-function awaitedOf({ sent, done }: Pick<Known, "sent" | "done">): Map<number, number> {
-  return new Map([...sent].filter(([band]) => !done.has(band)));
-}
-
-/**
- * Fails a job that nothing moves any more: its upload has stopped, or bands of it are lost (the queue was deleted, a worker
- * acknowledged and died). A band is in neither place for a moment between its delivery and the worker's next heartbeat, and
- * an upload without a coordinator until the client retries, so it must be seen so for some time.
- */
-async function failIfStuck(backends: Backends, known: Known, isEnqueued: boolean): Promise<boolean> {
-  const { results } = backends;
-  const { job } = known;
-  if (job.error !== null) return false;
-  const interrupted = !job.enqueued && !isEnqueued && !(await results.isLeased(job.id));
-  const [awaited] = awaitedOf(known).keys();
-  const missing = awaited === undefined ? { isMissing: false, limit: VANISHED_MS } : await missingOf(backends, job);
-  const seen = await results.trackSuspicion(job.id, interrupted || missing.isMissing);
-  if (missing.isMissing && seen >= missing.limit) {
-    const where = `the queue is empty, and no worker has it; a rejected band is in ${DEAD_LETTERS}`;
-    return results.failJob(job.id, `band ${awaited} has vanished: ${where}`, "lost");
-  }
-  if (!interrupted || seen < INTERRUPTED_MS) return false;
-  const why = "its upload was cut off, or Redis came back with older data";
-  return results.failJob(job.id, `the picture has not arrived completely: ${why}; send it again`, "interrupted");
-}
-
-/** Whether bands are neither in the queue nor with a worker, and for how long that may be seen, ms. */
-async function missingOf(
-  { queue, results }: Backends,
-  { id, task }: Job,
-): Promise<{ isMissing: boolean; limit: number }> {
-  // A broker that does not answer may have the band: the time starts again when it is back.
-  const unknown = { waiting: Number.POSITIVE_INFINITY, consumers: 0 };
-  const [depth, workers] = await Promise.all([queue.depth(task).catch(() => unknown), results.workers(FLEET_MS)]);
-  const fleet = workers.filter(({ tasks }) => tasks.includes(task));
-  const isMissing = depth.waiting === 0 && !fleet.some(({ busy }) => busy.split(" ").includes(id));
-  // Third-party workers send no heartbeat, or leave `busy` empty. A worker that sends `runtime` also keeps `busy` right.
-  const consuming = fleet.filter((worker) => worker.consuming).length;
-  const allReport = depth.consumers <= consuming && fleet.every(({ runtime }) => runtime !== "");
-  return { isMissing, limit: allReport ? VANISHED_MS : VANISHED_UNSEEN_MS };
+export function awaitedOf({ sent, done }: Pick<Known, "sent" | "done">): { band: number }[] {
+  return [...sent.keys()].filter((band) => !done.has(band)).map((band) => ({ band }));
 }
 
 interface SharedWatch {
@@ -173,12 +128,19 @@ export class JobWatch {
   #timer: ReturnType<typeof setTimeout> | undefined;
   #closed = false;
   #enqueuing = 0;
+  /** When the next look is due, ms since 1970. */
+  #due = 0;
+  /** The first unclaimed band at the last look. While bands are taken in turn, it changes. */
+  #first: number | undefined;
+  readonly #pace: Pace;
   #unwatch: Promise<() => void> | undefined;
 
   private constructor(
     readonly backends: Backends,
     readonly id: string,
-  ) {}
+  ) {
+    this.#pace = Pace.of(backends.results);
+  }
 
   /**
    * Every `open` needs a `close`.
@@ -283,6 +245,9 @@ export class JobWatch {
       this.#refresh(read(this.backends.results, this.id)).catch(() => {}); // the next look reads again
       return;
     }
+    if ("report" in hint) {
+      return void this.backends.results.recordForeign(this.id, [hint.report]).catch(() => {}); // a look finds it
+    }
     if ("done" in hint) this.#finish(hint.band, hint.done);
     else if ("claim" in hint) this.#claim(hint.band, hint.claim);
     else if ("incident" in hint) this.#note(hint.incident);
@@ -320,21 +285,28 @@ export class JobWatch {
   }
 
   #finish(band: number, record: Done): void {
-    if (!this.done.has(band)) this.happened.push({ band });
+    // Again where a third-party worker says its name later.
+    if (this.done.get(band)?.worker !== record.worker) this.happened.push({ band });
     this.done.set(band, record);
     this.claims.delete(band);
   }
 
   #claim(band: number, claim: Claim): void {
     const known = this.claims.get(band);
-    // A late message, or one that the records have shown already.
-    if (this.done.has(band) || (known?.worker === claim.worker && known.claimed === claim.claimed)) return;
+    // A false or late message, or one that the records have shown already.
+    if (
+      !(band < (this.job?.bands ?? 0)) ||
+      this.done.has(band) ||
+      (known?.worker === claim.worker && known.claimed === claim.claimed)
+    )
+      return;
     this.claims.set(band, claim);
     this.happened.push({ band, claim });
   }
 
   #note(incident: Incident): void {
-    if (incident.n <= this.#incidents) return;
+    // After a gap, the records have them all.
+    if (incident.n !== this.#incidents + 1) return;
     this.#incidents = incident.n;
     if (incident.what === "threw" && incident.band !== undefined) this.claims.delete(incident.band);
     this.happened.push({ incident });
@@ -345,10 +317,18 @@ export class JobWatch {
     this.#changes.emit("change");
   }
 
+  /** Records that a band is about to be sent. */
+  send(band: number, crc: number): void {
+    this.sent.set(band, crc);
+    if (this.#pace.isFast && this.#due - Date.now() > this.#pace.pause) this.#schedule();
+  }
+
   /** Looks often while the job changes, less and less often while it does not. */
   #schedule(): void {
     const quiet = Date.now() - this.#heard;
-    const pause = this.job ? Math.min(Math.max(LOOK_MS, quiet / 4), REFRESH_MS) : UNKNOWN_MS * (1 + Math.random());
+    const usual = this.job ? Math.min(Math.max(LOOK_MS, quiet / 4), REFRESH_MS) : UNKNOWN_MS * (1 + Math.random());
+    const pause = this.#unclaimed().length > 0 ? Math.min(usual, this.#pace.pause) : usual;
+    this.#due = Date.now() + pause;
     clearTimeout(this.#timer);
     this.#timer = setTimeout(async () => {
       await this.#look().catch(() => {}); // the store is unavailable: the next look tries again
@@ -358,14 +338,22 @@ export class JobWatch {
 
   async #look(): Promise<void> {
     const now = Date.now();
-    if (now - this.#heard < LOOK_MS) return;
     // Its record is announced when it is written. This look is for an announcement that was lost.
     if (!this.job && !(await this.backends.results.findJob(this.id))) return;
-    if (now - this.#refreshed >= REFRESH_MS) {
+    if (now - this.#heard >= LOOK_MS && now - this.#refreshed >= REFRESH_MS) {
       this.#refreshed = now;
       return this.#refresh(lookUp(this.backends, this.id, this.#enqueuing > 0));
     }
-    const awaited = awaitedOf(this);
-    if (awaited.size > 0) await this.backends.results.recordForeignResults(this.id, awaited);
+    const unclaimed = this.#unclaimed();
+    const isStuck = unclaimed.length > 0 && unclaimed[0].band === this.#first;
+    this.#first = unclaimed[0]?.band;
+    if (isStuck || (this.#pace.isFast && unclaimed.length > 0)) {
+      this.#pace.looked(await this.backends.results.recordForeign(this.id, unclaimed));
+    }
+  }
+
+  /** In the queue, or with a third-party worker. A band that another worker has claimed is announced when it is done. */
+  #unclaimed(): { band: number }[] {
+    return awaitedOf(this).filter(({ band }) => (this.claims.get(band) ?? { foreign: true }).foreign === true);
   }
 }

@@ -16,10 +16,15 @@ channel.on("close", () => process.exit(1));
 await channel.checkQueue("tareas"); // declared passively: the coordinator sets its arguments
 await channel.prefetch(1); // one band at a time: the others go to idle workers
 await channel.consume("tareas", async (message) => {
+  const began = performance.now();
   const { chunk_id, imagen } = JSON.parse(message.content.toString());
   const { width, height, data } = decode(Buffer.from(imagen, "base64"));
   const edges = encode({ width, height, channels: 1, data: sobel(data, width, height) });
   await store.set(`resultado:${chunk_id}`, Buffer.from(edges).toString("base64"), "EX", 3600);
+  // Optional: the coordinator knows at once, and the page shows who did what.
+  const [job, band] = chunk_id.split(":");
+  const report = { band: Number(band), worker: `js-${process.pid}`, ms: performance.now() - began };
+  await store.publish(`job:${job}`, JSON.stringify(report));
   channel.ack(message); // only now: a band without an acknowledgement goes to another worker
 });
 console.log("at work");

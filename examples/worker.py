@@ -6,11 +6,12 @@
 It takes a band off the queue, sets a key, and acknowledges. The halo may stay on. docs/wire.md describes the messages.
 
 Left out: it does not reconnect. When RabbitMQ or Redis goes away it exits, and its band goes to another worker; let a
-supervisor restart it (systemd: Restart=always). It sends no heartbeat, so the page does not show it.
+supervisor restart it (systemd: Restart=always). It sends no heartbeat, so it is not in the list of workers.
 """
-import base64, json, os
+import base64, json, os, time
 import cv2, numpy as np, pika, redis
 
+name = os.environ.get("WORKER_NAME", f"python-{os.getpid()}")
 store = redis.Redis.from_url(os.environ["REDIS_URL"])
 channel = pika.BlockingConnection(pika.URLParameters(os.environ["RABBITMQ_URL"])).channel()
 # Declared passively: the coordinator sets its arguments, and other arguments are an error.
@@ -20,11 +21,20 @@ channel.basic_qos(prefetch_count=1)
 
 
 def on_task(ch, method, properties, body):
+    began = time.perf_counter()
     task = json.loads(body)
     grey = cv2.imdecode(np.frombuffer(base64.b64decode(task["imagen"]), np.uint8), cv2.IMREAD_GRAYSCALE)
+    decoded = time.perf_counter()
     gx, gy = cv2.Sobel(grey, cv2.CV_64F, 1, 0, ksize=3), cv2.Sobel(grey, cv2.CV_64F, 0, 1, ksize=3)
     edges = cv2.convertScaleAbs(cv2.magnitude(gx, gy))
-    store.set(f"resultado:{task['chunk_id']}", base64.b64encode(cv2.imencode(".png", edges)[1]), ex=3600)
+    png = base64.b64encode(cv2.imencode(".png", edges)[1])
+    computed = time.perf_counter()
+    store.set(f"resultado:{task['chunk_id']}", png, ex=3600)
+    # Optional: the coordinator knows at once, and the page shows who did what in which time.
+    job, band = task["chunk_id"].split(":")
+    spans = {"decode": decoded - began, "ms": computed - decoded, "store": time.perf_counter() - computed}
+    report = {"band": int(band), "worker": name, **{part: 1000 * seconds for part, seconds in spans.items()}}
+    store.publish(f"job:{job}", json.dumps(report))
     # After the result is stored: a band without an acknowledgement goes to another worker when this one dies.
     ch.basic_ack(method.delivery_tag)
 

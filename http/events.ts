@@ -5,7 +5,6 @@
  */
 
 import type { Done, Job, WorkerInfo } from "../backends.ts";
-import { FOREIGN_WORKER } from "../results.ts";
 import { firstOf, wireName } from "../task.ts";
 import type { Tasks } from "../tasks/index.ts";
 import { gone, type Happening, type JobWatch, stateOf } from "../watch.ts";
@@ -31,7 +30,9 @@ export function view(job: Job, done: Map<number, Done>, isKnown: boolean) {
     byWorker[worker].ms += ms;
   }
   const open = state === "uploading" || state === "running";
-  const waiting = open && !(FOREIGN_WORKER in byWorker) && !isKnown;
+  // The size of a third-party result is not recorded.
+  const isForeign = [...done.values()].some(({ bytes }) => bytes === 0);
+  const waiting = open && !isForeign && !isKnown;
   const lossy = [...done.values()].some((record) => record.lossy);
   const asked = { task, kind, params, first, width, height, workers: job.workers, created };
   const cut = { rows, bands, bandsBy: job.bandsBy };

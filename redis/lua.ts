@@ -247,26 +247,68 @@ end
 if gone > 0 then next_attempt(KEYS[1]) end
 return gone`;
 
-/** Marks third-party results as done. KEYS job, results; ARGV for each result its band and done record. */
-export const RECORD_FOREIGN = `${RENEW}${CLOCK}
+/**
+ * Records what third-party workers did. KEYS job, results; ARGV for each result its band and a report as JSON: `worker`,
+ * and how long it took to `decode`, to compute (`ms`) and to `store`, ms. Returns how many bands are done now that were not.
+ */
+export const RECORD_FOREIGN = `${RENEW}${FOLLOW}${CLOCK}
 local ttl, kind, bands, failed, began = unpack(redis.call('HMGET', KEYS[1], 'ttl', 'kind', 'bands', 'error', 'began'))
 if not ttl or failed ~= '' then return 0 end
-for i = 2, #KEYS do
-  local band, record = ARGV[i * 2 - 3], ARGV[i * 2 - 2]
-  -- The base64 of every PNG begins like this. Another format may have lost pixels.
-  if kind ~= 'data' and redis.call('GETRANGE', KEYS[i], 0, 7) ~= 'iVBORw0K' then
-    record = record:sub(1, -2) .. ',"lossy":true}'
-  end
-  local times = about(KEYS[1], band)
-  times.stored = elapsed(began)
-  for name, value in pairs(times) do record = record:sub(1, -2) .. ',"' .. name .. '":' .. value .. '}' end
-  if redis.call('EXISTS', KEYS[i]) == 1 and redis.call('HSETNX', KEYS[1] .. ':done', band, record) == 1 then
-    redis.call('EXPIRE', KEYS[i], ttl)
-    redis.call('PUBLISH', KEYS[1], band .. ' ' .. record)
-    renew(KEYS[1], ttl, redis.call('HLEN', KEYS[1] .. ':done') == tonumber(bands))
-  end
+local claims, now, found = KEYS[1] .. ':claims', elapsed(began), 0
+local function record(band, report)
+  local record = about(KEYS[1], band)
+  record.deliveries, record.foreign = 0, true
+  local claim = redis.call('HGET', claims, band .. ' claim')
+  claim = claim and cjson.decode(claim) or {}
+  record.worker = report.worker or claim.worker or 'foreign'
+  -- What it reported when it began.
+  if claim.worker == record.worker then record.taken, record.claimed = claim.taken, claim.claimed end
+  return record
 end
-return 1`;
+local function take(band, key, report)
+  local crc = redis.call('HGET', KEYS[1] .. ':rows', band) or redis.call('HGET', KEYS[1] .. ':sent', band)
+  if not crc then return end
+  local known = redis.call('HGET', KEYS[1] .. ':done', band)
+  if known then
+    -- A look found the result just before its worker announced it: only the name is missing.
+    local found = cjson.decode(known)
+    if not report.worker or not found.foreign or found.worker ~= 'foreign' then return end
+    found.worker, found.ms = report.worker, report.ms or 0
+    local text = cjson.encode(found)
+    redis.call('HSET', KEYS[1] .. ':done', band, text)
+    redis.call('PUBLISH', KEYS[1], band .. ' ' .. text)
+    return
+  end
+  local done = record(band, report)
+  if redis.call('EXISTS', key) == 0 then
+    -- A worker of this project that has claimed the band has it.
+    if not report.worker or report.worker == redis.call('HGET', claims, band .. ' foreign') then return end
+    if redis.call('HEXISTS', claims, band) == 1 then return end
+    done.taken, done.claimed = now, now
+    local text = cjson.encode(done)
+    redis.call('HSET', claims, band .. ' claim', text, band .. ' foreign', report.worker)
+    follow(KEYS[1], claims)
+    redis.call('PUBLISH', KEYS[1], 'claim ' .. band .. ' ' .. text)
+    return
+  end
+  done.ms, done.crc, done.bytes, done.stored = report.ms or 0, tonumber(crc), 0, now
+  if report.ms and now then
+    done.computed = math.max(0, now - (report.store or 0))
+    done.claimed = math.max(0, done.computed - report.ms)
+    if report.decode then done.taken = math.max(0, done.claimed - report.decode) end
+  end
+  -- The base64 of every PNG begins like this. Another format may have lost pixels.
+  if kind ~= 'data' and redis.call('GETRANGE', key, 0, 7) ~= 'iVBORw0K' then done.lossy = true end
+  local text = cjson.encode(done)
+  redis.call('HSET', KEYS[1] .. ':done', band, text)
+  redis.call('HDEL', claims, band .. ' claim', band .. ' foreign')
+  redis.call('EXPIRE', key, ttl)
+  redis.call('PUBLISH', KEYS[1], band .. ' ' .. text)
+  renew(KEYS[1], ttl, redis.call('HLEN', KEYS[1] .. ':done') == tonumber(bands))
+  found = found + 1
+end
+for i = 2, #KEYS do take(ARGV[i * 2 - 3], KEYS[i], cjson.decode(ARGV[i * 2 - 2])) end
+return found`;
 
 /**
  * Sets the CRC of a band in one of the job's hashes, and the time in its rows. KEYS job, hash, rows; ARGV band, CRC,

@@ -5,7 +5,7 @@
  *
  * Not here: the keys (results.ts), what the fields mean (backends.ts).
  */
-import type { BandTimes, Claim, Done, Failure, Hint, Incident, Job, WorkerInfo } from "../backends.ts";
+import type { BandTimes, Claim, Done, Failure, Hint, Incident, Job, Report, WorkerInfo } from "../backends.ts";
 import type { Offer } from "../task.ts";
 
 /** Anyone may publish on the channel. What cannot be read is a hint that anything may have changed. */
@@ -13,6 +13,7 @@ export function hintFrom(message: string): Hint | undefined {
   const [, kind = "", band, json = "null"] =
     /^(claim |incident |enqueued ?)?(?:(\d{1,10}) )?(.*)$/s.exec(message) ?? [];
   try {
+    if (message.startsWith("{")) return { report: reportFrom(message) };
     if (kind === "claim ") return { band: Number(band), claim: claimFrom(json) };
     if (kind === "incident ") return { incident: incidentFrom(json) };
     if (kind.startsWith("enqueued")) return enqueuedFrom(message);
@@ -23,11 +24,10 @@ export function hintFrom(message: string): Hint | undefined {
   return undefined;
 }
 
-function enqueuedFrom(message: string): Hint {
+/** Without times, an older coordinator wrote the record. */
+function enqueuedFrom(message: string): Hint | undefined {
   const [, at, cut] = message.split(" ").map(Number);
-  return Number.isFinite(at) && Number.isFinite(cut)
-    ? { enqueuedAt: at, cutMs: cut }
-    : { enqueuedAt: null, cutMs: null };
+  return Number.isFinite(at) && Number.isFinite(cut) ? { enqueuedAt: at, cutMs: cut } : undefined;
 }
 
 /** @throws SyntaxError, TypeError */
@@ -48,13 +48,31 @@ export function claimFrom(json: string): Claim {
   return { ...claim, ...checkedTimes(claim) };
 }
 
+const INCIDENTS = ["lost", "threw", "failed"];
+
 /** @throws SyntaxError, TypeError */
 export function incidentFrom(json: string): Incident {
   const incident = JSON.parse(json) as Incident;
-  if (!Number.isInteger(incident.n) || typeof incident.what !== "string") {
+  if (!Number.isInteger(incident.n) || !INCIDENTS.includes(incident.what)) {
     throw new TypeError("incident: expected n and what");
   }
   return incident;
+}
+
+/** Limits of what a third-party worker may say. */
+const MAX_NAME = 64;
+const MAX_MS = 1e9;
+
+/** @throws SyntaxError, TypeError */
+function reportFrom(json: string): Report {
+  const { band, worker, ...times } = JSON.parse(json) as Report;
+  if (!Number.isInteger(band) || band < 0) throw new TypeError("report: expected a band");
+  const named = typeof worker === "string" && worker !== "" && worker.length <= MAX_NAME && !/\p{Cc}/u.test(worker);
+  const spans = (["decode", "ms", "store"] as const).flatMap((name) => {
+    const ms = times[name];
+    return typeof ms === "number" && ms >= 0 && ms <= MAX_MS ? [[name, Math.round(ms * 10) / 10] as const] : [];
+  });
+  return { band, ...(named && { worker }), ...Object.fromEntries(spans) };
 }
 
 /** What is no number is absent. */

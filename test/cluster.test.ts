@@ -364,7 +364,7 @@ describeWith(["rabbitmq", "redis"], "a cluster", () => {
     const late = { name: "late", since: 1, attempt: 1, deliveries: 0, heldMs: 0 };
     expect(await results.begin(`{${id}}:0`, late)).toBe(null);
     await results.countFailure(`{${id}}:0`, 1, "late", "no");
-    await results.recordForeignResults(id, new Map([[0, 1]]));
+    await results.recordForeign(id, [{ band: 0, worker: "late" }]);
     await results.close();
     await expectNothingLeft();
   });

@@ -326,11 +326,30 @@ describeWith(["rabbitmq", "redis"], "recovery", () => {
       "0 {}",
       '99999999999 {"worker":"x"}',
       '0 {"worker":null,"ms":"x"}',
+      "claim",
+      "claim x {}",
+      "claim 0 {}",
+      'claim 77 {"worker":"x","deliveries":0}',
+      "incident",
+      'incident {"n":99,"what":"lost"}',
+      'incident {"n":1,"what":"x"}',
+      "enqueued x y",
+      "{",
+      "{}",
+      '{"band":77,"worker":"x"}',
+      '{"band":-1}',
+      '{"band":1e300}',
+      `{"band":0,"worker":"${"x".repeat(100_000)}","ms":-1}`,
+      '{"band":0,"worker":"\\u0000","ms":"x","store":1e99}',
+      '{"band":0,"worker":"liar","ms":5}', // it has set no result
     ];
     for (const message of poison) expect(await store.publish(`job:{${id}}`, message)).toBe(1);
     await startWorker("one");
     await expectEdges(origin, id, four);
-    expect((await events.text()).match(/^event: band$/gm)).toHaveLength(4);
+    const text = await events.text();
+    expect(text.match(/^event: band$/gm)).toHaveLength(4);
+    expect(text.match(/^event: incident$/gm)).toBeNull();
+    expect(Object.keys((await jobAt(origin, id)).byWorker)).toEqual(["one"]);
   });
 
   test("a queue that was declared with other arguments stops its own task only, until it is deleted", async () => {

@@ -303,7 +303,7 @@ const foreign: Actor = [
     name: "a third-party worker sets the result of band 0",
     run: ({ id }) => store.set(`resultado:${chunkIdOf(id, 0)}`, Buffer.from("x").toString("base64")),
   },
-  { name: "a watch finds it", run: ({ results, id }) => results.recordForeignResults(id, new Map([[0, CRC[0]]])) },
+  { name: "a watch finds it", run: ({ results, id }) => results.recordForeign(id, [{ band: 0 }]) },
 ];
 
 /** Every merge of the actors' steps that keeps the order within each, as the number of the actor that acts. */

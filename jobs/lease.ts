@@ -6,8 +6,8 @@
  * Not here: what that coordinator does (job.ts), what a job is when none has the lease (watch.ts).
  */
 import { randomUUID } from "node:crypto";
-import type { Results } from "./backends.ts";
-import { JobError, type JobWatch } from "./watch.ts";
+import type { Results } from "../backends.ts";
+import { JobError, type JobWatch } from "../watch.ts";
 
 /** A coordinator may enqueue a job for so long, unless it renews its lease, ms. */
 const LEASE_MS = 10_000;

@@ -1,0 +1,57 @@
+/**
+ * Whether a job is stuck: nothing moves it any more, and nothing will.
+ *
+ * Invariant: a job is failed only after it has been seen stuck for some time, which is counted from look to look.
+ *
+ * Not here: who looks, and when (watch.ts).
+ */
+import type { Backends, Job } from "../backends.ts";
+import { DEAD_LETTERS } from "../queue.ts";
+import { awaitedOf, type Known } from "../watch.ts";
+
+/** A band that is neither in the queue nor with a worker for this long is lost: several heartbeats, ms. */
+const VANISHED_MS = 15_000;
+/** The same where consumers of the queue do not report which jobs they have, ms. */
+const VANISHED_UNSEEN_MS = 90_000;
+/** An upload without a coordinator for this long has stopped, ms: a client retries sooner. */
+const INTERRUPTED_MS = 20_000;
+/** All watches share one list of workers, which may be this old, ms. */
+const FLEET_MS = 1_000;
+
+/**
+ * Fails a job that nothing moves any more: its upload has stopped, or bands of it are lost (the queue was deleted, a worker
+ * acknowledged and died). A band is in neither place for a moment between its delivery and the worker's next heartbeat, and
+ * an upload without a coordinator until the client retries, so it must be seen so for some time.
+ */
+export async function failIfStuck(backends: Backends, known: Known, isEnqueued: boolean): Promise<boolean> {
+  const { results } = backends;
+  const { job } = known;
+  if (job.error !== null) return false;
+  const interrupted = !job.enqueued && !isEnqueued && !(await results.isLeased(job.id));
+  const awaited = awaitedOf(known)[0]?.band;
+  const missing = awaited === undefined ? { isMissing: false, limit: VANISHED_MS } : await missingOf(backends, job);
+  const seen = await results.trackSuspicion(job.id, interrupted || missing.isMissing);
+  if (missing.isMissing && seen >= missing.limit) {
+    const where = `the queue is empty, and no worker has it; a rejected band is in ${DEAD_LETTERS}`;
+    return results.failJob(job.id, `band ${awaited} has vanished: ${where}`, "lost");
+  }
+  if (!interrupted || seen < INTERRUPTED_MS) return false;
+  const why = "its upload was cut off, or Redis came back with older data";
+  return results.failJob(job.id, `the picture has not arrived completely: ${why}; send it again`, "interrupted");
+}
+
+/** Whether bands are neither in the queue nor with a worker, and for how long that may be seen, ms. */
+async function missingOf(
+  { queue, results }: Backends,
+  { id, task }: Job,
+): Promise<{ isMissing: boolean; limit: number }> {
+  // A broker that does not answer may have the band: the time starts again when it is back.
+  const unknown = { waiting: Number.POSITIVE_INFINITY, consumers: 0 };
+  const [depth, workers] = await Promise.all([queue.depth(task).catch(() => unknown), results.workers(FLEET_MS)]);
+  const fleet = workers.filter(({ tasks }) => tasks.includes(task));
+  const isMissing = depth.waiting === 0 && !fleet.some(({ busy }) => busy.split(" ").includes(id));
+  // Third-party workers send no heartbeat, or leave `busy` empty. A worker that sends `runtime` also keeps `busy` right.
+  const consuming = fleet.filter((worker) => worker.consuming).length;
+  const allReport = depth.consumers <= consuming && fleet.every(({ runtime }) => runtime !== "");
+  return { isMissing, limit: allReport ? VANISHED_MS : VANISHED_UNSEEN_MS };
+}
