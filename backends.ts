@@ -299,7 +299,8 @@ export interface Results {
   /**
    * Records what third-party workers did: marks each of these bands as done if its result is SET, and as claimed if not and
    * a worker says that it has it.
-   * @returns how many are done now that were not
+   * A result that no worker has announced is recorded when it is seen for the second time.
+   * @returns how many are done now that were not, or were seen for the first time
    */
   recordForeign(id: string, reports: Report[]): Promise<number>;
   /**

@@ -189,7 +189,8 @@ if not ttl or failed ~= '' or stale(attempt, ARGV[5]) then return 0 end
 if redis.call('HGET', KEYS[1] .. ':rows', ARGV[1]) ~= ARGV[4] then return 0 end
 redis.call('SET', KEYS[2], ARGV[3], 'EX', ttl)
 redis.call('HDEL', KEYS[1], 'suspect', 'looked')
-redis.call('HDEL', KEYS[1] .. ':claims', ARGV[1], ARGV[1] .. ' claim', ARGV[1] .. ' lost', ARGV[1] .. ' losers')
+redis.call('HDEL', KEYS[1] .. ':claims', ARGV[1], ARGV[1] .. ' claim', ARGV[1] .. ' lost', ARGV[1] .. ' losers',
+  ARGV[1] .. ' foreign', ARGV[1] .. ' seen')
 local record = ARGV[2]
 if began then record = record:sub(1, -2) .. ',"stored":' .. elapsed(began) .. '}' end
 if redis.call('HSETNX', KEYS[1] .. ':done', ARGV[1], record) == 1 then
@@ -249,7 +250,8 @@ return gone`;
 
 /**
  * Records what third-party workers did. KEYS job, results; ARGV for each result its band and a report as JSON: `worker`,
- * and how long it took to `decode`, to compute (`ms`) and to `store`, ms. Returns how many bands are done now that were not.
+ * and how long it took to `decode`, to compute (`ms`) and to `store`, ms. A result without a worker's name
+ * is recorded when it is seen again. Returns how many bands are done now that were not, or were seen for the first time.
  */
 export const RECORD_FOREIGN = `${RENEW}${FOLLOW}${CLOCK}
 local ttl, kind, bands, failed, began = unpack(redis.call('HMGET', KEYS[1], 'ttl', 'kind', 'bands', 'error', 'began'))
@@ -291,6 +293,12 @@ local function take(band, key, report)
     redis.call('PUBLISH', KEYS[1], 'claim ' .. band .. ' ' .. text)
     return
   end
+  -- A worker that names itself does so just after it has set the result.
+  if not report.worker and redis.call('HSETNX', claims, band .. ' seen', 1) == 1 then
+    follow(KEYS[1], claims)
+    found = found + 1
+    return
+  end
   done.ms, done.crc, done.bytes, done.stored = report.ms or 0, tonumber(crc), 0, now
   if report.ms and now then
     done.computed = math.max(0, now - (report.store or 0))
@@ -301,7 +309,7 @@ local function take(band, key, report)
   if kind ~= 'data' and redis.call('GETRANGE', key, 0, 7) ~= 'iVBORw0K' then done.lossy = true end
   local text = cjson.encode(done)
   redis.call('HSET', KEYS[1] .. ':done', band, text)
-  redis.call('HDEL', claims, band .. ' claim', band .. ' foreign')
+  redis.call('HDEL', claims, band .. ' claim', band .. ' foreign', band .. ' seen')
   redis.call('EXPIRE', key, ttl)
   redis.call('PUBLISH', KEYS[1], band .. ' ' .. text)
   renew(KEYS[1], ttl, redis.call('HLEN', KEYS[1] .. ':done') == tonumber(bands))
