@@ -23,6 +23,7 @@ const announced = new WeakMap();
 function take(files) {
   const batch = isValid() ? add([...(files ?? [])], wanted, chosenTask()) : [];
   if (batch.length === 0) return;
+  showOptions(false);
   const now = chosen();
   if (!now || !isOpen(now)) choose(batch[0]);
   renderList();
@@ -73,6 +74,28 @@ function announce(job) {
   $("announce").textContent = [`${job.name}: ${leadOf(job)}`, job.phase === "failed" && detailOf(job)]
     .filter(Boolean)
     .join(". ");
+}
+
+/** Shows or hides the options of the next job, which lie over the stage. @param {boolean} yes */
+function showOptions(yes) {
+  $("options").toggleAttribute("data-open", yes);
+  $("more").setAttribute("aria-expanded", String(yes));
+}
+
+function listenToOptions() {
+  $("more").addEventListener("click", () => showOptions(!$("options").hasAttribute("data-open")));
+  // A task with parameters shows them.
+  $("task").addEventListener("change", () => showOptions(!$("params").hidden));
+  // An invalid value must be seen to be reported.
+  $("params").addEventListener("invalid", () => showOptions(true), true);
+  document.addEventListener("keydown", (event) => {
+    if (event.key !== "Escape" || !$("options").hasAttribute("data-open")) return;
+    if ($("options").contains(document.activeElement)) $("more").focus();
+    showOptions(false);
+  });
+  document.addEventListener("pointerdown", (event) => {
+    if (/** @type {Element} */ (event.target).closest("section")) showOptions(false);
+  });
 }
 
 function renderLanguage() {
@@ -138,6 +161,7 @@ setUpStage();
 setUpList();
 setUpExperiment();
 setUpTasks();
+listenToOptions();
 renderLanguage();
 watchFleet();
 await restore();

@@ -180,6 +180,7 @@ const spanish = {
   workers: "Workers",
   token: "Token de acceso",
   enter: "Desbloquear",
+  options: "Opciones",
   save: "Descargar los resultados automáticamente",
   sent: "Enviado",
   bands: "Bandas",

@@ -309,6 +309,8 @@ describeWith(["chromium"], "page", () => {
       await untilCount(page, '.job[data-phase="done"]', nth);
     };
     await send(1);
+    expect(await invert.isVisible()).toBe(false); // the picture is not covered
+    await page.click("#more");
     await invert.selectOption("no");
     await label.fill("");
     await send(2);
@@ -317,6 +319,7 @@ describeWith(["chromium"], "page", () => {
       "demo · invert=false · keep=true · label=edges",
       "demo · keep=true · label=edges",
     ]);
+    await page.click("#more");
     expect(await label.getAttribute("placeholder")).toBe("default: edges");
 
     // Visible without hovering.
