@@ -98,8 +98,8 @@ export interface Job {
   id: string;
   /** Name on the wire, with its version: `sobel`, `median.2`. */
   task: string;
-  /** Whether the task returns pixels or JSON. */
-  kind: "picture" | "data";
+  /** Whether the task returns pixels or JSON; `list`: JSON, without a picture. */
+  kind: "picture" | "data" | "list";
   /** As requested, defaults filled in. */
   params: Values;
   /** The job of the first step of a task with two; null for a task with one. */
@@ -108,10 +108,12 @@ export interface Job {
   derivedParams: Values | null;
   /** At most this many bands in flight; null: as many as the workers can use. */
   workers: number | null;
+  /** Of a list: `height` pieces, the longest of `width` bytes. */
   width: number;
   height: number;
-  /** Rows of a band; the last may have fewer. */
+  /** Rows, or pieces, of a band; the last may have fewer. */
   rows: number;
+  /** Of a list whose length is not known yet, about how many. */
   bands: number;
   /** Why it has so many bands: their size, at least one for each of `workers`, or the request. */
   bandsBy: "size" | "workers" | "request";
@@ -241,8 +243,8 @@ export type Hint =
   | { report: Report }
   | Enqueued;
 
-/** The whole picture is enqueued. */
-export type Enqueued = Pick<Job, "enqueuedAt" | "cutMs">;
+/** The whole picture is enqueued, and so a list has this many bands. */
+export type Enqueued = Pick<Job, "enqueuedAt" | "cutMs"> & Partial<Pick<Job, "bands" | "height">>;
 
 export interface Results {
   /** Writes a whole record, and sets its `began`. It expires `ttl` seconds after the job's last band. */
@@ -346,5 +348,7 @@ export interface Claimant {
  */
 export type Begun = { lost: number; claim: Claim; hasJob: boolean } | null;
 
-/** The whole picture is enqueued, after `cutMs`; or a parameter was found. */
-export type Change = { enqueued: true; cutMs: number } | Pick<Job, "derivedParams">;
+/** The whole picture is enqueued, after `cutMs`, and so a list has this many bands; or a parameter was found. */
+export type Change =
+  | ({ enqueued: true; cutMs: number } & Partial<Pick<Job, "bands" | "height">>)
+  | Pick<Job, "derivedParams">;

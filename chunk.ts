@@ -8,6 +8,7 @@
  *       position   [first own row, rows of the picture]; may be absent
  *       params     the task's own, by name; may be absent
  *       imagen     base64 of an 8-bit grey PNG: halo above · the band's rows · halo below
+ *       datos      in place of imagen and halo, for a task without a picture: a JSON array of pieces
  *
  *     result in Redis
  *       resultado:<chunk_id>                    base64 of an image of the band, with or without its halo;
@@ -49,6 +50,8 @@ export interface Band {
   width: number;
   halo: [above: number, below: number];
   pixels: Uint8Array;
+  /** Of a list: `pixels` is a JSON array of pieces in UTF-8, one row of `width` bytes; `y` and `rows` count pieces. */
+  isList?: true;
 }
 
 /** A band as a worker receives it: the pixels, the task, and the job that they belong to. */
@@ -65,6 +68,8 @@ export interface Chunk {
   /** Rows of `pixels`, halo included. */
   height: number;
   pixels: Uint8Array;
+  /** As of a `Band`. */
+  isList?: true | undefined;
 }
 
 /** A message, an id or a result that does not have the form above. */
@@ -243,6 +248,10 @@ const incoming = new Scratch();
  */
 export function encodeMessage(chunk: Chunk): Buffer {
   const { chunkId, task, halo, position, params, width, height, pixels } = chunk;
+  if (chunk.isList) {
+    const fields = JSON.stringify({ chunk_id: chunkId, task, params }).slice(0, -1);
+    return Buffer.concat([Buffer.from(`${fields},"datos":`), pixels, Buffer.from("}")]);
+  }
   const head =
     JSON.stringify({ chunk_id: chunkId, task, halo, position, params }).slice(0, -1) + BEFORE_IMAGEN.toString();
   const imagen = encodeStored(pixels, width, height).toBase64();
@@ -258,9 +267,15 @@ export function encodeMessage(chunk: Chunk): Buffer {
 
 /** @throws WireError that names the invalid field */
 export async function decodeMessage(body: Uint8Array): Promise<Chunk> {
-  const { chunk_id: chunkId, task, halo, position, params, imagen } = quickFields(body) ?? parseObject(body);
+  const { chunk_id: chunkId, task, halo, position, params, imagen, datos } = quickFields(body) ?? parseObject(body);
   parseChunkId(chunkId);
   if (!isTaskName(task)) throw new WireError(`task: expected a task's name, got ${shown(task)}`);
+  if (datos !== undefined && imagen === undefined) {
+    if (!Array.isArray(datos) || datos.length === 0) throw new WireError(`datos: expected a list, got ${shown(datos)}`);
+    const pixels = new TextEncoder().encode(JSON.stringify(datos)); // the same bytes, if JavaScript has made them
+    const list = { halo: [0, 0] as [number, number], width: pixels.length, height: 1, pixels, isList: true as const };
+    return { chunkId: chunkId as string, task, params, ...list };
+  }
   if (!isPair(halo)) throw new WireError(`halo: expected [rows above, rows below], got ${shown(halo)}`);
   const { width, height, pixels } = await decodePicture(imagen instanceof Uint8Array ? imagen : bytesOf(imagen));
   if (halo[0] + halo[1] >= height) throw new WireError(`halo: expected fewer than ${height} rows, got ${shown(halo)}`);

@@ -18,6 +18,7 @@ import type { Backends, Job } from "./backends.ts";
 import { startEmbedded } from "./embedded.ts";
 import { type End, Follower, failureOf } from "./http/follow.ts";
 import { allowedHosts, guarded } from "./http/guard.ts";
+import { inputOf } from "./http/input.ts";
 import {
   brokenOff,
   describe,
@@ -31,7 +32,7 @@ import {
   result,
 } from "./http/jobs.ts";
 import { Lights } from "./http/lights.ts";
-import { cutOf, jobId, paramsOf, query, workersOf } from "./http/params.ts";
+import { jobId, query } from "./http/params.ts";
 import { StreamPlaces, UploadPlaces } from "./http/places.ts";
 import { Previews } from "./http/preview.ts";
 import { expectToken, HttpError, methodNotAllowed, problem, streamed } from "./http/respond.ts";
@@ -61,7 +62,7 @@ import {
 } from "./ops/settings.ts";
 import { type HeldMemory, PictureMemory } from "./picture/budget.ts";
 import { ImageError, type PixelLimits } from "./picture/picture.ts";
-import { DEFAULT_LIMITS, limitsOf, readImage } from "./picture/read.ts";
+import { DEFAULT_LIMITS, limitsOf } from "./picture/read.ts";
 import { SpoolDisk } from "./picture/spool.ts";
 import { RabbitQueue } from "./queue.ts";
 import { RedisResults } from "./results.ts";
@@ -177,7 +178,8 @@ async function runOnce(context: Context, request: Request, taskName: string): Pr
   const id = randomUUID();
   const { watch, job, task } = await withUpload(context, request, async (upload, memory) => {
     const task = await taskOr422(context, taskName);
-    const { job, image } = await newJob(context, id, request, task, upload, memory);
+    const { asked, image } = await inputOf(request, task, upload, { ...context, memory });
+    const job = jobOf(id, task, asked, image);
     await results.putJob(job);
     const watch = await JobWatch.open(context, id, job);
     try {
@@ -224,8 +226,9 @@ async function upload(context: Context, request: Request, id: string): Promise<R
     withLease(results, id, upload, async (signal) => {
       const name = query(request, "task") ?? "sobel";
       const task = (await findTaskToResume(context.tasks, results, id, name)) ?? (await taskOr422(context, name));
-      const { job: asked, image } = await newJob(context, id, request, task, upload, memory);
-      await startOrResume(results, asked);
+      const { asked, image } = await inputOf(request, task, upload, { ...context, memory });
+      const begun = jobOf(id, task, asked, image);
+      await startOrResume(results, begun);
       const watch = await JobWatch.open(context, id);
       const resent = watch.job?.enqueued === true;
       try {
@@ -238,7 +241,7 @@ async function upload(context: Context, request: Request, id: string): Promise<R
         throw error;
       }
       if (resent) return watch.close();
-      const job = watch.job ?? asked; // it may have been cancelled just now
+      const job = watch.job ?? begun; // it may have been cancelled just now
       follower.accepted(job, upload.bytes);
       follower.follow(watch, job);
     }),
@@ -274,19 +277,6 @@ async function withUpload<T>(
     metrics.uploadBytes.inc(upload.bytes);
     upload.discard();
   }
-}
-
-async function newJob(
-  { bandPixels, limits }: Context,
-  id: string,
-  request: Request,
-  task: Task,
-  upload: Upload,
-  memory: HeldMemory,
-) {
-  const asked = { params: paramsOf(request, task), workers: workersOf(request), bandPixels, ...cutOf(request) };
-  const image = await readImage(await upload.image(request), limits, memory);
-  return { job: jobOf(id, task, asked, image), image };
 }
 
 /** @throws HttpError 422 */

@@ -141,8 +141,8 @@ export class LocalResults implements Results {
     if (!entry || isStale(entry, attempt)) return false;
     if ("cutMs" in change && !entry.job.enqueued) Object.assign(entry.job, change, { enqueuedAt: elapsed(entry) });
     else if (!("cutMs" in change)) Object.assign(entry.job, change);
-    const { enqueuedAt, cutMs } = entry.job;
-    this.#publish(id, "cutMs" in change ? { enqueuedAt, cutMs } : undefined);
+    const { enqueuedAt, cutMs, bands, height } = entry.job;
+    this.#publish(id, "cutMs" in change ? { enqueuedAt, cutMs, bands, height } : undefined);
     return true;
   }
 

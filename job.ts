@@ -16,19 +16,26 @@
 import { randomUUID } from "node:crypto";
 import type { Change, Job, Results } from "./backends.ts";
 import { type Band, bandRows, type Cut, chunkIdOf, pixelsOf, planBands, rowsCrc, split, WireError } from "./chunk.ts";
-import { lanesOf, withLease } from "./jobs/lease.ts";
+import { lanesOf, windowOf, withLease } from "./jobs/lease.ts";
 import { Pool } from "./picture/buffers.ts";
 import type { Raster } from "./picture/picture.ts";
 import { encodeBand, Stitcher } from "./picture/png-write.ts";
 import type { SpoolDisk } from "./picture/spool.ts";
-import { checkedValues, type DataTask, firstOf, haloOf, kindOf, type Task, type Values, wireName } from "./task.ts";
+import {
+  checkedValues,
+  type DataTask,
+  firstOf,
+  haloOf,
+  kindOf,
+  type ListTask,
+  type Task,
+  type Values,
+  wireName,
+} from "./task.ts";
+import type { PieceList } from "./tasks/list.ts";
 import { finished } from "./tasks/run.ts";
 import { gone, JobError, JobWatch } from "./watch.ts";
 
-/** Bands in flight where `workers` is not set: this many, or twice the live workers, which keeps them all busy. */
-const MIN_WINDOW = 4;
-/** How often the live workers are counted, ms. */
-const COUNT_MS = 2_000;
 /** Buffers of confirmed bands, reused for the next bands of any job. */
 const pool = new Pool(16 << 20);
 
@@ -116,14 +123,15 @@ export async function startOrResume(results: Results, asked: Job): Promise<void>
 }
 
 /** What must be the same when a picture is sent again, as far as its header shows it. */
-function shown({ task, params, width, height }: Job): string {
+function shown({ task, kind, params, width, height }: Job): string {
   const values = Object.entries(params).map(([name, value]) => `, ${name} ${value}`);
-  return `${width} × ${height}, ${task}${values.join("")}`;
+  // A list follows from the parameters, or it is not known how long it is.
+  return `${kind === "list" ? "" : `${width} × ${height}, `}${task}${values.join("")}`;
 }
 
 /** Removes a job, and the job of its first step. */
-export async function removeJob(results: Results, { id, preJobId, bands }: Job): Promise<void> {
-  await results.removeJob(id, bands);
+export async function removeJob(results: Results, { id, kind, preJobId, bands }: Job): Promise<void> {
+  await results.removeJob(id, kind === "list" ? undefined : bands);
   if (preJobId) await results.removeJob(preJobId);
 }
 
@@ -135,7 +143,7 @@ export async function removeJob(results: Results, { id, preJobId, bands }: Job):
  */
 export async function enqueue(
   watch: JobWatch,
-  image: Raster,
+  image: Raster | PieceList,
   task: Task,
   signal: AbortSignal,
   disk: SpoolDisk,
@@ -143,7 +151,8 @@ export async function enqueue(
   const { params, preJobId } = watch.expectJob();
   const step = firstOf(task, params);
   const halo = haloFor(task, params);
-  if (!step || !preJobId) return watch.enqueuing(() => enqueueBands(watch, image, halo, params, signal));
+  if (!step || !preJobId || "bands" in image)
+    return watch.enqueuing(() => enqueueBands(watch, image, halo, params, signal));
   const spool = await disk.open(image);
   try {
     await watch.enqueuing(async () => {
@@ -204,7 +213,7 @@ async function runFirstStep(
  */
 async function enqueueBands(
   watch: JobWatch,
-  image: Raster,
+  image: Raster | PieceList,
   halo: number,
   params: Values,
   signal: AbortSignal,
@@ -217,6 +226,7 @@ async function enqueueBands(
   const failed = new AbortController();
   const stop = AbortSignal.any([signal, failed.signal]);
   const lanes = lanesOf(watch);
+  let bands = 0;
   let waited = 0;
   const start = performance.now();
   const send = async (band: Band, crc: number, lane: number | undefined) => {
@@ -233,12 +243,14 @@ async function enqueueBands(
       width,
       height,
       pixels,
+      isList: band.isList,
     };
     await queue.publish(chunk);
     await results.markSent(job.id, number, crc, job.attempt);
   };
   try {
-    for await (const band of split(image, { ...job, halo }, pool)) {
+    for await (const band of "bands" in image ? image.bands(job) : split(image, { ...job, halo }, pool)) {
+      bands = band.number + 1;
       const crc = rowsCrc(band);
       const before = watch.done.get(band.number)?.crc ?? watch.sent.get(band.number);
       if (before !== undefined && before !== crc) {
@@ -269,7 +281,13 @@ async function enqueueBands(
   }
   stop.throwIfAborted();
   const cutMs = Math.round((performance.now() - start - waited) * 10) / 10;
-  await update(watch, { enqueued: true, cutMs }, job.attempt);
+  if (job.enqueued && bands !== job.bands)
+    throw new JobError(
+      "conflict",
+      `this job was started with another text: it has ${job.bands} bands, and this one ${bands}`,
+    );
+  const counted = "isCounted" in image && !image.isCounted && { bands, height: bands };
+  await update(watch, { enqueued: true, cutMs, ...counted }, job.attempt);
 }
 
 /** Changes the record of a job that is still at this attempt. @throws JobError */
@@ -277,25 +295,6 @@ async function update({ backends: { results }, id }: JobWatch, change: Change, a
   if (await results.updateJob(id, change, attempt)) return;
   if (!(await results.findJob(id))) throw gone();
   throw new JobError("taken-over", "this job has started another attempt: send the picture again");
-}
-
-/** Whether one more band may be sent, given how many are in flight. */
-function windowOf({ workers }: Job, results: Results): (inFlight: number) => boolean {
-  if (workers !== null) return (inFlight) => inFlight < workers;
-  let alive = 0;
-  let asked = 0;
-  return (inFlight) => {
-    if (inFlight < MIN_WINDOW) return true;
-    // In the background, and only for jobs with more bands than that.
-    if (Date.now() - asked > COUNT_MS) {
-      asked = Date.now();
-      const count = (fleet: unknown[]) => {
-        alive = fleet.length;
-      };
-      results.workers(COUNT_MS).then(count, () => {});
-    }
-    return inFlight < 2 * alive;
-  };
 }
 
 /**
@@ -307,7 +306,7 @@ function windowOf({ workers }: Job, results: Results): (inFlight: number) => boo
  */
 export async function* merge(
   watch: JobWatch,
-  task: DataTask | null,
+  task: DataTask | ListTask | null,
   keep: boolean,
   signal?: AbortSignal,
 ): AsyncGenerator<Uint8Array> {
@@ -334,7 +333,12 @@ export async function* merge(
  * @param watch of a job whose record exists
  * @throws JobError
  */
-async function mergeData(watch: JobWatch, task: DataTask, keep: boolean, signal?: AbortSignal): Promise<unknown> {
+async function mergeData(
+  watch: JobWatch,
+  task: DataTask | ListTask,
+  keep: boolean,
+  signal?: AbortSignal,
+): Promise<unknown> {
   const { params } = watch.expectJob();
   let all: unknown;
   let band = 0;
@@ -353,6 +357,7 @@ async function mergeData(watch: JobWatch, task: DataTask, keep: boolean, signal?
 /** The stored results of a job's bands from the top down, each as soon as it is stored. */
 async function* resultsOf(watch: JobWatch, keep: boolean, signal?: AbortSignal): AsyncGenerator<Uint8Array> {
   const { results } = watch.backends;
+  if (watch.expectJob().kind === "list") await watch.until(() => watch.expectJob().enqueued, signal);
   const { id, bands } = watch.expectJob();
   const load = async (band: number) => {
     await watch.until(() => watch.done.has(band), signal);

@@ -143,7 +143,9 @@ export class RedisResults implements Results {
 
   async removeJob(id: string, known?: number): Promise<void> {
     const key = jobKey(id);
-    const bands = known ?? Number(await this.#redis.hget(key, "bands"));
+    // A list may have more bands than its record has yet.
+    const bands =
+      known ?? Math.max(Number(await this.#redis.hget(key, "bands")), await this.#redis.hlen(`${key}:sent`));
     // The record first: without it nothing more is written about this job.
     const hashes = ["rows", "sent", "done", "failures", "claims", "log"].map((part) => `${key}:${part}`);
     const steps = this.#redis.pipeline().del(key, ...hashes);

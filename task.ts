@@ -9,10 +9,12 @@
  *     });
  *
  * A task sees one band at a time and nothing else. So it may run in a thread, in another process or on another machine,
- * and it may run again. A picture task returns pixels. A data task returns JSON, and merges the data of two bands.
+ * and it may run again. A picture task returns pixels. A data task returns JSON, and merges the data of two bands. A list
+ * task needs no picture: it makes pieces of JSON, runs each, and merges.
  *
  * Invariant: the result does not depend on the number of bands. For pixels the halo ensures this. A data task ensures it
- * itself: its `merge` must be associative.
+ * and a list task ensure it
+ * themselves: their `merge` must be associative.
  *
  * Not here: how tasks are found and checked (tasks/index.ts) and run (tasks/run.ts), how a band reaches one (worker.ts).
  */
@@ -61,6 +63,11 @@ interface TaskBase<P extends Params> {
   /** One line for the page. */
   description?: string;
   params?: P;
+}
+
+/** Of a picture. */
+interface BandTask<P extends Params> extends TaskBase<P> {
+  pieces?: undefined;
   /** How many rows above and below a pixel the task reads. */
   halo: number | ((params: Values<P>) => number);
   /** About how many pixels a band has; by default the setting `BAND_PIXELS`. Fewer suit a task of much work. */
@@ -68,24 +75,53 @@ interface TaskBase<P extends Params> {
 }
 
 /** Returns pixels. */
-export interface PictureTask<P extends Params = Params> extends TaskBase<P> {
+export interface PictureTask<P extends Params = Params> extends BandTask<P> {
   /** A first step over the whole picture. If `param` is not given, `find` derives it from the result of `task`. */
   first?: { param: keyof P & string; task: DataTask; find(data: unknown): number | boolean | string };
   /** @returns the band's own rows, `width × rows` pixels. They are read before the next band is run, and not later. */
   run(band: View, params: Values<P>): Awaitable<Uint8Array | Uint8ClampedArray>;
 }
 
-/** Returns JSON. */
-export interface DataTask<P extends Params = Params, Part = unknown, Whole = unknown> extends TaskBase<P> {
-  /** @returns the data of the band's own rows */
-  run(band: View, params: Values<P>): Awaitable<Part>;
-  /** Merges the data of two neighbours, `upper` above `lower`. Each is one band or several. */
+interface Merging<P extends Params, Part, Whole> {
+  /** Merges the data of two neighbours, `upper` above or before `lower`. Each is one band or piece, or several. */
   merge(upper: Part, lower: Part): Part;
-  /** Makes the answer from the data of the whole picture. By default the answer is that data. */
+  /** Makes the answer from the merged data of all. By default the answer is that data. */
   finish?(all: Part, params: Values<P>): Whole;
 }
 
-export type Task = PictureTask | DataTask;
+/** Returns JSON. */
+export interface DataTask<P extends Params = Params, Part = unknown, Whole = unknown>
+  extends BandTask<P>,
+    Merging<P, Part, Whole> {
+  /** @returns the data of the band's own rows */
+  run(band: View, params: Values<P>): Awaitable<Part>;
+}
+
+/** The body of a request, cut while it arrives into pieces of about so many `bytes`, 256 KiB by default. */
+export interface Input {
+  /** Whole lines. */
+  lines(bytes?: number): AsyncIterable<string>;
+  /** Whole words: cut behind white space. */
+  words(bytes?: number): AsyncIterable<string>;
+  /** Any bytes, as base64. Each piece but the last has exactly so many. */
+  bytes(bytes?: number): AsyncIterable<string>;
+}
+
+/** JSON in, JSON out, without a picture. */
+export interface ListTask<P extends Params = Params, Piece = unknown, Part = unknown, Whole = unknown>
+  extends TaskBase<P>,
+    Merging<P, Part, Whole> {
+  halo?: undefined;
+  bandPixels?: undefined;
+  /** What the body of a request is. By default there is none. */
+  takes?: "text" | "bytes";
+  /** What there is to do, each piece a JSON value. An iterable is walked twice: first it is counted. */
+  pieces(params: Values<P>, input: Input): Iterable<Piece> | AsyncIterable<Piece>;
+  /** @returns the data of one piece */
+  run(piece: Piece, params: Values<P>): Awaitable<Part>;
+}
+
+export type Task = PictureTask | DataTask | ListTask;
 
 /** The client's fault: a value that does not fit the parameters. */
 export class ParamError extends Error {
@@ -112,11 +148,24 @@ export function dataTask<Part, Whole = Part, const P extends Params = Record<nev
   return task as unknown as DataTask;
 }
 
-export function isData(task: Task): task is DataTask {
+/** The same for a list task. */
+export function listTask<Piece, Part, Whole = Part, const P extends Params = Record<never, never>>(
+  task: ListTask<P, Piece, Part, Whole>,
+): ListTask {
+  return task as unknown as ListTask;
+}
+
+/** Whether it returns JSON. */
+export function isData(task: Task): task is DataTask | ListTask {
   return "merge" in task;
 }
 
-export function kindOf(task: Task): "picture" | "data" {
+export function isList(task: Task): task is ListTask {
+  return task.pieces !== undefined;
+}
+
+export function kindOf(task: Task): "picture" | "data" | "list" {
+  if (isList(task)) return "list";
   return isData(task) ? "data" : "picture";
 }
 
@@ -137,7 +186,7 @@ export function firstOf(task: Task, params: Values): PictureTask["first"] {
 
 /** Rows of halo for these values. @throws TaskError if they are not 0 to `MAX_HALO` */
 export function haloOf(task: Pick<Task, "name" | "halo">, params: Values): number {
-  const halo = typeof task.halo === "function" ? task.halo(params) : task.halo;
+  const halo = typeof task.halo === "function" ? task.halo(params) : (task.halo ?? 0);
   if (isHalo(halo)) return halo;
   throw new TaskError(`task ${task.name}: expected a halo of 0 to ${MAX_HALO} rows, got ${halo}`);
 }
@@ -156,8 +205,9 @@ export interface Offer extends Pick<Task, "name" | "version" | "description" | "
  * step.
  */
 export function offerOf(task: Task): Offer | null {
+  if (isData(task) || task.first) return null;
   const { name, version, description, params, halo } = task;
-  if (typeof halo === "function" || isData(task) || task.first) return null;
+  if (typeof halo === "function") return null;
   return { name, version, description, params, halo };
 }
 
@@ -172,10 +222,15 @@ const NUMBER = /^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i;
 
 /**
  * The values in a query, typed, with the defaults filled in, in the order of the schema. An empty value counts as absent.
+ * @param body more values, which are typed already
  * @throws ParamError that names the parameter
  */
-export function queryValues(task: Pick<Task, "name" | "params" | "halo">, query: URLSearchParams): Values {
-  const given: Record<string, unknown> = Object.create(null);
+export function queryValues(
+  task: Pick<Task, "name" | "params" | "halo">,
+  query: URLSearchParams,
+  body: Record<string, unknown> = {},
+): Values {
+  const given: Record<string, unknown> = Object.assign(Object.create(null), body);
   for (const [name, text] of query) {
     if (RESERVED.includes(name) || text === "") continue;
     if (name in given) throw new ParamError(`${name}: expected one value, got several`);
@@ -195,7 +250,7 @@ function typed(type: Param["type"] | undefined, text: string): unknown {
 }
 
 /** 0 if the task's function throws: then `haloOf` reports it, as the task's fault. */
-function requestedHalo({ halo }: Pick<Task, "halo">, values: Values): number {
+function requestedHalo({ halo = 0 }: Pick<Task, "halo">, values: Values): number {
   try {
     return typeof halo === "function" ? halo(values) : halo;
   } catch {

@@ -20,8 +20,19 @@ import type { Raster } from "../picture/picture.ts";
 import { encodeBand, Stitcher } from "../picture/png-write.ts";
 import { readImage } from "../picture/read.ts";
 import { Spool } from "../picture/spool.ts";
-import { firstOf, haloOf, isData, ParamError, queryValues, type Task, type Values } from "../task.ts";
+import {
+  firstOf,
+  haloOf,
+  isData,
+  isList,
+  type ListTask,
+  ParamError,
+  queryValues,
+  type Task,
+  type Values,
+} from "../task.ts";
 import { loadTasks } from "../tasks/index.ts";
+import { listPieces } from "../tasks/list.ts";
 import { finished, runTask } from "../tasks/run.ts";
 import { openOutput } from "./output.ts";
 
@@ -47,6 +58,22 @@ export async function* transform(
   }
 }
 
+/** The same for a list task. @param body of which it may be cut */
+export async function* transformList(
+  task: ListTask,
+  body: AsyncIterable<Uint8Array>,
+  params: Values = queryValues(task, new URLSearchParams()),
+): AsyncGenerator<Uint8Array> {
+  const list = await listPieces(task, params, body, 0);
+  const { rows } = planBands(list.width, list.height, 0, { pixels: list.bandPixels });
+  let merged: unknown;
+  for await (const band of list.bands({ rows })) {
+    const part = JSON.parse((await runTask(task, { ...band, height: 1, params })) as string);
+    merged = band.number === 0 ? part : task.merge(merged, part);
+  }
+  yield Buffer.from(`${JSON.stringify(finished(task, merged, params))}\n`);
+}
+
 /** Inflates the next bands on another thread while a band is computed. */
 async function* transformed(image: Raster, task: Task, bandPixels: number, params: Values): AsyncGenerator<Uint8Array> {
   const plan = planBands(image.width, image.height, haloOf(task, params), { pixels: task.bandPixels ?? bandPixels });
@@ -64,8 +91,10 @@ async function* transformed(image: Raster, task: Task, bandPixels: number, param
 
 const USAGE = `usage: bun run sobel.ts [--task NAME] [--params QUERY] IN OUT
        bun run sobel.ts --remote URL [--workers N] [--task NAME] [--params QUERY] IN OUT
+       bun run sobel.ts [--remote URL] --task NAME [--params QUERY] OUT
 
-  IN   a PNG, JPEG, WebP, TIFF, GIF or AVIF file, or - for standard input
+  IN   a PNG, JPEG, WebP, TIFF, GIF or AVIF file, or - for standard input. What a list task takes, such as a text; some
+       take nothing
   OUT  its Sobel edges, a PNG, or - for standard output. A file is replaced when the result is complete, a link's
        target likewise; a device or a pipe is written through
 
@@ -106,8 +135,10 @@ export function main(args: string[]): void {
 async function run(args: string[]): Promise<void> {
   const { values, positionals } = parseArgs({ args, allowPositionals: true, options: OPTIONS });
   if (values.help) return console.log(`${USAGE}\n\n${settingsOf("sobel.ts")}`);
-  if (positionals.length !== 2) throw new TypeError(`expected two files, got ${positionals.length}\n${USAGE}`);
-  const [from, to] = positionals;
+  const to = positionals.at(-1);
+  const from = positionals.length === 2 ? positionals[0] : null;
+  if (to === undefined || positionals.length > 2 || (from === null && values.task === "sobel"))
+    throw new TypeError(`expected two files, got ${positionals.length}\n${USAGE}`);
   if (values.remote !== undefined) {
     const { remote } = await import("./remote.ts");
     const { workers, task, params } = values;
@@ -122,8 +153,15 @@ async function run(args: string[]): Promise<void> {
   const task = tasks.newest(values.task);
   if (!task) throw new TypeError(`unknown task ${values.task}: expected ${tasks.names().join(", ")}`);
   const params = queryValues(task, new URLSearchParams(values.params));
-  const image = await readImage(from === "-" ? process.stdin : createReadStream(from, { highWaterMark: 1 << 18 }));
-  await (await openOutput(to)).write(transform(image, task, bandPixels, params));
+  const takes = isList(task) ? task.takes : "picture";
+  if (takes && from === null) throw new TypeError(`${task.name} takes a ${takes}: expected two files, got one`);
+  if (!takes && from !== null)
+    throw new TypeError(`${task.name} takes no file: expected one file for its result, got two`);
+  const body = from === "-" ? process.stdin : createReadStream(from ?? "/dev/null", { highWaterMark: 1 << 18 });
+  const made = isList(task)
+    ? transformList(task, body, params)
+    : transform(await readImage(body), task, bandPixels, params);
+  await (await openOutput(to)).write(made);
 }
 
 /** @throws TypeError without the address, which may hold a password */

@@ -21,8 +21,11 @@ import type { Output } from "./output.ts";
 export interface RemoteJob {
   /** The address of the coordinator, with any path that it is behind. */
   origin: URL;
-  /** A file, or - for standard input, which is first written to a temporary file: an upload may be repeated. */
-  from: string;
+  /**
+   * A file, or - for standard input, which is first written to a temporary file: an upload may be repeated. Null where the
+   * task takes none.
+   */
+  from: string | null;
   task: string;
   /** The task's own parameters, as a query. */
   params: string;
@@ -106,7 +109,8 @@ function uploadOf({ params, task, workers }: RemoteJob, { file, size }: Picture,
 }
 
 /** The pieces of a file as they are read. */
-async function* counted(file: string, onBytes: (bytes: number) => void): AsyncGenerator<Uint8Array> {
+async function* counted(file: string | null, onBytes: (bytes: number) => void): AsyncGenerator<Uint8Array> {
+  if (file === null) return;
   let bytes = 0;
   for await (const piece of createReadStream(file, { highWaterMark: 1 << 18 })) {
     yield piece;
@@ -117,13 +121,15 @@ async function* counted(file: string, onBytes: (bytes: number) => void): AsyncGe
 
 /** A file that can be read more than once. */
 interface Picture {
-  file: string;
+  /** Null: nothing is uploaded. */
+  file: string | null;
   size: number;
   /** Removes a temporary file. */
   close(): Promise<void>;
 }
 
-async function openPicture(from: string, signal: AbortSignal): Promise<Picture> {
+async function openPicture(from: string | null, signal: AbortSignal): Promise<Picture> {
+  if (from === null) return { file: null, size: 0, close: async () => {} };
   const stats = from === "-" ? undefined : await stat(from);
   if (stats?.isFile()) {
     await access(from, constants.R_OK); // not only when the upload has begun
@@ -210,7 +216,8 @@ class Progress {
   #draw(): void {
     if (!this.#terminal || performance.now() - this.#drawn < 100) return;
     this.#drawn = performance.now();
-    const share = Math.min(1, (this.#uploaded / this.#size + this.#done.size / (this.#bands || 1)) / 2);
+    const uploaded = this.#size > 0 ? this.#uploaded / this.#size : 1;
+    const share = Math.min(1, (uploaded + this.#done.size / (this.#bands || 1)) / 2);
     const bar = "█".repeat(Math.round(20 * share)).padEnd(20, "░");
     const line = `${bar} ${megabytes(this.#uploaded)} of ${megabytes(this.#size)} · ${this.#bandsDone()}`;
     process.stderr.write(`\r\x1b[K${printable(line).slice(0, (process.stderr.columns || 80) - 1)}`);

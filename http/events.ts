@@ -222,7 +222,9 @@ class SharedEvents {
     if ("claim" in what) return eventOf("claim", { id, band, ...what.claim });
     const { crc, bytes, lossy, ...done } = this.watch.done.get(band)!;
     const y = band * height;
-    return eventOf("band", { id, band, y, rows: Math.min(height, job.height - y), ...done });
+    // A list may turn out to be longer than its job has it.
+    const rows = Math.max(1, Math.min(height, job.height - y));
+    return eventOf("band", { id, band, y, rows, ...done });
   }
 
   view(job: Job, isKnown: boolean): { now: ReturnType<typeof view>; job?: Uint8Array } {

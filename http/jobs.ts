@@ -9,7 +9,7 @@ import { merge } from "../job.ts";
 import type { Log } from "../ops/log.ts";
 import type { CoordinatorMetrics } from "../ops/metrics.ts";
 import { Stitcher } from "../picture/png-write.ts";
-import { type DataTask, isData } from "../task.ts";
+import { type DataTask, isData, type ListTask } from "../task.ts";
 import type { Tasks } from "../tasks/index.ts";
 import { JobWatch, lookUp, stateOf } from "../watch.ts";
 import { eventStream, isKnown, view } from "./events.ts";
@@ -36,6 +36,7 @@ export interface JobReads extends Backends {
 export const HEADERS = {
   picture: { "content-type": "image/png", "x-content-type-options": "nosniff" },
   data: { "content-type": "application/json", "x-content-type-options": "nosniff" },
+  list: { "content-type": "application/json", "x-content-type-options": "nosniff" },
 };
 const EVENT_HEADERS = { "content-type": "text/event-stream", "cache-control": "no-cache", "x-accel-buffering": "no" };
 /** Jobs that one event stream follows, at most. */
@@ -105,7 +106,7 @@ export function brokenOff({ log }: Pick<JobReads, "log">, { id, task }: Job, { s
 }
 
 /** Null for a job of pictures: any coordinator can merge those. @throws HttpError 503 */
-function dataTaskOf({ tasks }: JobReads, { kind, task }: Job): DataTask | null {
+function dataTaskOf({ tasks }: JobReads, { kind, task }: Job): DataTask | ListTask | null {
   if (kind === "picture") return null;
   const known = tasks.get(task);
   if (known && isData(known)) return known;
@@ -113,7 +114,7 @@ function dataTaskOf({ tasks }: JobReads, { kind, task }: Job): DataTask | null {
 }
 
 export function fileOf(task: string, { kind }: Job): string {
-  return `${task}.${kind === "data" ? "json" : "png"}`;
+  return `${task}.${kind === "picture" ? "png" : "json"}`;
 }
 
 /** GET /jobs/:id/events */
@@ -167,7 +168,7 @@ export async function preview(context: JobReads, request: Request, id: string, n
   const band = /^\d{1,10}$/.test(number) ? Number(number) : Number.NaN;
   if (!job) throw notFound(id);
   if (!(band < job.bands)) throw new HttpError(404, `no band ${number}: the job has bands 0 to ${job.bands - 1}`);
-  if (job.kind === "data") throw new HttpError(404, `${job.task} returns data: its bands are no pictures`);
+  if (job.kind !== "picture") throw new HttpError(404, `${job.task} returns data: its bands are no pictures`);
   const record = done.get(band);
   if (!record) throw new HttpError(409, `not ready: band ${band} is not done`, { "retry-after": "1" });
   const width = widthOf(request);

@@ -25,12 +25,33 @@ export function query(request: Request, name: string): string | null {
   return value;
 }
 
-/** The task's own parameters, defaults filled in. */
-export function paramsOf(request: Request, task: Task): Values {
+/**
+ * The task's own parameters, defaults filled in.
+ * @param body more of them, as JSON or as a form; may be empty
+ */
+export function paramsOf(request: Request, task: Task, body = ""): Values {
+  const query = new URL(request.url).searchParams;
+  const isJson = /^\s*\{/.test(body);
+  if (body !== "" && !isJson) {
+    // curl sends anything as a form.
+    if (!/^[\w.~%+&=-]+$/.test(body))
+      throw new HttpError(400, `body: ${EXPECTED}, or none: ${task.name} takes no file`);
+    for (const [name, value] of new URLSearchParams(body)) query.append(name, value);
+  }
   try {
-    return queryValues(task, new URL(request.url).searchParams);
+    return queryValues(task, query, isJson ? objectOf(body) : {});
   } catch (error) {
     throw error instanceof ParamError ? new HttpError(400, error.message) : error;
+  }
+}
+
+const EXPECTED = "expected the parameters as a JSON object or a form";
+
+function objectOf(body: string): Record<string, unknown> {
+  try {
+    return JSON.parse(body);
+  } catch {
+    throw new HttpError(400, `body: ${EXPECTED}, got ${body.length} characters that are not`);
   }
 }
 

@@ -7,7 +7,7 @@ import type { Registry } from "prom-client";
 import type { Backends } from "../backends.ts";
 import { within } from "../ops/deadline.ts";
 import { backendHealth } from "../ops/health.ts";
-import { kindOf, schemaOf } from "../task.ts";
+import { isList, kindOf, schemaOf } from "../task.ts";
 import { allTasks, type Tasks } from "../tasks/index.ts";
 import type { Lights } from "./lights.ts";
 import { expectToken, unavailable } from "./respond.ts";
@@ -38,9 +38,11 @@ export async function listWorkers({ results, authToken }: ServiceReads, request:
 /** GET /tasks */
 export async function listTasks({ tasks, results }: ServiceReads): Promise<Response> {
   const all = (await allTasks(tasks, results)).map((task) => {
-    const { name, version = 1, description = "", halo, params } = task;
-    const rows = typeof halo === "number" ? halo : null;
-    return { name, version, description, kind: kindOf(task), halo: rows, params: schemaOf(params) };
+    const { name, version = 1, description = "", params } = task;
+    const about = { name, version, description, kind: kindOf(task) };
+    if (isList(task)) return { ...about, takes: task.takes ?? null, halo: null, params: schemaOf(params) };
+    const halo = typeof task.halo === "number" ? task.halo : null;
+    return { ...about, takes: "picture", halo, params: schemaOf(params) };
   });
   return Response.json({ tasks: all });
 }

@@ -15,10 +15,13 @@ const SILENT_MS = 5_000;
 /** At most this much of a refused upload is read and discarded, for at most this long, ms. */
 const DISCARD_BYTES = 4 * 2 ** 30;
 const DISCARD_MS = 60_000;
+/** Parameters in a body. */
+const MAX_TEXT_BYTES = 1 << 20;
 
 export class Upload {
   readonly #body: ReadableStreamDefaultReader<Uint8Array> | undefined;
-  readonly #announced: number;
+  /** The content-length, or 0. */
+  readonly announced: number;
   /** Bytes read so far, without those that were discarded. */
   bytes = 0;
   #ended: boolean;
@@ -40,12 +43,12 @@ export class Upload {
     this.#body = request.body?.getReader();
     this.signal = AbortSignal.any([request.signal, this.#end.signal]);
     this.#ended = !this.#body;
-    this.#announced = Number(request.headers.get("content-length") ?? 0);
+    this.announced = Number(request.headers.get("content-length") ?? 0);
   }
 
   /** @throws HttpError 413 if the request announces more than `maxBytes` */
   checkLength(): void {
-    if (this.#announced > this.maxBytes) throw this.#tooLarge(this.#announced);
+    if (this.announced > this.maxBytes) throw this.#tooLarge(this.announced);
   }
 
   /** Time since the coordinator last wanted bytes, ms: it waits for room in the queue. */
@@ -67,10 +70,24 @@ export class Upload {
     return new HttpError(413, `upload too large: expected at most ${this.maxBytes} bytes, got ${bytes} or more`);
   }
 
-  /** The picture's bytes: the body, or the part `image` of a form. @throws HttpError 400, 408, 413, here or while read */
-  async image(request: Request): Promise<AsyncIterable<Uint8Array>> {
+  /**
+   * The body, or the file of a form: `image`, or that with the name of what the task takes.
+   * @throws HttpError 400, 408, 413, here or while read
+   */
+  async file(request: Request, field = "image"): Promise<AsyncIterable<Uint8Array>> {
     const type = request.headers.get("content-type") ?? "";
-    return /^multipart\/form-data/i.test(type) ? imagePart(Readable.from(this.#read()), type) : this.#read();
+    return /^multipart\/form-data/i.test(type) ? filePart(Readable.from(this.#read()), type, field) : this.#read();
+  }
+
+  /** The whole body, where it holds parameters. @throws HttpError 400, 408, 413 */
+  async text(): Promise<string> {
+    const pieces: Uint8Array[] = [];
+    for await (const piece of this.#read()) {
+      pieces.push(piece);
+      if (this.bytes > MAX_TEXT_BYTES)
+        throw new HttpError(413, `body: expected parameters of at most ${MAX_TEXT_BYTES} bytes, got more`);
+    }
+    return new TextDecoder().decode(Buffer.concat(pieces));
   }
 
   async *#read(): AsyncGenerator<Uint8Array> {
@@ -129,8 +146,8 @@ export class Upload {
   }
 }
 
-/** @throws HttpError 400 if the form has no file `image` */
-function imagePart(body: Readable, type: string): Promise<AsyncIterable<Uint8Array>> {
+/** @throws HttpError 400 if the form does not have this file, or has anything else */
+function filePart(body: Readable, type: string, name: string): Promise<AsyncIterable<Uint8Array>> {
   return new Promise((resolve, reject) => {
     const bad = (error: unknown) => {
       reject(error instanceof HttpError ? error : new HttpError(400, `form: ${(error as Error).message}`));
@@ -141,25 +158,35 @@ function imagePart(body: Readable, type: string): Promise<AsyncIterable<Uint8Arr
     } catch (error) {
       return bad(error);
     }
+    const ended = new Promise<void>((resolve, reject) => {
+      form.on("finish", resolve);
+      form.on("error", reject);
+    });
+    ended.catch(() => {}); // a reader that has the whole file may get it
+    const refuse = (field: string) => {
+      form.destroy(new Error(`expected only the file ${name}, got ${field}; parameters go into the query`));
+    };
+    form.on("field", (field) => refuse(field === name ? "a text in its place" : field));
     form.on("file", (field, part) => {
       part.on("error", () => {}); // its reader gets the error; without a reader it would be uncaught
-      if (field !== "image") return part.resume();
+      if (field !== name) return refuse(field);
       const cut = (error: Error) => part.destroy(error);
       body.once("error", cut);
       form.once("error", cut);
-      resolve(piecesOf(part));
+      resolve(piecesOf(part, ended));
     });
-    form.on("finish", () => bad(new Error("expected a file in the field image, got none")));
+    form.on("finish", () => bad(new Error(`expected a file in the field ${name}, got none`)));
     form.on("error", bad);
     body.on("error", bad);
     body.pipe(form);
   });
 }
 
-/** @throws HttpError 400 if the form ends within the part */
-async function* piecesOf(part: Readable): AsyncGenerator<Uint8Array> {
+/** @throws HttpError 400 if the form ends within the part, or has more than that */
+async function* piecesOf(part: Readable, ended: Promise<void>): AsyncGenerator<Uint8Array> {
   try {
     yield* part;
+    await ended;
   } catch (error) {
     throw error instanceof HttpError ? error : new HttpError(400, `form: ${(error as Error).message}`);
   }

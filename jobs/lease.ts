@@ -1,18 +1,22 @@
 /**
- * What the coordinator that enqueues a job has of it: a lease, and the lanes in which it sends the bands.
+ * What the coordinator that enqueues a job has of it: a lease, a window, and the lanes in which it sends the bands.
  *
  * Invariant: at most one coordinator enqueues a job. One that dies, or that has lost contact with the store, stops being it.
  *
  * Not here: what that coordinator does (job.ts), what a job is when none has the lease (watch.ts).
  */
 import { randomUUID } from "node:crypto";
-import type { Results } from "../backends.ts";
+import type { Job, Results } from "../backends.ts";
 import { JobError, type JobWatch } from "../watch.ts";
 
 /** A coordinator may enqueue a job for so long, unless it renews its lease, ms. */
 const LEASE_MS = 10_000;
 /** How often a request that waits for the lease asks for it, ms. */
 const LEASE_POLL_MS = 200;
+/** Bands in flight where `workers` is not set: this many, or twice the live workers, which keeps them all busy. */
+const MIN_WINDOW = 4;
+/** How often the live workers are counted, ms. */
+const COUNT_MS = 2_000;
 
 /**
  * Runs `step` as the only coordinator that enqueues this job. Waits for the one that does so now, or until its lease
@@ -69,5 +73,24 @@ export function lanesOf(watch: JobWatch): (band: number) => number | undefined {
     while (used.has(lane)) lane++;
     taken.set(band, lane);
     return lane;
+  };
+}
+
+/** Whether one more band may be sent, given how many are in flight. */
+export function windowOf({ workers }: Job, results: Results): (inFlight: number) => boolean {
+  if (workers !== null) return (inFlight) => inFlight < workers;
+  let alive = 0;
+  let asked = 0;
+  return (inFlight) => {
+    if (inFlight < MIN_WINDOW) return true;
+    // In the background, and only for jobs with more bands than that.
+    if (Date.now() - asked > COUNT_MS) {
+      asked = Date.now();
+      const count = (fleet: unknown[]) => {
+        alive = fleet.length;
+      };
+      results.workers(COUNT_MS).then(count, () => {});
+    }
+    return inFlight < 2 * alive;
   };
 }

@@ -126,14 +126,15 @@ return 0`;
  * empty, field, value, …
  */
 export const UPDATE = `${RENEW}${STALE}${CLOCK}
-local ttl, bands, attempt, began, enqueued = unpack(redis.call('HMGET', KEYS[1], 'ttl', 'bands', 'attempt', 'began', 'enqueued'))
+local ttl, attempt, began, enqueued = unpack(redis.call('HMGET', KEYS[1], 'ttl', 'attempt', 'began', 'enqueued'))
 if not ttl or stale(attempt, ARGV[2]) then return 0 end
 redis.call('HSET', KEYS[1], unpack(ARGV, 4))
+local bands = redis.call('HGET', KEYS[1], 'bands')
 local hint = ARGV[1]
 if ARGV[3] ~= '' and began then
   -- A picture that is sent again when all is enqueued changes nothing.
   if enqueued ~= '1' then redis.call('HSET', KEYS[1], 'enqueuedAt', tostring(elapsed(began)), 'cutMs', ARGV[3]) end
-  hint = hint .. ' ' .. table.concat(redis.call('HMGET', KEYS[1], 'enqueuedAt', 'cutMs'), ' ')
+  hint = hint .. ' ' .. table.concat(redis.call('HMGET', KEYS[1], 'enqueuedAt', 'cutMs', 'bands', 'height'), ' ')
 end
 if redis.call('HLEN', KEYS[1] .. ':done') == tonumber(bands) then renew(KEYS[1], ttl, true) end
 redis.call('PUBLISH', KEYS[1], hint)
@@ -306,7 +307,7 @@ local function take(band, key, report)
     if report.decode then done.taken = math.max(0, done.claimed - report.decode) end
   end
   -- The base64 of every PNG begins like this. Another format may have lost pixels.
-  if kind ~= 'data' and redis.call('GETRANGE', key, 0, 7) ~= 'iVBORw0K' then done.lossy = true end
+  if kind == 'picture' and redis.call('GETRANGE', key, 0, 7) ~= 'iVBORw0K' then done.lossy = true end
   local text = cjson.encode(done)
   redis.call('HSET', KEYS[1] .. ':done', band, text)
   redis.call('HDEL', claims, band .. ' claim', band .. ' foreign', band .. ' seen')

@@ -26,8 +26,9 @@ export function hintFrom(message: string): Hint | undefined {
 
 /** Without times, an older coordinator wrote the record. */
 function enqueuedFrom(message: string): Hint | undefined {
-  const [, at, cut] = message.split(" ").map(Number);
-  return Number.isFinite(at) && Number.isFinite(cut) ? { enqueuedAt: at, cutMs: cut } : undefined;
+  const [, at, cut, bands, height] = message.split(" ").map(Number);
+  if (!Number.isFinite(at) || !Number.isFinite(cut)) return undefined;
+  return { enqueuedAt: at, cutMs: cut, ...(bands > 0 && height > 0 && { bands, height }) };
 }
 
 /** @throws SyntaxError, TypeError */
@@ -96,7 +97,7 @@ export function jobFrom(fields: Record<string, string>): Job {
     id: fields.id,
     task: fields.task,
     // Older coordinators wrote only jobs of pictures.
-    kind: fields.kind === "data" ? "data" : "picture",
+    kind: fields.kind === "data" || fields.kind === "list" ? fields.kind : "picture",
     params: JSON.parse(fields.params || "{}"),
     preJobId: fields.preJobId || null,
     derivedParams: fields.derivedParams ? JSON.parse(fields.derivedParams) : null,

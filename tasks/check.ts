@@ -11,6 +11,8 @@ import {
   haloOf,
   isData,
   isHalo,
+  isList,
+  type ListTask,
   MAX_HALO,
   type PictureTask,
   RESERVED,
@@ -35,10 +37,17 @@ const KEYWORDS = new Map<unknown, string[]>([
 /** Checks a module's export `task`. @throws TaskError that names the first fault */
 export function expectTask(task: Partial<Task> | undefined): asserts task is Task {
   expect(isRecord(task), "an export called task", task);
-  const { name, version = 1, description, halo, params = {}, run, bandPixels = 1 } = task as Partial<Task>;
+  const { name, version = 1, description, params = {}, run } = task as Partial<Task>;
+  const { halo, bandPixels = 1 } = task as Partial<DataTask>;
+  const { pieces, takes } = task as Partial<ListTask>;
   expect(isString(name) && NAME.test(name), "a name of lower-case letters, digits and hyphens", name);
   expect(Number.isInteger(version) && version >= 1, "a version that is a whole number from 1", version);
-  expect(typeof halo === "function" || isHalo(halo), `a halo of 0 to ${MAX_HALO} rows, or a function`, halo);
+  const isBand = pieces === undefined;
+  expect(!isBand || typeof halo === "function" || isHalo(halo), `a halo of 0 to ${MAX_HALO} rows, or a function`, halo);
+  expect(isBand || halo === undefined, "no halo beside pieces", halo);
+  expect(isBand || typeof pieces === "function", "a function pieces", pieces);
+  expect(isBand || "merge" in task, "a function merge beside pieces", undefined);
+  expect(takes === undefined || takes === "text" || takes === "bytes", "takes to be text or bytes", takes);
   expect(typeof run === "function", "a function run", run);
   expect(Number.isInteger(bandPixels) && bandPixels >= 1, "bandPixels that is a whole number from 1", bandPixels);
   expect(description === undefined || isString(description), "a description that is a string", description);
@@ -88,7 +97,7 @@ function expectFirst(first: NonNullable<PictureTask["first"]>, task: Task, defau
   expect(open, "first.param to name a parameter without a default", param);
   expect(typeof find === "function", "a function first.find", find);
   expectTask(step);
-  expect(isData(step), "first.task to be a data task", step.name);
+  expect(isData(step) && !isList(step), "first.task to be a data task", step.name);
 }
 
 function expect(holds: boolean, what: string, got: unknown, where = ""): asserts holds {

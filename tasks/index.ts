@@ -15,7 +15,7 @@ import { isData, type Offer, type Task, TaskError, versionOf, wireName } from ".
 import { expectTask } from "./check.ts";
 
 /** Files in this folder that are no tasks. */
-const NO_TASKS = ["index.ts", "check.ts", "run.ts", "thread.ts"];
+const NO_TASKS = ["index.ts", "check.ts", "list.ts", "run.ts", "thread.ts"];
 
 /** All versions of all tasks, by their names on the wire. */
 export class Tasks extends Map<string, Task> {

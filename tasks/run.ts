@@ -3,7 +3,17 @@
  *
  * Not here: what a task is (task.ts), the thread that it runs in (thread.ts).
  */
-import { checkedValues, type DataTask, haloOf, isData, type Task, TaskError, type Values } from "../task.ts";
+import {
+  checkedValues,
+  type DataTask,
+  haloOf,
+  isData,
+  isList,
+  type ListTask,
+  type Task,
+  TaskError,
+  type Values,
+} from "../task.ts";
 
 /** A band that has the task's halo, or more. */
 export interface BandToRun {
@@ -15,6 +25,8 @@ export interface BandToRun {
   /** The first of its own rows, and the picture's rows. A third party may not send it: then the band is the picture. */
   position?: [y: number, height: number] | undefined;
   params?: unknown;
+  /** Of a list task: `pixels` is a JSON array of its pieces. */
+  isList?: true;
 }
 
 /**
@@ -24,6 +36,9 @@ export interface BandToRun {
  */
 export async function runTask(task: Task, band: BandToRun): Promise<Uint8Array | string> {
   const params = checkedValues(task, band.params);
+  const [expected, found] = [isList(task), band.isList === true].map((list) => (list ? "pieces" : "a picture"));
+  if (expected !== found) throw new TaskError(`task ${task.name}: expected a message with ${expected}, got ${found}`);
+  if (isList(task)) return runPieces(task, band.pixels, params);
   const { width, height, pixels } = band;
   const [above, below] = band.halo;
   const halo = haloOf(task, params);
@@ -41,14 +56,26 @@ export async function runTask(task: Task, band: BandToRun): Promise<Uint8Array |
   throw new TaskError(`task ${task.name}: expected ${rows} × ${width} pixels, got ${got}`);
 }
 
-/** The answer of a data task, from the merged data of all bands. @throws whatever the task throws; TaskError */
-export function finished(task: DataTask, all: unknown, params: Values): unknown {
+/** Merges what each piece gives, as if each had come from another worker. @returns JSON */
+async function runPieces(task: ListTask, json: Uint8Array, params: Values): Promise<string> {
+  const pieces = JSON.parse(new TextDecoder().decode(json)) as unknown[];
+  let merged = await partOf(task, pieces[0], params);
+  for (const piece of pieces.slice(1)) merged = task.merge(merged, await partOf(task, piece, params));
+  return jsonOf(task, merged);
+}
+
+async function partOf(task: ListTask, piece: unknown, params: Values): Promise<unknown> {
+  return JSON.parse(jsonOf(task, await task.run(piece, params)));
+}
+
+/** The answer of a data or list task, from the merged data of all bands. @throws whatever the task throws; TaskError */
+export function finished(task: DataTask | ListTask, all: unknown, params: Values): unknown {
   const whole = task.finish ? task.finish(all, params) : all;
   jsonOf(task, whole);
   return whole;
 }
 
-function jsonOf(task: DataTask, data: unknown): string {
+function jsonOf(task: DataTask | ListTask, data: unknown): string {
   const lost = lostInJson(data);
   if (lost !== null) throw new TaskError(`task ${task.name}: expected data that JSON can hold, got ${lost}`);
   return JSON.stringify(data);

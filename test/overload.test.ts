@@ -266,7 +266,7 @@ describe("the pace of an upload", () => {
   /** @returns the number of bytes */
   const readAll = async (request: Request, patience: number) => {
     let bytes = 0;
-    for await (const piece of await new Upload(request, 1e9, patience).image(request)) bytes += piece.length;
+    for await (const piece of await new Upload(request, 1e9, patience).file(request)) bytes += piece.length;
     return bytes;
   };
 
@@ -284,7 +284,7 @@ describe("the pace of an upload", () => {
   test("time in which the coordinator does not read is not counted", async () => {
     const request = slowly(5, 10, 1);
     let bytes = 0;
-    for await (const piece of await new Upload(request, 1e9, 1_000).image(request)) {
+    for await (const piece of await new Upload(request, 1e9, 1_000).file(request)) {
       bytes += piece.length;
       await sleep(300);
     }

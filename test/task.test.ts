@@ -12,6 +12,7 @@ import {
   type DataTask,
   dataTask,
   haloOf,
+  isList,
   offerOf,
   ParamError,
   type Params,
@@ -327,7 +328,8 @@ describe("the built-in tasks", () => {
 
   test("have golden cases", () => {
     const named = new Set(cases.map(({ task }) => task));
-    expect(tasks.names().filter((name) => !named.has(name))).toEqual(["sobel"]); // sobel.test.ts
+    const others = tasks.names().filter((name) => !named.has(name) && !isList(tasks.newest(name)!)); // list.test.ts
+    expect(others).toEqual(["sobel"]); // sobel.test.ts
   });
 
   test("equal OpenCV, pixel for pixel", async () => {

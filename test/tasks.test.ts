@@ -19,7 +19,7 @@ import { encodeBand } from "../picture/png-write.ts";
 import { readImage } from "../picture/read.ts";
 import { DEAD_LETTERS, QUEUE, queueOf } from "../queue.ts";
 import { BEAT_MS } from "../results.ts";
-import { queryValues } from "../task.ts";
+import { isList, queryValues } from "../task.ts";
 import { loadTasks } from "../tasks/index.ts";
 import { runTask } from "../tasks/run.ts";
 import { expectSame, random } from "./pictures.ts";
@@ -35,6 +35,8 @@ import {
 import { sleep, until as waitUntil } from "./wait.ts";
 
 const tasks = await loadTasks();
+/** The others are in list.test.ts. */
+const ofPictures = tasks.names().filter((name) => !isList(tasks.newest(name)!));
 
 setDefaultTimeout(60_000);
 
@@ -58,7 +60,7 @@ const programs: Program[] = [];
 
 /** Compares the result of every task, by `POST` and by `PUT`, with that of the one-machine program. */
 async function expectAllTasks(origin: string, bandPixels: number): Promise<void> {
-  for (const name of tasks.names()) {
+  for (const name of ofPictures) {
     for (const query of QUERIES[name] ?? [""]) {
       const expected = await alone(name, query, bandPixels);
       const answer = await ask(`${origin}/tasks/${name}?${query}`, { method: "POST", body: photo });
@@ -110,7 +112,10 @@ describe("in one process", () => {
     }
     const wrong = (...args: string[]) => spawnSync(process.execPath, ["run", "sobel.ts", ...args, from, to]);
     for (const [args, sentence] of [
-      [["--task", "canny"], "unknown task canny: expected blur, histogram, scharr, sobel, threshold"],
+      [
+        ["--task", "canny"],
+        "unknown task canny: expected blur, crack, histogram, pi, primes, scharr, sobel, threshold, words",
+      ],
       [["--task", "blur", "--params", "sigma=0"], "sigma: expected a number from 0.1 to 50, got 0"],
     ] as const) {
       const { status, stderr } = wrong(...args);
@@ -122,10 +127,14 @@ describe("in one process", () => {
     const { tasks } = await json(`${origin}/tasks`);
     expect(tasks.map(({ name, kind, halo }: Record<string, unknown>) => [name, kind, halo])).toEqual([
       ["blur", "picture", null],
+      ["crack", "list", null],
       ["histogram", "data", 0],
+      ["pi", "list", null],
+      ["primes", "list", null],
       ["scharr", "picture", 1],
       ["sobel", "picture", 1],
       ["threshold", "picture", 0],
+      ["words", "list", null],
     ]);
     const { sigma } = tasks[0].params.properties;
     expect(sigma).toMatchObject({ type: "number", minimum: 0.1, maximum: 50, default: 2 });
@@ -449,7 +458,7 @@ describeWith(["rabbitmq", "redis"], "a fleet", () => {
       });
       expect(await wrong.exited).toBe(1);
       expect(wrong.out).toContain(
-        "WORKER_TASKS: expected some of blur, histogram, scharr, sobel, threshold, got canny",
+        "WORKER_TASKS: expected some of blur, crack, histogram, pi, primes, scharr, sobel, threshold, words, got canny",
       );
     },
     LONG,
@@ -521,7 +530,7 @@ describeWith(["rabbitmq", "redis"], "a fleet", () => {
       const unknown = await ask(`${origin}/tasks/thin`, { method: "POST", body: photo });
       expect([unknown.status, (await unknown.json()).detail]).toEqual([
         422,
-        'unknown task "thin": expected blur, histogram, scharr, sobel, threshold',
+        'unknown task "thin": expected blur, crack, histogram, pi, primes, scharr, sobel, threshold, words',
       ]);
       // As in docs/wire.md.
       const by = { type: "integer", minimum: 1, maximum: 9, default: 1 };

@@ -48,7 +48,7 @@ describeWith(["rabbitmq", "redis"], "the tutorial", () => {
     const { rabbitmq, redis } = await sharedServers();
     copyProject(folder);
     const files = blocks(local, "ts");
-    expect(files).toHaveLength(2);
+    expect(files).toHaveLength(4);
     for (const code of files) {
       const [, name] = code.match(/^\/\/ (tasks\/\w+\.ts)\n/)!;
       writeFileSync(join(folder, name), code);
@@ -66,6 +66,13 @@ describeWith(["rabbitmq", "redis"], "the tutorial", () => {
     const light = out.match(/^\{"darkest".*\}$/gm);
     expect(light).toHaveLength(4);
     expect(new Set(light).size).toBe(1);
+    for (const [pattern, first] of [
+      [/^\{"nonce".*\}$/gm, '{"nonce":'],
+      [/^\{"count".*\}$/gm, '{"count":'],
+    ] as const) {
+      const found = out.match(pattern) ?? [];
+      expect([found.length, new Set(found).size, found[0]]).toEqual([3, 1, expect.stringContaining(first)]);
+    }
     expect(out).toContain("radius: expected a whole number from 1 to 20, got 99");
     expect(out).toContain('"grow","grow.2"');
     expect(out).toContain('"name":"grow","version":1,"description":"Each pixel becomes the brightest around it"');

@@ -1,0 +1,55 @@
+/**
+ * What a request brings to a job: its parameters, and a picture or the pieces of a list.
+ *
+ * Not here: how the body is read (upload.ts), how a picture is (picture/read.ts), how a list is cut (tasks/list.ts).
+ */
+import type { Asked } from "../job.ts";
+import type { HeldMemory } from "../picture/budget.ts";
+import { ImageError, type PixelLimits, type Raster } from "../picture/picture.ts";
+import { readImage } from "../picture/read.ts";
+import { isList, type ListTask, ParamError, type Task } from "../task.ts";
+import { listPieces, type PieceList } from "../tasks/list.ts";
+import { JobError } from "../watch.ts";
+import { cutOf, paramsOf, workersOf } from "./params.ts";
+import { HttpError } from "./respond.ts";
+import type { Upload } from "./upload.ts";
+
+export interface InputOptions {
+  bandPixels: number;
+  limits: PixelLimits;
+  memory: HeldMemory;
+}
+
+/** @throws HttpError, ImageError; JobError "failed" where the task's own function throws */
+export async function inputOf(
+  request: Request,
+  task: Task,
+  upload: Upload,
+  { bandPixels, limits, memory }: InputOptions,
+): Promise<{ asked: Asked; image: Raster | PieceList }> {
+  const asked = { bandPixels, workers: workersOf(request), ...cutOf(request) };
+  if (!isList(task)) {
+    const params = paramsOf(request, task);
+    return { asked: { ...asked, params }, image: await readImage(await upload.file(request), limits, memory) };
+  }
+  const params = paramsOf(request, task, task.takes ? "" : await upload.text());
+  const body = task.takes ? await upload.file(request, task.takes) : nothing();
+  const image = await listPieces(task, params, body, upload.announced).catch((error) => blame(error, task));
+  const bands: PieceList["bands"] = async function* (plan) {
+    try {
+      yield* image.bands(plan);
+    } catch (error) {
+      blame(error, task);
+    }
+  };
+  return { asked: { ...asked, params, bandPixels: image.bandPixels }, image: { ...image, bands } };
+}
+
+async function* nothing(): AsyncGenerator<Uint8Array> {}
+
+/** What is not the client's fault is the task's. */
+function blame(error: unknown, { name }: ListTask): never {
+  if (error instanceof ParamError) throw new HttpError(400, error.message);
+  if (error instanceof HttpError || error instanceof ImageError) throw error;
+  throw new JobError("failed", `the task failed: ${name}: ${(error as Error)?.message ?? error}`);
+}

@@ -1,0 +1,195 @@
+/**
+ * The pieces of a list task as bands: a band is one piece, or several where they are many.
+ *
+ * An iterable is counted before it is enqueued, and cut evenly: a list of up to `EVEN_BANDS` pieces has a band for each.
+ * An async iterable may cut the body of a request while it arrives, so its length is known only at the end. Its bands take
+ * more and more pieces, but not more bytes than `FULL_BYTES`. So a million pieces are some hundred bands either way.
+ *
+ * Invariant: the same request gives the same bands, and at most a few pieces are held at a time.
+ *
+ * Not here: what a list task is (task.ts), how a band is run (run.ts), how it is enqueued (job.ts).
+ */
+import type { Band, Plan } from "../chunk.ts";
+import { ImageError } from "../picture/picture.ts";
+import { type Input, type ListTask, TaskError, type Values } from "../task.ts";
+
+/** The pieces of a job, in the place of a picture: `height` pieces, the longest of `width` bytes as JSON. */
+export interface PieceList {
+  width: number;
+  /** Where it is not known yet: about the number of bands. */
+  height: number;
+  isCounted: boolean;
+  /** About how many bytes a band has, `width` for each piece. */
+  bandPixels: number;
+  /** Can be walked once. */
+  bands(plan: Pick<Plan, "rows">): AsyncGenerator<Band>;
+}
+
+/** A list of more pieces than this has several in each band. */
+const EVEN_BANDS = 256;
+/** Bands of a list of unknown length, after which each band takes twice as many pieces. */
+const GROWTH = 64;
+/** A band of a list of unknown length takes no more pieces after so many bytes. */
+const FULL_BYTES = 1 << 18;
+/** RabbitMQ refuses messages over 16 MiB by default. */
+const MAX_PIECE_BYTES = 9 << 20;
+const MAX_PIECES = 100_000_000;
+/** A line or a word that is longer is refused, bytes. */
+const MAX_UNCUT_BYTES = 4 << 20;
+/** Pieces that are made before other requests get their turn. */
+const TURN = 4096;
+
+/**
+ * Counts the pieces, or makes the first of them.
+ * @param body of the request, of about `announced` bytes; 0 where that is not known
+ * @throws TaskError if a piece is not JSON or too long, or if there is none; ImageError if the body cannot be cut; whatever
+ *   the task throws
+ */
+export async function listPieces(
+  task: ListTask,
+  params: Values,
+  body: AsyncIterable<Uint8Array>,
+  announced: number,
+): Promise<PieceList> {
+  const input = new Body(body);
+  const pieces = task.pieces(params, input);
+  if (!(Symbol.iterator in pieces)) return streamedPieces(pieces, input, announced);
+  let [width, height] = [1, 0];
+  for (const piece of pieces) {
+    width = Math.max(width, Buffer.byteLength(encoded(piece)));
+    if (++height > MAX_PIECES) throw new TaskError(`expected at most ${MAX_PIECES} pieces, got more`);
+    if (height % TURN === 0) await turn();
+  }
+  if (height === 0) throw noPieces();
+  const again = () => task.pieces(params, input);
+  const bandPixels = width * Math.ceil(height / EVEN_BANDS);
+  const bands = ({ rows }: Pick<Plan, "rows">) => batches(again(), (_, count) => count >= rows);
+  return { width, height, isCounted: true, bandPixels, bands };
+}
+
+async function streamedPieces(pieces: AsyncIterable<unknown>, input: Body, announced: number): Promise<PieceList> {
+  const iterator = pieces[Symbol.asyncIterator]();
+  // The first piece begins to read, so the size of the pieces is known afterwards.
+  const first = await iterator.next();
+  if (first.done) throw noPieces();
+  const all = async function* () {
+    yield first.value;
+    yield* { [Symbol.asyncIterator]: () => iterator };
+  };
+  const height = Math.max(1, Math.ceil(announced / input.size));
+  const isFull = (number: number, count: number, bytes: number) =>
+    bytes >= FULL_BYTES || count >= 2 ** Math.floor(number / GROWTH);
+  return { width: 1, height, isCounted: false, bandPixels: 1, bands: () => batches(all(), isFull) };
+}
+
+/** @param isFull whether the band with this number, of so many pieces and bytes, takes no more */
+async function* batches(
+  pieces: Iterable<unknown> | AsyncIterable<unknown>,
+  isFull: (number: number, count: number, bytes: number) => boolean,
+): AsyncGenerator<Band> {
+  let [number, y, bytes] = [0, 0, 0];
+  let texts: string[] = [];
+  const band = (): Band => {
+    // In a buffer of its own: it is given to a pool afterwards.
+    const pixels = new TextEncoder().encode(`[${texts.join(",")}]`);
+    return { number, y, rows: texts.length, width: pixels.length, halo: [0, 0], pixels, isList: true };
+  };
+  for await (const piece of pieces) {
+    const text = encoded(piece);
+    texts.push(text);
+    bytes += text.length;
+    if (texts.length % TURN === 0) await turn();
+    if (!isFull(number, texts.length, bytes)) continue;
+    yield band();
+    [number, y, bytes, texts] = [number + 1, y + texts.length, 0, []];
+  }
+  if (texts.length > 0) yield band();
+}
+
+function encoded(piece: unknown): string {
+  const text = JSON.stringify(piece) as string | undefined;
+  if (text === undefined) throw new TaskError(`expected pieces that JSON can hold, got ${typeof piece}`);
+  const bytes = Buffer.byteLength(text);
+  if (bytes <= MAX_PIECE_BYTES) return text;
+  throw new TaskError(`expected pieces of at most ${MAX_PIECE_BYTES} bytes as JSON, got ${bytes}`);
+}
+
+function noPieces(): TaskError {
+  return new TaskError("expected at least one piece for these parameters, got none");
+}
+
+const turn = () => new Promise((wake) => setImmediate(wake));
+
+/** A text may have any line ends: cut after a line feed, it has them all. */
+const LINE_END = new Uint8Array(256);
+LINE_END[10] = 1;
+/** White space of ASCII. No other character has these bytes in UTF-8. */
+const SPACE = new Uint8Array(256);
+for (const byte of [9, 10, 11, 12, 13, 32]) SPACE[byte] = 1;
+
+/** The body of a request, cut while it arrives. */
+class Body implements Input {
+  /** Bytes of a piece, as the task has asked. */
+  size = FULL_BYTES;
+
+  constructor(readonly body: AsyncIterable<Uint8Array>) {}
+
+  lines(bytes?: number): AsyncIterable<string> {
+    return this.#text(bytes, LINE_END, "line");
+  }
+
+  words(bytes?: number): AsyncIterable<string> {
+    return this.#text(bytes, SPACE, "word");
+  }
+
+  async *bytes(bytes?: number): AsyncGenerator<string> {
+    for await (const piece of this.#cut(bytes, (held) => held.length)) yield piece.toBase64();
+  }
+
+  async *#text(bytes: number | undefined, ends: Uint8Array, what: string): AsyncGenerator<string> {
+    const end = (held: Uint8Array) => {
+      let at = held.length;
+      while (at > 0 && ends[held[at - 1]] === 0) at--;
+      if (at > 0 || held.length < MAX_UNCUT_BYTES) return at;
+      throw new ImageError("too-large", `${what} too long: expected at most ${MAX_UNCUT_BYTES} bytes, got more`);
+    };
+    // What is not UTF-8 becomes U+FFFD, the same for any cut. Only the first piece may begin with a byte order mark.
+    let decoder = new TextDecoder();
+    for await (const piece of this.#cut(bytes, end)) {
+      yield decoder.decode(piece);
+      decoder = new TextDecoder("utf-8", { ignoreBOM: true });
+    }
+  }
+
+  /** @param end how many of the bytes that are held may be a piece; 0: read more */
+  async *#cut(size = FULL_BYTES, end: (held: Uint8Array) => number): AsyncGenerator<Uint8Array> {
+    this.size = size;
+    let held = new Uint8Array(size);
+    let length = 0;
+    let empty = true;
+    for await (const block of this.body) {
+      for (let at = 0; at < block.length; ) {
+        const part = block.subarray(at, at + held.length - length);
+        held.set(part, length);
+        length += part.length;
+        at += part.length;
+        if (length < held.length) continue;
+        const cut = end(held);
+        if (cut === 0) {
+          const larger = new Uint8Array(2 * length);
+          larger.set(held);
+          held = larger;
+          continue;
+        }
+        yield held.slice(0, cut);
+        empty = false;
+        const rest = held.subarray(cut);
+        held = new Uint8Array(Math.max(size, 2 * rest.length));
+        held.set(rest);
+        length = rest.length;
+      }
+    }
+    // An empty body is one empty piece.
+    if (length > 0 || empty) yield held.slice(0, length);
+  }
+}
