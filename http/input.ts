@@ -30,7 +30,12 @@ export async function inputOf(
   const asked = { bandPixels, workers: workersOf(request), ...cutOf(request) };
   if (!isList(task)) {
     const params = paramsOf(request, task);
-    return { asked: { ...asked, params }, image: await readImage(await upload.file(request), limits, memory) };
+    const image = await readImage(await upload.file(request), limits, memory);
+    const blocks = async function* () {
+      yield* image.blocks;
+      await upload.ended;
+    };
+    return { asked: { ...asked, params }, image: { ...image, blocks: blocks() } };
   }
   const params = paramsOf(request, task, task.takes ? "" : await upload.text());
   const body = task.takes ? await upload.file(request, task.takes) : nothing();

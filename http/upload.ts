@@ -22,6 +22,8 @@ export class Upload {
   readonly #body: ReadableStreamDefaultReader<Uint8Array> | undefined;
   /** The content-length, or 0. */
   readonly announced: number;
+  /** Rejects if a form has more than its file, which may come behind it. */
+  ended: Promise<void> = Promise.resolve();
   /** Bytes read so far, without those that were discarded. */
   bytes = 0;
   #ended: boolean;
@@ -76,7 +78,11 @@ export class Upload {
    */
   async file(request: Request, field = "image"): Promise<AsyncIterable<Uint8Array>> {
     const type = request.headers.get("content-type") ?? "";
-    return /^multipart\/form-data/i.test(type) ? filePart(Readable.from(this.#read()), type, field) : this.#read();
+    if (!/^multipart\/form-data/i.test(type)) return this.#read();
+    const { file, ended } = filePart(Readable.from(this.#read()), type, field);
+    this.ended = ended;
+    ended.catch(() => {}); // a refused upload does not wait for it
+    return file;
   }
 
   /** The whole body, where it holds parameters. @throws HttpError 400, 408, 413 */
@@ -146,48 +152,52 @@ export class Upload {
   }
 }
 
-/** @throws HttpError 400 if the form does not have this file, or has anything else */
-function filePart(body: Readable, type: string, name: string): Promise<AsyncIterable<Uint8Array>> {
-  return new Promise((resolve, reject) => {
-    const bad = (error: unknown) => {
-      reject(error instanceof HttpError ? error : new HttpError(400, `form: ${(error as Error).message}`));
-    };
-    let form: BusboyInstance;
-    try {
-      form = new Busboy({ headers: { "content-type": type } });
-    } catch (error) {
-      return bad(error);
-    }
-    const ended = new Promise<void>((resolve, reject) => {
-      form.on("finish", resolve);
-      form.on("error", reject);
-    });
-    ended.catch(() => {}); // a reader that has the whole file may get it
-    const refuse = (field: string) => {
-      form.destroy(new Error(`expected only the file ${name}, got ${field}; parameters go into the query`));
-    };
-    form.on("field", (field) => refuse(field === name ? "a text in its place" : field));
-    form.on("file", (field, part) => {
-      part.on("error", () => {}); // its reader gets the error; without a reader it would be uncaught
-      if (field !== name) return refuse(field);
-      const cut = (error: Error) => part.destroy(error);
-      body.once("error", cut);
-      form.once("error", cut);
-      resolve(piecesOf(part, ended));
-    });
-    form.on("finish", () => bad(new Error(`expected a file in the field ${name}, got none`)));
-    form.on("error", bad);
-    body.on("error", bad);
-    body.pipe(form);
+/** @returns the file, and the end of the form; both reject with HttpError 400 if the form has anything else */
+function filePart(body: Readable, type: string, name: string) {
+  const { promise: file, resolve, reject } = Promise.withResolvers<AsyncIterable<Uint8Array>>();
+  const { promise: ended, resolve: end, reject: endWith } = Promise.withResolvers<void>();
+  const bad = (error: unknown) => {
+    const refused = error instanceof HttpError ? error : new HttpError(400, `form: ${(error as Error).message}`);
+    reject(refused);
+    endWith(refused);
+  };
+  let form: BusboyInstance;
+  try {
+    form = new Busboy({ headers: { "content-type": type } });
+  } catch (error) {
+    bad(error);
+    return { file, ended };
+  }
+  const refuse = (field: string) => {
+    form.destroy(new Error(`expected only the file ${name}, got ${field}; parameters go into the query`));
+  };
+  form.on("field", (field) => refuse(field === name ? "a text in its place" : field));
+  form.on("file", (field, part) => {
+    part.on("error", () => {}); // its reader gets the error; without a reader it would be uncaught
+    if (field !== name) return refuse(field);
+    const cut = (error: Error) => part.destroy(error);
+    body.once("error", cut);
+    form.once("error", cut);
+    resolve(piecesOf(part));
   });
+  form.on("finish", () => {
+    reject(new HttpError(400, `form: expected a file in the field ${name}, got none`));
+    end();
+  });
+  form.on("error", bad);
+  body.on("error", bad);
+  body.pipe(form);
+  return { file, ended };
 }
 
-/** @throws HttpError 400 if the form ends within the part, or has more than that */
-async function* piecesOf(part: Readable, ended: Promise<void>): AsyncGenerator<Uint8Array> {
+/** @throws HttpError 400 if the form ends within the part */
+async function* piecesOf(part: Readable): AsyncGenerator<Uint8Array> {
   try {
-    yield* part;
-    await ended;
+    // A reader may stop at the end of the picture. The form goes on.
+    yield* part.iterator({ destroyOnReturn: false });
   } catch (error) {
     throw error instanceof HttpError ? error : new HttpError(400, `form: ${(error as Error).message}`);
+  } finally {
+    part.resume();
   }
 }

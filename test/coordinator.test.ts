@@ -573,7 +573,6 @@ for _ in range(2): # the second time over the same connection
           async ({ picture, allowed }) => {
             const bytes = Uint8Array.from(atob(picture), (letter) => letter.charCodeAt(0));
             const form = new FormData();
-            form.append("note", "before");
             form.append("image", new File([bytes], "photo.png"));
             const corrupt = new Uint8Array(allowed);
             corrupt.set(bytes.subarray(0, 1000));
