@@ -277,7 +277,7 @@ describe("invalid requests", () => {
 
   test("a task that does not exist", async () => {
     const unknown =
-      /unknown task "canny": expected blur, crack, histogram, pi, primes, scharr, sobel, threshold, words/;
+      /unknown task "canny": expected blur, crack, histogram, median, pi, primes, scharr, sobel, threshold, words/;
     await expectProblem(await ask("/tasks/canny", { method: "POST", body: small }), 422, unknown);
     await expectProblem(await ask("/tasks/canny", { method: "POST" }), 422, unknown);
     const path = `/jobs/${crypto.randomUUID()}?task=canny`;
@@ -1028,7 +1028,7 @@ describe("the rest of the API", () => {
     expect(await (await ask("/healthz")).json()).toEqual({ status: "ok" });
     expect(await (await ask("/readyz")).json()).toEqual({ status: "ready" });
     const { workers } = await (await ask("/workers")).json();
-    const tasks = ["blur", "crack", "histogram", "pi", "primes", "scharr", "sobel", "threshold", "words"];
+    const tasks = ["blur", "crack", "histogram", "median", "pi", "primes", "scharr", "sobel", "threshold", "words"];
     expect(workers).toMatchObject([
       { name: "thread-1", runtime: "bun", cores: availableParallelism(), tasks, pid: coordinator.pid },
       { name: "thread-2", runtime: "bun", tasks, pid: coordinator.pid },

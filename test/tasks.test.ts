@@ -114,7 +114,7 @@ describe("in one process", () => {
     for (const [args, sentence] of [
       [
         ["--task", "canny"],
-        "unknown task canny: expected blur, crack, histogram, pi, primes, scharr, sobel, threshold, words",
+        "unknown task canny: expected blur, crack, histogram, median, pi, primes, scharr, sobel, threshold, words",
       ],
       [["--task", "blur", "--params", "sigma=0"], "sigma: expected a number from 0.1 to 50, got 0"],
     ] as const) {
@@ -129,6 +129,7 @@ describe("in one process", () => {
       ["blur", "picture", null],
       ["crack", "list", null],
       ["histogram", "data", 0],
+      ["median", "picture", null],
       ["pi", "list", null],
       ["primes", "list", null],
       ["scharr", "picture", 1],
@@ -458,7 +459,7 @@ describeWith(["rabbitmq", "redis"], "a fleet", () => {
       });
       expect(await wrong.exited).toBe(1);
       expect(wrong.out).toContain(
-        "WORKER_TASKS: expected some of blur, crack, histogram, pi, primes, scharr, sobel, threshold, words, got canny",
+        "WORKER_TASKS: expected some of blur, crack, histogram, median, pi, primes, scharr, sobel, threshold, words, got canny",
       );
     },
     LONG,
@@ -530,7 +531,7 @@ describeWith(["rabbitmq", "redis"], "a fleet", () => {
       const unknown = await ask(`${origin}/tasks/thin`, { method: "POST", body: photo });
       expect([unknown.status, (await unknown.json()).detail]).toEqual([
         422,
-        'unknown task "thin": expected blur, crack, histogram, pi, primes, scharr, sobel, threshold, words',
+        'unknown task "thin": expected blur, crack, histogram, median, pi, primes, scharr, sobel, threshold, words',
       ]);
       // As in docs/wire.md.
       const by = { type: "integer", minimum: 1, maximum: 9, default: 1 };

@@ -2,7 +2,19 @@
 import json, random, zlib
 import cv2
 
+
+def median(piece, radius, times):
+    """Repeated on a picture that is reflected far enough, so that the edges of OpenCV, which repeat the last pixel, are cut off."""
+    edge = radius * times
+    made = cv2.copyMakeBorder(piece, edge, edge, edge, edge, cv2.BORDER_REFLECT_101)
+    for _ in range(times):
+        made = cv2.medianBlur(made, 2 * radius + 1)
+    height, width = piece.shape
+    return made[edge : edge + height, edge : edge + width]
+
+
 random.seed(1968)
+medians = random.Random(1979)
 scene = cv2.cvtColor(cv2.imread("scene.png"), cv2.COLOR_BGR2GRAY)
 pieces = [(0, 0, 101, 75), (7, 9, 1, 1), (3, 4, 1, 50), (20, 70, 60, 1), (50, 30, 3, 4), (30, 12, 33, 31)]
 for _ in range(40):
@@ -25,6 +37,8 @@ for i, (x, y, width, height) in enumerate(pieces):
     sigmas = [0.1, 0.3, 0.5, 0.75, 1, 1.25, 2, 2.5, 3.3, 4.75, 7.7, 12, 20, 50] if i < 6 else [random.randint(10, 2000) / 100]
     for sigma in sigmas:
         case("blur", f"sigma={sigma}", cv2.GaussianBlur(piece, (0, 0), sigma))
+    for radius, times in [(1, 1), (2, 3), (12, 3), (32, 8)] if i < 6 else [(medians.randint(1, 20), medians.randint(1, 4))]:
+        case("median", f"radius={radius}&times={times}", median(piece, radius, times))
     counts = cv2.calcHist([piece], [0], None, [256], [0, 256]).ravel()
     cases.append(dict(piece=[x, y, width, height], task="histogram", query="", counts={g: int(n) for g, n in enumerate(counts) if n}))
 print(*(json.dumps(case, separators=(",", ":")) for case in cases), sep="\n")
