@@ -37,6 +37,8 @@ export interface Header {
   /** Colour type. */
   colour: number;
   interlaced: boolean;
+  /** Of eXIf, 1 to 8. */
+  orientation: number;
   /** RGB triples of PLTE. */
   palette?: Uint8Array;
   /** The payload of tRNS: alphas of the palette, or the one transparent colour as 16-bit samples. */

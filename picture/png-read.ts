@@ -20,11 +20,12 @@
  */
 import { crc32, createInflate, type Inflate } from "node:zlib";
 import { breathe, type HeldMemory } from "./budget.ts";
-import { Scratch } from "./buffers.ts";
-import { collect } from "./collect.ts";
-import { type Channels, checkSize, type PixelLimits, type Raster } from "./picture.ts";
+import { ByteReader } from "./byte-reader.ts";
+import { turned } from "./orientation.ts";
+import { type Channels, checkSize, ImageError, type PixelLimits, type Raster } from "./picture.ts";
 import { corrupt, DEPTHS, GREY, type Header, PALETTE, PNG_SIGNATURE, RGB, uint32At } from "./png-format.ts";
 import { converter, rowBytes } from "./png-samples.ts";
+import { orientationIn } from "./tiff.ts";
 
 /** Scanlines are converted in blocks of about this many bytes: a block fits into the second-level cache. */
 const BLOCK_BYTES = 1 << 18;
@@ -32,6 +33,17 @@ const BLOCK_BYTES = 1 << 18;
 const COMPRESSED_BYTES = 1 << 18;
 /** Bytes that zlib returns at a time, and how many it may be ahead of the reader. */
 const INFLATE = { chunkSize: 1 << 20, highWaterMark: 1 << 20 };
+
+/** Ancillary chunks of the specification that change no sample. */
+const METADATA = new Set(
+  "acTL bKGD cHRM cICP cLLI dSIG eXIf fcTL fdAT gAMA hIST iCCP iTXt mDCV oFFs pCAL pHYs sBIT sCAL sPLT sRGB sTER tEXt tIME zTXt".split(
+    " ",
+  ),
+);
+/** Scanlines beyond the last row that are passed over, bytes. */
+const MAX_SURPLUS_BYTES = 1 << 20;
+/** Longer blocks of EXIF are not looked at, bytes. */
+const MAX_EXIF_BYTES = 1 << 20;
 
 /** Where each pass of an Adam7 picture begins, and its steps: x0, y0, dx, dy (PNG, 8.1). */
 const ADAM7 = [
@@ -58,96 +70,33 @@ export async function readPng(
   memory?: HeldMemory,
   channels: Channels = 1,
 ): Promise<Raster> {
-  const file = new ByteReader(source, "the file ends before its IEND chunk");
+  const file = new ByteReader(source, () => corrupt("the file ends before its IEND chunk"));
   const header = await readHeader(file, limits);
   const { width, height, interlaced } = header;
   const firstIdat = await readUpToIdat(file, header);
+  if (header.orientation === 1) header.orientation = orientationBehind(file.arrived(), firstIdat);
   if (interlaced && memory) {
     await file.complete(memory);
     await memory.hold(width * height * channels);
   }
-  const scanlines = inflated(file, firstIdat);
+  const scanlines = () => new Scanlines(file, firstIdat, header);
   const blocks = interlaced ? deinterlaced(header, scanlines, channels, memory) : blocksOf(header, scanlines, channels);
-  return { width, height, channels, blocks };
+  const read = { width, height, channels, blocks };
+  if (header.orientation === 1) return upright(read, header);
+  checkSize(width, height, limits.whole);
+  if (!interlaced) await memory?.hold(width * height * channels);
+  return turned(read, header.orientation);
 }
 
-/** Bytes on demand, out of pieces of any size. */
-class ByteReader {
-  #pieces: AsyncIterator<Uint8Array>;
-  #piece: Uint8Array = new Uint8Array(0);
-  #atEnd: string;
-  readonly #unit = new Scratch();
-
-  /** @param atEnd the error where the source ends too early */
-  constructor(source: AsyncIterable<Uint8Array>, atEnd: string) {
-    this.#pieces = source[Symbol.asyncIterator]();
-    this.#atEnd = atEnd;
-  }
-
-  /** Up to `most` bytes, not copied, without waiting; there may be none. */
-  take(most: number): Uint8Array {
-    const part = this.#piece.subarray(0, most);
-    this.#piece = this.#piece.subarray(part.length);
-    return part;
-  }
-
-  /** Between one and `most` bytes, not copied; none at the end. */
-  async some(most: number): Promise<Uint8Array> {
-    while (this.#piece.length === 0) {
-      const next = await this.#pieces.next();
-      if (next.done) break;
-      this.#piece = next.value;
-    }
-    return this.take(most);
-  }
-
-  /** Between one and `most` bytes, not copied. @throws ImageError "corrupt" at the end */
-  async more(most: number): Promise<Uint8Array> {
-    const part = await this.some(most);
-    if (part.length === 0) throw corrupt(this.#atEnd);
-    return part;
-  }
-
-  /** Exactly `length` bytes, not copied, without waiting; undefined where that needs the next piece. */
-  exactly(length: number): Uint8Array | undefined {
-    return this.#piece.length < length ? undefined : this.take(length);
-  }
-
-  /**
-   * A whole number of units of `unit` bytes: at least one, at most `most`. They are valid until the next call. A unit
-   * that spans two pieces is copied.
-   */
-  async units(unit: number, most: number): Promise<Uint8Array> {
-    if (this.#piece.length === 0) this.#piece = (await this.#pieces.next()).value ?? this.#piece;
-    const whole = Math.min(most, Math.floor(this.#piece.length / unit));
-    return whole > 0 ? this.some(whole * unit) : this.read(unit, this.#unit.take(unit));
-  }
-
-  /** A copy of exactly `length` bytes, in `bytes`. */
-  async read(length: number, bytes: Uint8Array = new Uint8Array(length)): Promise<Uint8Array> {
-    for (let at = 0; at < length; ) {
-      const part = await this.more(length - at);
-      bytes.set(part, at);
-      at += part.length;
-    }
-    return bytes;
-  }
-
-  /** Reads the rest of the source into memory. */
-  async complete(memory: HeldMemory): Promise<void> {
-    const first = this.#piece;
-    const rest = { [Symbol.asyncIterator]: () => this.#pieces };
-    const all = async function* () {
-      yield first;
-      yield* rest;
-    };
-    this.#piece = await collect(all(), memory, () => true);
-  }
-
-  /** Closes the source. */
-  async close(): Promise<void> {
-    await this.#pieces.return?.();
-  }
+/** The picture as it is. @throws ImageError where an orientation comes behind the pixels: they are on their way already */
+function upright(picture: Raster, header: Header): Raster {
+  const blocks = async function* () {
+    yield* picture.blocks;
+    if (header.orientation === 1) return;
+    const why = "with its orientation behind its pixels";
+    throw new ImageError("unknown-format", `unknown kind of PNG: a PNG ${why} is not read; save it turned upright`);
+  };
+  return { ...picture, blocks: blocks() };
 }
 
 /** A chunk's payload length in bytes and its type. `crc` covers what has been read of it. */
@@ -184,19 +133,27 @@ async function readPayload(file: ByteReader, head: ChunkHead, min: number, max: 
   return payload;
 }
 
+/** Skips a chunk. A wrong CRC of metadata cannot change a pixel. That of another chunk may: its type may be the wrong part. */
 async function skipChunk(file: ByteReader, head: ChunkHead): Promise<void> {
   for (let left = head.length; left > 0; ) {
     const part = await file.more(left);
     head.crc = crc32(part, head.crc);
     left -= part.length;
   }
-  expectCrc(head, await file.read(4));
+  const stored = await file.read(4);
+  if (!METADATA.has(head.type)) expectCrc(head, stored);
 }
 
-/** Skips a chunk that cannot change a pixel. @throws ImageError "corrupt" on any other */
-async function skipOther(file: ByteReader, head: ChunkHead): Promise<void> {
-  const critical = head.type[0] < "a";
-  if (critical && !["PLTE", "IEND"].includes(head.type)) throw corrupt(`${head.type} chunk: not expected here`);
+/** Skips a chunk that cannot change a sample, but for the orientation. @throws ImageError "corrupt" on any other */
+async function skipOther(file: ByteReader, head: ChunkHead, header: Header): Promise<void> {
+  if (head.type === "eXIf" && head.length <= MAX_EXIF_BYTES) {
+    const exif = Buffer.from(await file.read(head.length));
+    // libpng passes over one with a wrong CRC.
+    if (uint32At(await file.read(4), 0) === crc32(exif, head.crc)) header.orientation = orientationIn(exif);
+    return;
+  }
+  const isCritical = head.type[0] < "a";
+  if (isCritical && !["PLTE", "IEND"].includes(head.type)) throw corrupt(`${head.type} chunk: not expected here`);
   await skipChunk(file, head);
 }
 
@@ -205,6 +162,10 @@ async function readHeader(file: ByteReader, limits: PixelLimits): Promise<Header
   const signature = await file.read(8);
   if (!PNG_SIGNATURE.every((byte, i) => signature[i] === byte)) throw corrupt("no PNG signature");
   const head = await readChunkHead(file);
+  if (head.type === "CgBI") {
+    const why = "optimised for iPhones (CgBI)";
+    throw new ImageError("unknown-format", `unknown kind of PNG: a PNG ${why} is not read; save it as a plain PNG`);
+  }
   if (head.type !== "IHDR") throw corrupt(`first chunk: expected IHDR, got ${head.type}`);
   const payload = await readPayload(file, head, 13, 13);
   const width = uint32At(payload, 0);
@@ -217,7 +178,7 @@ async function readHeader(file: ByteReader, limits: PixelLimits): Promise<Header
   if (interlace > 1) throw corrupt(`interlace method: expected 0 or 1, got ${interlace}`);
   const interlaced = interlace === 1;
   checkSize(width, height, interlaced ? limits.whole : limits.streamed, limits.rows);
-  return { width, height, depth, colour, interlaced };
+  return { width, height, depth, colour, interlaced, orientation: 1 };
 }
 
 /** Reads the palette and transparency into `header`. Returns the head of the first IDAT, its payload unread. */
@@ -229,69 +190,111 @@ async function readUpToIdat(file: ByteReader, header: Header): Promise<ChunkHead
       return head;
     }
     if (head.type === "IEND") throw corrupt("no IDAT chunk");
-    if (head.type === "PLTE") {
+    if (head.type === "PLTE" && header.colour === PALETTE) {
       if (header.palette) throw corrupt("two PLTE chunks");
       header.palette = await readPayload(file, head, 3, 768);
       if (header.palette.length % 3 !== 0) throw corrupt(`PLTE chunk: expected triples, got ${head.length} bytes`);
-    } else if (head.type === "tRNS" && header.colour <= PALETTE) {
-      if (header.transparency) throw corrupt("two tRNS chunks");
-      header.transparency = await readTransparency(file, head, header);
+    } else if (head.type === "tRNS" && isTransparency(head, header)) {
+      header.transparency = await readPayload(file, head, head.length, head.length);
     } else {
-      await skipOther(file, head);
+      await skipOther(file, head, header);
     }
   }
 }
 
-function readTransparency(file: ByteReader, head: ChunkHead, { colour, palette }: Header): Promise<Uint8Array> {
-  if (colour === GREY) return readPayload(file, head, 2, 2);
-  if (colour === RGB) return readPayload(file, head, 6, 6);
-  if (!palette) throw corrupt("tRNS chunk before PLTE");
-  return readPayload(file, head, 0, palette.length / 3);
+/** The orientation behind the pixels, where all of a small file has arrived at once; otherwise 1. */
+function orientationBehind(file: Uint8Array, idat: ChunkHead): number {
+  for (let at = idat.length + 4; at + 8 <= file.length; ) {
+    const [length, payload] = [uint32At(file, at), at + 8];
+    const type = String.fromCharCode(...file.subarray(at + 4, payload));
+    if (type === "IEND") break;
+    if (type === "eXIf" && payload + length + 4 <= file.length) {
+      const isWhole = crc32(file.subarray(at + 4, payload + length)) === uint32At(file, payload + length);
+      return isWhole ? orientationIn(Buffer.from(file.subarray(payload, payload + length))) : 1;
+    }
+    at = payload + length + 4;
+  }
+  return 1;
+}
+
+/** libpng passes over a tRNS that is out of place, or of another length than its colour type needs. */
+function isTransparency({ length }: ChunkHead, { colour, palette, transparency }: Header): boolean {
+  if (transparency) return false;
+  if (colour === GREY) return length === 2;
+  if (colour === RGB) return length === 6;
+  return colour === PALETTE && palette !== undefined && length > 0 && length <= palette.length / 3;
 }
 
 /**
  * The scanlines. zlib inflates in a thread of the runtime. Meanwhile this thread reads the file and converts rows.
  * Back-pressure keeps both from running ahead by more than a few buffers.
  */
-async function* inflated(file: ByteReader, first: ChunkHead): AsyncGenerator<Uint8Array> {
+class Scanlines extends ByteReader {
+  readonly #file: ByteReader;
+  readonly #reading: Reading;
+
+  constructor(file: ByteReader, first: ChunkHead, header: Header) {
+    const reading: Reading = { done: Promise.resolve() };
+    super(inflated(reading, file, first, header), () => corrupt("too little image data"));
+    this.#file = file;
+    this.#reading = reading;
+  }
+
+  /** After the last row: a little more cannot change a pixel. The checksum counts, and so does the rest of the file. */
+  async finish(): Promise<void> {
+    for (let surplus = 0; ; ) {
+      const part = await this.some(MAX_SURPLUS_BYTES);
+      if (part.length === 0) break;
+      surplus += part.length;
+      if (surplus > MAX_SURPLUS_BYTES) throw corrupt("too much image data");
+    }
+    await this.#reading.done;
+  }
+
+  override async close(): Promise<void> {
+    await super.close();
+    // Not awaited: a caller that stops early does not wait for a source that has stalled.
+    this.#file.close().catch(() => {});
+  }
+}
+
+/** The file is read up to IEND while its rows are walked. */
+interface Reading {
+  done: Promise<void>;
+}
+
+async function* inflated(reading: Reading, file: ByteReader, first: ChunkHead, header: Header) {
   const zlib = createInflate(INFLATE);
-  const written = writeIdats(zlib, file, first);
+  zlib.on("error", () => {}); // the walk below gets it; one that comes after it would end the process
   let fileError: unknown;
-  written.catch((error) => {
+  reading.done = writeIdats(zlib, file, first, header);
+  reading.done.catch((error) => {
     fileError = error;
     zlib.destroy(error);
   });
-  let surplus: number;
   try {
     yield* zlib;
-    surplus = (await written) - zlib.bytesWritten;
   } catch (error) {
     throw error === fileError ? error : corrupt(`compressed data: ${(error as Error).message}`, error);
-  } finally {
-    // Not awaited: a caller that stops early does not wait for a source that has stalled.
-    file.close().catch(() => {});
   }
-  if (surplus > 0) throw corrupt(`compressed data: expected to end with IDAT, ${surplus} bytes follow`);
 }
 
 /**
  * Writes the payloads of the run of IDATs to zlib, joined, and reads on to IEND. Waits only where it must: a piece of
- * the file has many chunks.
- * @returns how many bytes were written
+ * the file has many chunks. Bytes behind the end of the compressed data are passed over.
  * @throws ImageError "corrupt", or the source's own error
  */
-async function writeIdats(zlib: Inflate, file: ByteReader, first: ChunkHead): Promise<number> {
+async function writeIdats(zlib: Inflate, file: ByteReader, first: ChunkHead, header: Header): Promise<void> {
   const closed = new Promise<void>((wake) => zlib.once("close", wake));
   // One buffer is filled while zlib reads the other.
   let [buffer, other] = [Buffer.allocUnsafe(COMPRESSED_BYTES), Buffer.allocUnsafe(COMPRESSED_BYTES)];
   let consumed: Promise<void> | undefined;
   let filled = 0;
-  let length = 0;
   const write = async () => {
     await consumed;
     const part = buffer.subarray(0, filled);
     // zlib does not acknowledge bytes behind the end of its stream. It closes instead.
-    consumed = Promise.race([closed, new Promise<void>((wake) => zlib.write(part, () => wake()))]);
+    if (!zlib.destroyed) consumed = Promise.race([closed, new Promise<void>((wake) => zlib.write(part, () => wake()))]);
     [buffer, other] = [other, buffer];
     filled = 0;
   };
@@ -305,36 +308,26 @@ async function writeIdats(zlib: Inflate, file: ByteReader, first: ChunkHead): Pr
       buffer.set(part, filled);
       left -= part.length;
       filled += part.length;
-      length += part.length;
       if (filled === COMPRESSED_BYTES) await write();
     }
     const between = file.exactly(12) ?? (await file.read(12));
     expectCrc(head, between.subarray(0, 4));
     head = headIn(between.subarray(4));
   }
-  for (; head.type !== "IEND"; head = await readChunkHead(file)) await skipOther(file, head);
+  for (; head.type !== "IEND"; head = await readChunkHead(file)) await skipOther(file, head, header);
   await skipChunk(file, head);
   await write();
-  zlib.end();
-  return length;
+  if (!zlib.destroyed) zlib.end();
 }
 
-async function* blocksOf(
-  header: Header,
-  scanlines: AsyncIterable<Uint8Array>,
-  channels: Channels,
-): AsyncGenerator<Uint8Array> {
-  const lines = new ByteReader(scanlines, "too little image data");
+async function* blocksOf(header: Header, open: () => Scanlines, channels: Channels): AsyncGenerator<Uint8Array> {
+  const lines = open();
   try {
     yield* rowsOf(header, lines, header.width, header.height, channels);
-    await expectEnd(lines);
+    await lines.finish();
   } finally {
     await lines.close();
   }
-}
-
-async function expectEnd(lines: ByteReader): Promise<void> {
-  if ((await lines.some(1)).length > 0) throw corrupt("too much image data");
 }
 
 /** Reads `height` scanlines of `width` pixels. Yields them as rows, in blocks that share one buffer. */
@@ -363,12 +356,12 @@ async function* rowsOf(
 /** Adam7: seven small pictures, one after the other. Their pixels lie on seven grids of the whole. */
 async function* deinterlaced(
   header: Header,
-  scanlines: AsyncIterable<Uint8Array>,
+  open: () => Scanlines,
   channels: Channels,
   memory?: HeldMemory,
 ): AsyncGenerator<Uint8Array> {
   const { width, height } = header;
-  const lines = new ByteReader(scanlines, "too little image data");
+  const lines = open();
   const whole = new Uint8Array(width * height * channels);
   memory?.own(whole);
   try {
@@ -386,7 +379,7 @@ async function* deinterlaced(
         }
       }
     }
-    await expectEnd(lines);
+    await lines.finish();
   } finally {
     await lines.close();
   }

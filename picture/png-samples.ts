@@ -55,7 +55,8 @@ function expander(header: Header, width: number, to: Channels): Convert {
 
 /** The pixel of every palette index, or of every grey sample of at most 8 bits. */
 function tableOf({ colour, depth, palette, transparency }: Header, to: Channels): Uint8Array {
-  const size = colour === PALETTE ? palette!.length / 3 : 1 << depth;
+  // An index beyond the palette is black, as in libpng.
+  const size = 1 << depth;
   const rgba = new Uint8Array(size * 4);
   // tRNS holds 16 bits; only as many as the depth count.
   const transparent =
@@ -72,21 +73,17 @@ function tableOf({ colour, depth, palette, transparency }: Header, to: Channels)
 }
 
 function lookUp(table: Uint8Array, to: Channels, depth: number, width: number): Convert {
-  const size = table.length / to;
   const perByte = 8 / depth;
   const mask = (1 << depth) - 1;
   const stride = 1 + Math.ceil(width / perByte);
   return (lines, out) => {
-    let largest = 0;
     for (let row = 1, at = 0; row < lines.length; row += stride) {
       for (let x = 0; x < width; x++) {
         const index = (lines[row + ((x / perByte) | 0)] >> (8 - depth - (x % perByte) * depth)) & mask;
-        if (index > largest) largest = index;
         if (to === 1) out[at++] = table[index];
         else for (let c = 0; c < to; c++) out[at++] = table[index * to + c];
       }
     }
-    if (largest >= size) throw corrupt(`palette index: expected less than ${size}, got ${largest}`);
   };
 }
 

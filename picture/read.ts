@@ -3,7 +3,10 @@
  *
  *     PNG                               streamed (png-read.ts)
  *     JPEG, WebP, TIFF, GIF, AVIF       held whole, decoded by sharp (libvips); of a GIF the first frame
- *     anything else                     refused; libvips could read more (SVG, PDF), but does not get it
+ *     anything else                     refused (kinds.ts); libvips could read more (SVG, PDF), but does not get it
+ *
+ * libvips gets a file whose directory, frame or codes were read here before: what it would convert otherwise than OpenCV,
+ * or fill with grey, is refused or converted here.
  *
  * All formats go through the same luminance formula, so the same samples give the same grey. The size is checked in the
  * header, before pixels are allocated. The limit is lower where the picture is held whole.
@@ -11,13 +14,18 @@
  * Not here: what happens to the rows.
  */
 import type { Metadata } from "sharp";
+import { readAvif } from "./avif.ts";
 import { breathe, free, type HeldMemory } from "./budget.ts";
 import { collect } from "./collect.ts";
 import { convert } from "./colour.ts";
-import { holdsCoefficients, sizeIn } from "./header.ts";
+import { expectWholeFrame } from "./gif.ts";
+import { sizeIn } from "./header.ts";
+import { readJpeg } from "./jpeg.ts";
+import { FIRST_BYTES, type Format, formatOf } from "./kinds.ts";
 import { type Channels, checkSize, ImageError, type PixelLimits, type Raster } from "./picture.ts";
-import { PNG_SIGNATURE } from "./png-format.ts";
 import { readPng } from "./png-read.ts";
+import { converted, inkToRgb, lightToRgb, type ToRgb, ycbcrToRgb } from "./spaces.ts";
+import { readTiff } from "./tiff.ts";
 
 /** 128 Mpx where the whole picture is held. */
 const WHOLE_PIXELS = 1 << 27;
@@ -29,8 +37,6 @@ export function limitsOf(streamed: number): PixelLimits {
 
 export const DEFAULT_LIMITS = limitsOf(1_000_000_000);
 
-/** The first bytes of a file, as many as its format needs. */
-const FIRST_BYTES = 16;
 /** Luminance is computed in blocks of about this many pixels: a block stays in the cache. */
 const BLOCK_PIXELS = 1 << 16;
 /** Above this many pixels libvips makes the luminance: slower, but the colours are never held. */
@@ -82,22 +88,17 @@ async function peek(
   return { first, all: all() };
 }
 
-/** @throws ImageError "not-an-image", "unknown-format" */
-function formatOf(first: Uint8Array): string {
-  if (first.length === 0) throw new ImageError("not-an-image", "not an image: expected a picture, got no bytes");
-  if (PNG_SIGNATURE.every((byte, i) => first[i] === byte)) return "PNG";
-  const text = String.fromCharCode(...first.subarray(0, FIRST_BYTES));
-  if (text.startsWith("\xff\xd8\xff")) return "JPEG";
-  if (text.startsWith("RIFF") && text.startsWith("WEBP", 8)) return "WebP";
-  if (text.startsWith("II*\0") || text.startsWith("MM\0*")) return "TIFF";
-  if (text.startsWith("GIF87a") || text.startsWith("GIF89a")) return "GIF";
-  if (text.startsWith("ftypavi", 4)) return "AVIF";
-  const readable = "expected PNG, JPEG, WebP, TIFF, GIF or AVIF";
-  const shown = JSON.stringify(text);
-  if (/^[\t\r\n\x20-\x7e]+$/.test(text) && !/^(\s*<|%PDF)/.test(text)) {
-    throw new ImageError("not-an-image", `not an image: ${readable}, got text that begins with ${shown}`);
-  }
-  throw new ImageError("unknown-format", `unknown format: ${readable}, got a file that begins with ${shown}`);
+/** What a file is, and how the decoder gets its pixels. */
+interface Examined {
+  /** For the decoder, in the memory of the file that arrived. */
+  file: Buffer;
+  /** Samples that are not grey or RGB, and of which the decoder is asked for all. */
+  toRgb?: ToRgb;
+  isCmyk?: boolean;
+  /** The last sample is no alpha. */
+  hasSurplus?: boolean;
+  /** A JPEG whose coefficients the decoder holds. */
+  holdsCoefficients?: boolean;
 }
 
 /**
@@ -106,7 +107,7 @@ function formatOf(first: Uint8Array): string {
  */
 async function readWhole(
   all: AsyncIterable<Uint8Array>,
-  format: string,
+  format: Format,
   channels: Channels,
   limits: PixelLimits,
   memory?: HeldMemory,
@@ -117,16 +118,40 @@ async function readWhole(
     return size !== undefined;
   });
   try {
-    const { data, info } = await decode(body, format, channels, limits, memory);
+    const examined = await examine(body, format);
+    const { data, info } = await decode(examined, format, channels, limits, memory);
     memory?.decoded(data);
     const { width, height } = info;
-    return { width, height, channels, blocks: rowsOf(data, width, height, info.channels, channels) };
+    return { width, height, channels, blocks: rowsOf(data, width, height, info.channels, channels, examined.toRgb) };
   } finally {
     free(body.buffer);
   }
 }
 
-async function decode(body: Buffer, format: string, channels: Channels, limits: PixelLimits, memory?: HeldMemory) {
+/** Finds what the decoder would not report, and removes what it would stumble over. @throws ImageError */
+async function examine(body: Buffer, format: Format): Promise<Examined> {
+  if (format === "GIF") await expectWholeFrame(body);
+  if (format === "AVIF") readAvif(body);
+  if (format === "JPEG") {
+    const { file, frame } = readJpeg(body);
+    const { holdsCoefficients } = frame;
+    return frame.components < 4
+      ? { file, holdsCoefficients }
+      : { file, holdsCoefficients, isCmyk: true, toRgb: lightToRgb };
+  }
+  if (format !== "TIFF") return { file: body };
+  const { samples, hasSurplus } = readTiff(body);
+  if (samples === "cmyk") return { file: body, isCmyk: true, toRgb: inkToRgb };
+  return { file: body, hasSurplus, ...(samples === "ycbcr" && { toRgb: ycbcrToRgb }) };
+}
+
+async function decode(
+  examined: Examined,
+  format: Format,
+  channels: Channels,
+  limits: PixelLimits,
+  memory?: HeldMemory,
+) {
   // Loaded on demand: 20 MB of native code that PNGs do not need.
   const { default: sharp } = await import("sharp");
   sharp.cache(false);
@@ -138,20 +163,21 @@ async function decode(body: Buffer, format: string, channels: Channels, limits: 
       }
       throw new ImageError("corrupt", `corrupt ${format}: ${cause.message.split("\n")[0]}`, { cause });
     });
+  // libtiff warns of tags only. What is damaged is an error.
+  const failOn = format === "TIFF" ? "error" : "warning";
   // The formula takes the samples as stored, as other implementations of it do. So ICC profiles are ignored.
-  const picture = sharp(body, { limitInputPixels: false, ignoreIcc: true });
+  const picture = sharp(examined.file, { limitInputPixels: false, ignoreIcc: true, failOn });
   const meta = await described(picture.metadata());
   checkSize(meta.width, meta.height, limits.whole, limits.rows);
-  // A TIFF may have samples beside colour and alpha. Their meaning is not defined.
-  if (format === "TIFF" && meta.channels > (meta.space === "cmyk" ? 5 : 4)) throw unknownKind(format, meta.channels);
   const isColour = meta.space === "srgb" && meta.channels === 3 && meta.depth === "uchar";
-  const asGrey = channels === 1 && isColour && meta.width * meta.height > LARGE_PIXELS;
-  await enter(decodeBytes(meta, format, body, asGrey), meta, memory);
-  const oriented = picture.timeout({ seconds: DECODE_SECONDS }).autoOrient().toColourspace("srgb");
+  const asGrey = channels === 1 && isColour && !examined.toRgb && meta.width * meta.height > LARGE_PIXELS;
+  await enter(decodeBytes(meta, format, examined, asGrey), meta, memory);
+  const space = examined.isCmyk ? "cmyk" : "srgb";
+  const oriented = picture.timeout({ seconds: DECODE_SECONDS }).autoOrient().toColourspace(space);
+  if (examined.isCmyk) oriented.pipelineColourspace("cmyk");
+  if (examined.hasSurplus) oriented.removeAlpha();
   const samples = asGrey ? oriented.recomb(LUMINANCE).linear(1, 0.5).extractChannel(0) : oriented;
-  const decoded = await described(samples.raw({ depth: "uchar" }).toBuffer({ resolveWithObject: true }));
-  if (decoded.info.channels > 4) throw unknownKind(format, decoded.info.channels);
-  return decoded;
+  return described(samples.raw({ depth: "uchar" }).toBuffer({ resolveWithObject: true }));
 }
 
 /**
@@ -164,17 +190,13 @@ const LUMINANCE: [[number, number, number], [number, number, number], [number, n
   [0, 0, 1],
 ];
 
-function unknownKind(format: string, channels: number): ImageError {
-  return new ImageError("unknown-format", `unknown kind of ${format}: expected at most RGBA, got ${channels} channels`);
-}
-
 /** The bytes that a decode takes at its peak. @param asGrey whether libvips makes the luminance */
-function decodeBytes(meta: Metadata, format: string, body: Buffer, asGrey: boolean): number {
+function decodeBytes(meta: Metadata, format: Format, { holdsCoefficients }: Examined, asGrey: boolean): number {
   const { width, height, channels, depth, orientation = 1, chromaSubsampling = "" } = meta;
   const output = asGrey ? 1 : Math.min(4, channels);
   const sampleBytes = depth === "uchar" || depth === "char" ? 1 : depth === "ushort" || depth === "short" ? 2 : 8;
   let bytes = output;
-  if (format === "JPEG" && holdsCoefficients(body)) {
+  if (holdsCoefficients) {
     bytes += 2 * (chromaSubsampling === "4:2:0" ? channels / 2 : channels); // 16-bit coefficients
   } else if (format === "TIFF") {
     bytes += channels * sampleBytes; // all of it may be one strip
@@ -199,18 +221,19 @@ async function enter(bytes: number, { width, height }: Metadata, memory?: HeldMe
   await memory.decode(bytes);
 }
 
-async function* rowsOf(pixels: Uint8Array, width: number, height: number, from: number, to: Channels) {
+async function* rowsOf(pixels: Uint8Array, width: number, height: number, from: number, to: Channels, toRgb?: ToRgb) {
   const most = Math.max(1, Math.floor(BLOCK_PIXELS / width));
   for (let y = 0; y < height; y += most) {
     await breathe();
     const rows = Math.min(most, height - y);
     const samples = pixels.subarray(y * width * from, (y + rows) * width * from);
-    if (from === to) {
+    if (from === to && !toRgb) {
       yield samples; // also grey: the formula leaves it as it is
       continue;
     }
     const made = new Uint8Array(rows * width * to);
-    convert(samples, from, made, to);
+    if (toRgb) convert(converted(samples, from, toRgb), 3, made, to);
+    else convert(samples, from, made, to);
     yield made;
   }
 }

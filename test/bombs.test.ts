@@ -6,7 +6,7 @@ import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { deflateSync } from "node:zlib";
 import sharp from "sharp";
 import { BusyError, breathe, PictureMemory } from "../picture/budget.ts";
-import { holdsCoefficients } from "../picture/header.ts";
+import { readJpeg } from "../picture/jpeg.ts";
 import { collectPixels, ImageError, type PixelLimits } from "../picture/picture.ts";
 import { DEFAULT_LIMITS, limitsOf, readImage } from "../picture/read.ts";
 import { SpoolDisk } from "../picture/spool.ts";
@@ -188,17 +188,21 @@ describe("the memory of all pictures", () => {
   });
 
   test("a JPEG whose components come in several scans counts them too", () => {
-    const jpeg = (frame: number, components: number) =>
-      Buffer.from(`ffd8ff${frame.toString(16)}0011080020002003012200021101031101ffda000c0${components}`, "hex");
+    const scan = (ids: string[]) =>
+      `ffda000${(6 + 2 * ids.length).toString(16)}0${ids.length}${ids.map((id) => `${id}00`).join("")}003f00`;
+    const jpeg = (frame: number, scans: string[][]) => {
+      const start = `ffd8ff${frame.toString(16)}0011080020002003012200021101031101`;
+      return Buffer.from(`${start}${scans.map(scan).join("")}ffd9`, "hex");
+    };
     const cases = [
-      [0xc0, 3, false],
-      [0xc0, 1, true],
-      [0xc1, 2, true],
-      [0xc2, 3, true],
+      [0xc0, [["01", "02", "03"]], false],
+      [0xc0, [["01"], ["02"], ["03"]], true],
+      [0xc1, [["01", "02"], ["03"]], true],
+      [0xc2, [["01", "02", "03"]], true],
     ] as const;
-    for (const [frame, components, expected] of cases) {
-      const bytes = Buffer.concat([jpeg(frame, components), Buffer.alloc(16)]);
-      expect(holdsCoefficients(bytes), `${frame} ${components}`).toBe(expected);
+    for (const [frame, scans, expected] of cases) {
+      const ids = scans.map((ids) => [...ids]);
+      expect(readJpeg(jpeg(frame, ids)).frame.holdsCoefficients, `${frame} ${ids.join("; ")}`).toBe(expected);
     }
   });
 

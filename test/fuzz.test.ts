@@ -433,9 +433,16 @@ async function judged(png: Buffer): Promise<Uint8Array> {
   const parts = chunksOf(png);
   const data = parts.findIndex(({ type }) => type === "IDAT");
   const before = (wanted: string) => parts.slice(0, data).find(({ type }) => type === wanted)?.payload;
-  const [header, transparency] = [before("IHDR")!, before("tRNS")];
+  const header = before("IHDR")!;
   const [depth, colour, , , interlace] = header.subarray(8);
   const palette = colour === PALETTE ? before("PLTE") : undefined;
+  // As libpng: one that is out of place or of another length is passed over.
+  const colours = parts.findIndex(({ type }) => type === "PLTE");
+  const transparency = parts.slice(0, data).find(({ type, payload: { length } }, place) => {
+    if (type !== "tRNS") return false;
+    if (colour !== PALETTE) return length === (colour === GREY ? 2 : 6);
+    return colours < place && length > 0 && length <= palette!.length / 3;
+  })?.payload;
   // Only the chunks that make pixels: fast-png is stricter than the specification about others.
   const essential: Part[] = [{ type: "IHDR", payload: header }];
   if (palette) essential.push({ type: "PLTE", payload: palette });
@@ -451,8 +458,9 @@ async function judged(png: Buffer): Promise<Uint8Array> {
     const bit = (i % width) * depth;
     return (bytes[Math.floor(i / width) * stride + (bit >> 3)] >> (8 - depth - (bit & 7))) & ((1 << depth) - 1);
   });
-  if (palette && samples.some((index) => index >= palette.length / 3)) throw new Error("an index beyond the palette");
-  return greyOf({ width, height, colour, depth, samples, palette, transparency });
+  // An index beyond the palette is black.
+  const whole = palette && Uint8Array.from({ ...palette, length: 3 * 256 });
+  return greyOf({ width, height, colour, depth, samples, palette: whole, transparency });
 }
 
 async function byLibvips(png: Buffer): Promise<Uint8Array> {

@@ -223,25 +223,35 @@ const small = { width: 1, height: 1, colour: GREY, depth: 8, samples: Uint16Arra
 
 describe("refuses", () => {
   const svg = '<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><rect width="9" height="9"/></svg>';
+  const named: [what: string, file: Uint8Array, message: string][] = [
+    ["SVG", Buffer.from(svg), "an SVG or XML file is not read"],
+    ["SVG after white space", Buffer.from(`\n  ${svg}`), "an SVG or XML file is not read"],
+    ["XML", Buffer.from(`<?xml version="1.0"?>${svg}`), "an SVG or XML file is not read"],
+    ["BMP", Buffer.from(`424d3a${"00".repeat(55)}`, "hex"), "a BMP picture is not read"],
+    ["PDF", Buffer.from("%PDF-1.7\n%\xe2\xe3\xcf\xd3\n1 0 obj", "latin1"), "a PDF is not read"],
+    ["PDF, its first bytes all text", Buffer.from("%PDF-1.4 1 0 obj <</Type/Catalog>>"), "a PDF is not read"],
+    ["HEIC", ftyp("heic", "mif1"), "a HEIC picture, as iPhones take them, is not read"],
+    ["HEIC with a general brand", ftyp("mif1", "heic"), "a HEIC picture, as iPhones take them, is not read"],
+    ["a video", ftyp("isom", "mp42"), "a video is not read"],
+    ["Netpbm", Buffer.from("P5\n2 2\n255\nabcd"), "a Netpbm picture (PBM, PGM, PPM, PAM, PFM) is not read"],
+    ["JPEG XL", Buffer.from("ff0a0010", "hex"), "a JPEG XL picture is not read"],
+    ["JPEG 2000", Buffer.from("0000000c6a5020200d0a870a", "hex"), "a JPEG 2000 picture is not read"],
+    ["Photoshop", Buffer.from("8BPS\0\x01", "latin1"), "a Photoshop file is not read"],
+    ["an archive", Buffer.from("PK\x03\x04", "latin1"), "an archive is not read"],
+  ];
+  test.each(named)("%s: unknown-format, with its name and what to do", async (_what, file, message) => {
+    const sentence = new RegExp(`^${message.replace(/[()]/g, "\\$&")}: ${READABLE}; [a-z ,0-9A-Z]+$`);
+    for (const size of [file.length, 1]) await expectRefusal(file, "unknown-format", sentence, size);
+  });
+
   const unknown: [what: string, file: Uint8Array, shown: string][] = [
-    ["SVG", Buffer.from(svg), '"<svg xmlns=\\"http"'],
-    ["SVG after white space", Buffer.from(`\n  ${svg}`), '"\\n  <svg xmlns=\\"h"'],
-    ["XML", Buffer.from(`<?xml version="1.0"?>${svg}`), '"<?xml version=\\"1"'],
-    ["BMP", Buffer.from(`424d3a${"00".repeat(55)}`, "hex"), `"BM:${"\\u0000".repeat(13)}"`],
-    ["PDF", Buffer.from("%PDF-1.7\n%\xe2\xe3\xcf\xd3\n1 0 obj", "latin1"), '"%PDF-1.7\\n%âãÏÓ\\n1"'],
-    ["PDF, its first bytes all text", Buffer.from("%PDF-1.4 1 0 obj <</Type/Catalog>>"), '"%PDF-1.4 1 0 obj"'],
-    [
-      "HEIC",
-      Buffer.from("\0\0\0\x18ftypheic\0\0\0\0", "latin1"),
-      '"\\u0000\\u0000\\u0000\\u0018ftypheic\\u0000\\u0000\\u0000\\u0000"',
-    ],
-    ["RIFF that is not WebP", Buffer.from("RIFF\x24\0\0\0WAVEfmt ", "latin1"), '"RIFF$\\u0000\\u0000\\u0000WAVEfmt "'],
-    ["random bytes", Buffer.from("9c0311fe9c0311fe9c0311fe9c0311fe9c", "hex"), `"${"\x9c\\u0003\\u0011þ".repeat(4)}"`],
-    ["one byte", Uint8Array.of(0x89), '"\x89"'],
-    ["half a signature", Buffer.from("89504e47", "hex"), '"\x89PNG"'],
+    ["RIFF that is not WebP", Buffer.from("RIFF\x24\0\0\0WAVEfmt ", "latin1"), "52 49 46 46 24 00 00 00"],
+    ["random bytes", Buffer.from("9c0311fe9c0311fe9c0311fe9c0311fe9c", "hex"), "9c 03 11 fe 9c 03 11 fe"],
+    ["one byte", Uint8Array.of(0x89), "89"],
+    ["half a signature", Buffer.from("89504e47", "hex"), "89 50 4e 47"],
   ];
   test.each(unknown)("%s: unknown-format", async (_what, file, shown) => {
-    const message = `unknown format: ${READABLE}, got a file that begins with ${shown}`;
+    const message = `unknown format: ${READABLE}, got a file that begins with the bytes ${shown}`;
     for (const size of [file.length, 1]) await expectRefusal(file, "unknown-format", message, size);
   });
 
@@ -288,7 +298,9 @@ describe("refuses", () => {
         const broken = Buffer.from(file);
         broken.subarray(at, at + 9).fill(0xff);
         const outcome = await read(broken).catch((error) => error);
-        if (outcome instanceof ImageError) expect(outcome.code).toBeOneOf(["too-large", "corrupt"]);
+        // A broken frame of a JPEG may look like one of a kind that is not read.
+        const codes: ImageErrorCode[] = ["too-large", "corrupt", "unknown-format"];
+        if (outcome instanceof ImageError) expect(outcome.code).toBeOneOf(codes);
         else expect(outcome.grey.length).toBe(outcome.width * outcome.height);
       }
     }
@@ -334,7 +346,7 @@ describe("refuses", () => {
     await expectRefusal(
       tiffOf(3, samples),
       "unknown-format",
-      "unknown kind of TIFF: expected at most RGBA, got 5 channels",
+      "unknown kind of TIFF: a TIFF with 3 samples a pixel is not read; save it as RGB or grey of 8 bits",
     );
   });
 
@@ -356,7 +368,7 @@ describe("refuses", () => {
     const cases: [header: Uint8Array, code: ImageErrorCode, message: RegExp][] = [
       [broken, "corrupt", /IHDR chunk: expected CRC/],
       [ihdr(3000, 3000, 7, GREY), "corrupt", /colour type 0 with 7 bits a sample/],
-      [chunk("CgBI", random(13)), "corrupt", /first chunk: expected IHDR, got CgBI/],
+      [chunk("gAMA", random(13)), "corrupt", /first chunk: expected IHDR, got gAMA/],
       [ihdr(3000, 3000, 8, GREY, [0, 0, 1]), "too-large", /at most 1000000 pixels, got 3000 × 3000/],
     ];
     for (const [header, code, message] of cases) {
@@ -395,6 +407,11 @@ async function read(file: Uint8Array, size = file.length, limits?: PixelLimits) 
   const grey = await collectPixels({ ...image, blocks: counted() });
   expect(bytes).toBe(image.width * image.height);
   return { width: image.width, height: image.height, grey };
+}
+
+/** The first box of an ISO media file: a major brand, and a compatible one. */
+function ftyp(major: string, compatible: string): Buffer {
+  return Buffer.from(`\0\0\0\x14ftyp${major}\0\0\0\0${compatible}`, "latin1");
 }
 
 async function expectRefusal(file: Uint8Array, code: ImageErrorCode, message: string | RegExp, size = file.length) {

@@ -1,0 +1,91 @@
+/**
+ * Bytes on demand, out of pieces of any size.
+ *
+ * Not here: what the bytes mean (png-read.ts).
+ */
+import type { HeldMemory } from "./budget.ts";
+import { Scratch } from "./buffers.ts";
+import { collect } from "./collect.ts";
+
+export class ByteReader {
+  #pieces: AsyncIterator<Uint8Array>;
+  #piece: Uint8Array = new Uint8Array(0);
+  readonly #atEnd: () => Error;
+  readonly #unit = new Scratch();
+
+  /** @param atEnd the error where the source ends too early */
+  constructor(source: AsyncIterable<Uint8Array>, atEnd: () => Error) {
+    this.#pieces = source[Symbol.asyncIterator]();
+    this.#atEnd = atEnd;
+  }
+
+  /** What has arrived and is not read yet. */
+  arrived(): Uint8Array {
+    return this.#piece;
+  }
+
+  /** Up to `most` bytes, not copied, without waiting; there may be none. */
+  take(most: number): Uint8Array {
+    const part = this.#piece.subarray(0, most);
+    this.#piece = this.#piece.subarray(part.length);
+    return part;
+  }
+
+  /** Between one and `most` bytes, not copied; none at the end. */
+  async some(most: number): Promise<Uint8Array> {
+    while (this.#piece.length === 0) {
+      const next = await this.#pieces.next();
+      if (next.done) break;
+      this.#piece = next.value;
+    }
+    return this.take(most);
+  }
+
+  /** Between one and `most` bytes, not copied. @throws ImageError "corrupt" at the end */
+  async more(most: number): Promise<Uint8Array> {
+    const part = await this.some(most);
+    if (part.length === 0) throw this.#atEnd();
+    return part;
+  }
+
+  /** Exactly `length` bytes, not copied, without waiting; undefined where that needs the next piece. */
+  exactly(length: number): Uint8Array | undefined {
+    return this.#piece.length < length ? undefined : this.take(length);
+  }
+
+  /**
+   * A whole number of units of `unit` bytes: at least one, at most `most`. They are valid until the next call. A unit
+   * that spans two pieces is copied.
+   */
+  async units(unit: number, most: number): Promise<Uint8Array> {
+    if (this.#piece.length === 0) this.#piece = (await this.#pieces.next()).value ?? this.#piece;
+    const whole = Math.min(most, Math.floor(this.#piece.length / unit));
+    return whole > 0 ? this.some(whole * unit) : this.read(unit, this.#unit.take(unit));
+  }
+
+  /** A copy of exactly `length` bytes, in `bytes`. */
+  async read(length: number, bytes: Uint8Array = new Uint8Array(length)): Promise<Uint8Array> {
+    for (let at = 0; at < length; ) {
+      const part = await this.more(length - at);
+      bytes.set(part, at);
+      at += part.length;
+    }
+    return bytes;
+  }
+
+  /** Reads the rest of the source into memory. */
+  async complete(memory: HeldMemory): Promise<void> {
+    const first = this.#piece;
+    const rest = { [Symbol.asyncIterator]: () => this.#pieces };
+    const all = async function* () {
+      yield first;
+      yield* rest;
+    };
+    this.#piece = await collect(all(), memory, () => true);
+  }
+
+  /** Closes the source. */
+  async close(): Promise<void> {
+    await this.#pieces.return?.();
+  }
+}

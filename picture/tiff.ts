@@ -1,0 +1,234 @@
+/**
+ * The directory of a TIFF: what kind of picture it is, and whether the decoder gives its pixels as they are meant.
+ *
+ *     header       II or MM · 42 · offset of the first directory        (BigTIFF: 43 · 8 · 0 · a 64-bit offset)
+ *     directory    number of entries · entries · offset of the next
+ *     entry        tag · type · number of values · the values, or where they are
+ *
+ * Only the first directory counts. docs/formats.md has the table of what is read.
+ *
+ * Invariant: after `readTiff` the directory holds nothing but the tags that decide pixels, so what is odd about the others
+ * cannot refuse a picture. EXIF is a TIFF too, without a picture.
+ *
+ * Source: TIFF 6.0 (Adobe, 1992); TIFF Technical Notes 1 and 2; BigTIFF (LibTIFF).
+ */
+import { ImageError } from "./picture.ts";
+
+export interface TiffKind {
+  /** What the decoded samples are, where they are not grey or RGB, with or without alpha. */
+  samples: "plain" | "cmyk" | "ycbcr";
+  /** Samples beside grey or colour that are no alpha: their meaning is not defined. */
+  hasSurplus: boolean;
+}
+
+const ORIENTATION = 274;
+const [BITS, COMPRESSION, PHOTOMETRIC, SAMPLES, PLANAR] = [258, 259, 262, 277, 284];
+const [TILE_WIDTH, EXTRA, FORMAT, SUBSAMPLING] = [322, 338, 339, 530];
+const [COEFFICIENTS, REFERENCE] = [529, 532];
+/** The tags that decide pixels: those above, size, strips, tiles, fill order, CCITT's options, predictor, palette, JPEG's tables. */
+const DECISIVE = new Set([
+  ...[ORIENTATION, BITS, COMPRESSION, PHOTOMETRIC, SAMPLES, PLANAR, TILE_WIDTH, EXTRA, FORMAT, SUBSAMPLING, REFERENCE],
+  ...[256, 257, 266, 273, 278, 279, 292, 293, 317, 320, 323, 324, 325, 332, 347, COEFFICIENTS, 531],
+]);
+/** 0 is grey as well: white is 0. */
+const [GREY, RGB, PALETTE, CMYK, YCBCR] = [1, 2, 3, 5, 6];
+const PHOTOMETRICS: Record<number, string> = {
+  4: "a mask",
+  8: "CIE L*a*b*",
+  9: "ICC L*a*b*",
+  10: "ITU L*a*b*",
+  32803: "a camera's raw sensor data",
+  32844: "LogL",
+  32845: "LogLuv",
+  34892: "a camera's raw data",
+};
+const JPEG = 7;
+/** What the decoder has: none, CCITT (2, 3, 4), LZW, JPEG, Deflate (8, 32946), PackBits. */
+const COMPRESSIONS = new Set([1, 2, 3, 4, 5, JPEG, 8, 32773, 32946]);
+const COMPRESSION_NAMES: Record<number, string> = {
+  6: "old-style JPEG",
+  34661: "JBIG",
+  34712: "JPEG 2000",
+  34887: "LERC",
+  34925: "LZMA",
+  50000: "Zstandard",
+  50001: "WebP",
+  50002: "JPEG XL",
+};
+const FORMATS: Record<number, string> = { 2: "signed integers", 3: "floating point", 5: "complex", 6: "complex" };
+/** Bytes of a value, by its type. */
+const TYPE_BYTES = [0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8];
+
+/**
+ * Checks what a TIFF is, and removes from its first directory, in place, what does not decide pixels.
+ * @throws ImageError "corrupt"; "unknown-format" where the decoder would give other pixels, or none
+ */
+export function readTiff(bytes: Buffer): TiffKind {
+  const directory = Directory.first(bytes);
+  if (!directory) throw new ImageError("corrupt", "corrupt TIFF: the first directory is not in the file");
+  const kind = kindOf(directory);
+  directory.keep(DECISIVE);
+  return kind;
+}
+
+/** The orientation in a block of EXIF, 1 to 8; 1 where there is none. */
+export function orientationIn(exif: Buffer): number {
+  return Directory.first(exif)?.orientation() ?? 1;
+}
+
+export function isTiff(first: Uint8Array): boolean {
+  const start = String.fromCharCode(...first.subarray(0, 4));
+  return ["II*\0", "MM\0*", "II+\0", "MM\0+"].includes(start);
+}
+
+function kindOf(directory: Directory): TiffKind {
+  const photometric = directory.value(PHOTOMETRIC, GREY);
+  const compression = directory.value(COMPRESSION, 1);
+  const bits = directory.values(BITS, [1]);
+  const samples = directory.value(SAMPLES, 1);
+  const format = directory.values(FORMAT, [1]).find((format) => format in FORMATS);
+  if (!COMPRESSIONS.has(compression)) {
+    throw unread(
+      `compressed with ${COMPRESSION_NAMES[compression] ?? `method ${compression}`}`,
+      "compress it with LZW",
+    );
+  }
+  if (photometric > YCBCR || photometric === 4) {
+    throw unread(`of ${PHOTOMETRICS[photometric] ?? `photometric interpretation ${photometric}`}`);
+  }
+  if (format !== undefined) throw unread(`with samples of ${FORMATS[format]}`);
+  if (bits.some((depth) => depth !== bits[0])) throw unread(`with samples of ${bits.join(", ")} bits`);
+  const depths = photometric === PALETTE || photometric <= GREY ? [1, 2, 4, 8, 16] : [8, 16];
+  const known = photometric === CMYK || photometric === YCBCR ? [8] : depths;
+  if (!known.includes(bits[0])) throw unread(`with samples of ${bits[0]} bits`);
+  if (directory.value(PLANAR, 1) === 2 && samples > 1 && directory.value(TILE_WIDTH, 0) > 0) {
+    throw unread("in tiles of separate planes");
+  }
+  const own = photometric === CMYK ? 4 : photometric === RGB || photometric === YCBCR ? 3 : 1;
+  if (samples < own) throw new ImageError("corrupt", `corrupt TIFF: expected at least ${own} samples, got ${samples}`);
+  if (samples > own + 1) throw unread(`with ${samples} samples a pixel`);
+  const hasAlpha = samples > own && [1, 2].includes(directory.value(EXTRA, 0));
+  return { samples: samplesOf(directory, photometric, compression), hasSurplus: samples > own && !hasAlpha };
+}
+
+function samplesOf(directory: Directory, photometric: number, compression: number): TiffKind["samples"] {
+  if (photometric === CMYK) return "cmyk";
+  // The decoder converts what is subsampled, and what is JPEG.
+  const isWhole = directory.values(SUBSAMPLING, [2, 2]).every((factor) => factor === 1);
+  if (photometric !== YCBCR || compression === JPEG || !isWhole) return "plain";
+  if (directory.has(COEFFICIENTS) || directory.has(REFERENCE)) {
+    throw unread("of YCbCr without subsampling, with coefficients or a range of its own");
+  }
+  return "ycbcr";
+}
+
+function unread(what: string, remedy = "save it as RGB or grey of 8 bits"): ImageError {
+  return new ImageError("unknown-format", `unknown kind of TIFF: a TIFF ${what} is not read; ${remedy}`);
+}
+
+/** The entries of one directory, in either byte order, classic or Big. */
+class Directory {
+  private constructor(
+    readonly bytes: Buffer,
+    readonly isLittle: boolean,
+    readonly isBig: boolean,
+    readonly at: number,
+  ) {}
+
+  /** Undefined where it is not in these bytes. */
+  static first(bytes: Buffer): Directory | undefined {
+    if (bytes.length < 8 || !isTiff(bytes)) return undefined;
+    const isLittle = bytes[0] === 0x49;
+    const isBig = bytes[isLittle ? 2 : 3] === 0x2b;
+    const header = new Directory(bytes, isLittle, isBig, 0);
+    const at = isBig ? (header.number(8, 8) ?? 0) : header.number(4, 4)!;
+    const directory = new Directory(bytes, isLittle, isBig, at);
+    return directory.length === undefined ? undefined : directory;
+  }
+
+  /** An unsigned number; undefined where it is not in the file. */
+  number(at: number, size: number): number | undefined {
+    if (at < 0 || at + size > this.bytes.length) return undefined;
+    const { bytes } = this;
+    if (size === 8) return Number(this.isLittle ? bytes.readBigUInt64LE(at) : bytes.readBigUInt64BE(at));
+    return this.isLittle ? bytes.readUIntLE(at, size) : bytes.readUIntBE(at, size);
+  }
+
+  get #countBytes(): number {
+    return this.isBig ? 8 : 2;
+  }
+
+  get #entryBytes(): number {
+    return this.isBig ? 20 : 12;
+  }
+
+  /** The number of entries; undefined where they are not all in the file. */
+  get length(): number | undefined {
+    const length = this.number(this.at, this.#countBytes);
+    if (length === undefined || this.at === 0) return undefined;
+    const end = this.at + this.#countBytes + length * this.#entryBytes;
+    return end <= this.bytes.length ? length : undefined;
+  }
+
+  /** Where the entry of a tag is. */
+  #find(tag: number): number | undefined {
+    for (let i = 0; i < this.length!; i++) {
+      const at = this.at + this.#countBytes + i * this.#entryBytes;
+      if (this.number(at, 2) === tag) return at;
+    }
+    return undefined;
+  }
+
+  has(tag: number): boolean {
+    return this.#find(tag) !== undefined;
+  }
+
+  /** The values of a tag, 16 at most, as unsigned numbers. */
+  values(tag: number, absent: number[]): number[] {
+    const at = this.#find(tag);
+    if (at === undefined) return absent;
+    const size = TYPE_BYTES[this.number(at + 2, 2)!] ?? 0;
+    const wide = this.isBig ? 8 : 4;
+    const count = Math.min(16, this.number(at + 4, wide)!);
+    const inline = at + 4 + wide;
+    const from = size * this.number(at + 4, wide)! <= wide ? inline : (this.number(inline, wide) ?? 0);
+    const values = Array.from({ length: size > 0 && size !== 5 ? count : 0 }, (_, i) =>
+      this.number(from + i * size, size),
+    );
+    const known = values.filter((value) => value !== undefined);
+    return known.length > 0 ? known : absent;
+  }
+
+  value(tag: number, absent: number): number {
+    return this.values(tag, [absent])[0];
+  }
+
+  orientation(): number {
+    const value = this.value(ORIENTATION, 1);
+    return value >= 1 && value <= 8 ? value : 1;
+  }
+
+  /** Removes all other entries, sorts the rest, and makes this the last directory. */
+  keep(tags: Set<number>): void {
+    const [count, size] = [this.#countBytes, this.#entryBytes];
+    const entries = new Map<number, Buffer>();
+    for (let i = 0; i < this.length!; i++) {
+      const at = this.at + count + i * size;
+      const tag = this.number(at, 2)!;
+      const isValid = tag !== ORIENTATION || this.value(tag, 1) === this.orientation();
+      if (tags.has(tag) && isValid && !entries.has(tag))
+        entries.set(tag, Buffer.from(this.bytes.subarray(at, at + size)));
+    }
+    const sorted = [...entries].sort(([a], [b]) => a - b).map(([, entry]) => entry);
+    this.#put(this.at, sorted.length, count);
+    let at = this.at + count;
+    for (const entry of sorted) at += entry.copy(this.bytes, at);
+    if (at + (this.isBig ? 8 : 4) <= this.bytes.length) this.#put(at, 0, this.isBig ? 8 : 4);
+  }
+
+  #put(at: number, value: number, size: number): void {
+    this.bytes.fill(0, at, at + size);
+    this.bytes[this.isLittle ? at : at + size - 1] = value & 0xff;
+    this.bytes[this.isLittle ? at + 1 : at + size - 2] = value >> 8;
+  }
+}
