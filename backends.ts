@@ -11,6 +11,7 @@
  *     (crash)      the queue redelivers it; after 20 deliveries it dead-letters it
  */
 import type { Chunk } from "./chunk.ts";
+import type { Action } from "./ops/obey.ts";
 import type { Offer, Values } from "./task.ts";
 
 export interface Backends {
@@ -230,6 +231,10 @@ export interface WorkerInfo {
   busy: string;
   /** Whether it is a consumer of its queues now. During a long band it is not. */
   consuming: boolean;
+  /** It takes no bands until it is asked to. */
+  paused: boolean;
+  /** It may be controlled (ops/obey.ts). */
+  control: boolean;
 }
 
 /**
@@ -317,6 +322,16 @@ export interface Results {
   sweep(): Promise<void>;
 
   watch(id: string, listener: (hint?: Hint) => void): Promise<() => void>;
+
+  /** Asks a worker to do something. */
+  command(worker: string, action: Action): Promise<void>;
+  /** Calls `listener` with what the worker is asked to do. Returns a function that stops that. */
+  onCommand(worker: string, listener: (action: string) => void): Promise<() => void>;
+
+  /** Adds a job to the list of all jobs. */
+  listJob(id: string): Promise<void>;
+  /** Ids of the jobs in the list, newest first, removed ones included. @param limit how many at most */
+  listed(limit: number): Promise<string[]>;
 
   beat(worker: WorkerInfo): Promise<void>;
   leave(name: string): Promise<void>;

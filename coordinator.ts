@@ -15,19 +15,19 @@ import process from "node:process";
 import { Elysia } from "elysia";
 import type { Registry } from "prom-client";
 import type { Backends, Job } from "./backends.ts";
-import { startEmbedded } from "./embedded.ts";
+import { controlWorker, listJobs } from "./http/classroom.ts";
 import { type End, Follower, failureOf } from "./http/follow.ts";
 import { allowedHosts, guarded } from "./http/guard.ts";
 import { inputOf } from "./http/input.ts";
 import {
   brokenOff,
+  cancel,
   describe,
   events,
   eventsOfMany,
   fileOf,
   HEADERS,
   type JobReads,
-  notFound,
   preview,
   result,
 } from "./http/jobs.ts";
@@ -42,11 +42,14 @@ import { readApiDocument, readPage, servePage } from "./http/static.ts";
 import { Upload } from "./http/upload.ts";
 import { enqueue, jobOf, merge, removeJob, startOrResume } from "./job.ts";
 import { withLease } from "./jobs/lease.ts";
+import { startEmbedded } from "./jobs/threads.ts";
 import { caSetting } from "./ops/address.ts";
 import { type Log, openLog } from "./ops/log.ts";
 import { BackendGauges, CoordinatorMetrics, FleetMetrics, openRegistry } from "./ops/metrics.ts";
 import {
   answerHelp,
+  type Classroom,
+  classroomSetting,
   DEFAULT_BAND_PIXELS,
   DEFAULT_JOBS,
   DEFAULT_PICTURE_MEMORY_BYTES,
@@ -68,7 +71,7 @@ import { RabbitQueue } from "./queue.ts";
 import { RedisResults } from "./results.ts";
 import { isData, type Task } from "./task.ts";
 import { allTasks, findTask, findTaskToResume, loadTasks, type Tasks } from "./tasks/index.ts";
-import { JobError, JobWatch, stateOf } from "./watch.ts";
+import { JobError, JobWatch } from "./watch.ts";
 
 export interface Dependencies extends Backends {
   /** The tasks that this program has. */
@@ -91,6 +94,8 @@ export interface Dependencies extends Backends {
   stopping?: AbortSignal;
   /** The host names that browsers may use; null for any. */
   hosts?: string[] | null;
+  /** What a class may do (http/classroom.ts). */
+  classroom?: Classroom;
   log?: Log;
   /** Where it counts, beside whatever else the process counts there. */
   registry?: Registry;
@@ -129,6 +134,8 @@ export function createApp(dependencies: Dependencies) {
     .get("/openapi.json", () => new Response(apiDocument, { headers: { "content-type": "application/json" } }))
     .get("/metrics", ({ request }) => metricsText(context, request))
     .get("/workers", ({ request }) => listWorkers(context, request))
+    .post("/workers/:name/:action", ({ request, params }) => controlWorker(context, request, params))
+    .get("/jobs", ({ request }) => listJobs(context, request))
     .get("/tasks", () => listTasks(context))
     .post("/tasks/:task", ({ request, params }) => runOnce(context, request, params.task), { parse: "none" })
     .put("/jobs/:id", ({ request, params }) => upload(context, request, jobId(params.id)), { parse: "none" })
@@ -157,6 +164,7 @@ function contextOf({
   authToken,
   stopping = new AbortController().signal,
   hosts = null,
+  classroom = { control: false, wall: false },
   log = openLog("warn"),
   registry = openRegistry(false),
   ...given
@@ -167,20 +175,21 @@ function contextOf({
   const gauges = [new BackendGauges(registry, given), new FleetMetrics(registry, given, [...given.tasks.keys()])];
   const places = new UploadPlaces(maxJobs, (taken) => metrics.open.set({ state: "uploading" }, taken), stalledMs);
   const streams = new StreamPlaces(maxStreams);
-  const settings = { bandPixels, maxUploadBytes, limits, memory, disk, authToken, hosts };
+  const settings = { bandPixels, maxUploadBytes, limits, memory, disk, authToken, hosts, classroom };
   const own = { metrics, follower, previews, gauges, places, streams, lights: new Lights(given) };
   return { ...given, ...settings, ...own, stopping, log, registry };
 }
 
 /** POST /tasks/:task: the picture in, the result out, nothing kept. */
 async function runOnce(context: Context, request: Request, taskName: string): Promise<Response> {
-  const { results, follower, disk } = context;
+  const { results, follower, disk, classroom } = context;
   const id = randomUUID();
   const { watch, job, task } = await withUpload(context, request, async (upload, memory) => {
     const task = await taskOr422(context, taskName);
     const { asked, image } = await inputOf(request, task, upload, { ...context, memory });
     const job = jobOf(id, task, asked, image);
     await results.putJob(job);
+    if (classroom.wall) await results.listJob(id);
     const watch = await JobWatch.open(context, id, job);
     try {
       await enqueue(watch, image, task, upload.signal, disk);
@@ -221,7 +230,7 @@ async function* streamThenDelete(
 
 /** PUT /jobs/:id: the picture in, 202 when every band is in the queue or done. Sent again, it resumes. */
 async function upload(context: Context, request: Request, id: string): Promise<Response> {
-  const { results, follower, disk } = context;
+  const { results, follower, disk, classroom } = context;
   await withUpload(context, request, (upload, memory) =>
     withLease(results, id, upload, async (signal) => {
       const name = query(request, "task") ?? "sobel";
@@ -229,6 +238,7 @@ async function upload(context: Context, request: Request, id: string): Promise<R
       const { asked, image } = await inputOf(request, task, upload, { ...context, memory });
       const begun = jobOf(id, task, asked, image);
       await startOrResume(results, begun);
+      if (classroom.wall) await results.listJob(id);
       const watch = await JobWatch.open(context, id);
       const resent = watch.job?.enqueued === true;
       try {
@@ -287,17 +297,6 @@ async function taskOr422({ tasks, results }: Context, name: string): Promise<Tas
   throw new HttpError(422, `unknown task ${JSON.stringify(name)}: expected ${known.join(", ")}`);
 }
 
-/** DELETE /jobs/:id */
-async function cancel({ results, follower, authToken }: Context, request: Request, id: string): Promise<Response> {
-  expectToken(request, authToken);
-  const job = await results.findJob(id);
-  if (!job) throw notFound(id);
-  const state = stateOf(job, (await results.done(id)).size);
-  if (state !== "done" && state !== "failed") follower.cancelling(job);
-  await removeJob(results, job);
-  return new Response(null, { status: 204 });
-}
-
 const ABOUT = `Serves the page and the API. Without RABBITMQ_URL and REDIS_URL everything runs in this process, with a worker thread per core.
 With both, workers are separate processes (worker.ts), and there may be several coordinators.
 
@@ -314,7 +313,9 @@ async function connect(tasks: Tasks, log: Log, registry: Registry): Promise<Back
   if (!RABBITMQ_URL && !REDIS_URL) {
     const bandTimeout = setting("BAND_TIMEOUT_SECONDS") * 1000;
     const modules = process.env.TASKS;
-    return startEmbedded({ threads: setting("WORKERS"), ttlSeconds, tasks, modules, bandTimeout, log, registry });
+    const { control } = classroomSetting();
+    const threads = setting("WORKERS");
+    return startEmbedded({ threads, ttlSeconds, tasks, modules, bandTimeout, log, registry, control });
   }
   if (!RABBITMQ_URL || !REDIS_URL) {
     const [set, unset] = RABBITMQ_URL ? ["RABBITMQ_URL", "REDIS_URL"] : ["REDIS_URL", "RABBITMQ_URL"];
@@ -344,6 +345,7 @@ async function main(): Promise<void> {
     maxStreams: { streams: setting("MAX_EVENT_STREAMS"), unknown: setting("MAX_UNKNOWN_JOBS") },
   };
   const authToken = tokenSetting();
+  const classroom = classroomSetting();
   const log = openLog(levelSetting());
   const registry = openRegistry(true);
   const tasks = await loadTasks(process.env.TASKS);
@@ -351,7 +353,17 @@ async function main(): Promise<void> {
   setInterval(() => backends.results.sweep().catch(() => {}), SWEEP_MS); // while Redis is away: the next time
   const stopping = new AbortController();
   const hosts = allowedHosts(hostname, hostsSetting());
-  const app = createApp({ ...backends, tasks, ...options, authToken, hosts, log, registry, stopping: stopping.signal });
+  const app = createApp({
+    ...backends,
+    tasks,
+    ...options,
+    authToken,
+    hosts,
+    classroom,
+    log,
+    registry,
+    stopping: stopping.signal,
+  });
   const server = serve(app.fetch, hostname, port);
   console.log(`Sobel, distributed: http://${hostname.includes(":") ? `[${hostname}]` : hostname}:${server.port}`);
   const stop = async () => {

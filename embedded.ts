@@ -1,13 +1,13 @@
 /**
- * Queue, results and workers in this process: the embedded mode, for one machine with nothing but Bun.
+ * Queue and results in this process: the embedded mode, for one machine with nothing but Bun.
  *
  * `LocalQueue` and `LocalResults` keep the promises of their interfaces (queue.ts, results.ts), except that everything
  * ends with the process.
+ *
+ * Not here: the workers of that mode (jobs/threads.ts).
  */
 import { EventEmitter, once } from "node:events";
-import type { Registry } from "prom-client";
 import type {
-  Backends,
   BandTimes,
   Begun,
   Change,
@@ -24,12 +24,13 @@ import type {
   WorkerInfo,
 } from "./backends.ts";
 import { type Chunk, parseChunkId } from "./chunk.ts";
-import { WorkerMetrics } from "./ops/metrics.ts";
+import type { Action } from "./ops/obey.ts";
 import { Pool } from "./picture/buffers.ts";
 import { MAX_INCIDENTS } from "./redis/lua.ts";
 import { LIVE_MS } from "./results.ts";
-import { Worker, type WorkerOptions } from "./worker.ts";
 
+/** Jobs in the list of all, at most. */
+const MAX_LISTED = 1_000;
 /** Buffers of settled chunks that are kept for reuse, bytes. */
 const POOL_BYTES = 16 << 20;
 
@@ -110,6 +111,8 @@ export class LocalResults implements Results {
   readonly #leases = new Map<string, { owner: string; until: number }>();
   readonly #workers = new Map<string, { worker: WorkerInfo; at: number }>();
   readonly #events = new EventEmitter().setMaxListeners(0);
+  /** Ids of jobs, newest first. */
+  #list: string[] = [];
 
   constructor(readonly ttlSeconds: number) {}
 
@@ -233,7 +236,12 @@ export class LocalResults implements Results {
     if (!entry || entry.job.error !== null || isStale(entry, attempt) || entry.done.has(band)) return null;
     const { crc, ...about } = entry.rows.get(band) ?? {};
     const claimed = elapsed(entry);
-    const claim = { ...about, worker, deliveries, taken: Math.max(0, tenths(claimed - heldMs)), claimed };
+    const before = entry.claims.get(band);
+    const lost = [...(before?.lost ?? []), ...(before && before.worker !== worker ? [before.worker] : [])];
+    if (before && before.worker !== worker)
+      this.#note(entry, { what: "lost", band, worker: before.worker, by: worker });
+    const claim: Claim = { ...about, worker, deliveries, taken: Math.max(0, tenths(claimed - heldMs)), claimed };
+    if (lost.length > 0) claim.lost = lost;
     entry.claims.set(band, claim);
     this.#publish(jobId, { band, claim });
     return { lost: 0, claim, hasJob: true };
@@ -295,6 +303,23 @@ export class LocalResults implements Results {
   async watch(id: string, listener: (hint?: Hint) => void): Promise<() => void> {
     this.#events.on(id, listener);
     return () => this.#events.off(id, listener);
+  }
+
+  async command(worker: string, action: Action): Promise<void> {
+    this.#events.emit(`worker:${worker}`, action);
+  }
+
+  async onCommand(worker: string, listener: (action: string) => void): Promise<() => void> {
+    this.#events.on(`worker:${worker}`, listener);
+    return () => this.#events.off(`worker:${worker}`, listener);
+  }
+
+  async listJob(id: string): Promise<void> {
+    this.#list = [id, ...this.#list.filter((other) => other !== id)].slice(0, MAX_LISTED);
+  }
+
+  async listed(limit: number): Promise<string[]> {
+    return this.#list.slice(0, limit);
   }
 
   async beat(worker: WorkerInfo): Promise<void> {
@@ -359,27 +384,4 @@ interface LocalJob {
   failures: Map<number, number>;
   bands: Map<number, Uint8Array>;
   expiry?: ReturnType<typeof setTimeout>;
-}
-
-/** A queue, results and workers in this process. */
-export async function startEmbedded({
-  threads,
-  ttlSeconds,
-  registry,
-  ...worker
-}: Pick<WorkerOptions, "tasks" | "modules" | "bandTimeout" | "log"> & {
-  threads: number;
-  ttlSeconds: number;
-  registry: Registry;
-}): Promise<Backends & { stop(): Promise<void> }> {
-  const queue = new LocalQueue();
-  const results = new LocalResults(ttlSeconds);
-  const metrics = new WorkerMetrics(registry);
-  const names = Array.from({ length: threads }, (_, i) => `thread-${i + 1}`);
-  const workers = names.map((name) => new Worker({ ...worker, queue, results, name, metrics }));
-  await Promise.all(workers.map((one) => one.start()));
-  const stop = async () => {
-    await Promise.all(workers.map((one) => one.stop()));
-  };
-  return { queue, results, stop };
 }

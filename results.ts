@@ -12,10 +12,12 @@
  *     job:{<id>}:log       list: JSON of what went wrong (`Incident`)
  *     job:{<id>}:feeder    the lease of the coordinator that enqueues the job
  *     resultado:<chunk id> base64 of the band as a picture, or of its JSON
+ *     job:list             sorted set: id → when it was sent, with the setting `CLASSROOM=wall`
  *     workers              sorted set: name → time of the last heartbeat, ms by Redis' clock
  *     worker:<name>        hash: what the worker is and has done
  *     channel job:{<id>}   "<band> <done record>", "claim <band> <claim>", "incident <incident>", "enqueued <ms> <ms>"; "job"
  *                          when anything may have changed
+ *     channel worker:<name> what the worker is asked to do (ops/obey.ts), with the setting `CLASSROOM=control`
  *
  * Invariant: every key of a job has a TTL, renewed with every band, and nothing about a job is written unless its record
  * exists, except the result of a third party's message. So a late worker cannot bring a removed job back. Messages on the
@@ -41,6 +43,7 @@ import type {
 } from "./backends.ts";
 import { chunkIdOf, fromBase64, parseChunkId } from "./chunk.ts";
 import type { Log } from "./ops/log.ts";
+import type { Action } from "./ops/obey.ts";
 import { RedisConnection } from "./redis/connection.ts";
 import {
   BEAT,
@@ -72,6 +75,9 @@ const resultKey = (chunkId: string) => `resultado:${chunkId}`;
 /** The time that one look adds to a suspicion, at most, ms: several times the pause between two looks. */
 const MAX_LOOK_MS = 5_000;
 
+/** The list of all jobs, where a class may see them, and how long it is at most. */
+const JOB_LIST = "job:list";
+const MAX_LISTED = 1_000;
 /** Characters that are kept of what a task threw. */
 const MAX_ERROR = 300;
 
@@ -98,7 +104,9 @@ export class RedisResults implements Results {
     this.#connection = new RedisConnection(url, patient, channels, log, ca);
     this.#redis = this.#connection.commands;
     const { subscriber } = this.#connection;
-    subscriber.on("message", (channel: string, message: string) => this.#events.emit(channel, hintFrom(message)));
+    subscriber.on("message", (channel: string, message: string) =>
+      this.#events.emit(channel, channel.startsWith("worker:") ? message : hintFrom(message)),
+    );
     // Messages published while the connection was down are lost: every watcher reads the records again.
     subscriber.on("ready", () => {
       for (const channel of this.#events.eventNames()) this.#events.emit(channel);
@@ -262,8 +270,32 @@ export class RedisResults implements Results {
     }
   }
 
-  async watch(id: string, listener: (hint?: Hint) => void): Promise<() => void> {
-    const channel = jobKey(id);
+  watch(id: string, listener: (hint?: Hint) => void): Promise<() => void> {
+    return this.#subscribe(jobKey(id), listener);
+  }
+
+  async command(worker: string, action: Action): Promise<void> {
+    await this.#redis.publish(`worker:${worker}`, action);
+  }
+
+  onCommand(worker: string, listener: (action: string) => void): Promise<() => void> {
+    // After each connect every listener is called without a message.
+    return this.#subscribe(`worker:${worker}`, (action?: string) => action !== undefined && listener(action));
+  }
+
+  async listJob(id: string): Promise<void> {
+    const list = this.#redis
+      .pipeline()
+      .zadd(JOB_LIST, Date.now(), id)
+      .zremrangebyrank(JOB_LIST, 0, -MAX_LISTED - 1);
+    await all(list.expire(JOB_LIST, this.ttlSeconds));
+  }
+
+  listed(limit: number): Promise<string[]> {
+    return this.#redis.zrevrange(JOB_LIST, 0, limit - 1);
+  }
+
+  async #subscribe(channel: string, listener: (message?: never) => void): Promise<() => void> {
     this.#events.on(channel, listener);
     await this.#connection.subscriber.subscribe(channel);
     return () => {
@@ -277,7 +309,8 @@ export class RedisResults implements Results {
     this.#fleet = undefined;
     const key = `worker:${worker.name}`;
     const lists = { tasks: JSON.stringify(worker.tasks), offers: JSON.stringify(worker.offers) };
-    const fields = { ...worker, ...lists, consuming: worker.consuming ? 1 : 0 };
+    const [consuming, paused, control] = [worker.consuming, worker.paused, worker.control].map(Number);
+    const fields = { ...worker, ...lists, consuming, paused, control };
     await all(this.#redis.multi().hset(key, fields).pexpire(key, LIVE_MS));
     await this.#redis.eval(BEAT, 1, "workers", worker.name);
   }

@@ -29,13 +29,14 @@ import process from "node:process";
 import type { Delivery, Done, Failure, Outcome, Queue, Results, WorkerInfo } from "./backends.ts";
 import { type Chunk, isChunkId, parseChunkId } from "./chunk.ts";
 import { caSetting } from "./ops/address.ts";
-import { within } from "./ops/deadline.ts";
+import { unlessAborted, within } from "./ops/deadline.ts";
 import { type Fields, type Log, openLog } from "./ops/log.ts";
 import type { DeadLetterReason, WorkerMetrics } from "./ops/metrics.ts";
-import { answerHelp, levelSetting, STOP_MS, setting } from "./ops/settings.ts";
+import { obey } from "./ops/obey.ts";
+import { answerHelp, classroomSetting, levelSetting, STOP_MS, setting } from "./ops/settings.ts";
 import { BEAT_MS } from "./results.ts";
 import { offerOf } from "./task.ts";
-import { loadTasks, namesIn, type Tasks } from "./tasks/index.ts";
+import { loadTasks, onlyThese, type Tasks } from "./tasks/index.ts";
 import { type BandResult, TaskThread } from "./tasks/thread.ts";
 
 /** Failures of a band before its job fails. */
@@ -73,6 +74,8 @@ export interface WorkerOptions {
   /** How long a task may take for one band, ms. */
   bandTimeout: number;
   log: Log;
+  /** It takes orders (ops/obey.ts). */
+  control?: boolean;
   /** Counts outcomes. */
   metrics?: WorkerMetrics | undefined;
 }
@@ -98,10 +101,11 @@ export class Worker {
     const { name, only: tasks = [...options.tasks.keys()] } = options;
     this.#log = options.log.with({ worker: name });
     this.#thread = new TaskThread(options.modules, this.#log);
-    const counts = { since: Date.now(), bands: 0, pixels: 0, ms: 0, busy: "", consuming: false };
+    const counts = { since: Date.now(), bands: 0, pixels: 0, ms: 0, busy: "" };
+    const flags = { consuming: false, paused: false, control: options.control ?? false };
     const offers = tasks.flatMap((task) => offerOf(options.tasks.get(task)!) ?? []);
     const machine = { host: hostname(), pid: process.pid, runtime, cores: availableParallelism() };
-    this.#info = { name, ...machine, tasks, offers, ...counts };
+    this.#info = { name, ...machine, tasks, offers, ...counts, ...flags };
   }
 
   async start(): Promise<void> {
@@ -110,7 +114,16 @@ export class Worker {
     await this.#consume();
   }
 
+  /** Finishes the band in progress, and takes no other while it is paused. */
+  async pause(paused: boolean): Promise<void> {
+    if (this.#info.paused === paused) return;
+    this.#info.paused = paused;
+    await (paused ? this.#stopConsuming?.() : this.#consume());
+    await this.#options.results.beat(this.#info).catch(() => {}); // the next heartbeat repeats it
+  }
+
   async #consume(): Promise<void> {
+    if (this.#info.paused) return;
     const { queue, results } = this.#options;
     const onConsuming = (consuming: boolean) => {
       this.#info.consuming = consuming;
@@ -148,6 +161,12 @@ export class Worker {
     clearInterval(this.#beating);
     await this.#options.results.leave(this.#info.name).catch(() => {});
     await this.#thread.end();
+  }
+
+  /** Ends at once, as a process does that is killed: the band in progress goes back to the queue. */
+  async die(): Promise<void> {
+    this.#contact.abort(new Error("killed"));
+    await this.stop();
   }
 
   /** Why the process should be restarted; null where it should not. */
@@ -213,6 +232,8 @@ export class Worker {
       this.#begun = start;
       result = await this.#thread.run(chunk, this.#options.bandTimeout);
     } catch (error) {
+      // The thread was ended because the band is given back: the task is not to blame.
+      if (this.#contact.signal.aborted) throw error;
       // Without a job there is no record to count in.
       const counted = begun.hasJob ? undefined : deliveries + 1;
       return this.#failed({ chunkId, attempt }, task, (error as Error).message, counted);
@@ -303,31 +324,6 @@ export class Worker {
 /** ms, to a tenth. */
 const tenths = (ms: number) => Math.round(ms * 10) / 10;
 
-/** Settles as `promise` does, or rejects when the signal is aborted. Leaves no listener: the signal outlives many bands. */
-async function unlessAborted<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
-  const { promise: aborted, reject } = Promise.withResolvers<never>();
-  const abort = () => reject(signal.reason);
-  if (signal.aborted) abort();
-  signal.addEventListener("abort", abort);
-  try {
-    return await Promise.race([promise, aborted]);
-  } finally {
-    signal.removeEventListener("abort", abort);
-  }
-}
-
-/** The setting `WORKER_TASKS`: `grow` means all its versions, `grow.2` one. Undefined where it is not set: all tasks. */
-function onlySetting(tasks: Tasks): string[] | undefined {
-  const names = namesIn(process.env.WORKER_TASKS);
-  if (names.length === 0) return undefined;
-  const known = tasks.names();
-  for (const name of names) {
-    if (known.includes(name) || tasks.has(name)) continue;
-    throw new Error(`WORKER_TASKS: expected some of ${known.join(", ")}, got ${name}`);
-  }
-  return [...tasks].filter(([wire, { name }]) => names.includes(name) || names.includes(wire)).map(([wire]) => wire);
-}
-
 const ABOUT = `Joins the fleet: takes bands off the queue in RabbitMQ, runs their task, stores the results in Redis. Start as many
 as you like, on any machine that reaches both. For everything in one process, run coordinator.ts instead.
 
@@ -343,9 +339,10 @@ async function main(): Promise<void> {
   const ttl = setting("RESULT_TTL_SECONDS");
   const bandTimeout = setting("BAND_TIMEOUT_SECONDS") * 1000;
   const metricsPort = setting("METRICS_PORT");
+  const { control } = classroomSetting();
   const name = WORKER_NAME || `${hostname()}-${process.pid}`;
   const tasks = await loadTasks(process.env.TASKS);
-  const only = onlySetting(tasks);
+  const only = onlyThese(tasks, process.env.WORKER_TASKS);
   const log = openLog(levelSetting());
   if (!RABBITMQ_URL || !REDIS_URL)
     throw new Error(
@@ -372,20 +369,22 @@ async function main(): Promise<void> {
     const port = await serveProbes(watched, HOST || "127.0.0.1", metricsPort);
     log.info("probes and metrics are served", { worker: name, port });
   }
-  worker = new Worker({ queue, results, name, tasks, only, modules: process.env.TASKS, bandTimeout, log, metrics });
-  await worker.start();
-  console.log(`${name}: at work`);
   const stop = async () => {
     if (stopping) process.exit(1);
     stopping = true;
     console.log(`${name}: finishing the band in progress`);
     // While Redis is unavailable this may not end. RabbitMQ then redelivers the band to another worker.
     setTimeout(() => process.exit(1), STOP_MS);
-    await worker.stop();
+    await worker?.stop();
     await queue.close();
     await results.close();
     process.exit(0);
   };
+  const modules = process.env.TASKS;
+  worker = new Worker({ queue, results, name, tasks, only, modules, bandTimeout, log, metrics, control });
+  await worker.start();
+  if (control) await obey(results, name, worker, { stop, kill: () => process.kill(process.pid, "SIGKILL") }, log);
+  console.log(`${name}: at work`);
   process.on("SIGTERM", stop);
   process.on("SIGINT", stop);
 }

@@ -1,11 +1,11 @@
 /**
- * What the API answers about a job: its state, its events, its result, a preview of a band.
+ * What the API answers about a job: its state, its events, its result, a preview of a band; and how it is cancelled.
  *
- * Not here: the routes, and what changes a job (coordinator.ts); where the state comes from (watch.ts).
+ * Not here: the routes, and how a job is sent (coordinator.ts); where the state comes from (watch.ts).
  */
 
 import type { Backends, Job } from "../backends.ts";
-import { merge } from "../job.ts";
+import { merge, removeJob } from "../job.ts";
 import type { Log } from "../ops/log.ts";
 import type { CoordinatorMetrics } from "../ops/metrics.ts";
 import { Stitcher } from "../picture/png-write.ts";
@@ -13,12 +13,22 @@ import { type DataTask, isData, type ListTask } from "../task.ts";
 import type { Tasks } from "../tasks/index.ts";
 import { JobWatch, lookUp, stateOf } from "../watch.ts";
 import { eventStream, isKnown, view } from "./events.ts";
+import type { Follower } from "./follow.ts";
 import { clientOf } from "./guard.ts";
 import type { Lights } from "./lights.ts";
 import { disposition, jobId, query, widthOf } from "./params.ts";
 import type { StreamPlaces } from "./places.ts";
 import type { Previews } from "./preview.ts";
-import { HttpError, isUnchanged, rangeOf, slice, streamed, streamResponse, unavailable } from "./respond.ts";
+import {
+  expectToken,
+  HttpError,
+  isUnchanged,
+  rangeOf,
+  slice,
+  streamed,
+  streamResponse,
+  unavailable,
+} from "./respond.ts";
 
 /** What the answers need. */
 export interface JobReads extends Backends {
@@ -30,6 +40,11 @@ export interface JobReads extends Backends {
   log: Log;
   /** Aborted when the program is about to end: event streams are closed, so that clients reconnect elsewhere. */
   stopping: AbortSignal;
+}
+
+interface Cancels extends JobReads {
+  follower: Follower;
+  authToken: string | undefined;
 }
 
 /** `nosniff`: no browser may take a result for a page, whatever its bytes are. */
@@ -178,4 +193,16 @@ export async function preview(context: JobReads, request: Request, id: string, n
   if (isUnchanged(request, etag)) return new Response(null, { status: 304, headers });
   if (!previews.hasRoom) throw unavailable("too many previews are being made; retry later");
   return new Response(await previews.png(job, band, record, width), { headers });
+}
+
+/** DELETE /jobs/:id */
+export async function cancel(context: Cancels, request: Request, id: string): Promise<Response> {
+  const { results, follower, authToken } = context;
+  expectToken(request, authToken);
+  const job = await results.findJob(id);
+  if (!job) throw notFound(id);
+  const state = stateOf(job, (await results.done(id)).size);
+  if (state !== "done" && state !== "failed") follower.cancelling(job);
+  await removeJob(results, job);
+  return new Response(null, { status: 204 });
 }

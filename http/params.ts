@@ -73,7 +73,8 @@ export function widthOf(request: Request): number {
   return wholeNumber(request, "width", WIDTHS.min, WIDTHS.max) ?? WIDTHS.default;
 }
 
-function wholeNumber(request: Request, name: string, min: number, max: number): number | null {
+/** A whole number in the query; null where it is absent. */
+export function wholeNumber(request: Request, name: string, min: number, max: number): number | null {
   const text = query(request, name);
   if (text === null || text === "") return null;
   const value = /^\d{1,9}$/.test(text) ? Number(text) : Number.NaN;

@@ -7,6 +7,7 @@ import type { Registry } from "prom-client";
 import type { Backends } from "../backends.ts";
 import { within } from "../ops/deadline.ts";
 import { backendHealth } from "../ops/health.ts";
+import type { Classroom } from "../ops/settings.ts";
 import { isList, kindOf, schemaOf } from "../task.ts";
 import { allTasks, type Tasks } from "../tasks/index.ts";
 import type { Lights } from "./lights.ts";
@@ -24,6 +25,7 @@ export interface ServiceReads extends Backends {
   gauges: { observe(): Promise<void> }[];
   authToken: string | undefined;
   lights: Lights;
+  classroom: Classroom;
   /** Aborted when the program is about to end. */
   stopping: AbortSignal;
 }
@@ -49,14 +51,15 @@ export async function listTasks({ tasks, results }: ServiceReads): Promise<Respo
 
 /** GET /state: what a page needs of the system as it is now. Answers even while RabbitMQ or Redis does not. */
 export async function systemState(context: ServiceReads): Promise<Response> {
-  const { queue, results, lights, authToken } = context;
+  const { queue, results, lights, authToken, classroom } = context;
   const backends = await lights.read();
   const [now, workers] = await Promise.all([
     within(results.now(), STATE_MS, "late").catch(() => null),
     within(results.workers(FLEET_MS), STATE_MS, "late").catch(() => null),
   ]);
   const mode = queue.isLocal ? "embedded" : "distributed";
-  return Response.json({ mode, now, workers: workers?.length ?? null, token: authToken !== undefined, backends });
+  const token = authToken !== undefined;
+  return Response.json({ mode, now, workers: workers?.length ?? null, token, classroom, backends });
 }
 
 /** GET /readyz */

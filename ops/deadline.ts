@@ -1,5 +1,5 @@
 /**
- * A time limit for a promise.
+ * A limit for a promise: a time, or a signal.
  *
  * Not here: which limits there are. Each caller names its own.
  */
@@ -18,5 +18,18 @@ export async function within<T>(promise: PromiseLike<T>, ms: number, late: strin
     return await Promise.race([promise, limit]);
   } finally {
     clearTimeout(timer);
+  }
+}
+
+/** Settles as `promise` does, or rejects when the signal is aborted. Leaves no listener: the signal outlives many bands. */
+export async function unlessAborted<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
+  const { promise: aborted, reject } = Promise.withResolvers<never>();
+  const abort = () => reject(signal.reason);
+  if (signal.aborted) abort();
+  signal.addEventListener("abort", abort);
+  try {
+    return await Promise.race([promise, aborted]);
+  } finally {
+    signal.removeEventListener("abort", abort);
   }
 }

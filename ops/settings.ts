@@ -179,6 +179,11 @@ const TEXTS = {
     of: ["coordinator.ts", "sobel.ts"],
     help: "token required for uploads, cancelling, /workers and /metrics: Authorization: Bearer …",
   },
+  CLASSROOM: {
+    of: BOTH,
+    shown: "(none)",
+    help: "what a class may do, comma-separated: control (pause, stop, kill a worker), wall (see everyone's jobs)",
+  },
   LOG_LEVEL: { of: BOTH, shown: "info", help: `lowest level that is logged, on standard error: ${LEVELS.join(", ")}` },
 } satisfies Record<string, Setting>;
 
@@ -216,6 +221,17 @@ export function tokenSetting(): string | undefined {
   const token = process.env.AUTH_TOKEN || undefined;
   if (token === undefined || /^[!-~]+$/.test(token)) return token;
   throw new Error("AUTH_TOKEN: expected letters, digits and punctuation of ASCII, got a space or another character");
+}
+
+const CLASSROOM = ["control", "wall"] as const;
+export type Classroom = Record<(typeof CLASSROOM)[number], boolean>;
+
+/** Reads CLASSROOM. @throws Error */
+export function classroomSetting(): Classroom {
+  const names = (process.env.CLASSROOM ?? "").split(",").map((name) => name.trim());
+  const bad = names.find((name) => name !== "" && !CLASSROOM.some((known) => known === name));
+  if (bad === undefined) return { control: names.includes("control"), wall: names.includes("wall") };
+  throw new Error(`CLASSROOM: expected some of ${CLASSROOM.join(", ")}, got ${JSON.stringify(bad)}`);
 }
 
 /** The setting `ALLOWED_HOSTS`: names, and addresses of IPv6 in brackets. @throws Error */

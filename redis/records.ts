@@ -128,7 +128,8 @@ export function workerOf(fields: Record<string, string>): WorkerInfo {
   const tasks = listOf(fields.tasks).filter((task) => typeof task === "string");
   const offers = listOf(fields.offers).filter((offer) => typeof offer === "object" && offer !== null) as Offer[];
   const consuming = fields.consuming !== "0";
-  return { name, host, runtime, tasks, offers, pid, cores, since, bands, pixels, ms, busy, consuming };
+  const [paused, control] = [fields.paused === "1", fields.control === "1"];
+  return { name, host, runtime, tasks, offers, pid, cores, since, bands, pixels, ms, busy, consuming, paused, control };
 }
 
 function listOf(json = "[]"): unknown[] {

@@ -140,3 +140,15 @@ export function taskOf(offer: Offer): Task | null {
     return null;
   }
 }
+
+/** The setting `WORKER_TASKS`: `grow` means all its versions, `grow.2` one. Undefined where it is not set: all tasks. */
+export function onlyThese(tasks: Tasks, setting: string | undefined): string[] | undefined {
+  const names = namesIn(setting);
+  if (names.length === 0) return undefined;
+  const known = tasks.names();
+  for (const name of names) {
+    if (known.includes(name) || tasks.has(name)) continue;
+    throw new Error(`WORKER_TASKS: expected some of ${known.join(", ")}, got ${name}`);
+  }
+  return [...tasks].filter(([wire, { name }]) => names.includes(name) || names.includes(wire)).map(([wire]) => wire);
+}

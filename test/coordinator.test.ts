@@ -28,10 +28,13 @@ import sharp from "sharp";
 import type { Job } from "../backends.ts";
 import { QueueError } from "../backends.ts";
 import { chunkIdOf } from "../chunk.ts";
+import { transform } from "../cli/local.ts";
 import { LocalQueue, LocalResults } from "../embedded.ts";
 import { problem } from "../http/respond.ts";
 import { jobOf } from "../job.ts";
 import { type Log, openLog } from "../ops/log.ts";
+import { onePiece } from "../picture/picture.ts";
+import { readImage } from "../picture/read.ts";
 import { task as sobel } from "../sobel.ts";
 import { JobError, JobWatch } from "../watch.ts";
 import {
@@ -1042,6 +1045,70 @@ describe("the rest of the API", () => {
   test("nothing is on the program's log", () => {
     expect(coordinator.out).toMatch(/^Sobel, distributed: \S+\n$/);
   });
+});
+
+describe("a class", () => {
+  let program: Program;
+  let at: string;
+  const slow = { WORKERS: "2", TASKS: "test/tasks/slow.ts", PORT: "0" };
+  const post = (path: string) => fetch(`${at}/workers/${path}`, { method: "POST" });
+  const workers = async (): Promise<{ name: string; paused: boolean; control: boolean }[]> =>
+    (await (await fetch(`${at}/workers`)).json()).workers;
+  async function start(env: Record<string, string>) {
+    program = spawnProgram("coordinator.ts", { ...slow, ...env });
+    [at] = await program.waitFor(/http:\/\/127\.0\.0\.1:\d+/);
+  }
+  afterEach(async () => {
+    program.kill();
+    await program.exited;
+  });
+
+  test("may do nothing by default", async () => {
+    await start({});
+    await expectProblem(await post("thread-1/kill"), 403, /CLASSROOM=control/);
+    await expectProblem(await fetch(`${at}/jobs`), 403, /CLASSROOM=wall/);
+    expect((await (await fetch(`${at}/state`)).json()).classroom).toEqual({ control: false, wall: false });
+    expect((await workers()).map(({ control }) => control)).toEqual([false, false]);
+  });
+
+  test("pauses a worker, kills one in the middle of a band, and sees the jobs of all", async () => {
+    await start({ CLASSROOM: "wall, control", LOG_LEVEL: "error" });
+    expect((await post("thread-1/pause")).status).toBe(202);
+    await until(async () => (await workers()).some(({ name, paused }) => name === "thread-1" && paused));
+    const id = crypto.randomUUID();
+    const query = "task=slow&ms=1000&bands=2&workers=2";
+    const sent = fetch(`${at}/jobs/${id}?${query}`, { method: "PUT", body: photo });
+    const events = await fetch(`${at}/events?jobs=${id}`);
+    const listed = async () => (await (await fetch(`${at}/jobs`)).json()).jobs as { id: string; state: string }[];
+    await until(async () => (await listed()).some((job) => job.id === id));
+    // One worker has a band, the other is paused. The band of the killed one goes to the other.
+    await until(async () => (await workers()).some(({ name }) => name === "thread-2"));
+    await sleep(300);
+    expect((await post("thread-2/kill")).status).toBe(202);
+    await until(async () => (await workers()).every(({ name }) => name !== "thread-2"));
+    expect((await post("thread-1/resume")).status).toBe(202);
+    expect((await sent).status).toBe(202);
+    const all = parsedEvents(await events.text());
+    expect(all.at(-1)).toMatchObject({ event: "done", data: { id } });
+    const lost = all.filter(({ event }) => event === "incident").map(({ data }) => data);
+    expect(lost).toEqual([
+      { id, n: 1, what: "lost", at: expect.any(Number), band: 0, worker: "thread-2", by: "thread-1" },
+    ] as never);
+    const [band] = all.filter(({ event, data }) => event === "band" && data.band === 0);
+    expect(band.data).toMatchObject({ worker: "thread-1", deliveries: 1, lost: ["thread-2"] });
+    expect(await listed()).toMatchObject([{ id, state: "done" }]);
+    expectSame(await bytesOf(await fetch(`${at}/jobs/${id}/result`)), await slowly(photo));
+    await until(async () => (await workers()).length === 2); // as under a supervisor
+    await fetch(`${at}/jobs/${id}`, { method: "DELETE" });
+    expect(await listed()).toEqual([]);
+  });
+
+  /** What the task `slow` makes of a picture in two bands. */
+  async function slowly(picture: Bytes): Promise<Bytes> {
+    const { task } = await import("./tasks/slow.ts");
+    const image = await readImage(onePiece(picture));
+    return Buffer.concat(await Array.fromAsync(transform(image, task, 200 * 75)));
+  }
 });
 
 describe("errors that a client may retry", () => {

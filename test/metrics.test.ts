@@ -277,6 +277,8 @@ test("the worker label has at most 1024 values, however many workers Redis lists
     ms: 1,
     busy: "",
     consuming: true,
+    paused: false,
+    control: false,
   };
   for (let i = 0; i < 5000; i++) await results.beat({ name: `worker-${i}`, ...info });
   const registry = new Registry();

@@ -46,7 +46,13 @@ let program: Program;
 let origin: string;
 
 beforeAll(async () => {
-  program = spawnProgram("coordinator.ts", { PORT: "0", WORKERS: "1", AUTH_TOKEN: TOKEN, LOG_LEVEL: "error" });
+  program = spawnProgram("coordinator.ts", {
+    PORT: "0",
+    WORKERS: "1",
+    AUTH_TOKEN: TOKEN,
+    LOG_LEVEL: "error",
+    CLASSROOM: "wall,control",
+  });
   [origin] = await program.waitFor(/http:\/\/127\.0\.0\.1:\d+/);
 });
 afterAll(async () => {
@@ -125,6 +131,7 @@ describe("real answers match the document", () => {
       .replace(/\?.*/, "")
       .replace(/^\/jobs\/[^/]+/, "/jobs/{id}")
       .replace(/bands\/.+/, "bands/{band}")
+      .replace(/^\/workers\/.+/, "/workers/{name}/{action}")
       .replace(/^\/tasks\/.+/, "/tasks/{task}");
     const headers = { authorization: `Bearer ${token}`, ...init.headers };
     const answer = await fetch(origin + path, { method, ...init, headers });
@@ -227,14 +234,28 @@ describe("real answers match the document", () => {
   });
 
   test("of the page, the probes and the lists", async () => {
-    for (const path of ["/", "/healthz", "/readyz", "/state", "/metrics", "/workers", "/tasks", "/openapi.json"])
+    for (const action of ["pause", "resume"]) await expectTrue("POST", `/workers/thread-1/${action}`, 202);
+    for (const path of [
+      "/",
+      "/healthz",
+      "/readyz",
+      "/state",
+      "/jobs",
+      "/metrics",
+      "/workers",
+      "/tasks",
+      "/openapi.json",
+    ])
       for (const method of ["GET", "HEAD"]) await expectTrue(method, path, 200);
     const etag = (await fetch(`${origin}/`)).headers.get("etag") ?? "";
     await expectTrue("GET", "/", 304, { headers: { "if-none-match": etag } });
   });
 
   test("of errors, which are the coordinator's and not Elysia's", async () => {
-    for (const path of ["/workers", "/metrics"]) await expectTrue("GET", path, 401, {}, "wrong");
+    for (const path of ["/workers", "/metrics", "/jobs"]) await expectTrue("GET", path, 401, {}, "wrong");
+    await expectTrue("POST", "/workers/thread-1/kill", 401, {}, "wrong");
+    for (const path of ["nobody/kill", "thread-1/dance"]) await expectTrue("POST", `/workers/${path}`, 404);
+    await expectTrue("GET", "/jobs?limit=0", 400);
     await expectTrue("PUT", `/jobs/${id}`, 401, { body: photo }, "wrong");
     const elsewhere = { headers: { origin: "http://evil.example" } };
     await expectTrue("DELETE", `/jobs/${id}`, 403, elsewhere);

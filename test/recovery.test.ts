@@ -352,6 +352,32 @@ describeWith(["rabbitmq", "redis"], "recovery", () => {
     expect(Object.keys((await jobAt(origin, id)).byWorker)).toEqual(["one"]);
   });
 
+  test("a class kills a worker, pauses and stops another; the band goes back, and the job goes on", async () => {
+    const env = { CLASSROOM: "control", TASKS: "test/tasks/slow.ts" };
+    const origin = await startCoordinator(env);
+    const order = (path: string) => ask(`${origin}/workers/${path}`, { method: "POST" });
+    const doomed = await startWorker("doomed", env);
+    const free = await startWorker("free", { TASKS: env.TASKS });
+    expect((await order("free/kill")).status).toBe(409); // it lacks the setting
+    free.kill();
+    const id = await accepted(origin, four, "task=slow&ms=1500&bands=1");
+    const events = await ask(`${origin}/jobs/${id}/events`);
+    await until(async () => (await store.hlen(`job:{${id}}:claims`)) > 0);
+    expect((await order("doomed/kill")).status).toBe(202);
+    expect(await doomed.exited).toBe(128 + 9);
+    programs.splice(programs.indexOf(doomed), 1);
+    const heir = await startWorker("heir", env);
+    const text = await events.text();
+    expect(text).toMatch(/event: incident\ndata: .*"what":"lost".*\n/);
+    expect(text).toMatch(/event: band\ndata: .*"lost":\["doomed"\]/);
+    expect((await order("heir/pause")).status).toBe(202);
+    const paused = async () =>
+      (await (await ask(`${origin}/workers`)).json()).workers as { name: string; paused: boolean }[];
+    await until(async () => (await paused()).some(({ name, paused }) => name === "heir" && paused));
+    expect((await order("heir/stop")).status).toBe(202);
+    expect(await heir.exited).toBe(0);
+  });
+
   test("a queue that was declared with other arguments stops its own task only, until it is deleted", async () => {
     const env = { TASKS: "test/tasks/negative.ts" };
     const queue = `${QUEUE}.negative`;

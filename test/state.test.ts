@@ -506,7 +506,7 @@ describeWith(["redis"], "the state of a job", () => {
       pixels: 0,
       ms: 0,
     };
-    const alive = { ...info, since: 1, busy: "", consuming: true };
+    const alive = { ...info, since: 1, busy: "", consuming: true, paused: false, control: false };
     const first = { attempt: 1, deliveries: 0, heldMs: 0, since: 1 };
     beforeEach(() => Promise.all(["a", "b"].map((name) => results.beat({ ...alive, name }))));
 

@@ -1,0 +1,55 @@
+/**
+ * The workers of the embedded mode, which share one process with the coordinator.
+ *
+ * Not here: their queue and their store (embedded.ts), what a worker does (worker.ts).
+ */
+import type { Registry } from "prom-client";
+import type { Backends } from "../backends.ts";
+import { LocalQueue, LocalResults } from "../embedded.ts";
+import { WorkerMetrics } from "../ops/metrics.ts";
+import { obey } from "../ops/obey.ts";
+import { Worker, type WorkerOptions } from "../worker.ts";
+
+/** A worker that was stopped or killed starts again after this time, ms, as under a supervisor. */
+const RESTART_MS = 5_000;
+
+/** A queue, results and workers in this process. @param control whether the workers may be controlled (ops/obey.ts) */
+export async function startEmbedded({
+  threads,
+  ttlSeconds,
+  registry,
+  control = false,
+  ...options
+}: Pick<WorkerOptions, "tasks" | "modules" | "bandTimeout" | "log"> & {
+  threads: number;
+  ttlSeconds: number;
+  registry: Registry;
+  control?: boolean;
+}): Promise<Backends & { stop(): Promise<void> }> {
+  const queue = new LocalQueue();
+  const results = new LocalResults(ttlSeconds);
+  const metrics = new WorkerMetrics(registry);
+  const workers = new Map<string, Worker>();
+  const restarts = new Set<ReturnType<typeof setTimeout>>();
+  const start = async (name: string) => {
+    const worker = new Worker({ ...options, queue, results, name, metrics, control });
+    workers.set(name, worker);
+    await worker.start();
+    if (!control) return;
+    // Both come back: nothing else could start them again.
+    const end = async (ending: Promise<void>) => {
+      disobey();
+      workers.delete(name);
+      restarts.add(setTimeout(() => start(name), RESTART_MS));
+      await ending;
+    };
+    const life = { stop: () => end(worker.stop()), kill: () => end(worker.die()) };
+    const disobey = await obey(results, name, worker, life, options.log);
+  };
+  await Promise.all(Array.from({ length: threads }, (_, i) => start(`thread-${i + 1}`)));
+  const stop = async () => {
+    for (const restart of restarts) clearTimeout(restart);
+    await Promise.all([...workers.values()].map((worker) => worker.stop()));
+  };
+  return { queue, results, stop };
+}

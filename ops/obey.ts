@@ -1,0 +1,38 @@
+/**
+ * The control of workers, for demonstrations: what a class may have a worker do.
+ *
+ *     pause    it finishes its band and takes no other
+ *     resume   it takes bands again
+ *     stop     it finishes its band and ends, as at SIGTERM
+ *     kill     it ends at once, as at SIGKILL: its band goes back to the queue
+ *
+ * Invariant: a worker without the setting `CLASSROOM=control` listens to nothing.
+ *
+ * Not here: who may give an order (http/classroom.ts).
+ */
+import type { Results } from "../backends.ts";
+import type { Log } from "./log.ts";
+
+export const ACTIONS = ["stop", "pause", "resume", "kill"] as const;
+export type Action = (typeof ACTIONS)[number];
+
+/**
+ * Does what it is asked to from now on.
+ * @param life how it ends, well or at once
+ * @returns a function that ends that
+ */
+export function obey(
+  results: Results,
+  name: string,
+  worker: { pause(paused: boolean): Promise<void> },
+  life: { stop(): unknown; kill(): unknown },
+  log: Log,
+): Promise<() => void> {
+  const actions = { ...life, pause: () => worker.pause(true), resume: () => worker.pause(false) };
+  return results.onCommand(name, (text) => {
+    const action = ACTIONS.find((known) => known === text);
+    if (!action) return;
+    log.warn("control", { worker: name, action });
+    actions[action]();
+  });
+}
