@@ -2,7 +2,7 @@
  * The mosaic: finished bands with their edges, each in the colour of its worker, over the dimmed original.
  *
  * The canvas has the size at which it is shown, not that of the picture. Bands are fetched at that width, two at a time,
- * so that uploads and events keep their connections.
+ * so that uploads and events keep their connections. A list has no picture: its bands are the cells of a grid.
  *
  * Not here: which worker did which band (jobs.js), the legend (stage.js).
  */
@@ -55,6 +55,7 @@ export function colourOf(job, worker) {
 export class Mosaic {
   /** @type {import("./jobs.js").Job | null} */ #job = null;
   #id = "";
+  /** Cells in a row of the grid of a list; 0 for a picture. */ #columns = 0;
   /** The edges of the bands fetched so far, grey. */
   #edges = document.createElement("canvas");
   /** @type {ImageBitmap | null} */ #original = null;
@@ -91,7 +92,11 @@ export class Mosaic {
 
   /** Shows the present state of a job. @param {import("./jobs.js").Job} job */
   show(job) {
-    if (job !== this.#job || job.id !== this.#id) {
+    const { kind, bands = 0 } = job.status;
+    // How many bands a text has may be known only at its end.
+    const columns = kind === "list" ? Math.ceil(Math.sqrt(bands * 1.6)) : 0;
+    if (job !== this.#job || job.id !== this.#id || columns !== this.#columns) {
+      this.#columns = columns;
       this.#job = job;
       this.#id = job.id;
       this.#only = null;
@@ -108,6 +113,7 @@ export class Mosaic {
   /** Size of the picture, from the server or from the preview; null while unknown. */
   get #size() {
     const { status, preview } = this.#job ?? {};
+    if (this.#columns > 0) return { width: this.#columns, height: Math.ceil((status?.bands ?? 1) / this.#columns) };
     const { width, height } = status?.width ? status : (preview ?? {});
     return width && height ? { width, height } : null;
   }
@@ -180,8 +186,8 @@ export class Mosaic {
   }
 
   async #fetchNext() {
-    // A data task has no pictures of bands. Only the colour of the worker is shown.
-    if (this.#fetching === FETCHES || !this.#job || this.#job.status.kind === "data") return;
+    // Without pictures of bands, only the colour of the worker is shown.
+    if (this.#fetching === FETCHES || !this.#job || ["data", "list"].includes(this.#job.status.kind ?? "")) return;
     const band = this.#wanted.shift();
     if (band === undefined) return;
     const generation = this.#generation;
@@ -212,14 +218,21 @@ export class Mosaic {
     if (this.edges) this.canvas.dispatchEvent(new Event("complete"));
   }
 
-  /** The rows of a band on the canvas. Adjacent bands leave no gap. @param {number} band */
+  /** Where a band is on the canvas. Adjacent bands leave no gap, cells leave one. @param {number} band */
   #place(band) {
+    const { canvas } = this;
+    if (this.#columns > 0) {
+      const side = canvas.width / this.#columns;
+      const [left, top] = [band % this.#columns, Math.floor(band / this.#columns)].map((at) => Math.floor(at * side));
+      const gap = side > 6 ? 1 : 0;
+      return { x: left, y: top, width: Math.max(1, Math.ceil(side) - gap), height: Math.max(1, Math.ceil(side) - gap) };
+    }
     const { y, rows } = /** @type {{ y: number, rows: number }} */ (
       /** @type {import("./jobs.js").Job} */ (this.#job).doneBands.get(band)
     );
     const scale = this.canvas.height / (this.#size?.height ?? 1);
     const top = Math.floor(y * scale);
-    return { y: top, height: Math.max(1, Math.floor((y + rows) * scale) - top) };
+    return { x: 0, y: top, width: canvas.width, height: Math.max(1, Math.floor((y + rows) * scale) - top) };
   }
 
   #paint() {
@@ -246,8 +259,7 @@ export class Mosaic {
     const record = this.#job?.doneBands.get(band);
     if (!record || !this.#job) return;
     const { context } = this;
-    const { width } = this.canvas;
-    const { y, height } = this.#place(band);
+    const { x, y, width, height } = this.#place(band);
     const fill = (
       /** @type {GlobalCompositeOperation} */ how,
       /** @type {string | CanvasPattern} */ style,
@@ -256,7 +268,7 @@ export class Mosaic {
       context.globalCompositeOperation = how;
       context.globalAlpha = alpha;
       context.fillStyle = style;
-      context.fillRect(0, y, width, height);
+      context.fillRect(x, y, width, height);
       context.globalAlpha = 1;
       context.globalCompositeOperation = "source-over";
     };
@@ -275,10 +287,10 @@ export class Mosaic {
     if (record.deliveries > 0 && this.#hatch) fill("source-over", this.#hatch, faint ? 0.2 : 0.6);
     context.fillStyle = colour;
     context.globalAlpha = faint ? 0.3 : 1;
-    context.fillRect(0, y, spine(width), height);
+    context.fillRect(x, y, this.#columns > 0 ? width : spine(width), height);
     context.globalAlpha = 1;
     context.fillStyle = "#0b0f10";
-    if (height > 5 && y > 0) context.fillRect(0, y, width, 1);
+    if (height > 5 && y > 0 && this.#columns === 0) context.fillRect(0, y, width, 1);
     const since = this.#glowing.get(band);
     if (since !== undefined) fill("lighter", colour, 0.45 * Math.max(0, 1 - (performance.now() - since) / GLOW_MS));
   }

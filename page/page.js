@@ -9,7 +9,7 @@ import { add, isOpen, jobs, onJob, restore, wouldLose } from "./jobs.js";
 import { refreshList, renderList, setUpList } from "./list.js";
 import { fleet, giveToken, onFleet, watchFleet } from "./server.js";
 import { choose, chosen, detailOf, leadOf, refresh, setUpStage, stateOf } from "./stage.js";
-import { chosenTask, isValid, renderParams, setUpTasks } from "./tasks.js";
+import { chosenTask, isValid, renderParams, setUpTasks, taken } from "./tasks.js";
 import { lang, speak, t, translate } from "./words.js";
 
 const $ = (/** @type {string} */ id) => /** @type {any} */ (document.getElementById(id));
@@ -19,9 +19,12 @@ let wanted = null;
 /** The last state of each job that was announced. @type {WeakMap<import("./jobs.js").Job, string>} */
 const announced = new WeakMap();
 
-/** @param {Iterable<File> | null | undefined} files */
+/** @param {Iterable<File> | "start" | null | undefined} files */
 function take(files) {
-  const batch = isValid() ? add([...(files ?? [])], wanted, chosenTask()) : [];
+  const what = chosenTask();
+  // A task that takes nothing is sent as an empty file.
+  const sent = taken() === null ? (files === "start" ? [new File([], what.task)] : []) : [...(files ?? [])];
+  const batch = isValid() ? add(/** @type {File[]} */ (sent), wanted, what) : [];
   if (batch.length === 0) return;
   showOptions(false);
   const now = chosen();
@@ -120,6 +123,7 @@ function listen() {
       $(id).value = "";
     });
   }
+  $("start").addEventListener("click", () => take("start"));
   $("workers").addEventListener("change", () => {
     wanted = Number($("workers").value) || null;
   });

@@ -147,10 +147,13 @@ function finish(done) {
 
 /** File name of a result. @param {import("./jobs.js").Job} done */
 const resultName = ({ name, task, status }) =>
-  `${name.replace(/\.[^.]*$/, "") || "image"}.${task}.${isData({ status }) ? "json" : "png"}`;
+  `${name === task ? "" : `${name.replace(/\.[^.]*$/, "") || "image"}.`}${task}.${isData({ status }) ? "json" : "png"}`;
 
 /** Whether its result is data, not a picture. @param {Pick<import("./jobs.js").Job, "status">} of */
-const isData = ({ status }) => status.kind === "data";
+const isData = ({ status }) => status.kind === "data" || status.kind === "list";
+
+/** Whether the job has pieces of JSON, and no picture. @param {Pick<import("./jobs.js").Job, "status">} of */
+const isList = ({ status }) => status.kind === "list";
 
 /** Downloads the result from the page if it is shown, otherwise from the server. @param {import("./jobs.js").Job} done */
 export async function download(done) {
@@ -169,7 +172,8 @@ async function copyCommand() {
   const quoted = (/** @type {string} */ text) => `'${text.replaceAll("'", "'\\''")}'`;
   const query = [job.query, job.workers && `workers=${job.workers}`].filter(Boolean).join("&");
   const token = hasToken() || fleet.locked ? ' -H "Authorization: Bearer $AUTH_TOKEN"' : "";
-  const from = `--data-binary @${quoted(job.name)} ${quoted(`${location.origin}/tasks/${job.task}${query && `?${query}`}`)}`;
+  const body = job.size > 0 ? `--data-binary @${quoted(job.name)}` : "-X POST";
+  const from = `${body} ${quoted(`${location.origin}/tasks/${job.task}${query && `?${query}`}`)}`;
   const command = `curl${token} ${from} -o ${quoted(resultName(job))}`;
   const copied = await navigator.clipboard?.writeText(command).then(
     () => true,
@@ -215,9 +219,10 @@ export function askedOf({ task, query, status }) {
 
 /** @param {import("./jobs.js").Job} of */
 export function metaOf({ size, status }) {
-  const { width, height, bands } = status;
-  const pixels = width ? `${width} × ${height}` : "";
-  return [fileSize(size), pixels, bands && t.bandsIn(number(bands), bands)].filter(Boolean).join(" · ");
+  const { kind, width, height, bands } = status;
+  const pieces = kind === "list" && height !== bands ? t.piecesIn(number(height ?? 0)) : "";
+  const extent = kind === "list" ? pieces : width && `${width} × ${height}`;
+  return [size > 0 && fileSize(size), extent, bands && t.bandsIn(number(bands), bands)].filter(Boolean).join(" · ");
 }
 
 /** @param {import("./jobs.js").Job} of */
@@ -274,7 +279,7 @@ function renderFrame(of) {
   $("frame").classList.toggle("veiled", halting && !comparing);
   setText("say-lead", leadOf(of));
   const waits = stateOf(of) === "waiting";
-  setText("say-detail", halting ? detailOf(of) : bare && of.file && phase !== "queued" ? t.unseen : "");
+  setText("say-detail", halting ? detailOf(of) : bare && of.file && !isList(of) && phase !== "queued" ? t.unseen : "");
   $("say-detail").lang = phase === "failed" && problem?.detail ? "en" : "";
   $("say-start").hidden = !waits;
   const large = (of.status.width ?? 0) * (of.status.height ?? 0) > MAX_SHOWN;
@@ -310,11 +315,14 @@ function renderLegend(of) {
     return shares.get(name);
   };
   if (isOpen(of)) for (const { name } of fleet.workers ?? []) shareOf(name);
+  let unit = "Mpx/s";
+  if (isList(of)) unit = "/s";
   for (const { worker, ms, rows: height, deliveries } of of.doneBands.values()) {
     const share = shareOf(worker);
     share.bands++;
     share.ms += ms;
-    share.pixels += height * (of.status.width ?? 0);
+    // Of a list, pieces: as many in a second as there would be pixels in a microsecond.
+    share.pixels += height * (isList(of) ? 1e6 : (of.status.width ?? 0));
     share.again += Number(deliveries > 0);
   }
   for (const [name, share] of shares) {
@@ -325,7 +333,7 @@ function renderLegend(of) {
     };
     set("b", number(share.bands));
     const speed = share.ms > 0 ? share.pixels / share.ms / 1000 : 0;
-    set(".speed", speed ? `${number(speed, { maximumFractionDigits: speed < 10 ? 1 : 0 })} Mpx/s` : "–");
+    set(".speed", speed ? `${number(speed, { maximumFractionDigits: speed < 10 ? 1 : 0 })} ${unit}` : "–");
     set(".again", share.again ? `↻ ${t.takenOver(share.again)}` : "");
     const bar = /** @type {HTMLElement} */ (row.querySelector("i"));
     bar.style.transform = `scaleX(${of.status.bands ? share.bands / of.status.bands : 0})`;

@@ -10,10 +10,12 @@ import { lang, t } from "./words.js";
 
 /**
  * @typedef {{ type: string, description?: string, minimum?: number, maximum?: number, default?: unknown, enum?: string[] }} Param
- * @typedef {{ name: string, version: number, description: string, params: { properties: Record<string, Param> } }} Task
+ * @typedef {{ name: string, version: number, description: string, takes: "picture" | "text" | "bytes" | null, params: { properties: Record<string, Param> } }} Task
  */
 
 const $ = (/** @type {string} */ id) => /** @type {any} */ (document.getElementById(id));
+
+const PICTURES = "image/*,.tif,.tiff,.avif";
 
 /** @type {Task[]} */
 let tasks = [];
@@ -51,6 +53,12 @@ export function chosenTask() {
   return { task: $("task").value || "sobel", query: values.toString() };
 }
 
+/** What the chosen task takes; null for nothing. */
+export const taken = () => {
+  const task = tasks.find(({ name }) => name === $("task").value);
+  return task ? task.takes : "picture";
+};
+
 /** Whether all parameters are valid. The browser reports the first that is not. */
 export const isValid = () => $("params").reportValidity();
 
@@ -68,6 +76,12 @@ export function renderParams() {
   const now = lang + JSON.stringify(task);
   if (now === shown) return; // unchanged: do not disturb the user while typing
   shown = now;
+  const takes = taken();
+  for (const drop of document.querySelectorAll(".drop")) /** @type {HTMLElement} */ (drop).hidden = takes === null;
+  /** @type {HTMLElement} */ (document.querySelector(".camera")).hidden = takes !== "picture";
+  $("start").hidden = takes !== null;
+  $("drop-what").textContent = takes === "picture" ? t.dropPicture : takes === "text" ? t.dropText : t.dropFile;
+  $("file").accept = takes === "picture" ? PICTURES : takes === "text" ? "text/*,.txt,.md,.csv,.log" : "";
   $("about").textContent = task?.description ?? "";
   const fields = Object.entries(task?.params.properties ?? {}).map(([name, param], at) => field(name, param, at));
   $("params").replaceChildren(...fields);

@@ -239,6 +239,36 @@ describeWith(["chromium"], "page", () => {
     expect(complaints).toEqual([]);
   });
 
+  test("a task without a picture is started with a button; another takes a text; the experiment measures them", async () => {
+    const page = await open();
+    await page.waitForSelector("#task option:nth-child(5)", { state: "attached" });
+    await page.selectOption("#task", "primes");
+    expect([await page.isVisible(".drop"), await page.isVisible("#start")]).toEqual([false, true]);
+    if (!(await page.isVisible("[name=below]"))) await page.click("#more");
+    await page.fill("[name=below]", "1000000");
+    const saved = page.waitForEvent("download");
+    await page.click("#start");
+    await page.waitForSelector("#data:not([hidden])");
+    await page.waitForFunction(() => document.querySelector("#data")?.textContent === "78498");
+    expect((await saved).suggestedFilename()).toBe("primes.json");
+    expect(await page.textContent("#name")).toBe("primes");
+    expect(await page.textContent("#asked")).toBe("primes · below=1000000");
+    expect(await page.textContent("#ratio")).toBe("64 of 64");
+    expect(await page.isDisabled("#measure")).toBe(false);
+    await page.selectOption("#task", "words");
+    expect([await page.isVisible(".drop"), await page.isVisible("#start")]).toEqual([true, false]);
+    expect(await page.textContent("#drop-what")).toBe("Drop a text");
+    await page.setInputFiles("#file", {
+      name: "text.txt",
+      mimeType: "text/plain",
+      buffer: Buffer.from("uno dos\ntres\n"),
+    });
+    await page.waitForFunction(() => document.querySelector("#data")?.textContent?.includes('"words": 3'));
+    await page.selectOption("#task", "sobel");
+    expect([await page.textContent("#drop-what"), await page.isVisible("#start")]).toEqual(["Drop an image", false]);
+    expect(complaints).toEqual([]);
+  });
+
   test("entered parameters are kept when the language or the list of tasks changes; new parameters of a task appear", async () => {
     const own = await freePort();
     const file = join(temporaryFolder("task"), "demo.ts");
