@@ -10,8 +10,10 @@
  *     dead-letter  moved to `tareas.muertas`, with the reason in the header `x-reason`
  *     (crash)      the queue redelivers it; after 20 deliveries it dead-letters it
  */
+
 import type { Chunk } from "./chunk.ts";
 import type { Action } from "./ops/obey.ts";
+import type { Channels } from "./picture/picture.ts";
 import type { Offer, Values } from "./task.ts";
 
 export interface Backends {
@@ -114,6 +116,10 @@ export interface Job {
   height: number;
   /** Rows, or pieces, of a band; the last may have fewer. */
   rows: number;
+  /** Of the result. */
+  channels: Channels;
+  /** How many pixels become one in the result, in each direction. */
+  shrink: number;
   /** Of a list whose length is not known yet, about how many. */
   bands: number;
   /** Why it has so many bands: their size, at least one for each of `workers`, or the request. */

@@ -7,7 +7,7 @@
  *       halo       [rows above, rows below]     rows of `imagen` that belong to the neighbours
  *       position   [first own row, rows of the picture]; may be absent
  *       params     the task's own, by name; may be absent
- *       imagen     base64 of an 8-bit grey PNG: halo above · the band's rows · halo below
+ *       imagen     base64 of an 8-bit PNG, grey, RGB or RGBA: halo above · the band's rows · halo below
  *       datos      in place of imagen and halo, for a task without a picture: a JSON array of pieces
  *
  *     result in Redis
@@ -26,11 +26,10 @@
  */
 import { crc32 } from "node:zlib";
 import { Pool, Scratch } from "./picture/buffers.ts";
-import { collectPixels, ImageError, onePiece, type Raster } from "./picture/picture.ts";
+import { type Channels, collectPixels, ImageError, onePiece, type Raster } from "./picture/picture.ts";
+import { GREY, GREY_ALPHA } from "./picture/png-format.ts";
 import { readPng } from "./picture/png-read.ts";
-import { decodeStored, encodeStored } from "./picture/png-write.ts";
-import { readImage } from "./picture/read.ts";
-import { MAX_HALO } from "./task.ts";
+import { decodeStored, encodeStored, type Pixels } from "./picture/png-write.ts";
 
 /** How a picture is cut: into `bands` bands of `rows` rows; the last may have fewer. */
 export interface Plan {
@@ -42,12 +41,13 @@ export interface Plan {
   halo: number;
 }
 
-/** Rows `y` to `y + rows` of a picture, with their halo: `pixels` is `(halo[0] + rows + halo[1]) × width`, 8-bit grey. */
+/** Rows `y` to `y + rows` of a picture, with their halo: `pixels` has `(halo[0] + rows + halo[1]) × width` pixels. */
 export interface Band {
   number: number;
   y: number;
   rows: number;
   width: number;
+  channels: Channels;
   halo: [above: number, below: number];
   pixels: Uint8Array;
   /** Of a list: `pixels` is a JSON array of pieces in UTF-8, one row of `width` bytes; `y` and `rows` count pieces. */
@@ -67,6 +67,7 @@ export interface Chunk {
   width: number;
   /** Rows of `pixels`, halo included. */
   height: number;
+  channels: Channels;
   pixels: Uint8Array;
   /** As of a `Band`. */
   isList?: true | undefined;
@@ -102,6 +103,9 @@ export interface Cut {
   bands?: number | undefined;
   /** Rows of a band. */
   rows?: number | undefined;
+  channels?: Channels;
+  /** Bands have a multiple of so many rows: so many become one row of the result. */
+  shrink?: number;
 }
 
 /**
@@ -109,12 +113,14 @@ export interface Cut {
  * @throws ImageError "too-large" where not even one row fits into a message
  */
 export function planBands(width: number, height: number, halo: number, cut: Cut): Plan {
-  const mostRows = Math.floor((MAX_BASE64_BYTES * 3) / 4 / (width + 1)) - 2 * halo;
-  if (mostRows < 1) {
-    const widest = Math.floor((MAX_BASE64_BYTES * 3) / 4 / (1 + 2 * halo)) - 1;
+  const { channels = 1, shrink = 1 } = cut;
+  const mostRows = Math.floor((MAX_BASE64_BYTES * 3) / 4 / (width * channels + 1)) - 2 * halo;
+  if (mostRows < shrink) {
+    const widest = Math.floor((Math.floor((MAX_BASE64_BYTES * 3) / 4 / (shrink + 2 * halo)) - 1) / channels);
     throw new ImageError("too-large", `image too wide: expected at most ${widest} pixels a row, got ${width}`);
   }
-  const rows = Math.min(mostRows, height, wantedRows(width, height, mostRows, cut));
+  const wanted = Math.min(mostRows, height, wantedRows(width, height, mostRows, cut));
+  const rows = wanted === height ? height : Math.min(height, Math.max(shrink, wanted - (wanted % shrink)));
   return { width, height, rows, bands: Math.ceil(height / rows), halo };
 }
 
@@ -149,8 +155,10 @@ export function bandRows(plan: Pick<Plan, "rows" | "height">, number: number): {
  * @param pool where the buffers come from; the caller may give them back
  */
 export async function* split(image: Raster, plan: Plan, pool = new Pool(0)): AsyncGenerator<Band> {
-  const { width, height, halo } = plan;
-  let band: Band | undefined = emptyBand(plan, 0, pool);
+  const { height, halo } = plan;
+  const { channels } = image;
+  const rowBytes = plan.width * channels;
+  let band: Band | undefined = emptyBand(plan, 0, channels, pool);
   let y = 0; // the next row to come
   // Read to the end even after the last band: a fault may come after the last row.
   for await (const block of image.blocks) {
@@ -163,9 +171,9 @@ export async function* split(image: Raster, plan: Plan, pool = new Pool(0)): Asy
         yield band;
         band = next;
       } else if (at < block.length) {
-        const rows = Math.min((block.length - at) / width, end - y);
-        band.pixels.set(block.subarray(at, at + rows * width), (y - band.y + halo) * width);
-        at += rows * width;
+        const rows = Math.min((block.length - at) / rowBytes, end - y);
+        band.pixels.set(block.subarray(at, at + rows * rowBytes), (y - band.y + halo) * rowBytes);
+        at += rows * rowBytes;
         y += rows;
       } else {
         break;
@@ -177,23 +185,25 @@ export async function* split(image: Raster, plan: Plan, pool = new Pool(0)): Asy
 /** The next band, with the rows that it shares with this one; undefined after the last. */
 function following(band: Band, plan: Plan, pool: Pool): Band | undefined {
   if (band.number + 1 === plan.bands) return undefined;
-  const next = emptyBand(plan, band.number + 1, pool);
-  next.pixels.set(band.pixels.subarray(band.rows * band.width));
+  const next = emptyBand(plan, band.number + 1, band.channels, pool);
+  next.pixels.set(band.pixels.subarray(band.rows * band.width * band.channels));
   return next;
 }
 
-function emptyBand(plan: Plan, number: number, pool: Pool): Band {
+function emptyBand(plan: Plan, number: number, channels: Channels, pool: Pool): Band {
+  const { width, halo } = plan;
   const { y, rows } = bandRows(plan, number);
-  const pixels = pool.take((rows + 2 * plan.halo) * plan.width); // every row is filled before the band is yielded
-  return { number, y, rows, width: plan.width, halo: [plan.halo, plan.halo], pixels };
+  const pixels = pool.take((rows + 2 * halo) * width * channels); // every row is filled before the band is yielded
+  return { number, y, rows, width, channels, halo: [halo, halo], pixels };
 }
 
 /** Fills the halo rows that lie outside the picture. */
-function mirrorEdges({ y, rows, width, pixels }: Band, height: number, halo: number): void {
+function mirrorEdges({ y, rows, width, channels, pixels }: Band, height: number, halo: number): void {
+  const rowBytes = width * channels;
   for (let row = y - halo; row < y + rows + halo; row++) {
     if (row >= 0 && row < height) continue;
-    const from = (reflect101(row, height) - y + halo) * width;
-    pixels.copyWithin((row - y + halo) * width, from, from + width);
+    const from = (reflect101(row, height) - y + halo) * rowBytes;
+    pixels.copyWithin((row - y + halo) * rowBytes, from, from + rowBytes);
   }
 }
 
@@ -211,8 +221,14 @@ export function reflectedColumns(width: number, halo: number): Int32Array {
 }
 
 /** CRC-32 of a band's own rows: what a result was made from. */
-export function rowsCrc({ pixels, width, halo }: Pick<Band, "pixels" | "width" | "halo">): number {
-  return crc32(pixels.subarray(halo[0] * width, pixels.length - halo[1] * width));
+export function rowsCrc({
+  pixels,
+  width,
+  channels,
+  halo,
+}: Pick<Band, "pixels" | "width" | "channels" | "halo">): number {
+  const rowBytes = width * channels;
+  return crc32(pixels.subarray(halo[0] * rowBytes, pixels.length - halo[1] * rowBytes));
 }
 
 export function chunkIdOf(jobId: string, band: number): string {
@@ -247,14 +263,14 @@ const incoming = new Scratch();
  * @returns bytes that are valid until the next call: send or copy them at once
  */
 export function encodeMessage(chunk: Chunk): Buffer {
-  const { chunkId, task, halo, position, params, width, height, pixels } = chunk;
+  const { chunkId, task, halo, position, params, width, height, channels, pixels } = chunk;
   if (chunk.isList) {
     const fields = JSON.stringify({ chunk_id: chunkId, task, params }).slice(0, -1);
     return Buffer.concat([Buffer.from(`${fields},"datos":`), pixels, Buffer.from("}")]);
   }
   const head =
     JSON.stringify({ chunk_id: chunkId, task, halo, position, params }).slice(0, -1) + BEFORE_IMAGEN.toString();
-  const imagen = encodeStored(pixels, width, height).toBase64();
+  const imagen = encodeStored(pixels, width, height, channels).toBase64();
   const at = Buffer.byteLength(head);
   const end = at + imagen.length;
   const { buffer, byteOffset, length } = outgoing.take(end + END.length);
@@ -273,15 +289,23 @@ export async function decodeMessage(body: Uint8Array): Promise<Chunk> {
   if (datos !== undefined && imagen === undefined) {
     if (!Array.isArray(datos) || datos.length === 0) throw new WireError(`datos: expected a list, got ${shown(datos)}`);
     const pixels = new TextEncoder().encode(JSON.stringify(datos)); // the same bytes, if JavaScript has made them
-    const list = { halo: [0, 0] as [number, number], width: pixels.length, height: 1, pixels, isList: true as const };
+    const list = {
+      halo: [0, 0] as [number, number],
+      width: pixels.length,
+      height: 1,
+      channels: 1 as const,
+      pixels,
+      isList: true as const,
+    };
     return { chunkId: chunkId as string, task, params, ...list };
   }
   if (!isPair(halo)) throw new WireError(`halo: expected [rows above, rows below], got ${shown(halo)}`);
-  const { width, height, pixels } = await decodePicture(imagen instanceof Uint8Array ? imagen : bytesOf(imagen));
-  if (halo[0] + halo[1] >= height) throw new WireError(`halo: expected fewer than ${height} rows, got ${shown(halo)}`);
+  const picture = await decodePicture(imagen instanceof Uint8Array ? imagen : bytesOf(imagen));
+  if (halo[0] + halo[1] >= picture.height)
+    throw new WireError(`halo: expected fewer than ${picture.height} rows, got ${shown(halo)}`);
   if (position !== undefined && !isPair(position))
     throw new WireError(`position: expected [first row, rows of the picture], got ${shown(position)}`);
-  return { chunkId: chunkId as string, task, halo, ...(position && { position }), params, width, height, pixels };
+  return { chunkId: chunkId as string, task, halo, ...(position && { position }), params, ...picture };
 }
 
 /**
@@ -326,14 +350,15 @@ function text(bytes: Uint8Array): string {
   return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
 }
 
-/** @throws WireError */
-async function decodePicture(png: Uint8Array): Promise<{ width: number; height: number; pixels: Uint8Array }> {
+/** Grey, or all that another kind of PNG holds: what the task needs is taken from that later. @throws WireError */
+async function decodePicture(png: Uint8Array): Promise<Pixels> {
   const stored = decodeStored(png);
   if (stored) return stored;
   const limit = MAX_BASE64_BYTES;
   try {
-    const image = await readPng(onePiece(png.slice()), { streamed: limit, whole: limit });
-    return { width: image.width, height: image.height, pixels: await collectPixels(image) };
+    const channels = [GREY, GREY_ALPHA].includes(png[25]) ? 1 : 4;
+    const image = await readPng(onePiece(png.slice()), { streamed: limit, whole: limit }, undefined, channels);
+    return { width: image.width, height: image.height, channels, pixels: await collectPixels(image) };
   } catch (cause) {
     throw new WireError(`imagen: ${(cause as Error).message}`, { cause });
   }
@@ -371,30 +396,4 @@ function shown(value: unknown): string {
     text = "something nested too deep to show"; // JSON.parse goes deeper than JSON.stringify
   }
   return text.length > 80 ? `${text.slice(0, 80)}…` : text;
-}
-
-/**
- * The pixels of a band that a third-party worker has stored as any picture, with or without its halo.
- * @returns `rows × width` pixels
- * @throws WireError where it is no picture, or not of the band's size
- */
-export async function pixelsOf(
-  picture: Uint8Array,
-  plan: Pick<Plan, "width" | "height" | "rows">,
-  band: number,
-): Promise<Uint8Array> {
-  const { rows } = bandRows(plan, band);
-  const { width } = plan;
-  const limit = width * (rows + 2 * MAX_HALO);
-  const asWireError = (error: Error): never => {
-    throw error instanceof ImageError ? new WireError(error.message, { cause: error }) : error;
-  };
-  const image = await readImage(onePiece(picture), { streamed: limit, whole: limit }).catch(asWireError);
-  const surplus = image.height - rows;
-  if (image.width !== width || surplus < 0 || surplus % 2 !== 0) {
-    throw new WireError(`expected ${width} × ${rows} pixels, got ${image.width} × ${image.height}`);
-  }
-  const pixels = await collectPixels(image).catch(asWireError);
-  const above = (surplus / 2) * width;
-  return pixels.subarray(above, above + rows * width);
 }

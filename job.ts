@@ -15,10 +15,11 @@
  */
 import { randomUUID } from "node:crypto";
 import type { Change, Job, Results } from "./backends.ts";
-import { type Band, bandRows, type Cut, chunkIdOf, pixelsOf, planBands, rowsCrc, split, WireError } from "./chunk.ts";
+import { type Band, bandRows, chunkIdOf, rowsCrc, split, WireError } from "./chunk.ts";
 import { lanesOf, windowOf, withLease } from "./jobs/lease.ts";
 import { Pool } from "./picture/buffers.ts";
-import type { Raster } from "./picture/picture.ts";
+import { type BandForm, pixelsOf } from "./picture/foreign.ts";
+import { ImageError, type Raster } from "./picture/picture.ts";
 import { encodeBand, Stitcher } from "./picture/png-write.ts";
 import type { SpoolDisk } from "./picture/spool.ts";
 import {
@@ -33,27 +34,17 @@ import {
   wireName,
 } from "./task.ts";
 import type { PieceList } from "./tasks/list.ts";
+import { type Asked, planOf, resultOf } from "./tasks/plan.ts";
 import { finished } from "./tasks/run.ts";
 import { gone, JobError, JobWatch } from "./watch.ts";
 
 /** Buffers of confirmed bands, reused for the next bands of any job. */
 const pool = new Pool(16 << 20);
 
-/** What a request asks for. */
-export interface Asked {
-  params: Values;
-  /** At most so many bands in flight. */
-  workers: number | null;
-  /** About so many pixels a band, unless the task, or one of the two below, says something else. */
-  bandPixels: number;
-  bands?: number | null;
-  bandRows?: number | null;
-}
-
 /** The record of a new job. */
-export function jobOf(id: string, task: Task, asked: Asked, image: Pick<Raster, "width" | "height">): Job {
+export function jobOf(id: string, task: Task, asked: Asked, image: Omit<Raster, "blocks">): Job {
   const { params, workers } = asked;
-  const { width, height, rows, bands, bandsBy } = planOf(task, asked, image);
+  const { width, height, rows, bands, bandsBy, channels, shrink } = ofTask(() => planOf(task, asked, image));
   return {
     id,
     task: wireName(task),
@@ -67,6 +58,8 @@ export function jobOf(id: string, task: Task, asked: Asked, image: Pick<Raster, 
     rows,
     bands,
     bandsBy,
+    channels,
+    shrink,
     created: Date.now(),
     began: 0,
     enqueuedAt: null,
@@ -78,26 +71,16 @@ export function jobOf(id: string, task: Task, asked: Asked, image: Pick<Raster, 
   };
 }
 
-function planOf(task: Task, asked: Asked, { width, height }: Pick<Raster, "width" | "height">) {
-  const { params, workers, bands = null, bandRows = null } = asked;
-  const halo = haloFor(task, params);
-  const pixels = task.bandPixels ?? asked.bandPixels;
-  const plan = (cut: Partial<Cut>) => planBands(width, height, halo, { pixels, ...cut });
-  if (bandRows !== null) return { ...plan({ rows: bandRows }), bandsBy: "request" as const };
-  if (bands !== null) return { ...plan({ bands }), bandsBy: "request" as const };
-  const [sized, shared] = [plan({}), plan({ atLeast: workers ?? 1 })];
-  return { ...shared, bandsBy: shared.bands > sized.bands ? ("workers" as const) : ("size" as const) };
-}
-
 function haloFor(task: Task, params: Values): number {
   return ofTask(() => haloOf(task, params));
 }
 
-/** Runs a function of the task. What it throws fails the job. @throws JobError */
+/** Runs a function of the task. What it throws fails the job. @throws JobError; ImageError */
 function ofTask<T>(step: () => T): T {
   try {
     return step();
   } catch (error) {
+    if (error instanceof ImageError) throw error;
     throw new JobError("failed", `the task failed: ${(error as Error).message}`);
   }
 }
@@ -230,8 +213,8 @@ async function enqueueBands(
   let waited = 0;
   const start = performance.now();
   const send = async (band: Band, crc: number, lane: number | undefined) => {
-    const { width, pixels, number } = band;
-    const height = pixels.length / width;
+    const { width, channels, pixels, number } = band;
+    const height = pixels.length / width / channels;
     await results.expectRows(job.id, number, crc, job.attempt, lane);
     const chunk = {
       chunkId: chunkIdOf(job.id, number),
@@ -242,6 +225,7 @@ async function enqueueBands(
       position: [band.y, job.height] as [number, number],
       width,
       height,
+      channels,
       pixels,
       isList: band.isList,
     };
@@ -313,11 +297,13 @@ export async function* merge(
   try {
     const job = watch.expectJob();
     if (task) return yield Buffer.from(`${JSON.stringify(await mergeData(watch, task, keep, signal))}\n`);
-    const stitcher = new Stitcher(job.width, job.height);
+    const whole = resultOf(job);
+    const stitcher = new Stitcher(whole.width, whole.height, job.channels);
     let band = 0;
     for await (const picture of resultsOf(watch, keep, signal)) {
-      const { rows } = bandRows(job, band);
-      const part = stitcher.band(picture, rows) ?? stitcher.band(await ownForm(picture, job, band), rows)!;
+      const { rows } = bandRows(whole, band);
+      const form = { width: whole.width, rows, channels: job.channels };
+      const part = stitcher.band(picture, rows) ?? stitcher.band(await ownForm(picture, form, band), rows)!;
       // The head goes with the first band: one piece, one write.
       yield band === 0 ? Buffer.concat([stitcher.head(), part]) : part;
       band++;
@@ -390,9 +376,9 @@ export function unusable(band: number, cause: Error): JobError {
 }
 
 /** A third-party result, encoded so that it can be stitched. */
-async function ownForm(picture: Uint8Array, job: Job, band: number): Promise<Uint8Array> {
-  const pixels = await pixelsOf(picture, job, band).catch((error) => {
-    throw error instanceof WireError ? unusable(band, error) : error;
+async function ownForm(picture: Uint8Array, form: BandForm, band: number): Promise<Uint8Array> {
+  const pixels = await pixelsOf(picture, form).catch((error) => {
+    throw error instanceof ImageError ? unusable(band, error) : error;
   });
-  return encodeBand(pixels, job.width, bandRows(job, band).rows);
+  return encodeBand(pixels, form.width, form.rows, form.channels);
 }

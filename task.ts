@@ -19,7 +19,12 @@
  * Not here: how tasks are found and checked (tasks/index.ts) and run (tasks/run.ts), how a band reaches one (worker.ts).
  */
 
-/** A band with its halo: `width × (halo + rows + halo)` pixels, row-major, 8-bit grey. The task may overwrite them. */
+import type { Channels } from "./picture/picture.ts";
+
+/**
+ * A band with its halo: `width × (halo + rows + halo)` pixels, row-major, 8-bit grey; of a task with channels, interleaved.
+ * The task may overwrite them.
+ */
 export interface View {
   pixels: Uint8Array;
   width: number;
@@ -70,6 +75,8 @@ interface BandTask<P extends Params> extends TaskBase<P> {
   pieces?: undefined;
   /** How many rows above and below a pixel the task reads. */
   halo: number | ((params: Values<P>) => number);
+  /** What a pixel is: 1 grey, the default; 3 RGB, over white where it is transparent; 4 RGBA. The result is the same. */
+  channels?: Channels;
   /** About how many pixels a band has; by default the setting `BAND_PIXELS`. Fewer suit a task of much work. */
   bandPixels?: number;
 }
@@ -78,7 +85,9 @@ interface BandTask<P extends Params> extends TaskBase<P> {
 export interface PictureTask<P extends Params = Params> extends BandTask<P> {
   /** A first step over the whole picture. If `param` is not given, `find` derives it from the result of `task`. */
   first?: { param: keyof P & string; task: DataTask; find(data: unknown): number | boolean | string };
-  /** @returns the band's own rows, `width × rows` pixels. They are read before the next band is run, and not later. */
+  /** So many pixels, in each direction, become one: the result is `⌈width / shrink⌉ × ⌈height / shrink⌉`. By default 1. */
+  shrink?: number | ((params: Values<P>) => number);
+  /** @returns the band's own rows: `width × rows` pixels, or those that they shrink to. They are read before the next band is run, and not later. */
   run(band: View, params: Values<P>): Awaitable<Uint8Array | Uint8ClampedArray>;
 }
 
@@ -112,6 +121,7 @@ export interface ListTask<P extends Params = Params, Piece = unknown, Part = unk
   extends TaskBase<P>,
     Merging<P, Part, Whole> {
   halo?: undefined;
+  channels?: undefined;
   bandPixels?: undefined;
   /** What the body of a request is. By default there is none. */
   takes?: "text" | "bytes";
@@ -135,6 +145,7 @@ export class TaskError extends Error {
 
 /** Rows. With more, bands would be mostly halo. */
 export const MAX_HALO = 256;
+export const MAX_SHRINK = 256;
 
 /** Derives the types of `run`'s parameters from `params`. */
 export function pictureTask<const P extends Params = Record<never, never>>(task: PictureTask<P>): PictureTask {
@@ -191,24 +202,37 @@ export function haloOf(task: Pick<Task, "name" | "halo">, params: Values): numbe
   throw new TaskError(`task ${task.name}: expected a halo of 0 to ${MAX_HALO} rows, got ${halo}`);
 }
 
+/** How many pixels become one, in each direction. @throws TaskError */
+export function shrinkOf(task: Task, params: Values): number {
+  if (isData(task)) return 1;
+  const shrink = typeof task.shrink === "function" ? task.shrink(params) : (task.shrink ?? 1);
+  if (isShrink(shrink)) return shrink;
+  throw new TaskError(`task ${task.name}: expected to shrink by 1 to ${MAX_SHRINK}, got ${shrink}`);
+}
+
+export function isShrink(shrink: unknown): boolean {
+  return Number.isInteger(shrink) && (shrink as number) >= 1 && (shrink as number) <= MAX_SHRINK;
+}
+
 export function isHalo(halo: unknown): boolean {
   return Number.isInteger(halo) && (halo as number) >= 0 && (halo as number) <= MAX_HALO;
 }
 
 /** What a worker announces of a task: enough for a coordinator to enqueue its bands. */
-export interface Offer extends Pick<Task, "name" | "version" | "description" | "params"> {
+export interface Offer extends Pick<Task, "name" | "version" | "description" | "params" | "channels"> {
   halo: number;
+  shrink?: number | undefined;
 }
 
 /**
- * Null if coordinators need the task's module: its halo depends on its parameters, it returns data, or it has a first
- * step.
+ * Null if coordinators need the task's module: its halo or its size depends on its parameters, it returns data, or it has
+ * a first step.
  */
 export function offerOf(task: Task): Offer | null {
   if (isData(task) || task.first) return null;
-  const { name, version, description, params, halo } = task;
-  if (typeof halo === "function") return null;
-  return { name, version, description, params, halo };
+  const { name, version, description, params, channels, halo, shrink } = task;
+  if (typeof halo === "function" || typeof shrink === "function") return null;
+  return { name, version, description, params, channels, halo, shrink };
 }
 
 /** A task's parameters as one JSON schema. Clients make a form of it. */

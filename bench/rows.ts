@@ -152,8 +152,9 @@ async function smallParts(bench: Bench): Promise<Row[]> {
   const queue = await RabbitQueue.connect((await bench.cluster()).env.RABBITMQ_URL, openLog("error"));
   const task = "bench"; // a queue of its own: no worker takes from it
   await queue.consume([task], async () => ({ do: "done" }));
-  const [{ pixels, halo, width, rows }] = await bandsOf(bench, picture);
-  const chunk = { chunkId: chunkIdOf(crypto.randomUUID(), 0), task, halo, width, height: rows + 2, pixels };
+  const [{ pixels, halo, width, channels, rows }] = await bandsOf(bench, picture);
+  const size = { width, height: rows + 2, channels };
+  const chunk = { chunkId: chunkIdOf(crypto.randomUUID(), 0), task, halo, ...size, pixels };
   const subjects = [
     { ...subject(work), name: "the computation alone, one thread, p50" },
     { ...subject(() => queue.publish(chunk)), name: "RabbitMQ confirms a band, p50" },
@@ -247,9 +248,9 @@ async function cpu(bench: Bench): Promise<Row[]> {
 async function wire(bench: Bench): Promise<Row[]> {
   let [message, result] = [0, 0];
   for (const band of await bandsOf(bench)) {
-    const { pixels, rows, halo, width, number } = band;
+    const { pixels, rows, halo, width, channels, number } = band;
     const chunkId = chunkIdOf(crypto.randomUUID(), number);
-    message += encodeMessage({ chunkId, task: "sobel", halo, width, height: rows + 2, pixels }).length;
+    message += encodeMessage({ chunkId, task: "sobel", halo, width, height: rows + 2, channels, pixels }).length;
     result += Math.ceil(encodeBand(edgesOf(band), width, rows).length / 3) * 4; // base64
   }
   const base = { picture: bench.sketch, unit: "bytes/px" } as const;

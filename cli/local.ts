@@ -14,26 +14,17 @@
 import { createReadStream } from "node:fs";
 import process from "node:process";
 import { parseArgs } from "node:util";
-import { planBands, split } from "../chunk.ts";
+import { bandRows, split } from "../chunk.ts";
 import { DEFAULT_BAND_PIXELS, settingsOf, tokenSetting } from "../ops/settings.ts";
 import type { Raster } from "../picture/picture.ts";
-import { encodeBand, Stitcher } from "../picture/png-write.ts";
+import { Stitcher } from "../picture/png-write.ts";
 import { readImage } from "../picture/read.ts";
 import { Spool } from "../picture/spool.ts";
-import {
-  firstOf,
-  haloOf,
-  isData,
-  isList,
-  type ListTask,
-  ParamError,
-  queryValues,
-  type Task,
-  type Values,
-} from "../task.ts";
+import { firstOf, isData, isList, type ListTask, ParamError, queryValues, type Task, type Values } from "../task.ts";
 import { loadTasks } from "../tasks/index.ts";
 import { listPieces } from "../tasks/list.ts";
-import { finished, runTask } from "../tasks/run.ts";
+import { planOf, resultOf } from "../tasks/plan.ts";
+import { encodedResult, finished, runTask } from "../tasks/run.ts";
 import { openOutput } from "./output.ts";
 
 /**
@@ -51,7 +42,7 @@ export async function* transform(
   const spool = await Spool.open();
   try {
     const data = await Array.fromAsync(transform(spool.passing(image), step.task, bandPixels));
-    const derived = { [step.param]: step.find(JSON.parse(Buffer.concat(data).toString())) };
+    const derived = { [step.param]: step.find(jsonIn(Buffer.concat(data))) };
     yield* transformed(spool.again(image), task, bandPixels, { ...params, ...derived });
   } finally {
     await spool.close();
@@ -65,7 +56,7 @@ export async function* transformList(
   params: Values = queryValues(task, new URLSearchParams()),
 ): AsyncGenerator<Uint8Array> {
   const list = await listPieces(task, params, body, 0);
-  const { rows } = planBands(list.width, list.height, 0, { pixels: list.bandPixels });
+  const { rows } = planOf(task, { params, workers: null, bandPixels: list.bandPixels }, list);
   let merged: unknown;
   for await (const band of list.bands({ rows })) {
     const part = JSON.parse((await runTask(task, { ...band, height: 1, params })) as string);
@@ -76,18 +67,22 @@ export async function* transformList(
 
 /** Inflates the next bands on another thread while a band is computed. */
 async function* transformed(image: Raster, task: Task, bandPixels: number, params: Values): AsyncGenerator<Uint8Array> {
-  const plan = planBands(image.width, image.height, haloOf(task, params), { pixels: task.bandPixels ?? bandPixels });
-  const stitcher = new Stitcher(plan.width, plan.height);
+  const plan = planOf(task, { params, workers: null, bandPixels }, image);
+  const whole = resultOf(plan);
+  const stitcher = new Stitcher(whole.width, whole.height, plan.channels);
   let merged: unknown;
   if (!isData(task)) yield stitcher.head();
-  for await (const { number, pixels, width, y, rows, halo } of split(image, plan)) {
+  for await (const { number, pixels, width, channels, y, rows, halo } of split(image, plan)) {
     const height = rows + halo[0] + halo[1];
-    const made = await runTask(task, { pixels, width, height, halo, position: [y, plan.height], params });
-    if (typeof made !== "string") yield stitcher.band(encodeBand(made, width, rows), rows)!;
-    else if (isData(task)) merged = number === 0 ? JSON.parse(made) : task.merge(merged, JSON.parse(made));
+    const band = { pixels, width, height, channels, halo, position: [y, plan.height] as [number, number], params };
+    const made = await encodedResult(task, band);
+    if (!isData(task)) yield stitcher.band(made, bandRows(whole, number).rows)!;
+    else merged = number === 0 ? jsonIn(made) : task.merge(merged, jsonIn(made));
   }
   yield isData(task) ? Buffer.from(`${JSON.stringify(finished(task, merged, params))}\n`) : stitcher.tail();
 }
+
+const jsonIn = (bytes: Uint8Array) => JSON.parse(Buffer.from(bytes).toString());
 
 const USAGE = `usage: bun run sobel.ts [--task NAME] [--params QUERY] IN OUT
        bun run sobel.ts --remote URL [--workers N] [--task NAME] [--params QUERY] IN OUT
@@ -160,7 +155,7 @@ async function run(args: string[]): Promise<void> {
   const body = from === "-" ? process.stdin : createReadStream(from ?? "/dev/null", { highWaterMark: 1 << 18 });
   const made = isList(task)
     ? transformList(task, body, params)
-    : transform(await readImage(body), task, bandPixels, params);
+    : transform(await readImage(body, undefined, undefined, task.channels), task, bandPixels, params);
   await (await openOutput(to)).write(made);
 }
 

@@ -3,12 +3,12 @@
  *
  * Not here: how the body is read (upload.ts), how a picture is (picture/read.ts), how a list is cut (tasks/list.ts).
  */
-import type { Asked } from "../job.ts";
 import type { HeldMemory } from "../picture/budget.ts";
 import { ImageError, type PixelLimits, type Raster } from "../picture/picture.ts";
 import { readImage } from "../picture/read.ts";
 import { isList, type ListTask, ParamError, type Task } from "../task.ts";
 import { listPieces, type PieceList } from "../tasks/list.ts";
+import type { Asked } from "../tasks/plan.ts";
 import { JobError } from "../watch.ts";
 import { cutOf, paramsOf, workersOf } from "./params.ts";
 import { HttpError } from "./respond.ts";
@@ -30,7 +30,7 @@ export async function inputOf(
   const asked = { bandPixels, workers: workersOf(request), ...cutOf(request) };
   if (!isList(task)) {
     const params = paramsOf(request, task);
-    const image = await readImage(await upload.file(request), limits, memory);
+    const image = await readImage(await upload.file(request), limits, memory, task.channels);
     const blocks = async function* () {
       yield* image.blocks;
       await upload.ended;

@@ -11,6 +11,7 @@ import type { CoordinatorMetrics } from "../ops/metrics.ts";
 import { Stitcher } from "../picture/png-write.ts";
 import { type DataTask, isData, type ListTask } from "../task.ts";
 import type { Tasks } from "../tasks/index.ts";
+import { resultOf } from "../tasks/plan.ts";
 import { JobWatch, lookUp, stateOf } from "../watch.ts";
 import { eventStream, isKnown, view } from "./events.ts";
 import type { Follower } from "./follow.ts";
@@ -95,7 +96,8 @@ export async function result(context: JobReads, request: Request, id: string): P
   // The length of a third-party result is known only after it has been encoded again.
   const onBroken = brokenOff(context, job, request);
   if (task || sizes.includes(0)) return streamed(await pieces(), { headers }, onBroken);
-  const length = new Stitcher(job.width, job.height).length(sizes);
+  const whole = resultOf(job);
+  const length = new Stitcher(whole.width, whole.height, job.channels).length(sizes);
   const range = rangeOf(request, length, etag);
   const { from, to } = range ?? { from: 0, to: length };
   return streamed(

@@ -7,8 +7,10 @@
  */
 
 import type { Done, Job, Results } from "../backends.ts";
-import { bandRows, chunkIdOf, pixelsOf } from "../chunk.ts";
+import { bandRows, chunkIdOf } from "../chunk.ts";
 import { unusable } from "../job.ts";
+import { type BandForm, pixelsOf } from "../picture/foreign.ts";
+import { resultOf } from "../tasks/plan.ts";
 import { gone } from "../watch.ts";
 
 /** Width of a preview, pixels. */
@@ -42,12 +44,14 @@ export class Previews {
     try {
       const picture = await this.results.load(chunkIdOf(job.id, band));
       if (!picture) throw gone();
-      const { rows } = bandRows(job, band);
+      const { channels } = job;
+      const whole = resultOf(job);
+      const form = { width: whole.width, rows: bandRows(whole, band).rows, channels };
       // Zero bytes: the result of a third-party worker, which may be a picture of any format.
       const isForeign = bytes === 0;
-      const pixels = isForeign ? pixelsOf(picture, job, band) : Promise.resolve(picture);
+      const pixels = isForeign ? pixelsOf(picture, form) : Promise.resolve(picture);
       return await pixels
-        .then((one) => scaled(one, isForeign, job, rows, width))
+        .then((one) => scaled(one, isForeign, form, width))
         .catch((cause) => {
           throw unusable(band, cause);
         });
@@ -60,21 +64,21 @@ export class Previews {
   }
 }
 
-/** @param isRaw `picture` is `job.width × rows` grey pixels, row-major; otherwise an encoded picture */
+/** @param isRaw `picture` is the band's pixels; otherwise an encoded picture */
 async function scaled(
   picture: Uint8Array,
   isRaw: boolean,
-  job: Job,
-  rows: number,
+  form: BandForm,
   width: number,
 ): Promise<Buffer<ArrayBuffer>> {
   const { default: sharp } = await import("sharp");
   sharp.cache(false);
-  const raw = { width: job.width, height: rows, channels: 1 as const };
-  const to = Math.min(width, job.width);
-  return sharp(picture, { ...(isRaw && { raw }), limitInputPixels: job.width * rows })
-    .resize(to, Math.max(1, Math.round((rows * to) / job.width)), { fit: "fill" })
-    .toColourspace("b-w")
+  const { rows, channels } = form;
+  const raw = { width: form.width, height: rows, channels };
+  const to = Math.min(width, form.width);
+  return sharp(picture, { ...(isRaw && { raw }), limitInputPixels: form.width * rows })
+    .resize(to, Math.max(1, Math.round((rows * to) / form.width)), { fit: "fill" })
+    .toColourspace(channels === 1 ? "b-w" : "srgb")
     .png({ compressionLevel: 1 })
     .toBuffer();
 }

@@ -8,7 +8,7 @@ import type { Backends } from "../backends.ts";
 import { within } from "../ops/deadline.ts";
 import { backendHealth } from "../ops/health.ts";
 import type { Classroom } from "../ops/settings.ts";
-import { isList, kindOf, schemaOf } from "../task.ts";
+import { isData, isList, kindOf, schemaOf } from "../task.ts";
 import { allTasks, type Tasks } from "../tasks/index.ts";
 import type { Lights } from "./lights.ts";
 import { expectToken, unavailable } from "./respond.ts";
@@ -42,9 +42,13 @@ export async function listTasks({ tasks, results }: ServiceReads): Promise<Respo
   const all = (await allTasks(tasks, results)).map((task) => {
     const { name, version = 1, description = "", params } = task;
     const about = { name, version, description, kind: kindOf(task) };
-    if (isList(task)) return { ...about, takes: task.takes ?? null, halo: null, params: schemaOf(params) };
-    const halo = typeof task.halo === "number" ? task.halo : null;
-    return { ...about, takes: "picture", halo, params: schemaOf(params) };
+    const schema = schemaOf(params);
+    if (isList(task))
+      return { ...about, takes: task.takes ?? null, channels: 1, halo: null, shrink: 1, params: schema };
+    const [halo, shrink] = [task.halo, isData(task) ? 1 : (task.shrink ?? 1)].map((value) => {
+      return typeof value === "number" ? value : null;
+    });
+    return { ...about, takes: "picture", channels: task.channels ?? 1, halo, shrink, params: schema };
   });
   return Response.json({ tasks: all });
 }

@@ -105,6 +105,9 @@ export function jobFrom(fields: Record<string, string>): Job {
     width: Number(fields.width),
     height: Number(fields.height),
     rows: Number(fields.rows),
+    // Older coordinators wrote only grey jobs.
+    channels: (Number(fields.channels) || 1) as Job["channels"],
+    shrink: Number(fields.shrink) || 1,
     bands: Number(fields.bands),
     bandsBy: (fields.bandsBy as Job["bandsBy"]) || "size",
     created: Number(fields.created),

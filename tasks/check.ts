@@ -12,11 +12,14 @@ import {
   isData,
   isHalo,
   isList,
+  isShrink,
   type ListTask,
   MAX_HALO,
+  MAX_SHRINK,
   type PictureTask,
   RESERVED,
   shown,
+  shrinkOf,
   type Task,
   TaskError,
   type Values,
@@ -38,7 +41,7 @@ const KEYWORDS = new Map<unknown, string[]>([
 export function expectTask(task: Partial<Task> | undefined): asserts task is Task {
   expect(isRecord(task), "an export called task", task);
   const { name, version = 1, description, params = {}, run } = task as Partial<Task>;
-  const { halo, bandPixels = 1 } = task as Partial<DataTask>;
+  const { halo, bandPixels = 1, channels = 1 } = task as Partial<DataTask>;
   const { pieces, takes } = task as Partial<ListTask>;
   expect(isString(name) && NAME.test(name), "a name of lower-case letters, digits and hyphens", name);
   expect(Number.isInteger(version) && version >= 1, "a version that is a whole number from 1", version);
@@ -50,17 +53,23 @@ export function expectTask(task: Partial<Task> | undefined): asserts task is Tas
   expect(takes === undefined || takes === "text" || takes === "bytes", "takes to be text or bytes", takes);
   expect(typeof run === "function", "a function run", run);
   expect(Number.isInteger(bandPixels) && bandPixels >= 1, "bandPixels that is a whole number from 1", bandPixels);
+  expect([1, 3, 4].includes(channels), "channels that are 1, 3 or 4", channels);
   expect(description === undefined || isString(description), "a description that is a string", description);
   expect(isRecord(params), "params to be an object", params);
   for (const [param, schema] of Object.entries(params)) expectParam(param, schema);
-  const { merge, finish, first } = task as Partial<DataTask & PictureTask>;
+  const { merge, finish, first, shrink = 1 } = task as Partial<DataTask & PictureTask>;
+  const shrinks = typeof shrink === "function" || isShrink(shrink);
+  expect(shrinks, `shrink to be a whole number from 1 to ${MAX_SHRINK}, or a function`, shrink);
+  expect(shrink === 1 || merge === undefined, "no shrink of a data task", shrink);
   expect(!("merge" in task) || typeof merge === "function", "a function merge", merge);
   expect(finish === undefined || typeof finish === "function", "a function finish", finish);
   expect(finish === undefined || merge !== undefined, "a function merge beside finish", merge);
   const defaults = defaultsOf(task as Task);
   if (first !== undefined) expectFirst(first, task as Task, defaults);
   // A halo that depends on a derived parameter cannot be computed yet.
-  if (!firstOf(task as Task, defaults)) haloOf(task as Task, defaults);
+  if (firstOf(task as Task, defaults)) return;
+  haloOf(task as Task, defaults);
+  shrinkOf(task as Task, defaults);
 }
 
 function expectParam(name: string, schema: unknown): void {

@@ -11,11 +11,11 @@ import { resolve } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
 
 import type { Results } from "../backends.ts";
-import { isData, type Offer, type Task, TaskError, versionOf, wireName } from "../task.ts";
+import { isData, type Offer, type PictureTask, type Task, TaskError, versionOf, wireName } from "../task.ts";
 import { expectTask } from "./check.ts";
 
 /** Files in this folder that are no tasks. */
-const NO_TASKS = ["index.ts", "check.ts", "list.ts", "run.ts", "thread.ts"];
+const NO_TASKS = ["index.ts", "check.ts", "list.ts", "plan.ts", "run.ts", "thread.ts"];
 
 /** All versions of all tasks, by their names on the wire. */
 export class Tasks extends Map<string, Task> {
@@ -132,8 +132,8 @@ export function taskOf(offer: Offer): Task | null {
     throw new TaskError(`task ${offer.name}: expected to be run by the workers that offer it`);
   };
   try {
-    const { name, version, description, params, halo } = offer;
-    const task: Partial<Task> = { name, version, description, params, halo, run };
+    const { name, version, description, params, channels, halo, shrink } = offer;
+    const task: Partial<PictureTask> = { name, version, description, params, channels, halo, shrink, run };
     expectTask(task);
     return task;
   } catch {

@@ -18,6 +18,7 @@ export interface PieceList {
   width: number;
   /** Where it is not known yet: about the number of bands. */
   height: number;
+  channels: 1;
   isCounted: boolean;
   /** About how many bytes a band has, `width` for each piece. */
   bandPixels: number;
@@ -64,7 +65,7 @@ export async function listPieces(
   const again = () => task.pieces(params, input);
   const bandPixels = width * Math.ceil(height / EVEN_BANDS);
   const bands = ({ rows }: Pick<Plan, "rows">) => batches(again(), (_, count) => count >= rows);
-  return { width, height, isCounted: true, bandPixels, bands };
+  return { width, height, channels: 1, isCounted: true, bandPixels, bands };
 }
 
 async function streamedPieces(pieces: AsyncIterable<unknown>, input: Body, announced: number): Promise<PieceList> {
@@ -79,7 +80,7 @@ async function streamedPieces(pieces: AsyncIterable<unknown>, input: Body, annou
   const height = Math.max(1, Math.ceil(announced / input.size));
   const isFull = (number: number, count: number, bytes: number) =>
     bytes >= FULL_BYTES || count >= 2 ** Math.floor(number / GROWTH);
-  return { width: 1, height, isCounted: false, bandPixels: 1, bands: () => batches(all(), isFull) };
+  return { width: 1, height, channels: 1, isCounted: false, bandPixels: 1, bands: () => batches(all(), isFull) };
 }
 
 /** @param isFull whether the band with this number, of so many pieces and bytes, takes no more */
@@ -92,7 +93,7 @@ async function* batches(
   const band = (): Band => {
     // In a buffer of its own: it is given to a pool afterwards.
     const pixels = new TextEncoder().encode(`[${texts.join(",")}]`);
-    return { number, y, rows: texts.length, width: pixels.length, halo: [0, 0], pixels, isList: true };
+    return { number, y, rows: texts.length, width: pixels.length, channels: 1, halo: [0, 0], pixels, isList: true };
   };
   for await (const piece of pieces) {
     const text = encoded(piece);

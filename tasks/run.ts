@@ -3,6 +3,9 @@
  *
  * Not here: what a task is (task.ts), the thread that it runs in (thread.ts).
  */
+import { convert } from "../picture/colour.ts";
+import type { Channels } from "../picture/picture.ts";
+import { encodeBand } from "../picture/png-write.ts";
 import {
   checkedValues,
   type DataTask,
@@ -10,6 +13,7 @@ import {
   isData,
   isList,
   type ListTask,
+  shrinkOf,
   type Task,
   TaskError,
   type Values,
@@ -21,6 +25,7 @@ export interface BandToRun {
   width: number;
   /** Rows of `pixels`, halo included. */
   height: number;
+  channels: Channels;
   halo: [above: number, below: number];
   /** The first of its own rows, and the picture's rows. A third party may not send it: then the band is the picture. */
   position?: [y: number, height: number] | undefined;
@@ -31,7 +36,7 @@ export interface BandToRun {
 
 /**
  * Runs a task on a band.
- * @returns `width × rows` pixels; the JSON of a data task
+ * @returns the pixels of the result's rows; the JSON of a data task
  * @throws whatever the task throws; TaskError if it returns something else; ParamError; RangeError if the halo is too small
  */
 export async function runTask(task: Task, band: BandToRun): Promise<Uint8Array | string> {
@@ -39,21 +44,43 @@ export async function runTask(task: Task, band: BandToRun): Promise<Uint8Array |
   const [expected, found] = [isList(task), band.isList === true].map((list) => (list ? "pieces" : "a picture"));
   if (expected !== found) throw new TaskError(`task ${task.name}: expected a message with ${expected}, got ${found}`);
   if (isList(task)) return runPieces(task, band.pixels, params);
-  const { width, height, pixels } = band;
+  const { width, height } = band;
   const [above, below] = band.halo;
   const halo = haloOf(task, params);
   if (above < halo || below < halo)
     throw new RangeError(`halo: expected at least ${halo} rows above and below, got ${above} and ${below}`);
   const rows = height - above - below;
-  const own = pixels.subarray((above - halo) * width, (above + rows + halo) * width);
+  const channels = task.channels ?? 1;
+  const rowBytes = width * channels;
+  const own = samplesOf(band, channels).subarray((above - halo) * rowBytes, (above + rows + halo) * rowBytes);
   const [y, of] = band.position ?? [0, rows];
   const view = { pixels: own, width, rows, halo, y, height: of };
   if (isData(task)) return jsonOf(task, await task.run(view, params));
   const made: unknown = await task.run(view, params);
   const bytes = made instanceof Uint8ClampedArray ? new Uint8Array(made.buffer, made.byteOffset, made.length) : made;
-  if (bytes instanceof Uint8Array && bytes.length === rows * width) return bytes;
+  const shrink = shrinkOf(task, params);
+  const [w, h] = [Math.ceil(width / shrink), Math.ceil(rows / shrink)];
+  if (bytes instanceof Uint8Array && bytes.length === h * w * channels) return bytes;
   const got = bytes instanceof Uint8Array ? bytes.length : "no Uint8Array";
-  throw new TaskError(`task ${task.name}: expected ${rows} × ${width} pixels, got ${got}`);
+  const pixels = channels === 1 ? "pixels" : `pixels of ${channels} bytes`;
+  throw new TaskError(`task ${task.name}: expected ${h} × ${w} ${pixels}, got ${got}`);
+}
+
+/** As `runTask`, in the form in which a result is stored: a PNG as `encodeBand` makes it, or JSON in UTF-8. */
+export async function encodedResult(task: Task, band: BandToRun): Promise<Uint8Array> {
+  const made = await runTask(task, band);
+  if (typeof made === "string") return Buffer.from(made);
+  const channels = task.channels ?? 1;
+  const width = Math.ceil(band.width / shrinkOf(task, checkedValues(task, band.params)));
+  return encodeBand(made, width, made.length / width / channels, channels);
+}
+
+/** The band in the task's channels. A third party may have sent other ones. */
+function samplesOf({ pixels, channels: from }: BandToRun, to: Channels): Uint8Array {
+  if (from === to) return pixels;
+  const samples = new Uint8Array((pixels.length / from) * to);
+  convert(pixels, from, samples, to);
+  return samples;
 }
 
 /** Merges what each piece gives, as if each had come from another worker. @returns JSON */

@@ -11,9 +11,8 @@ import { parentPort, Worker as Thread, workerData } from "node:worker_threads";
 import { type Chunk, rowsCrc } from "../chunk.ts";
 import { within } from "../ops/deadline.ts";
 import type { Log } from "../ops/log.ts";
-import { encodeBand } from "../picture/png-write.ts";
 import { loadTasks } from "./index.ts";
-import { runTask } from "./run.ts";
+import { encodedResult } from "./run.ts";
 
 /** Marks the threads that this file starts. A thread that only imports it does not serve tasks. */
 const ROLE = "tasks";
@@ -107,12 +106,10 @@ async function serveTasks(modules: string | undefined): Promise<void> {
   port.on("message", async ({ at, ...order }: Order) => {
     try {
       last = order.task;
-      const { width, height, halo } = order;
-      const chunk: Chunk = { ...order, pixels: new Uint8Array(order.pixels, at, width * height) };
+      const { width, height, channels } = order;
+      const chunk: Chunk = { ...order, pixels: new Uint8Array(order.pixels, at, width * height * channels) };
       const crc = rowsCrc(chunk);
-      const result = await runTask(tasks.get(chunk.task)!, chunk);
-      const rows = height - halo[0] - halo[1];
-      const made = typeof result === "string" ? Buffer.from(result) : encodeBand(result, width, rows);
+      const made = await encodedResult(tasks.get(chunk.task)!, chunk);
       const moved = made.byteOffset === 0 && made.length === made.buffer.byteLength ? [made.buffer as ArrayBuffer] : [];
       port.postMessage({ made, crc } satisfies BandResult, moved);
     } catch (error) {

@@ -29,6 +29,7 @@ import { ImageError } from "../picture/picture.ts";
 import { encodeBand, Stitcher } from "../picture/png-write.ts";
 import { task as sobel } from "../sobel.ts";
 import type { Task } from "../task.ts";
+import { resultOf } from "../tasks/plan.ts";
 import { runTask } from "../tasks/run.ts";
 import mirrored from "./golden/reflect101.json";
 import { chunk, expectSame, GREY, ihdr, imageOf, pngOf, RGB, random, SIGNATURE, sobelOf } from "./pictures.ts";
@@ -100,6 +101,33 @@ describe("a plan", () => {
     // A request must not flood the queue, and a band must fit into a message.
     expect(planBands(1, 1_000_000, 1, { pixels: MI, rows: 1 })).toMatchObject({ rows: 245, bands: 4082 });
     expect(planBands(65_521, 1000, 1, { pixels: 1, bands: 1 })).toMatchObject({ rows: 142, bands: 8 });
+  });
+
+  test("of a result that is smaller has bands whose rows shrink evenly, within a message", () => {
+    for (const channels of [1, 3, 4] as const) {
+      for (const shrink of [1, 2, 3, 64, 256]) {
+        for (const height of [1, 2, 3, 63, 64, 65, 1000, 10_007]) {
+          for (const pixels of [1, 1000, MI, 1e12]) {
+            const plan = planBands(2000, height, 5, { pixels, channels, shrink });
+            const { rows, bands } = plan;
+            const whole = resultOf({ ...plan, shrink });
+            let made = 0;
+            for (let band = 0; band < bands; band++) {
+              const own = bandRows(plan, band);
+              const result = bandRows(whole, band);
+              expect(result).toEqual({ y: own.y / shrink, rows: Math.ceil(own.rows / shrink) });
+              made += result.rows;
+            }
+            expect({ made, height: whole.height }).toEqual({ made: Math.ceil(height / shrink), height: made });
+            expect(rows).toBeWithin(1, height + 1);
+            expect((rows + 10) * (2000 * channels + 1)).toBeLessThanOrEqual(9 * MI);
+          }
+        }
+      }
+    }
+    const wide = (width: number) => () => planBands(width, 9, 1, { pixels: 1, channels: 3, shrink: 4 });
+    expect(wide(524_287)()).toMatchObject({ rows: 4 });
+    expect(wide(524_288)).toThrow("image too wide: expected at most 524287 pixels a row, got 524288");
   });
 
   test("has consecutive bands", () => {
@@ -333,9 +361,9 @@ describe("stitched edges of bands equal the edges of the whole picture", () => {
     const stitcher = new Stitcher(plan.width, plan.height);
     const parts = [stitcher.head()];
     for await (const band of split(imageOf(pixels, plan.width, 3), plan)) {
-      const { rows, width, halo } = band;
+      const { rows, width, channels, halo } = band;
       const height = rows + halo[0] + halo[1];
-      const message = encodeMessage({ ...example, halo, width, height, pixels: band.pixels });
+      const message = encodeMessage({ ...example, halo, width, height, channels, pixels: band.pixels });
       const png = await encodeBand(await runSobel(await decodeMessage(message)), width, rows);
       parts.push(stitcher.band(png, rows)!);
     }
@@ -351,6 +379,7 @@ const example: Chunk = {
   halo: [1, 1],
   width: 3,
   height: 4,
+  channels: 1,
   pixels: Uint8Array.of(0, 1, 2, 3, 4, 5, 253, 254, 255, 9, 8, 7),
 };
 
@@ -370,6 +399,8 @@ describe("a message", () => {
       { ...example, width: 1, height: 12, halo: [11, 0] },
       { ...example, position: [512, 1024] },
       { ...example, chunkId: `{${JOB}}:0`, width: 300, height: 400, pixels: random(120_000) },
+      { ...example, channels: 3, pixels: random(36) },
+      { ...example, channels: 4, width: 301, height: 99, pixels: random(301 * 99 * 4) },
     ];
     for (const chunk of chunks) expect(await decodeMessage(encodeMessage(chunk))).toEqual(chunk);
     expect(encodeMessage(chunks[0]).toString()).not.toContain("params");
@@ -381,7 +412,8 @@ describe("a message", () => {
     const fields = { imagen, extra: 1, halo: [0, 1], task: "sobel", chunk_id: example.chunkId };
     expect(await decodeMessage(Buffer.from(JSON.stringify(fields, null, 4)))).toEqual({
       ...example,
-      ...{ params: undefined, halo: [0, 1], width: 1, height: 2, pixels: Uint8Array.of(76, 150) },
+      ...{ params: undefined, halo: [0, 1], width: 1, height: 2 },
+      ...{ channels: 4, pixels: Uint8Array.of(255, 0, 0, 255, 0, 255, 0, 255) }, // the task takes what it needs of it
     });
   });
 

@@ -236,10 +236,10 @@ describeWith(["rabbitmq", "redis"], "a cluster", () => {
       messageId: `{${id}}:0`,
     });
     const text = message.content.toString();
-    const head = `{"chunk_id":"{${id}}:0","task":"sobel","halo":[1,1],"imagen":"`;
+    const head = `{"chunk_id":"{${id}}:0","task":"sobel","halo":[1,1],"position":[0,194],"imagen":"`;
     expect(text.slice(0, head.length)).toBe(head);
     const { imagen, ...rest } = JSON.parse(text);
-    expect(rest).toEqual({ chunk_id: `{${id}}:0`, task: "sobel", halo: [1, 1] });
+    expect(rest).toEqual({ chunk_id: `{${id}}:0`, task: "sobel", halo: [1, 1], position: [0, 194] });
     const { width, height, depth, channels, data } = decode(Buffer.from(imagen, "base64"), { checkCrc: true });
     expect({ width, height, depth, channels }).toEqual({ width: 100, height: 30, depth: 8, channels: 1 });
     const grey = greyOfPhoto();
@@ -698,7 +698,7 @@ async function taken(queue: string): Promise<ConsumeMessage> {
 async function aJob(): Promise<Job> {
   const results = new RedisResults(redis.url, 60, false);
   const id = crypto.randomUUID();
-  const plan = { width: 9, height: 49, rows: 7, bands: 7 };
+  const plan = { width: 9, height: 49, rows: 7, bands: 7, channels: 1, shrink: 1 } as const;
   const asked = {
     task: "sobel",
     kind: "picture",

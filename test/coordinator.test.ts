@@ -280,7 +280,7 @@ describe("invalid requests", () => {
 
   test("a task that does not exist", async () => {
     const unknown =
-      /unknown task "canny": expected blur, crack, histogram, median, pi, primes, scharr, sobel, threshold, words/;
+      /unknown task "canny": expected blur, crack, half, histogram, invert, median, pi, primes, scharr, sepia, sobel, threshold, thumbnail, words/;
     await expectProblem(await ask("/tasks/canny", { method: "POST", body: small }), 422, unknown);
     await expectProblem(await ask("/tasks/canny", { method: "POST" }), 422, unknown);
     const path = `/jobs/${crypto.randomUUID()}?task=canny`;
@@ -666,7 +666,7 @@ describe("clients that close the connection", () => {
   /** A job that no upload has made: the coordinator itself watches a job that it has accepted. */
   async function putUnwatchedJob(): Promise<string> {
     const id = crypto.randomUUID();
-    const job = jobOf(id, sobel, { params: {}, workers: null, bandPixels: 64 }, { width: 8, height: 8 });
+    const job = jobOf(id, sobel, { params: {}, workers: null, bandPixels: 64 }, { width: 8, height: 8, channels: 1 });
     await kit.results.putJob({ ...job, enqueued: true });
     return id;
   }
@@ -1031,7 +1031,22 @@ describe("the rest of the API", () => {
     expect(await (await ask("/healthz")).json()).toEqual({ status: "ok" });
     expect(await (await ask("/readyz")).json()).toEqual({ status: "ready" });
     const { workers } = await (await ask("/workers")).json();
-    const tasks = ["blur", "crack", "histogram", "median", "pi", "primes", "scharr", "sobel", "threshold", "words"];
+    const tasks = [
+      "blur",
+      "crack",
+      "half",
+      "histogram",
+      "invert",
+      "median",
+      "pi",
+      "primes",
+      "scharr",
+      "sepia",
+      "sobel",
+      "threshold",
+      "thumbnail",
+      "words",
+    ];
     expect(workers).toMatchObject([
       { name: "thread-1", runtime: "bun", cores: availableParallelism(), tasks, pid: coordinator.pid },
       { name: "thread-2", runtime: "bun", tasks, pid: coordinator.pid },
@@ -1181,7 +1196,7 @@ describe("settings", () => {
 test("a stored result does not change with its caller's buffer", async () => {
   const results = new LocalResults(60);
   const id = crypto.randomUUID();
-  const image = { width: 5, height: 4 };
+  const image = { width: 5, height: 4, channels: 1 } as const;
   await results.putJob(jobOf(id, sobel, { params: {}, workers: null, bandPixels: 100 }, image));
   await results.expectRows(id, 0, 7, (await results.findJob(id))!.attempt);
   const picture = Uint8Array.of(1, 2, 3);
@@ -1206,7 +1221,7 @@ test("a stale read does not undo `enqueued`", async () => {
   })(60);
   const id = crypto.randomUUID();
   const asked = { params: {}, workers: null, bandPixels: BAND_PIXELS };
-  const job = jobOf(id, sobel, asked, { width: 10, height: 10 });
+  const job = jobOf(id, sobel, asked, { width: 10, height: 10, channels: 1 });
   await results.putJob(job);
   const watch = await JobWatch.open({ queue: new LocalQueue(), results }, id);
   results.gated = true;
@@ -1234,7 +1249,8 @@ test("a redelivered band is whole, though its pixels were overwritten", async ()
     return { do: "done" };
   });
   const chunkId = `{${crypto.randomUUID()}}:0`;
-  await queue.publish({ chunkId, task: "sobel", halo: [0, 0], width: 3, height: 1, pixels: Uint8Array.of(1, 2, 3) });
+  const band = { task: "sobel", halo: [0, 0] as [number, number], width: 3, height: 1, channels: 1 as const };
+  await queue.publish({ ...band, chunkId, pixels: Uint8Array.of(1, 2, 3) });
   await within(twice.promise);
   await stop();
   expect(seen).toEqual([

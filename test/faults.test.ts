@@ -228,7 +228,8 @@ describeWith(["rabbitmq", "redis"], "faults", () => {
   test("many bands go to RabbitMQ a few at a time, as the earlier ones are confirmed", async () => {
     const queue = await RabbitQueue.connect(throughProxy(), openLog("warn"));
     await until(() => queue.trouble() === null);
-    const band = { task: "sobel", halo: [0, 0] as [number, number], width: 3, height: 1, pixels: new Uint8Array(3) };
+    const size = { width: 3, height: 1, channels: 1 as const };
+    const band = { task: "sobel", halo: [0, 0] as [number, number], ...size, pixels: new Uint8Array(3) };
     await queue.publish({ ...band, chunkId: chunkIdOf(crypto.randomUUID(), 0) }); // the queue is known from now on
     const letGo = proxy.hold();
     const job = crypto.randomUUID();

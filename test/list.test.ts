@@ -141,7 +141,7 @@ describe("a list is cut", () => {
       pixels,
       isList: true as const,
     };
-    const message = encodeMessage({ ...chunk, halo: [0, 0], width: pixels.length, height: 1 });
+    const message = encodeMessage({ ...chunk, halo: [0, 0], width: pixels.length, height: 1, channels: 1 });
     expect(JSON.parse(message.toString())).toEqual({
       chunk_id: chunk.chunkId,
       task: "many",

@@ -403,7 +403,7 @@ describeWith(["rabbitmq", "redis"], "recovery", () => {
     const backends = { queue, results } as unknown as Backends;
     const tasks = await loadTasks();
     const asked = { params: {}, workers: null, bandPixels: BAND_PIXELS };
-    const image = { width: WIDTH, height: 40 };
+    const image = { width: WIDTH, height: 40, channels: 1 as const };
     const ids = await Promise.all(
       Array.from({ length: 20 }, async () => {
         const job = jobOf(crypto.randomUUID(), tasks.get("sobel")!, asked, image);
@@ -422,7 +422,11 @@ describeWith(["rabbitmq", "redis"], "recovery", () => {
 test("a job with a first step waits for a worker that has the task of its current step", async () => {
   const tasks = await loadTasks();
   const asked = { params: {}, workers: null, bandPixels: BAND_PIXELS };
-  const job = jobOf(crypto.randomUUID(), tasks.get("threshold")!, asked, { width: WIDTH, height: 40 });
+  const job = jobOf(crypto.randomUUID(), tasks.get("threshold")!, asked, {
+    width: WIDTH,
+    height: 40,
+    channels: 1 as const,
+  });
   const isWaiting = (derivedParams: { level: number } | null, ...known: string[]) =>
     !isKnown({ ...job, derivedParams }, [{ tasks: known } as WorkerInfo], tasks);
   expect(isWaiting(null, "threshold")).toBe(true);

@@ -159,7 +159,7 @@ describe.each(Object.keys(RUNTIMES))("under %s", (runtime) => {
     const expected = new Uint8Array(1_500_000);
     const grey = Uint8Array.from(picture.samples);
     const mirrored = Buffer.concat([grey.subarray(1500, 3000), grey, grey.subarray(-3000, -1500)]);
-    expected.set(await edgesOf({ pixels: mirrored, width: 1500, height: 1002, halo: [1, 1] }));
+    expected.set(await edgesOf({ pixels: mirrored, width: 1500, height: 1002, channels: 1, halo: [1, 1] }));
     expectSame(edges, expected);
   });
 
@@ -294,7 +294,7 @@ test("the task leaves out the halo, whatever its height", async () => {
     [1, 5],
     [7, 8],
   ]) {
-    const edges = await edgesOf({ pixels, width: 9, height: 30, halo: [above, below] });
+    const edges = await edgesOf({ pixels, width: 9, height: 30, channels: 1, halo: [above, below] });
     expectSame(edges, whole.subarray(above * 9, (30 - below) * 9), `halo ${above}, ${below}`);
   }
   for (const halo of [
@@ -302,7 +302,7 @@ test("the task leaves out the halo, whatever its height", async () => {
     [1, 0],
     [0, 0],
   ] as [number, number][]) {
-    await expect(edgesOf({ pixels, width: 9, height: 30, halo })).rejects.toThrow(
+    await expect(edgesOf({ pixels, width: 9, height: 30, channels: 1, halo })).rejects.toThrow(
       "halo: expected at least 1 rows above and below, got",
     );
   }

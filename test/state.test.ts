@@ -81,7 +81,8 @@ all.stored, all.ttl = stored, ttl
 return cjson.encode(all)`;
 
 function newJob(id: string, attempt: number, p: string): Job {
-  const shape = { width: 3, height: 2, rows: 1, bands: 2, bandsBy: "size", workers: null } as const;
+  const plan = { width: 3, height: 2, rows: 1, bands: 2, channels: 1, shrink: 1 } as const;
+  const shape = { ...plan, bandsBy: "size", workers: null } as const;
   const state = {
     began: 0,
     enqueuedAt: null,

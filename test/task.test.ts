@@ -93,7 +93,7 @@ describe("a task", () => {
   const rows = dataTask({ name: "rows", halo: 0, run: (view) => view.rows, merge: (a, b) => a + b });
   const first = { param: "by", task: rows, find: Number };
   const steps = { ...plain, params: { by: { type: "integer" }, given: { type: "integer", default: 1 } }, first };
-  const band = { pixels: random(5 * 9), width: 5, height: 9, halo: [3, 2] as [number, number] };
+  const band = { pixels: random(5 * 9), width: 5, height: 9, channels: 1 as const, halo: [3, 2] as [number, number] };
 
   test("gets exactly its own halo from a band with more", async () => {
     expectSame((await runTask(plain, band)) as Uint8Array, band.pixels.subarray(15, 35));
@@ -114,6 +114,35 @@ describe("a task", () => {
     const clamped = pictureTask({ name: "clamped", halo: 0, run: ({ pixels }) => new Uint8ClampedArray(pixels) });
     expectSame((await runTask(clamped, { ...band, halo: [0, 0] })) as Uint8Array, band.pixels);
     expect(await runTask(rows, band)).toBe("4");
+  });
+
+  test("gets the channels that it asks for, whatever a third party sent", async () => {
+    const sent = { width: 1, height: 2, halo: [0, 0] as [number, number] };
+    const rgba = { ...sent, channels: 4 as const, pixels: Uint8Array.of(255, 0, 0, 255, 0, 255, 0, 0) };
+    const same = pictureTask({ name: "same", halo: 0, run: ({ pixels }) => pixels });
+    expect(await runTask(same, rgba)).toEqual(Uint8Array.of(76, 255));
+    expect(await runTask({ ...same, channels: 3 }, rgba)).toEqual(Uint8Array.of(255, 0, 0, 255, 255, 255));
+    expect(await runTask({ ...same, channels: 4 }, rgba)).toEqual(rgba.pixels);
+    const grey = { ...sent, channels: 1 as const, pixels: Uint8Array.of(7, 8) };
+    expect(await runTask({ ...same, channels: 4 }, grey)).toEqual(Uint8Array.of(7, 7, 7, 255, 8, 8, 8, 255));
+    const count = dataTask({
+      name: "count",
+      channels: 3,
+      halo: 0,
+      run: (v) => v.pixels.length,
+      merge: (a, b) => a + b,
+    });
+    expect(await runTask(count, grey)).toBe("6");
+  });
+
+  test("that shrinks must return the pixels of its result", async () => {
+    const by = (shrink: number, length: number) => {
+      return runTask({ ...plain, channels: 3, shrink, run: () => new Uint8Array(length) }, band);
+    };
+    expect(await by(2, 2 * 3 * 3)).toHaveLength(18); // of 4 × 5 pixels
+    expect(await by(3, 2 * 2 * 3)).toHaveLength(12);
+    await expect(by(2, 20)).rejects.toThrow("task plain: expected 2 × 3 pixels of 3 bytes, got 20");
+    await expect(by(257, 3)).rejects.toThrow("task plain: expected to shrink by 1 to 256, got 257");
   });
 
   test("may be async", async () => {
@@ -223,6 +252,10 @@ describe("a task", () => {
     ).map(([wrong, sentence]) => [{ ...steps, first: { ...first, ...wrong } }, `expected ${sentence}`]),
     [{ ...plain, first: 5 } as never, "expected first, if any, to be an object of a picture task, got 5"],
     [{ ...steps, first: { ...first, task: {} } }, "expected a name of lower-case letters, digits and hyphens"],
+    [{ ...plain, channels: 2 as never }, "expected channels that are 1, 3 or 4, got 2"],
+    [{ ...plain, shrink: 0 }, "expected shrink to be a whole number from 1 to 256, or a function, got 0"],
+    [{ ...plain, shrink: () => 1.5 }, "task plain: expected to shrink by 1 to 256, got 1.5"],
+    [{ ...rows, shrink: 2 } as never, "expected no shrink of a data task, got 2"],
     [{ ...plain, description: 5 as never }, "expected a description that is a string, got 5"],
     [{ ...plain, params: ["by"] as never }, 'expected params to be an object, got ["by"]'],
     [{ ...plain, params: { by: null as never } }, "parameter by: expected a schema, got null"],
@@ -282,7 +315,9 @@ describe("a task", () => {
   });
 
   test("is offered if coordinators do not need its functions; invalid offers are ignored", () => {
-    expect([...tasks.values()].filter(offerOf).map(({ name }) => name)).toEqual(["scharr", "sobel"]);
+    expect([...tasks.values()].filter(offerOf).map(({ name }) => name)).toEqual([
+      ...["half", "invert", "scharr", "sepia", "sobel"],
+    ]);
     const offer = JSON.parse(JSON.stringify(offerOf({ ...plain, version: 3 })));
     expect(offer).toEqual({ name: "plain", version: 3, halo: 2 });
     const task = taskOf(offer)!;
@@ -317,13 +352,18 @@ describe("the built-in tasks", () => {
     .map((line) => JSON.parse(line));
 
   async function made({ piece: [x, y, width, height], task: name, query }: Case, rows: number): Promise<Buffer> {
-    const scene = await read(onePiece(golden("scene.png")));
-    const pixels = new Uint8Array(width * height);
-    for (let row = 0; row < height; row++)
-      pixels.set(scene.subarray((y + row) * 101 + x, (y + row) * 101 + x + width), row * width);
     const task = tasks.newest(name)!;
+    const { channels = 1 } = task;
+    const scene = await read(onePiece(golden("scene.png")), undefined, channels);
+    const rowBytes = width * channels;
+    const pixels = new Uint8Array(height * rowBytes);
+    for (let row = 0; row < height; row++) {
+      const at = ((y + row) * 101 + x) * channels;
+      pixels.set(scene.subarray(at, at + rowBytes), row * rowBytes);
+    }
     const values = queryValues(task, new URLSearchParams(query));
-    return Buffer.concat(await Array.fromAsync(transform(imageOf(pixels, width, 7), task, rows * width, values)));
+    const image = imageOf(pixels, width, 7, undefined, channels);
+    return Buffer.concat(await Array.fromAsync(transform(image, task, rows * width, values)));
   }
 
   test("have golden cases", () => {

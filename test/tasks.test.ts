@@ -7,7 +7,7 @@ import { spawnSync } from "node:child_process";
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { connect as amqp, type Channel, type ChannelModel } from "amqplib";
-import { encode } from "fast-png";
+import { decode, encode } from "fast-png";
 import { Redis } from "ioredis";
 import sharp from "sharp";
 import { decodeMessage, encodeMessage, fromBase64 } from "../chunk.ts";
@@ -49,11 +49,14 @@ const WIDTH = 100;
 const HEIGHT = 97;
 const grey = random(WIDTH * HEIGHT, 200);
 const photo = greyPng(grey, HEIGHT);
+const colours = random(WIDTH * HEIGHT * 4);
+const colourPhoto: Bytes = Buffer.from(encode({ width: WIDTH, height: HEIGHT, channels: 4, data: colours }));
 const CUTS = [WIDTH * HEIGHT, WIDTH * 14, WIDTH];
 const SOME = CUTS[1];
 const QUERIES: Record<string, string[]> = {
   blur: ["", "sigma=0.5", "sigma=40"], // the last halo is higher than a band, and than the picture
   threshold: ["", "level=100"],
+  thumbnail: ["", "factor=3", "factor=64"],
 };
 
 const programs: Program[] = [];
@@ -62,13 +65,14 @@ const programs: Program[] = [];
 async function expectAllTasks(origin: string, bandPixels: number): Promise<void> {
   for (const name of ofPictures) {
     for (const query of QUERIES[name] ?? [""]) {
-      const expected = await alone(name, query, bandPixels);
-      const answer = await ask(`${origin}/tasks/${name}?${query}`, { method: "POST", body: photo });
+      const body = tasks.newest(name)!.channels ? colourPhoto : photo;
+      const expected = await alone(name, query, bandPixels, body);
+      const answer = await ask(`${origin}/tasks/${name}?${query}`, { method: "POST", body });
       expectSame(await bytesOf(answer), expected, `${name}?${query}`);
       const type = name === "histogram" ? "application/json" : "image/png";
       expect(answer.headers.get("content-type")).toBe(type);
       const id = crypto.randomUUID();
-      const accepted = await put(origin, id, `task=${name}&${query}`);
+      const accepted = await put(origin, id, `task=${name}&${query}`, body);
       expect([name, accepted.status]).toEqual([name, 202]);
       await done(origin, id);
       const result = await ask(`${origin}/jobs/${id}/result`);
@@ -96,25 +100,26 @@ describe("in one process", () => {
   test("the command line gives the same bytes, locally and with --remote", async () => {
     const folder = temporaryFolder("tasks");
     const [from, to] = [join(folder, "in.png"), join(folder, "out")];
-    writeFileSync(from, photo);
+    writeFileSync(from, colourPhoto);
     for (const [task, query] of [
       ["blur", "sigma=3"],
       ["threshold", ""],
       ["histogram", ""],
+      ["sepia", ""],
     ]) {
       for (const remote of [[], ["--remote", origin]]) {
         const args = ["run", "sobel.ts", ...remote, "--task", task, "--params", query, from, to];
         const env = { ...process.env, BAND_PIXELS: String(SOME) };
         const { status, stderr } = spawnSync(process.execPath, args, { env });
         expect([task, status], String(stderr)).toEqual([task, 0]);
-        expectSame(readFileSync(to), await alone(task, query, SOME));
+        expectSame(readFileSync(to), await alone(task, query, SOME, colourPhoto));
       }
     }
     const wrong = (...args: string[]) => spawnSync(process.execPath, ["run", "sobel.ts", ...args, from, to]);
     for (const [args, sentence] of [
       [
         ["--task", "canny"],
-        "unknown task canny: expected blur, crack, histogram, median, pi, primes, scharr, sobel, threshold, words",
+        "unknown task canny: expected blur, crack, half, histogram, invert, median, pi, primes, scharr, sepia, sobel, threshold, thumbnail, words",
       ],
       [["--task", "blur", "--params", "sigma=0"], "sigma: expected a number from 0.1 to 50, got 0"],
     ] as const) {
@@ -125,17 +130,24 @@ describe("in one process", () => {
 
   test("GET /tasks lists the tasks with the schemas of their parameters", async () => {
     const { tasks } = await json(`${origin}/tasks`);
-    expect(tasks.map(({ name, kind, halo }: Record<string, unknown>) => [name, kind, halo])).toEqual([
-      ["blur", "picture", null],
-      ["crack", "list", null],
-      ["histogram", "data", 0],
-      ["median", "picture", null],
-      ["pi", "list", null],
-      ["primes", "list", null],
-      ["scharr", "picture", 1],
-      ["sobel", "picture", 1],
-      ["threshold", "picture", 0],
-      ["words", "list", null],
+    const shown = ({ name, kind, halo, channels, shrink }: Record<string, unknown>) => {
+      return [name, kind, halo, channels, shrink];
+    };
+    expect(tasks.map(shown)).toEqual([
+      ["blur", "picture", null, 1, 1],
+      ["crack", "list", null, 1, 1],
+      ["half", "picture", 0, 3, 2],
+      ["histogram", "data", 0, 1, 1],
+      ["invert", "picture", 0, 3, 1],
+      ["median", "picture", null, 1, 1],
+      ["pi", "list", null, 1, 1],
+      ["primes", "list", null, 1, 1],
+      ["scharr", "picture", 1, 1, 1],
+      ["sepia", "picture", 0, 3, 1],
+      ["sobel", "picture", 1, 1, 1],
+      ["threshold", "picture", 0, 1, 1],
+      ["thumbnail", "picture", 0, 3, null],
+      ["words", "list", null, 1, 1],
     ]);
     const { sigma } = tasks[0].params.properties;
     expect(sigma).toMatchObject({ type: "number", minimum: 0.1, maximum: 50, default: 2 });
@@ -459,7 +471,7 @@ describeWith(["rabbitmq", "redis"], "a fleet", () => {
       });
       expect(await wrong.exited).toBe(1);
       expect(wrong.out).toContain(
-        "WORKER_TASKS: expected some of blur, crack, histogram, median, pi, primes, scharr, sobel, threshold, words, got canny",
+        "WORKER_TASKS: expected some of blur, crack, half, histogram, invert, median, pi, primes, scharr, sepia, sobel, threshold, thumbnail, words, got canny",
       );
     },
     LONG,
@@ -531,7 +543,7 @@ describeWith(["rabbitmq", "redis"], "a fleet", () => {
       const unknown = await ask(`${origin}/tasks/thin`, { method: "POST", body: photo });
       expect([unknown.status, (await unknown.json()).detail]).toEqual([
         422,
-        'unknown task "thin": expected blur, crack, histogram, median, pi, primes, scharr, sobel, threshold, words',
+        'unknown task "thin": expected blur, crack, half, histogram, invert, median, pi, primes, scharr, sepia, sobel, threshold, thumbnail, words',
       ]);
       // As in docs/wire.md.
       const by = { type: "integer", minimum: 1, maximum: 9, default: 1 };
@@ -554,6 +566,45 @@ describeWith(["rabbitmq", "redis"], "a fleet", () => {
         grey.map((value) => value + 3),
       );
       await channel.cancel(consumerTag);
+    },
+    LONG,
+  );
+
+  test(
+    "a worker in another language offers a task in colour that shrinks, and may leave the halo on",
+    async () => {
+      const origin = await coordinator();
+      await beat("snake", {
+        tasks: '["tiny"]',
+        busy: "",
+        offers: '[{"name":"tiny","halo":2,"channels":3,"shrink":2}]',
+      });
+      await store.pexpire("worker:snake", 12_000);
+      const id = crypto.randomUUID();
+      const sent = put(origin, id, "task=tiny", colourPhoto);
+      await until(() => store.exists(`job:{${id}}:sent`));
+      const half = tasks.get("half")!;
+      const { consumerTag } = await channel.consume(`${QUEUE}.tiny`, async (message) => {
+        const { chunkId, pixels, width, height, channels, halo } = await decodeMessage(message!.content);
+        expect([channels, halo]).toEqual([3, [2, 2]]);
+        // Every other one with its halo.
+        const [from, rows] = chunkId.endsWith("1") ? [0, height] : [2, height - 4];
+        const own = pixels.subarray(from * width * 3, (from + rows) * width * 3);
+        const made = (await runTask(half, { pixels: own, width, height: rows, channels, halo: [0, 0] })) as Uint8Array;
+        const size = { width: width / 2, height: Math.ceil(rows / 2) };
+        const png = encode({ ...size, channels: 3, data: made });
+        await store.set(`resultado:${chunkId}`, Buffer.from(png).toString("base64"), "EX", 60);
+        channel.ack(message!);
+      });
+      expect((await sent).status).toBe(202);
+      await done(origin, id);
+      const preview = await ask(`${origin}/jobs/${id}/bands/1?width=20`);
+      expect([preview.status, decode(await bytesOf(preview)).channels]).toEqual([200, 3]);
+      const { width, height, channels, data } = decode(await resultOf(origin, id));
+      expect([width, height, channels]).toEqual([WIDTH / 2, Math.ceil(HEIGHT / 2), 3]);
+      expectSame(data as Uint8Array, decode(await alone("half", "", SOME, colourPhoto)).data as Uint8Array);
+      await channel.cancel(consumerTag);
+      await channel.deleteQueue(`${QUEUE}.tiny`);
     },
     LONG,
   );
@@ -695,7 +746,8 @@ type Bytes = Buffer<ArrayBuffer>;
 async function alone(name: string, query: string, bandPixels: number, picture = photo): Promise<Bytes> {
   const task = tasks.newest(name)!;
   const values = queryValues(task, new URLSearchParams(query));
-  return Buffer.concat(await Array.fromAsync(transform(await readImage(onePiece(picture)), task, bandPixels, values)));
+  const image = await readImage(onePiece(picture), undefined, undefined, task.channels);
+  return Buffer.concat(await Array.fromAsync(transform(image, task, bandPixels, values)));
 }
 
 function greyPng(data: Uint8Array, height: number): Bytes {

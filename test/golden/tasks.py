@@ -1,6 +1,6 @@
 """What OpenCV makes of pieces of scene.png: `/usr/bin/python3 tasks.py > tasks.jsonl`. CRC-32 of the pixels, or numbers."""
 import json, random, zlib
-import cv2
+import cv2, numpy
 
 
 def median(piece, radius, times):
@@ -15,7 +15,17 @@ def median(piece, radius, times):
 
 random.seed(1968)
 medians = random.Random(1979)
-scene = cv2.cvtColor(cv2.imread("scene.png"), cv2.COLOR_BGR2GRAY)
+colours = cv2.imread("scene.png")
+scene = cv2.cvtColor(colours, cv2.COLOR_BGR2GRAY)
+sepia = numpy.array([[134, 547, 279], [172, 702, 357], [194, 787, 402]], numpy.float32) / 1024  # blue first
+
+
+def shrunk(piece, by):
+    made = cv2.resize(piece, None, fx=1 / by, fy=1 / by, interpolation=cv2.INTER_AREA)
+    # OpenCV rounds the size. Where it rounds down it leaves pixels out.
+    return made if made.shape[:2] == tuple(-(-side // by) for side in piece.shape[:2]) else None
+
+
 pieces = [(0, 0, 101, 75), (7, 9, 1, 1), (3, 4, 1, 50), (20, 70, 60, 1), (50, 30, 3, 4), (30, 12, 33, 31)]
 for _ in range(40):
     x, y = random.randrange(100), random.randrange(74)
@@ -41,4 +51,14 @@ for i, (x, y, width, height) in enumerate(pieces):
         case("median", f"radius={radius}&times={times}", median(piece, radius, times))
     counts = cv2.calcHist([piece], [0], None, [256], [0, 256]).ravel()
     cases.append(dict(piece=[x, y, width, height], task="histogram", query="", counts={g: int(n) for g, n in enumerate(counts) if n}))
+
+    def colour_case(task, query, made):
+        case(task, query, cv2.cvtColor(made, cv2.COLOR_BGR2RGB))
+
+    piece = colours[y : y + height, x : x + width].copy()
+    colour_case("invert", "", cv2.bitwise_not(piece))
+    colour_case("sepia", "", cv2.transform(piece, sepia))
+    for by in [2, 3, 4, 5, 8, 64]:
+        if min(width, height) * 2 > by and (made := shrunk(piece, by)) is not None:
+            colour_case("half" if by == 2 else "thumbnail", "" if by == 2 else f"factor={by}", made)
 print(*(json.dumps(case, separators=(",", ":")) for case in cases), sep="\n")

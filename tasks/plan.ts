@@ -1,0 +1,46 @@
+/**
+ * How a task's job cuts a picture, and how large its result is: from what the task says, and what the request asks for.
+ *
+ * Not here: the arithmetic of bands (chunk.ts), the job (job.ts).
+ */
+import { type Cut, type Plan, planBands } from "../chunk.ts";
+import type { Raster } from "../picture/picture.ts";
+import { haloOf, shrinkOf, type Task, type Values } from "../task.ts";
+
+/** What a request asks for. */
+export interface Asked {
+  params: Values;
+  /** At most so many bands in flight. */
+  workers: number | null;
+  /** About so many pixels a band, unless the task, or one of the two below, says something else. */
+  bandPixels: number;
+  bands?: number | null;
+  bandRows?: number | null;
+}
+
+/** @throws ImageError "too-large"; TaskError; whatever the task's own functions throw */
+export function planOf(task: Task, asked: Asked, { width, height, channels }: Omit<Raster, "blocks">) {
+  const { params, workers, bands = null, bandRows = null } = asked;
+  const halo = haloOf(task, params);
+  const shrink = shrinkOf(task, params);
+  const pixels = task.bandPixels ?? asked.bandPixels;
+  const plan = (cut: Partial<Cut>) => {
+    const bands = planBands(width, height, halo, { pixels, channels, shrink, ...cut });
+    return { ...bands, channels: task.channels ?? 1, shrink };
+  };
+  if (bandRows !== null) return { ...plan({ rows: bandRows }), bandsBy: "request" as const };
+  if (bands !== null) return { ...plan({ bands }), bandsBy: "request" as const };
+  const [sized, shared] = [plan({}), plan({ atLeast: workers ?? 1 })];
+  return { ...shared, bandsBy: shared.bands > sized.bands ? ("workers" as const) : ("size" as const) };
+}
+
+/** The size of the result, and how many of its rows come from a band. The last row and column may be of fewer pixels. */
+export function resultOf({
+  width,
+  height,
+  rows,
+  shrink,
+}: Pick<Plan, "width" | "height" | "rows"> & { shrink: number }) {
+  const [w, h, r] = [width, height, rows].map((pixels) => Math.ceil(pixels / shrink));
+  return { width: w, height: h, rows: r };
+}
