@@ -159,6 +159,8 @@ export class LocalResults implements Results {
     const held = this.#leases.get(id);
     if (held && held.owner !== owner && held.until > Date.now()) return false;
     this.#leases.set(id, { owner, until: Date.now() + ms });
+    const entry = this.#jobs.get(id);
+    if (entry) this.#renew(entry); // a job that is being enqueued does not expire
     return true;
   }
 

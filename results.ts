@@ -164,7 +164,7 @@ export class RedisResults implements Results {
   }
 
   async lease(id: string, owner: string, ms: number): Promise<boolean> {
-    return (await this.#redis.eval(LEASE, 1, `${jobKey(id)}:feeder`, owner, ms)) === 1;
+    return (await this.#redis.eval(LEASE, 2, `${jobKey(id)}:feeder`, jobKey(id), owner, ms)) === 1;
   }
 
   async release(id: string, owner: string): Promise<void> {

@@ -351,11 +351,13 @@ if looked then seen = seen + math.min(math.max(0, now - looked), tonumber(ARGV[2
 redis.call('HSET', KEYS[1], 'suspect', seen, 'looked', now)
 return seen`;
 
-/** Takes or renews the lease. KEYS lease; ARGV owner, ms. */
-export const LEASE = `
+/** Takes or renews the lease. A job that a coordinator enqueues does not expire. KEYS lease, job; ARGV owner, ms. */
+export const LEASE = `${RENEW}
 local owner = redis.call('GET', KEYS[1])
 if owner and owner ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+local ttl = redis.call('HGET', KEYS[2], 'ttl')
+if ttl then renew(KEYS[2], ttl, false) end
 return 1`;
 
 /** KEYS lease; ARGV owner. */

@@ -76,6 +76,15 @@ describeWith(["rabbitmq", "redis"], "recovery", () => {
     await bytesOf(await ask(`${origin}/jobs/${id}/result`));
   });
 
+  test("an upload that waits for a worker for longer than the TTL keeps its job", async () => {
+    const env = { RESULT_TTL_SECONDS: "4" };
+    const origin = await startCoordinator(env);
+    const put = accepted(origin, four, "workers=1");
+    await sleep(6_000); // its first band is in the queue, the rest of the picture waits
+    await startWorker("one", env);
+    await expectEdges(origin, await put, four);
+  });
+
   test("a done job without the result of a band: its client is asked to send again, and gets its edges", async () => {
     const origin = await startCoordinator();
     await startWorker("one");
