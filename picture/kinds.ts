@@ -63,7 +63,7 @@ const OTHERS: (readonly [RegExp, string, string])[] = [
   [/^\0\0[\x01\x02]\0/, "an icon (ICO) is not read", AS_JPEG],
   [/^8BPS/, "a Photoshop file is not read", AS_JPEG],
   [/^%PDF/, "a PDF is not read", "export the page as PNG"],
-  [/^\s*(<\?xml|<svg|<!DOCTYPE svg)/, "an SVG or XML file is not read", "export it as PNG"],
+  [/^\s*</, "an SVG, XML or HTML file is not read", "export it as PNG"],
   [/^P[1-7fF]\s/, "a Netpbm picture (PBM, PGM, PPM, PAM, PFM) is not read", "save it as PNG"],
   [/^(v\/1\x01|#\?RADIANCE|#\?RGBE)/, "a high-dynamic-range picture is not read", AS_JPEG],
   [/^DDS /, "a DDS texture is not read", "save it as PNG"],

@@ -224,9 +224,9 @@ const small = { width: 1, height: 1, colour: GREY, depth: 8, samples: Uint16Arra
 describe("refuses", () => {
   const svg = '<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><rect width="9" height="9"/></svg>';
   const named: [what: string, file: Uint8Array, message: string][] = [
-    ["SVG", Buffer.from(svg), "an SVG or XML file is not read"],
-    ["SVG after white space", Buffer.from(`\n  ${svg}`), "an SVG or XML file is not read"],
-    ["XML", Buffer.from(`<?xml version="1.0"?>${svg}`), "an SVG or XML file is not read"],
+    ["SVG", Buffer.from(svg), "an SVG, XML or HTML file is not read"],
+    ["SVG after white space", Buffer.from(`\n  ${svg}`), "an SVG, XML or HTML file is not read"],
+    ["XML", Buffer.from(`<?xml version="1.0"?>${svg}`), "an SVG, XML or HTML file is not read"],
     ["BMP", Buffer.from(`424d3a${"00".repeat(55)}`, "hex"), "a BMP picture is not read"],
     ["PDF", Buffer.from("%PDF-1.7\n%\xe2\xe3\xcf\xd3\n1 0 obj", "latin1"), "a PDF is not read"],
     ["PDF, its first bytes all text", Buffer.from("%PDF-1.4 1 0 obj <</Type/Catalog>>"), "a PDF is not read"],
