@@ -88,6 +88,12 @@ export interface Queue {
   depth(task: string): Promise<{ waiting: number; consumers: number }>;
   /** Number of dead-lettered chunks. */
   deadLetters(): Promise<number>;
+  /** The chunk of a task that waits longest, null where none waits. It waits last after that. */
+  peek(task: string): Promise<Peeked | null>;
+  /** Some dead letters. */
+  letters(limit: number): Promise<Letter[]>;
+  /** Puts dead letters back, all or those of one chunk. Rejects with `QueueError` where that is not possible. */
+  putBack(results: Results, chunkId: string | null): Promise<Letter[]>;
   /** Why it cannot be used; null while it is connected. It may still not answer: that `ping` finds out. */
   trouble(): Trouble | null;
   /** Rejects with `UnavailableError` while it cannot be used, or takes nothing. Does not end while it is silent. */
@@ -95,6 +101,32 @@ export interface Queue {
   /** Whether it is in this process. */
   readonly isLocal: boolean;
   close(): Promise<void>;
+}
+
+/** A message as it waits in a queue. */
+export interface Peeked {
+  /** Its chunk's id. */
+  id: string;
+  headers: Record<string, unknown>;
+  body: Uint8Array;
+}
+
+/** A dead letter. `outcome`: what is to be said about it where it was put back, empty if nothing. */
+export interface Letter {
+  /** Its chunk's id. */
+  id: string;
+  /** The queue that it came from. */
+  queue: string;
+  reason: string;
+  outcome?: string;
+}
+
+/** A key of a job in the store. `size`: bytes of a string, fields of a hash, entries of a list. `ttl`: seconds. */
+export interface StoredKey {
+  key: string;
+  type: "string" | "hash" | "list";
+  size: number;
+  ttl: number;
 }
 
 export interface Job {
@@ -333,6 +365,9 @@ export interface Results {
   command(worker: string, action: Action): Promise<void>;
   /** Calls `listener` with what the worker is asked to do. Returns a function that stops that. */
   onCommand(worker: string, listener: (action: string) => void): Promise<() => void>;
+
+  /** The keys of a job, those of its results last. @param limit of results */
+  keysOf(job: Job, limit: number): Promise<StoredKey[]>;
 
   /** Adds a job to the list of all jobs. */
   listJob(id: string): Promise<void>;

@@ -19,6 +19,7 @@ import { controlWorker, listJobs } from "./http/classroom.ts";
 import { type End, Follower, failureOf } from "./http/follow.ts";
 import { allowedHosts, guarded } from "./http/guard.ts";
 import { inputOf } from "./http/input.ts";
+import { deadLetters, inside, keysOf, peek, putBack } from "./http/inside.ts";
 import {
   brokenOff,
   cancel,
@@ -135,6 +136,11 @@ export function createApp(dependencies: Dependencies) {
     .get("/metrics", ({ request }) => metricsText(context, request))
     .get("/workers", ({ request }) => listWorkers(context, request))
     .post("/workers/:name/:action", ({ request, params }) => controlWorker(context, request, params))
+    .get("/inside", ({ request }) => inside(context, request))
+    .get("/inside/queues/:task", ({ request, params }) => peek(context, request, params.task))
+    .get("/inside/jobs/:id", ({ request, params }) => keysOf(context, request, jobId(params.id)))
+    .get("/inside/dead-letters", ({ request }) => deadLetters(context, request))
+    .post("/inside/dead-letters/back", ({ request }) => putBack(context, request))
     .get("/jobs", ({ request }) => listJobs(context, request))
     .get("/tasks", () => listTasks(context))
     .post("/tasks/:task", ({ request, params }) => runOnce(context, request, params.task), { parse: "none" })
@@ -164,7 +170,7 @@ function contextOf({
   authToken,
   stopping = new AbortController().signal,
   hosts = null,
-  classroom = { control: false, wall: false },
+  classroom = { control: false, wall: false, inside: false },
   log = openLog("warn"),
   registry = openRegistry(false),
   ...given

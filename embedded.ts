@@ -1,12 +1,11 @@
 /**
- * Queue and results in this process: the embedded mode, for one machine with nothing but Bun.
+ * Results in this process: the embedded mode, for one machine with nothing but Bun.
  *
- * `LocalQueue` and `LocalResults` keep the promises of their interfaces (queue.ts, results.ts), except that everything
- * ends with the process.
+ * `LocalResults` keeps the promises of its interface (results.ts), except that everything ends with the process.
  *
- * Not here: the workers of that mode (jobs/threads.ts).
+ * Not here: the queue (jobs/local-queue.ts) and the workers (jobs/threads.ts) of that mode.
  */
-import { EventEmitter, once } from "node:events";
+import { EventEmitter } from "node:events";
 import type {
   BandTimes,
   Begun,
@@ -15,95 +14,20 @@ import type {
   Claimant,
   Done,
   Failure,
-  Handler,
   Hint,
   Incident,
   Job,
-  Queue,
   Results,
+  StoredKey,
   WorkerInfo,
 } from "./backends.ts";
-import { type Chunk, parseChunkId } from "./chunk.ts";
+import { chunkIdOf, parseChunkId } from "./chunk.ts";
 import type { Action } from "./ops/obey.ts";
-import { Pool } from "./picture/buffers.ts";
 import { MAX_INCIDENTS } from "./redis/lua.ts";
 import { LIVE_MS } from "./results.ts";
 
 /** Jobs in the list of all, at most. */
 const MAX_LISTED = 1_000;
-/** Buffers of settled chunks that are kept for reuse, bytes. */
-const POOL_BYTES = 16 << 20;
-
-/** A queue in this process. */
-export class LocalQueue implements Queue {
-  readonly #waiting: { chunk: Chunk; deliveries: number; sent: number }[] = [];
-  readonly #arrivals = new EventEmitter().setMaxListeners(0);
-  readonly #consumers: string[][] = [];
-  readonly #pool = new Pool(POOL_BYTES);
-  /** Dead letters, newest last. */
-  readonly deadLettered: { chunkId: string; reason: string }[] = [];
-
-  async publish(chunk: Chunk): Promise<void> {
-    const pixels = this.#pool.take(chunk.pixels.length);
-    pixels.set(chunk.pixels);
-    this.#waiting.push({ chunk: { ...chunk, pixels }, deliveries: 0, sent: Date.now() });
-    this.#arrivals.emit("chunk");
-  }
-
-  async consume(tasks: string[], handle: Handler): Promise<() => Promise<void>> {
-    const stop = new AbortController();
-    this.#consumers.push(tasks);
-    const running = this.#serve(tasks, handle, stop.signal);
-    return () => {
-      stop.abort();
-      this.#consumers.splice(this.#consumers.indexOf(tasks), 1);
-      return running;
-    };
-  }
-
-  async depth(task: string): Promise<{ waiting: number; consumers: number }> {
-    const waiting = this.#waiting.filter(({ chunk }) => chunk.task === task).length;
-    return { waiting, consumers: this.#consumers.filter((tasks) => tasks.includes(task)).length };
-  }
-
-  async deadLetters(): Promise<number> {
-    return this.deadLettered.length;
-  }
-
-  async #serve(tasks: string[], handle: Handler, stop: AbortSignal): Promise<void> {
-    while (!stop.aborted) {
-      const at = this.#waiting.findIndex(({ chunk }) => tasks.includes(chunk.task));
-      if (at < 0) {
-        await once(this.#arrivals, "chunk", { signal: stop }).catch(() => {});
-        continue;
-      }
-      const [{ chunk, deliveries, sent }] = this.#waiting.splice(at, 1);
-      const open = async () => ({ ...chunk, pixels: chunk.pixels.slice() });
-      const { chunkId, attempt } = chunk;
-      const outcome = await handle({ chunkId, deliveries, sent, attempt, open });
-      if (outcome.do === "retry" || outcome.do === "renew") {
-        this.#waiting.push({ chunk, deliveries: deliveries + 1, sent });
-        this.#arrivals.emit("chunk");
-        continue;
-      }
-      this.#pool.give(chunk.pixels);
-      if (outcome.do === "dead-letter") {
-        this.deadLettered.push({ chunkId: chunk.chunkId, reason: outcome.reason });
-        this.deadLettered.splice(0, this.deadLettered.length - 100);
-      }
-    }
-  }
-
-  readonly isLocal = true;
-
-  trouble(): null {
-    return null;
-  }
-
-  async ping(): Promise<void> {}
-
-  async close(): Promise<void> {}
-}
 
 /** Results in this process. */
 export class LocalResults implements Results {
@@ -314,6 +238,19 @@ export class LocalResults implements Results {
   async onCommand(worker: string, listener: (action: string) => void): Promise<() => void> {
     this.#events.on(`worker:${worker}`, listener);
     return () => this.#events.off(`worker:${worker}`, listener);
+  }
+
+  async keysOf({ id }: Job, limit: number): Promise<StoredKey[]> {
+    const { rows, sent, done, failures, bands } = this.#jobs.get(id) ?? {};
+    const hashes = Object.entries({ rows, sent, done, failures }).filter(
+      ([, map]) => map !== undefined && map.size > 0,
+    );
+    const key = (key: string, type: StoredKey["type"], size: number) => ({ key, type, size, ttl: this.ttlSeconds });
+    const results = [...(bands ?? [])].slice(0, limit);
+    return [
+      ...hashes.map(([part, map]) => key(`job:{${id}}:${part}`, "hash", map!.size)),
+      ...results.map(([band, bytes]) => key(`resultado:${chunkIdOf(id, band)}`, "string", bytes.length)),
+    ];
   }
 
   async listJob(id: string): Promise<void> {

@@ -13,13 +13,22 @@ import { EventEmitter, once } from "node:events";
 import type { Channel, ChannelModel, ConfirmChannel, ConsumeMessage, GetMessage } from "amqplib";
 import { NOT_CONNECTED, RabbitConnection } from "./amqp/connection.ts";
 import { Consumer, HOLD_MS, requeue, settle } from "./amqp/consumer.ts";
-import { type Handler, type Queue, QueueError, type Trouble, UnavailableError } from "./backends.ts";
+import { DEAD_LETTERS, lookAt, peekAt, putBack, QUEUE } from "./amqp/letters.ts";
+import {
+  type Handler,
+  type Letter,
+  type Peeked,
+  type Queue,
+  QueueError,
+  type Results,
+  type Trouble,
+  UnavailableError,
+} from "./backends.ts";
 import { type Chunk, decodeMessage, encodeMessage } from "./chunk.ts";
 import { within } from "./ops/deadline.ts";
 import type { Log } from "./ops/log.ts";
 
-export const QUEUE = "tareas";
-export const DEAD_LETTERS = "tareas.muertas";
+export { DEAD_LETTERS, QUEUE };
 export const DELIVERY_LIMIT = 20;
 
 /** How long a publish is retried, ms. */
@@ -30,6 +39,8 @@ const MAX_PUBLISHING = 16;
 const CONFIRM_MS = 5_000;
 /** How long the broker may take to answer a question about a queue, or a close, ms. */
 const ANSWER_MS = 2_000;
+/** The same for a look at many messages. */
+const LOOK_MS = 10_000;
 /** AMQP's reply code for a queue that exists with other arguments. */
 const PRECONDITION_FAILED = 406;
 
@@ -176,6 +187,31 @@ export class RabbitQueue implements Queue {
   async deadLetters(): Promise<number> {
     await this.#declare(DEAD_LETTERS);
     return (await this.#answered((channel) => this.#assertDeadLetters(channel))).messageCount;
+  }
+
+  async peek(task: string): Promise<Peeked | null> {
+    await this.#declare(queueOf(task));
+    return this.#onChannel((channel) => peekAt(channel, queueOf(task)));
+  }
+
+  letters(limit: number): Promise<Letter[]> {
+    return this.#onChannel((channel) => lookAt(channel, limit));
+  }
+
+  putBack(results: Results, chunkId: string | null): Promise<Letter[]> {
+    return this.#onChannel((channel) => putBack(channel, results, chunkId));
+  }
+
+  /** On a channel of its own, so that a fault costs no worker its connection. @throws QueueError */
+  async #onChannel<T>(step: (channel: ConfirmChannel) => Promise<T>): Promise<T> {
+    if (!this.#model) throw new QueueError(NOT_CONNECTED.detail);
+    const channel = await this.#model.createConfirmChannel();
+    channel.on("error", () => {});
+    try {
+      return await within(step(channel), LOOK_MS, () => new QueueError("RabbitMQ is unavailable: no answer in time"));
+    } finally {
+      channel.close().catch(() => {});
+    }
   }
 
   /** Asks the broker, for `ANSWER_MS` at most. @throws QueueError */

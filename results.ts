@@ -39,6 +39,7 @@ import type {
   Job,
   Report,
   Results,
+  StoredKey,
   WorkerInfo,
 } from "./backends.ts";
 import { chunkIdOf, fromBase64, parseChunkId } from "./chunk.ts";
@@ -70,6 +71,8 @@ export const BEAT_MS = 4_000;
 export const LIVE_MS = 12_000;
 
 const jobKey = (id: string) => `job:{${id}}`;
+/** What a job has besides its record. */
+const PARTS = ["rows", "sent", "done", "failures", "claims", "log"];
 const resultKey = (chunkId: string) => `resultado:${chunkId}`;
 
 /** The time that one look adds to a suspicion, at most, ms: several times the pause between two looks. */
@@ -155,7 +158,7 @@ export class RedisResults implements Results {
     const bands =
       known ?? Math.max(Number(await this.#redis.hget(key, "bands")), await this.#redis.hlen(`${key}:sent`));
     // The record first: without it nothing more is written about this job.
-    const hashes = ["rows", "sent", "done", "failures", "claims", "log"].map((part) => `${key}:${part}`);
+    const hashes = PARTS.map((part) => `${key}:${part}`);
     const steps = this.#redis.pipeline().del(key, ...hashes);
     steps.publish(key, "job");
     const results = Array.from({ length: bands }, (_, band) => resultKey(chunkIdOf(id, band)));
@@ -281,6 +284,21 @@ export class RedisResults implements Results {
   onCommand(worker: string, listener: (action: string) => void): Promise<() => void> {
     // After each connect every listener is called without a message.
     return this.#subscribe(`worker:${worker}`, (action?: string) => action !== undefined && listener(action));
+  }
+
+  async keysOf({ id, bands }: Job, limit: number): Promise<StoredKey[]> {
+    const key = jobKey(id);
+    const results = Array.from({ length: Math.min(bands, limit) }, (_, band) => resultKey(chunkIdOf(id, band)));
+    const all = [key, ...PARTS.map((part) => `${key}:${part}`), ...results];
+    // All keys of a job are on one node of a Redis Cluster.
+    const reads = this.#redis.pipeline();
+    for (const one of all) reads.type(one).ttl(one);
+    for (const one of all) reads[one === `${key}:log` ? "llen" : one.startsWith("job:") ? "hlen" : "strlen"](one);
+    const answers = ((await reads.exec()) ?? []).map(([, answer]) => answer);
+    return all.flatMap((key, i) => {
+      const [type, ttl, size] = [answers[2 * i], answers[2 * i + 1], answers[2 * all.length + i]];
+      return type === "none" ? [] : [{ key, type: type as StoredKey["type"], size: Number(size), ttl: Number(ttl) }];
+    });
   }
 
   async listJob(id: string): Promise<void> {

@@ -55,7 +55,7 @@ export async function listJobs(context: ClassReads, request: Request): Promise<R
 }
 
 /** @throws HttpError 401, 403 */
-function expectAllowed({ classroom, authToken }: ClassReads, request: Request, what: keyof Classroom): void {
+export function expectAllowed({ classroom, authToken }: ClassReads, request: Request, what: keyof Classroom): void {
   if (!classroom[what]) throw new HttpError(403, `not allowed here: the coordinator lacks CLASSROOM=${what}`);
   expectToken(request, authToken);
 }

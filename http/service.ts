@@ -55,7 +55,7 @@ export async function listTasks({ tasks, results }: ServiceReads): Promise<Respo
 
 /** GET /state: what a page needs of the system as it is now. Answers even while RabbitMQ or Redis does not. */
 export async function systemState(context: ServiceReads): Promise<Response> {
-  const { queue, results, lights, authToken, classroom } = context;
+  const { queue, results, lights, authToken } = context;
   const backends = await lights.read();
   const [now, workers] = await Promise.all([
     within(results.now(), STATE_MS, "late").catch(() => null),
@@ -63,6 +63,7 @@ export async function systemState(context: ServiceReads): Promise<Response> {
   ]);
   const mode = queue.isLocal ? "embedded" : "distributed";
   const token = authToken !== undefined;
+  const classroom = { ...context.classroom, inside: token || context.classroom.inside };
   return Response.json({ mode, now, workers: workers?.length ?? null, token, classroom, backends });
 }
 

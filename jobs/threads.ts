@@ -5,10 +5,11 @@
  */
 import type { Registry } from "prom-client";
 import type { Backends } from "../backends.ts";
-import { LocalQueue, LocalResults } from "../embedded.ts";
+import { LocalResults } from "../embedded.ts";
 import { WorkerMetrics } from "../ops/metrics.ts";
 import { obey } from "../ops/obey.ts";
 import { Worker, type WorkerOptions } from "../worker.ts";
+import { LocalQueue } from "./local-queue.ts";
 
 /** A worker that was stopped or killed starts again after this time, ms, as under a supervisor. */
 const RESTART_MS = 5_000;

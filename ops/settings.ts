@@ -182,7 +182,7 @@ const TEXTS = {
   CLASSROOM: {
     of: BOTH,
     shown: "(none)",
-    help: "what a class may do, comma-separated: control (pause, stop, kill a worker), wall (see everyone's jobs)",
+    help: "what a class may do, comma-separated: control (pause, stop, kill a worker), wall (see everyone's jobs), inside (look into queue and store without a token)",
   },
   LOG_LEVEL: { of: BOTH, shown: "info", help: `lowest level that is logged, on standard error: ${LEVELS.join(", ")}` },
 } satisfies Record<string, Setting>;
@@ -223,14 +223,15 @@ export function tokenSetting(): string | undefined {
   throw new Error("AUTH_TOKEN: expected letters, digits and punctuation of ASCII, got a space or another character");
 }
 
-const CLASSROOM = ["control", "wall"] as const;
+const CLASSROOM = ["control", "wall", "inside"] as const;
 export type Classroom = Record<(typeof CLASSROOM)[number], boolean>;
 
 /** Reads CLASSROOM. @throws Error */
 export function classroomSetting(): Classroom {
   const names = (process.env.CLASSROOM ?? "").split(",").map((name) => name.trim());
   const bad = names.find((name) => name !== "" && !CLASSROOM.some((known) => known === name));
-  if (bad === undefined) return { control: names.includes("control"), wall: names.includes("wall") };
+  const [control, wall, inside] = CLASSROOM.map((name) => names.includes(name));
+  if (bad === undefined) return { control, wall, inside };
   throw new Error(`CLASSROOM: expected some of ${CLASSROOM.join(", ")}, got ${JSON.stringify(bad)}`);
 }
 

@@ -8,22 +8,17 @@
  * Needs RABBITMQ_URL and REDIS_URL. When a job fails, its other queued bands are dropped. After `--back` the job is
  * `uploading` again: upload the picture again under the same id to complete it. Bands that are done are not repeated.
  *
- * Invariant: a job that is not failed stays as it is. A band is acknowledged only after RabbitMQ has its copy in the queue.
+ * Not here: what becomes of a letter (amqp/letters.ts).
  */
 import process from "node:process";
-import { type ChannelModel, type ConfirmChannel, connect, type GetMessage } from "amqplib";
-import { isChunkId, parseChunkId } from "../chunk.ts";
+import { type ChannelModel, connect } from "amqplib";
+import { DEAD_LETTERS, keep, letterOf, Requeue } from "../amqp/letters.ts";
 import { amqpNodes, caSetting } from "../ops/address.ts";
 import { within } from "../ops/deadline.ts";
 import { ANSWER_MS } from "../ops/health.ts";
-import { DEAD_LETTERS, QUEUE } from "../queue.ts";
 import { RedisResults } from "../results.ts";
-import { stateOf } from "../watch.ts";
 
 const USAGE = "usage: RABBITMQ_URL=… REDIS_URL=… bun run pipelines/dead-letters.ts [--back | --drop]";
-
-/** What to do with a dead letter: publish it for an attempt, or drop it for a reason. */
-type Decision = { attempt: number | undefined } | { drop: string };
 
 async function main(action = "--show", ...more: string[]): Promise<void> {
   const { RABBITMQ_URL, REDIS_URL } = process.env;
@@ -55,7 +50,7 @@ async function main(action = "--show", ...more: string[]): Promise<void> {
     const outcome = action === "--back" ? await back.put(message) : "";
     console.log(`${id}  ${queue}  ${reason}${outcome && `: ${outcome}`}`);
     if (action === "--drop") channel.ack(message);
-    // Without an acknowledgement RabbitMQ requeues the message when the channel closes.
+    else if (action === "--show") await keep(channel, message);
   }
   await channel.close();
   await connection.close();
@@ -68,76 +63,6 @@ async function connectAny([node, ...others]: URL[], ca: string[] | undefined): P
     if (others.length > 0) return connectAny(others, ca);
     throw new Error(`RABBITMQ_URL: RabbitMQ cannot be reached, or refuses access: ${cause.message}`, { cause });
   });
-}
-
-/** A worker writes x-queue and x-reason. For a band that the broker itself dead-lettered, x-death has both. */
-function letterOf({ properties: { messageId, headers } }: GetMessage) {
-  const [death] = (headers?.["x-death"] ?? []) as { queue: string; reason: string }[];
-  return {
-    id: String(messageId ?? "(no id)"),
-    queue: String(headers?.["x-queue"] ?? death?.queue ?? QUEUE),
-    reason: String(headers?.["x-reason"] ?? death?.reason ?? "(no reason)"),
-  };
-}
-
-class Requeue {
-  readonly #channel: ConfirmChannel;
-  readonly #results: RedisResults;
-  /** The attempts that began here, by job and earlier attempt: a job may have several dead letters. */
-  readonly #revived = new Map<string, number>();
-  #returned = false;
-
-  constructor(channel: ConfirmChannel, results: RedisResults) {
-    this.#channel = channel;
-    this.#results = results;
-    channel.on("return", () => {
-      this.#returned = true;
-    });
-  }
-
-  /** Requeues a band, or drops it where it is not needed. @returns what is to be said about it; empty: requeued */
-  async put(message: GetMessage): Promise<string> {
-    const { id, queue } = letterOf(message);
-    const decision = await this.#decide(id, message.properties.headers?.["x-attempt"]);
-    if ("drop" in decision) {
-      this.#channel.ack(message);
-      return `${decision.drop}: nothing to put back`;
-    }
-    const { attempt } = decision;
-    const { contentType, messageId } = message.properties;
-    this.#returned = false;
-    this.#channel.sendToQueue(queue, message.content, {
-      persistent: true,
-      mandatory: true,
-      contentType,
-      messageId,
-      headers: attempt === undefined ? {} : { "x-attempt": attempt },
-    });
-    // The broker returns a message before it confirms it.
-    await this.#channel.waitForConfirms();
-    if (this.#returned) return `no queue ${queue}: kept`;
-    this.#channel.ack(message);
-    return "";
-  }
-
-  /** @param sent the attempt that the band was sent for; third-party senders give none */
-  async #decide(chunkId: string, sent: number | undefined): Promise<Decision> {
-    if (!isChunkId(chunkId)) return { attempt: sent };
-    const { jobId } = parseChunkId(chunkId);
-    const job = await this.#results.findJob(jobId);
-    if (!job) return sent === undefined ? { attempt: sent } : { drop: "job is gone" };
-    const { size } = await this.#results.done(jobId);
-    if (stateOf(job, size) === "done") return { drop: "job is done" };
-    const revived = this.#revived.get(`${jobId} ${sent}`);
-    if (revived !== undefined) return { attempt: revived };
-    // Maybe with other parameters.
-    if (sent !== undefined && sent !== job.attempt) return { drop: "job has begun another attempt" };
-    await this.#results.reviveJob(jobId);
-    if (sent === undefined) return { attempt: sent };
-    const attempt = (await this.#results.findJob(jobId))?.attempt ?? sent;
-    this.#revived.set(`${jobId} ${sent}`, attempt);
-    return { attempt };
-  }
 }
 
 if (import.meta.main) {

@@ -29,9 +29,10 @@ import type { Job } from "../backends.ts";
 import { QueueError } from "../backends.ts";
 import { chunkIdOf } from "../chunk.ts";
 import { transform } from "../cli/local.ts";
-import { LocalQueue, LocalResults } from "../embedded.ts";
+import { LocalResults } from "../embedded.ts";
 import { problem } from "../http/respond.ts";
 import { jobOf } from "../job.ts";
+import { LocalQueue } from "../jobs/local-queue.ts";
 import { type Log, openLog } from "../ops/log.ts";
 import { onePiece } from "../picture/picture.ts";
 import { readImage } from "../picture/read.ts";
@@ -1082,7 +1083,11 @@ describe("a class", () => {
     await start({});
     await expectProblem(await post("thread-1/kill"), 403, /CLASSROOM=control/);
     await expectProblem(await fetch(`${at}/jobs`), 403, /CLASSROOM=wall/);
-    expect((await (await fetch(`${at}/state`)).json()).classroom).toEqual({ control: false, wall: false });
+    expect((await (await fetch(`${at}/state`)).json()).classroom).toEqual({
+      control: false,
+      wall: false,
+      inside: false,
+    });
     expect((await workers()).map(({ control }) => control)).toEqual([false, false]);
   });
 

@@ -4,7 +4,8 @@ import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { encode } from "fast-png";
 import { Registry } from "prom-client";
-import { LocalQueue, LocalResults } from "../embedded.ts";
+import { LocalResults } from "../embedded.ts";
+import { LocalQueue } from "../jobs/local-queue.ts";
 import { FleetMetrics } from "../ops/metrics.ts";
 import {
   binaries,

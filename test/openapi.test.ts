@@ -6,8 +6,9 @@ import { Validator } from "@seriousme/openapi-schema-validator";
 import Ajv2020 from "ajv/dist/2020";
 import { encode } from "fast-png";
 import { createApp } from "../coordinator.ts";
-import { LocalQueue, LocalResults } from "../embedded.ts";
+import { LocalResults } from "../embedded.ts";
 import { WIDTHS } from "../http/preview.ts";
+import { LocalQueue } from "../jobs/local-queue.ts";
 import { MAX_WORKERS } from "../ops/settings.ts";
 import { loadTasks } from "../tasks/index.ts";
 import { binaries, type Program, spawnProgram } from "./servers.ts";
@@ -129,6 +130,8 @@ describe("real answers match the document", () => {
   async function expectTrue(method: string, path: string, status: number, init: RequestInit = {}, token = TOKEN) {
     const url = path
       .replace(/\?.*/, "")
+      .replace(/^\/inside\/queues\/.+/, "/inside/queues/{task}")
+      .replace(/^\/inside\/jobs\/.+/, "/inside/jobs/{id}")
       .replace(/^\/jobs\/[^/]+/, "/jobs/{id}")
       .replace(/bands\/.+/, "bands/{band}")
       .replace(/^\/workers\/.+/, "/workers/{name}/{action}")
@@ -183,6 +186,7 @@ describe("real answers match the document", () => {
     await expectTrue("PUT", `/jobs/${id}?workers=2`, 202, { body: photo });
     await expectTrue("GET", `/jobs/${id}/events`, 200);
     await expectTrue("GET", `/jobs/${id}`, 200);
+    await expectTrue("GET", `/inside/jobs/${id}`, 200);
     await expectTrue("GET", `/jobs/${id}/result`, 200);
     await expectTrue("GET", `/jobs/${id}/result`, 206, { headers: { range: "bytes=0-9" } });
     await expectTrue("GET", `/jobs/${id}/result`, 416, { headers: { range: "bytes=99999999-" } });
@@ -234,6 +238,10 @@ describe("real answers match the document", () => {
   });
 
   test("of the page, the probes and the lists", async () => {
+    await expectTrue("GET", "/inside/queues/sobel", 200);
+    await expectTrue("GET", "/inside/queues/nope", 404);
+    await expectTrue("POST", "/inside/dead-letters/back", 409);
+    await expectTrue("GET", "/inside", 401, {}, "wrong");
     for (const action of ["pause", "resume"]) await expectTrue("POST", `/workers/thread-1/${action}`, 202);
     for (const path of [
       "/",
