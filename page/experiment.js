@@ -7,7 +7,9 @@
  *
  * Not here: the arithmetic and the charts (speedup.js).
  */
-import { hold, isOpen, jobs, onJob, queryOf } from "./jobs.js";
+import { isOpen, queryOf } from "./job.js";
+import { hold, jobs, onJob } from "./jobs.js";
+import { sameCut } from "./runs.js";
 import { ask, fleet, follow, onFleet, Problem, upload } from "./server.js";
 import { csvOf, panels, summarize, svgOf } from "./speedup.js";
 import { newId } from "./store.js";
@@ -60,7 +62,7 @@ async function run() {
   const maxWorkers = fleet.workers?.length ?? 0;
   if (!picture?.file || maxWorkers < 2) return;
   const { name, file, task, query } = picture;
-  const what = { task, query };
+  const what = { task, query, cut: sameCut(picture, maxWorkers) };
   const measured = Array.from({ length: maxWorkers }, (_, i) => ({
     workers: i + 1,
     times: /** @type {number[]} */ ([]),
@@ -95,7 +97,7 @@ async function run() {
 
 /**
  * Sends the picture as a job of its own, waits for its end, and deletes it.
- * @param {Blob} bytes @param {{ task: string, query: string }} what @param {number} workers @param {AbortSignal} signal
+ * @param {Blob} bytes @param {import("./job.js").Asked} what @param {number} workers @param {AbortSignal} signal
  * @returns {Promise<number>} ms
  */
 async function timed(bytes, what, workers, signal) {

@@ -11,44 +11,21 @@
  *
  * Not here: what is shown (stage.js, list.js).
  */
+import { fresh, isOpen, isUnsent, newJob, queryOf } from "./job.js";
 import { preview } from "./preview.js";
 import { ask, fleet, follow, onFleet, Problem, upload } from "./server.js";
 import * as store from "./store.js";
 
 const UPLOADS = 2;
+/** Larger pictures are not kept once they were sent, bytes. */
+const MAX_REUSED = 16 * 2 ** 20;
 /** The pause between retries doubles up to this, s. */
 const MAX_PAUSE = 30;
 /** Limit of jobs in one event stream. */
 const MAX_FOLLOWED = 100;
 /** When a job fails during its upload, wait this long for the answer of the upload, which says more, ms. */
 const ANSWER_FIRST_MS = 2_000;
-/** Statuses that refuse the picture itself: a retry would end the same way. */
-const FINAL = [400, 413, 415, 422];
-
-/** @typedef {"queued" | "sending" | "interrupted" | "running" | "done" | "failed" | "cancelled" | "expired" | "lost"} Phase */
-
-/**
- * @typedef {object} Job
- * @property {string} id
- * @property {string} name
- * @property {number} size bytes
- * @property {number | null} workers maximum; null for all
- * @property {string} task @property {string} query its parameters
- * @property {number} added time, ms since 1970, and position in the queue
- * @property {number} batch `added` of the first job of its batch
- * @property {Phase} phase
- * @property {number} sent 0 to 1
- * @property {number} start @property {number} end ms since 1970; 0 before
- * @property {Problem | null} problem
- * @property {File | Blob | null} file null after a reload, once the server has accepted it
- * @property {import("./preview.js").Preview | null} preview
- * @property {boolean} downloaded automatically
- * @property {boolean} kept its file is stored and survives a reload
- * @property {number} tries in a row @property {number} retryAt ms since 1970
- * @property {{ kind?: string, params?: Record<string, unknown>, width?: number, height?: number, rows?: number, bands?: number, done?: number, waiting?: boolean }} status
- * @property {Map<number, { worker: string, ms: number, deliveries: number, y: number, rows: number }>} doneBands by number of the band
- * @property {AbortController} control aborts the upload
- */
+/** @typedef {import("./job.js").Job} Job @typedef {import("./job.js").Phase} Phase @typedef {import("./job.js").Asked} Asked */
 
 /** Newest batch first. @type {Job[]} */
 export const jobs = [];
@@ -64,9 +41,6 @@ let tab = "";
 let unfollow = () => {};
 let followed = new Set(/** @type {string[]} */ ([]));
 
-export const isOpen = (/** @type {Job} */ { phase }) => ["queued", "sending", "interrupted", "running"].includes(phase);
-export const isFinal = (/** @type {Job} */ { problem }) => FINAL.includes(Number(problem?.status));
-
 /** @param {Job} job @param {"phase" | "progress" | "list"} what */
 function notify(job, what) {
   for (const listener of onJob) listener(job, what);
@@ -74,7 +48,7 @@ function notify(job, what) {
 
 /**
  * Queues files in their order.
- * @param {File[]} files @param {number | null} workers @param {{ task: string, query: string }} what
+ * @param {File[]} files @param {number | null} workers @param {Asked} what
  */
 export function add(files, workers, what) {
   const added = Math.max(Date.now(), (jobs[0]?.added ?? 0) + 1);
@@ -90,42 +64,12 @@ export function add(files, workers, what) {
   return batch;
 }
 
-/**
- * @param {File} file @param {number | null} workers @param {{ task: string, query: string }} what
- * @param {number} added @param {number} batch @returns {Job}
- */
-function newJob(file, workers, what, added, batch) {
-  const { name, size } = file;
-  const asked = { name, size, workers, ...what, added, batch, file };
-  return { ...fresh(), ...asked, id: store.newId(), preview: null, phase: "queued" };
-}
-
-/** The query of the URL of a job. @param {{ task: string, query: string, workers: number | null }} job */
-export function queryOf({ task, query, workers }) {
-  return [`task=${task}`, query, workers && `workers=${workers}`].filter(Boolean).join("&");
-}
-
-function fresh() {
-  return {
-    sent: 0,
-    start: 0,
-    end: 0,
-    problem: null,
-    downloaded: false,
-    kept: false,
-    tries: 0,
-    retryAt: 0,
-    status: {},
-    doneBands: new Map(),
-    control: new AbortController(),
-  };
-}
-
 /** Makes one preview at a time: each may hold a whole picture for a moment. @param {Job[]} batch */
 async function show(batch) {
   for (const job of batch) {
     if (!job.file) continue;
-    job.preview = await preview(job.file);
+    job.preview ??= await preview(job.file);
+    job.unseen = !job.preview;
     if (job.preview) store.putPreview(job.id, job.preview);
     notify(job, "progress");
   }
@@ -133,21 +77,48 @@ async function show(batch) {
 
 /** @param {Job} job */
 async function keepFile(job) {
-  if (job.file) job.kept = await store.putFile(job.id, job.file);
-  if (!isUnsent(job)) store.dropFile(job.id); // it was accepted or cancelled meanwhile
+  if (job.file) job.kept = await store.putFile(job.picture, job.file);
+  release(job); // it was accepted or cancelled meanwhile
+}
+
+/** Drops the stored file of a picture that no job needs: to send it, or, if it is small, to send it again. @param {Job} job */
+function release(job) {
+  const users = jobs.filter(({ picture }) => picture === job.picture);
+  if (!users.some((user) => isUnsent(user) || user.size <= MAX_REUSED)) store.dropFile(job.picture);
+}
+
+/** Sends the picture of a job again. @param {Job} job @param {number | null} workers @param {Asked} what */
+export function repeat(job, workers, what) {
+  const file = job.file && new File([job.file], job.name, { type: job.file.type });
+  return file ? add([file], workers, { ...what, picture: job.picture, preview: job.preview })[0] : null;
 }
 
 /** Whether a reload would lose a picture: one that is neither sent nor stored. */
 export const wouldLose = () => jobs.some((job) => isUnsent(job) && !job.kept);
 
-const isUnsent = (/** @type {Job} */ { phase }) => ["queued", "sending", "interrupted"].includes(phase);
-
 /** @param {Job} job */
 function keep(job) {
   if (!jobs.includes(job)) return;
-  const { id, name, size, workers, task, query, added, batch, phase, start, end, downloaded, status, problem } = job;
+  const {
+    id,
+    name,
+    size,
+    workers,
+    task,
+    query,
+    cut,
+    picture,
+    added,
+    batch,
+    phase,
+    start,
+    end,
+    downloaded,
+    status,
+    problem,
+  } = job;
   const why = problem && { status: problem.status, detail: problem.detail };
-  const asked = { id, name, size, workers, task, query, added, batch };
+  const asked = { id, name, size, workers, task, query, cut, picture, added, batch };
   store.putRecord(/** @type {any} */ ({ ...asked, phase, start, end, downloaded, status, why, tab }));
 }
 
@@ -163,7 +134,8 @@ export async function restore() {
     if (jobs.some(({ id }) => id === record.id)) continue;
     const { why, tab: _, ...rest } = record;
     /** @type {Job} */
-    const job = { ...fresh(), ...rest, file: null, preview: (await store.getPreview(record.id)) ?? null };
+    const job = { ...fresh(), cut: "", picture: rest.id, ...rest, preview: (await store.getPreview(rest.id)) ?? null };
+    job.file = (await store.getFile(job.picture)) ?? null;
     if (why) job.problem = new Problem(why.status, why.detail);
     if (job.phase === "cancelled") {
       store.drop(job.id);
@@ -181,7 +153,6 @@ export async function restore() {
 
 /** Queues a job whose upload was cut by closing its page. @param {Job} job */
 async function requeue(job) {
-  job.file = (await store.getFile(job.id)) ?? null;
   job.kept = job.file !== null;
   job.phase = "queued";
   if (job.file) return;
@@ -219,7 +190,7 @@ async function send(job) {
   try {
     const { signal } = job.control;
     // A file that was moved or changed on disk cannot be read again, but its stored copy can.
-    const file = (job.tries > 0 && (await store.getFile(job.id))) || /** @type {Blob} */ (job.file);
+    const file = (job.tries > 0 && (await store.getFile(job.picture))) || /** @type {Blob} */ (job.file);
     const account = await upload(`/jobs/${job.id}?${queryOf(job)}`, file, signal, progress);
     job.sent = 1;
     job.tries = 0;
@@ -345,7 +316,7 @@ function enter(job, phase) {
   if (!jobs.includes(job)) return;
   job.phase = phase;
   if (!isOpen(job)) job.end ||= Date.now();
-  if (!isUnsent(job)) store.dropFile(job.id);
+  release(job);
   keep(job);
   notify(job, "phase");
 }
@@ -374,5 +345,6 @@ export function retry(job) {
 export function forget(job) {
   jobs.splice(jobs.indexOf(job), 1);
   store.drop(job.id);
+  release(job);
   notify(job, "list");
 }

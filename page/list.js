@@ -1,22 +1,12 @@
 /**
- * The list of jobs: state, size, time and actions of each. Stage and list share their texts (stage.js).
+ * The list of jobs: state, size, time and actions of each. Stage and list share their texts (texts.js).
  *
  * Not here: the jobs themselves (jobs.js).
  */
-import { cancel, isOpen, jobs, onJob, retry } from "./jobs.js";
-import {
-  askedOf,
-  canRetry,
-  choose,
-  chosen,
-  doneOf,
-  download,
-  leadOf,
-  metaOf,
-  remove,
-  stateOf,
-  timeOf,
-} from "./stage.js";
+import { isOpen } from "./job.js";
+import { cancel, jobs, onJob, retry } from "./jobs.js";
+import { choose, chosen, download, remove } from "./stage.js";
+import { askedOf, canRetry, doneOf, leadOf, metaOf, stateOf, timeOf } from "./texts.js";
 import { number, t, translate } from "./words.js";
 
 const $ = (/** @type {string} */ id) => /** @type {any} */ (document.getElementById(id));

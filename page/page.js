@@ -5,17 +5,22 @@
  * (experiment.js).
  */
 import { renderExperiment, setUpExperiment } from "./experiment.js";
-import { add, isOpen, jobs, onJob, restore, wouldLose } from "./jobs.js";
+import { isOpen } from "./job.js";
+import { add, jobs, onJob, restore, wouldLose } from "./jobs.js";
 import { refreshList, renderList, setUpList } from "./list.js";
+import { renderRuns, setUpRuns } from "./runs.js";
 import { fleet, giveToken, onFleet, watchFleet } from "./server.js";
-import { choose, chosen, detailOf, leadOf, refresh, setUpStage, stateOf } from "./stage.js";
+import { choose, chosen, refresh, setUpStage } from "./stage.js";
 import { chosenTask, isValid, renderParams, setUpTasks, taken } from "./tasks.js";
+import { detailOf, leadOf, stateOf } from "./texts.js";
 import { lang, speak, t, translate } from "./words.js";
 
 const $ = (/** @type {string} */ id) => /** @type {any} */ (document.getElementById(id));
 
 /** Maximum workers of the next job; null for all. @type {number | null} */
 let wanted = null;
+/** Files that wait until all parameters are valid. @type {File[]} */
+let held = [];
 /** The last state of each job that was announced. @type {WeakMap<import("./jobs.js").Job, string>} */
 const announced = new WeakMap();
 
@@ -24,7 +29,11 @@ function take(files) {
   const what = chosenTask();
   // A task that takes nothing is sent as an empty file.
   const sent = taken() === null ? (files === "start" ? [new File([], what.task)] : []) : [...(files ?? [])];
-  const batch = isValid() ? add(/** @type {File[]} */ (sent), wanted, what) : [];
+  // Files for which a parameter is invalid wait for its correction.
+  held = isValid() ? [] : /** @type {File[]} */ (sent);
+  $("held").hidden = held.length === 0;
+  if (held.length > 0) $("held-text").textContent = t.held(held.map(({ name }) => name).join(", "));
+  const batch = held.length > 0 ? [] : add(/** @type {File[]} */ (sent), wanted, what);
   if (batch.length === 0) return;
   showOptions(false);
   const now = chosen();
@@ -86,6 +95,9 @@ function showOptions(yes) {
 }
 
 function listenToOptions() {
+  $("held-send").addEventListener("click", () => take(taken() === null ? "start" : held));
+  for (const id of ["params", "cutting"])
+    $(id).addEventListener("submit", (/** @type {Event} */ e) => e.preventDefault());
   $("more").addEventListener("click", () => showOptions(!$("options").hasAttribute("data-open")));
   // A task with parameters shows them.
   $("task").addEventListener("change", () => showOptions(!$("params").hidden));
@@ -111,6 +123,7 @@ function renderLanguage() {
   renderLock();
   renderExperiment();
   renderParams();
+  renderRuns();
   for (const row of $("list").children) translate(row);
   refreshList();
   refresh();
@@ -163,6 +176,7 @@ function listen() {
 listen();
 setUpStage();
 setUpList();
+setUpRuns(() => (isValid() ? { workers: wanted, what: chosenTask() } : null));
 setUpExperiment();
 setUpTasks();
 listenToOptions();

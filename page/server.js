@@ -54,6 +54,9 @@ export const fleet = {
   refused: false,
 };
 
+/** The order of workers: w2 before w10. */
+export const byName = new Intl.Collator("en", { numeric: true }).compare;
+
 /** Called on every change of `fleet`, and after every count. */
 export const onFleet = new Set(/** @type {(() => void)[]} */ ([]));
 
@@ -119,7 +122,7 @@ async function count() {
   try {
     const answer = await ask("/workers", { signal: AbortSignal.timeout(ANSWER_MS) });
     const { workers } = /** @type {{ workers: WorkerInfo[] }} */ (await answer.json());
-    fleet.all = workers.sort((a, b) => (a.name < b.name ? -1 : 1));
+    fleet.all = workers.sort((a, b) => byName(a.name, b.name));
     fleet.workers = fleet.all.filter(({ tasks }) => tasks.includes(task));
     fleet.trouble = null;
     fleet.locked = false;

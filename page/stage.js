@@ -1,15 +1,30 @@
 /**
  * The stage: one job in full size, with its mosaic while it runs, before and after when it is done, bands by worker, and
- * actions. Also the texts about a job that stage and list share.
+ * actions.
  *
- * Not here: the job itself (jobs.js), drawing the canvas (mosaic.js), zoom and slider (compare.js).
+ * Not here: the texts about a job (texts.js), the job itself (jobs.js), drawing the canvas (mosaic.js), zoom and slider (compare.js).
  */
 import { Compare } from "./compare.js";
 import { choosePicture } from "./experiment.js";
-import { cancel, forget, isFinal, isOpen, isThere, jobs, markDownloaded, onJob, retry } from "./jobs.js";
+import { isFinal, isOpen } from "./job.js";
+import { cancel, forget, isThere, jobs, markDownloaded, onJob, retry } from "./jobs.js";
 import { colourOf, Mosaic } from "./mosaic.js";
-import { ask, fleet, hasToken, onFleet } from "./server.js";
-import { elapsed, fileSize, number, remember, remembered, t } from "./words.js";
+import { showRuns } from "./runs.js";
+import { ask, byName, fleet, hasToken, onFleet } from "./server.js";
+import {
+  askedOf,
+  canRetry,
+  detailOf,
+  doneOf,
+  isData,
+  isList,
+  leadOf,
+  metaOf,
+  resultName,
+  stateOf,
+  timeOf,
+} from "./texts.js";
+import { number, remember, remembered, t } from "./words.js";
 
 /** Larger pictures are compared at the size of the mosaic. Two decoded pictures take eight bytes a pixel. */
 const MAX_SHOWN = 50_000_000;
@@ -28,6 +43,8 @@ let view = "mosaic";
 /** The pictures that are compared, and the object URLs to revoke. @type {{ id: string, urls: string[], result: string } | null} */
 let compared = null;
 let dirty = false;
+/** Turns from the mosaic to the result. @type {ReturnType<typeof setTimeout> | undefined} */
+let turning;
 /** @type {string | null} */
 let highlighted = null;
 /** @type {Map<string, HTMLElement>} */
@@ -44,8 +61,12 @@ export function setUpStage() {
     $("zoom").textContent = number(zoom, { style: "percent" });
   });
   $("mosaic").addEventListener("complete", () => view === "compare" && !compared && open());
-  $("view-mosaic").addEventListener("click", () => look("mosaic"));
-  $("view-compare").addEventListener("click", () => look("compare"));
+  for (const wanted of /** @type {const} */ (["mosaic", "compare"])) {
+    $(`view-${wanted}`).addEventListener("click", () => {
+      clearTimeout(turning); // the user has chosen
+      look(wanted);
+    });
+  }
   $("zoom-in").addEventListener("click", () => compare.zoomIn());
   $("zoom-out").addEventListener("click", () => compare.zoomOut());
   $("zoom-fit").addEventListener("click", () => compare.zoomTo(0));
@@ -58,7 +79,11 @@ export function setUpStage() {
   $("save").addEventListener("change", () => remember("save", $("save").checked ? "yes" : "no"));
   onJob.add((changed, what) => {
     if (changed.phase === "done" && what === "phase") finish(changed);
-    if (changed === job) refresh();
+    if (changed !== job) return;
+    // The preview may come after the result.
+    if (compared?.id === job.id && !compared.urls[0] && job.preview) close();
+    if (view === "compare" && !compared) open();
+    refresh();
   });
   onFleet.add(refresh);
   setInterval(() => job && isOpen(job) && refresh(), 100); // the clock
@@ -75,6 +100,7 @@ export function choose(other) {
   highlighted = null;
   look(job?.phase === "done" ? "compare" : "mosaic");
   choosePicture(job);
+  showRuns(job);
 }
 
 export const chosen = () => job;
@@ -142,18 +168,9 @@ function finish(done) {
     download(done);
   }
   if (done !== job) return;
-  setTimeout(() => job === done && done.phase === "done" && view === "mosaic" && look("compare"), DWELL_MS);
+  clearTimeout(turning);
+  turning = setTimeout(() => job === done && done.phase === "done" && view === "mosaic" && look("compare"), DWELL_MS);
 }
-
-/** File name of a result. @param {import("./jobs.js").Job} done */
-const resultName = ({ name, task, status }) =>
-  `${name === task ? "" : `${name.replace(/\.[^.]*$/, "") || "image"}.`}${task}.${isData({ status }) ? "json" : "png"}`;
-
-/** Whether its result is data, not a picture. @param {Pick<import("./jobs.js").Job, "status">} of */
-const isData = ({ status }) => status.kind === "data" || status.kind === "list";
-
-/** Whether the job has pieces of JSON, and no picture. @param {Pick<import("./jobs.js").Job, "status">} of */
-const isList = ({ status }) => status.kind === "list";
 
 /** Downloads the result from the page if it is shown, otherwise from the server. @param {import("./jobs.js").Job} done */
 export async function download(done) {
@@ -170,7 +187,7 @@ export async function download(done) {
 async function copyCommand() {
   if (!job) return;
   const quoted = (/** @type {string} */ text) => `'${text.replaceAll("'", "'\\''")}'`;
-  const query = [job.query, job.workers && `workers=${job.workers}`].filter(Boolean).join("&");
+  const query = [job.query, job.workers && `workers=${job.workers}`, job.cut].filter(Boolean).join("&");
   const token = hasToken() || fleet.locked ? ' -H "Authorization: Bearer $AUTH_TOKEN"' : "";
   const body = job.size > 0 ? `--data-binary @${quoted(job.name)}` : "-X POST";
   const from = `${body} ${quoted(`${location.origin}/tasks/${job.task}${query && `?${query}`}`)}`;
@@ -185,57 +202,13 @@ async function copyCommand() {
   if (copied) setTimeout(() => $("curl-done").replaceChildren(), COPIED_MS);
 }
 
-/** The state to show: the phase of the job, or that it waits for workers or for the token. @param {import("./jobs.js").Job} of */
-export function stateOf(of) {
-  if (of.status.waiting && ["sending", "running"].includes(of.phase)) return "waiting";
-  return fleet.locked && of.phase === "queued" ? "locked" : of.phase;
-}
-
-/** @param {import("./jobs.js").Job} of */
-export function leadOf(of) {
-  return of.problem && ["failed", "interrupted"].includes(of.phase) ? of.problem.title : t.phases[stateOf(of)];
-}
-
-/** @param {import("./jobs.js").Job} of */
-export function detailOf(of) {
-  if (of.phase === "lost") return t.lostWhy;
-  if (of.phase === "expired") return t.expiredWhy;
-  if (!of.problem || !["failed", "interrupted"].includes(of.phase)) return "";
-  if (of.phase === "failed") return of.problem.sentence;
-  const seconds = Math.max(0, Math.ceil((of.retryAt - Date.now()) / 1000));
-  return `${t.offline} ${t.nextTry(number(seconds))}`;
-}
-
-/** @param {import("./jobs.js").Job} of */
-export function timeOf({ start, end }) {
-  return start ? elapsed((end || Date.now()) - start) : "";
-}
-
-/** Task and parameters as requested. Once the server has answered, with defaults and derived parameters. @param {import("./jobs.js").Job} of */
-export function askedOf({ task, query, status }) {
-  const params = Object.entries(status.params ?? Object.fromEntries(new URLSearchParams(query)));
-  return [task, ...params.map(([name, value]) => `${name}=${value}`)].join(" · ");
-}
-
-/** @param {import("./jobs.js").Job} of */
-export function metaOf({ size, status }) {
-  const { kind, width, height, bands } = status;
-  const pieces = kind === "list" && height !== bands ? t.piecesIn(number(height ?? 0)) : "";
-  const extent = kind === "list" ? pieces : width && `${width} × ${height}`;
-  return [size > 0 && fileSize(size), extent, bands && t.bandsIn(number(bands), bands)].filter(Boolean).join(" · ");
-}
-
-/** @param {import("./jobs.js").Job} of */
-export function doneOf({ doneBands, status }) {
-  return Math.max(doneBands.size, status.done ?? 0);
-}
-
 function render() {
   dirty = false;
   document.body.dataset.stage = job ? stateOf(job) : "";
   if (!job) return;
   const { phase, status } = job;
   $("stage").dataset.phase = phase;
+  $("stage").toggleAttribute("data-some", doneOf(job) > 0);
   setText("name", job.name);
   $("name").title = job.name;
   setText("asked", askedOf(job));
@@ -278,10 +251,14 @@ function renderFrame(of) {
   $("say").hidden = comparing || !(halting || bare);
   $("frame").classList.toggle("veiled", halting && !comparing);
   setText("say-lead", leadOf(of));
-  const waits = stateOf(of) === "waiting";
-  setText("say-detail", halting ? detailOf(of) : bare && of.file && !isList(of) && phase !== "queued" ? t.unseen : "");
+  setText("say-remedy", phase === "failed" ? (t.remedies[String(problem?.status)] ?? "") : "");
+  $("say-another").hidden = !["failed", "lost", "expired"].includes(phase);
+  setText(
+    "say-detail",
+    halting ? detailOf(of) : bare && of.unseen && !isList(of) && phase !== "queued" ? t.unseen : "",
+  );
   $("say-detail").lang = phase === "failed" && problem?.detail ? "en" : "";
-  $("say-start").hidden = !waits;
+  $("say-start").hidden = stateOf(of) !== "waiting";
   const large = (of.status.width ?? 0) * (of.status.height ?? 0) > MAX_SHOWN;
   setText("large", comparing && large ? t.large : "");
   for (const id of ["zoom-in", "zoom-out", "zoom-full", "zoom-fit"]) $(id).disabled = !comparing || large;
@@ -325,7 +302,8 @@ function renderLegend(of) {
     share.pixels += height * (isList(of) ? 1e6 : (of.status.width ?? 0));
     share.again += Number(deliveries > 0);
   }
-  for (const [name, share] of shares) {
+  const names = [...shares.keys()].sort(byName);
+  for (const [name, share] of [...shares].sort(([a], [b]) => byName(a, b))) {
     const row = rows.get(name) ?? newRow(of, name);
     const set = (/** @type {string} */ part, /** @type {string} */ text) => {
       const node = /** @type {HTMLElement} */ (row.querySelector(part));
@@ -337,6 +315,8 @@ function renderLegend(of) {
     set(".again", share.again ? `↻ ${t.takenOver(share.again)}` : "");
     const bar = /** @type {HTMLElement} */ (row.querySelector("i"));
     bar.style.transform = `scaleX(${of.status.bands ? share.bands / of.status.bands : 0})`;
+    const at = names.indexOf(name);
+    if ($("legend").children[at] !== row) $("legend").insertBefore(row, $("legend").children[at] ?? null);
   }
   $("legend-head").hidden = rows.size === 0;
 }
@@ -349,13 +329,13 @@ function newRow(of, name) {
   row.querySelector(".worker").textContent = row.title = name;
   row.querySelector(".again").title = t.takenOverWhy;
   button.addEventListener("click", () => highlight(highlighted === name ? null : name));
-  $("legend").append(row);
   rows.set(name, row);
   return row;
 }
 
 /** @param {string | null} worker */
 function highlight(worker) {
+  clearTimeout(turning);
   highlighted = worker;
   mosaic.highlight(worker);
   for (const [name, row] of rows) row.querySelector("button")?.setAttribute("aria-pressed", String(name === worker));
@@ -374,11 +354,6 @@ function renderActions(of) {
   $("curl").hidden = of.phase === "lost" || isFinal(of);
   const actions = $("actions");
   if (focused?.hidden && actions.contains(focused)) actions.querySelector("button:not([hidden])")?.focus();
-}
-
-/** @param {import("./jobs.js").Job} of */
-export function canRetry(of) {
-  return of.file !== null && ["failed", "interrupted", "cancelled", "expired"].includes(of.phase) && !isFinal(of);
 }
 
 /** Removes a job from the list and shows another. @param {import("./jobs.js").Job} of */

@@ -61,13 +61,14 @@ export function putRecord(record) {
   return put("jobs", record.id, record);
 }
 
-/** @param {string} id @param {Blob} file @returns {Promise<boolean>} whether it was stored: false if it is too large */
-export async function putFile(id, file) {
+/** @param {string} picture @param {Blob} file @returns {Promise<boolean>} whether it was stored: false if it is too large */
+export async function putFile(picture, file) {
+  if (kept.has(picture)) return true;
   const sum = [...kept.values()].reduce((total, size) => total + size, 0);
   if (file.size > MAX_FILE || sum + file.size > MAX_FILES) return false;
-  kept.set(id, file.size);
-  const done = await put("files", id, file);
-  if (!done) kept.delete(id);
+  kept.set(picture, file.size);
+  const done = await put("files", picture, file);
+  if (!done) kept.delete(picture);
   return done;
 }
 
@@ -92,11 +93,10 @@ export async function dropFile(id) {
   await transact(["files"], "readwrite", (open) => void open("files").delete(id));
 }
 
-/** @param {string} id */
+/** Drops a job. Its file may belong to other jobs too. @param {string} id */
 export async function drop(id) {
-  kept.delete(id);
-  await transact(["jobs", "files", "previews"], "readwrite", (open) => {
-    for (const shelf of /** @type {Shelf[]} */ (["jobs", "files", "previews"])) open(shelf).delete(id);
+  await transact(["jobs", "previews"], "readwrite", (open) => {
+    for (const shelf of /** @type {Shelf[]} */ (["jobs", "previews"])) open(shelf).delete(id);
     return undefined;
   });
 }
@@ -111,7 +111,11 @@ export async function records(isOver) {
   const surplus = new Set(all.filter(isOver).slice(0, Math.max(0, all.length - MAX_JOBS)));
   await Promise.all([...surplus].map(({ id }) => drop(id)));
   all = all.filter((record) => !surplus.has(record));
-  for (const { id, size } of all) if (await getFile(id)) kept.set(id, size);
+  const sizes = new Map(all.map(({ id, picture = id, size }) => [picture, size]));
+  for (const key of (await transact(["files"], "readonly", (open) => open("files").getAllKeys())) ?? []) {
+    if (sizes.has(key)) kept.set(String(key), sizes.get(key));
+    else await dropFile(String(key));
+  }
   return all;
 }
 

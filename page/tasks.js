@@ -1,7 +1,7 @@
 /**
  * The task for the next picture and the form of its parameters, made from the coordinator's list of tasks.
  *
- * Names and descriptions come from the tasks and are not translated.
+ * Names and descriptions come from the tasks. Those of this project are translated.
  *
  * Not here: sending a job (jobs.js).
  */
@@ -28,6 +28,9 @@ let shownTask = "";
 let inputs = [];
 
 export function setUpTasks() {
+  $("cut").addEventListener("change", () => {
+    $("cut-number").hidden = $("cut-number").disabled = $("cut").value === "";
+  });
   $("task").addEventListener("change", renderParams);
   // With every count of the workers: a task may change its parameters under the same name.
   onFleet.add(async () => {
@@ -44,13 +47,14 @@ export function setUpTasks() {
   });
 }
 
-/** The chosen task, and its parameters as a query. */
+/** The chosen task, its parameters as a query, and how the picture is cut. */
 export function chosenTask() {
   const values = new URLSearchParams();
   for (const input of inputs) {
     if (textOf(input) !== "") values.set(input.name, textOf(input));
   }
-  return { task: $("task").value || "sobel", query: values.toString() };
+  const cut = $("cut").value && $("cut-number").value ? `${$("cut").value}=${$("cut-number").value}` : "";
+  return { task: $("task").value || "sobel", query: values.toString(), cut };
 }
 
 /** What the chosen task takes; null for nothing. */
@@ -60,7 +64,7 @@ export const taken = () => {
 };
 
 /** Whether all parameters are valid. The browser reports the first that is not. */
-export const isValid = () => $("params").reportValidity();
+export const isValid = () => $("params").reportValidity() && $("cutting").reportValidity();
 
 function renderTasks() {
   const chosen = $("task").value;
@@ -82,8 +86,12 @@ export function renderParams() {
   $("start").hidden = takes !== null;
   $("drop-what").textContent = takes === "picture" ? t.dropPicture : takes === "text" ? t.dropText : t.dropFile;
   $("file").accept = takes === "picture" ? PICTURES : takes === "text" ? "text/*,.txt,.md,.csv,.log" : "";
-  $("about").textContent = task?.description ?? "";
-  const fields = Object.entries(task?.params.properties ?? {}).map(([name, param], at) => field(name, param, at));
+  const about = t.tasks[task?.name ?? ""];
+  $("about").textContent = about ?? task?.description ?? "";
+  $("about").lang = about ? lang : "en";
+  const fields = Object.entries(task?.params.properties ?? {}).map(([name, param], at) =>
+    field(name, param, at, t.tasks[`${task?.name}.${name}`]),
+  );
   $("params").replaceChildren(...fields);
   $("params").hidden = fields.length === 0;
   const before = shownTask === task?.name ? inputs : [];
@@ -106,8 +114,8 @@ function enter(input, value) {
   if (input.selectedIndex === -1) input.value = input.dataset.start;
 }
 
-/** @param {string} name @param {Param} param @param {number} at */
-function field(name, param, at) {
+/** @param {string} name @param {Param} param @param {number} at @param {string} [translated] its description */
+function field(name, param, at, translated) {
   const [box, label, about] = ["div", "label", "small"].map((kind) => document.createElement(kind));
   const input = inputOf(name, param);
   input.id = `param-${at}`;
@@ -117,7 +125,8 @@ function field(name, param, at) {
   box.append(label, input);
   if (!param.description) return box;
   about.id = `${input.id}-about`;
-  about.textContent = param.description;
+  about.textContent = translated ?? param.description;
+  about.lang = translated ? lang : "en";
   input.setAttribute("aria-describedby", about.id);
   box.append(about);
   return box;

@@ -18,7 +18,7 @@ export const task = pictureTask({
       type: "integer",
       minimum: 1,
       maximum: 32,
-      default: 12,
+      default: 8,
       description: "half the side of the square, in pixels",
     },
     times: { type: "integer", minimum: 1, maximum: 8, default: 3, description: "how often the filter is applied" },

@@ -5,38 +5,36 @@ import { readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { deflateSync } from "node:zlib";
 import { connect as amqp } from "amqplib";
-import axe from "axe-core";
-import { encode } from "fast-png";
 import { Redis } from "ioredis";
-import { type Browser, type BrowserContextOptions, chromium, type Page } from "playwright-core";
+import type { Browser, BrowserContextOptions, Page } from "playwright-core";
 import sharp from "sharp";
 import { csvOf, median, serialFraction, summarize, svgOf } from "../page/speedup.js";
 import { QUEUE } from "../queue.ts";
-import { chunk, ihdr, SIGNATURE } from "./pictures.ts";
 import {
-  binaries,
-  describeWith,
-  freePort,
-  type Program,
-  sharedServers,
-  spawnProgram,
-  temporaryFolder,
-} from "./servers.ts";
+  fast,
+  launch,
+  moduleOf,
+  newPage,
+  openPage,
+  type Picture,
+  png,
+  slow,
+  startCoordinator,
+  untilBands,
+  untilCount,
+  untilPhase,
+  untilStill,
+  untilText,
+  violations,
+  WORKERS,
+} from "./browser.ts";
+import { chunk, ihdr, SIGNATURE } from "./pictures.ts";
+import { describeWith, freePort, type Program, sharedServers, spawnProgram, temporaryFolder } from "./servers.ts";
 import { until } from "./wait.ts";
 
 setDefaultTimeout(60_000);
 
-const WORKERS = 2;
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/;
-const FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"];
-FLAGS.push("--disable-component-update", "--disable-sync");
-
-interface Picture {
-  name: string;
-  mimeType: string;
-  buffer: Buffer;
-}
-
 const photo = png("photo.png", 1500, 1200, 1); // 19 bands of 100,000 pixels, 1.8 MB
 const text: Picture = { name: "notes.txt", mimeType: "text/plain", buffer: Buffer.from("To do: buy film, develop.") };
 
@@ -641,7 +639,7 @@ describeWith(["chromium"], "page", () => {
     expect(await page.getByLabel("Choose a file").getAttribute("id")).toBe("file");
     await page.keyboard.press("Enter");
     expect((await chooser).isMultiple()).toBe(true);
-    for (const id of ["task", "workers", "save"]) {
+    for (const id of ["task", "workers", "cut", "save"]) {
       await page.keyboard.press("Tab");
       expect(await focused()).toBe(id);
     }
@@ -1184,97 +1182,29 @@ interface Job {
   byWorker: Record<string, { bands: number }>;
 }
 
-const launch = () => chromium.launch({ executablePath: binaries.chromium, headless: true, args: FLAGS });
-
-/** A page in a context of its own, in English unless `options` says otherwise. */
-async function newPage(browser: Browser, options: BrowserContextOptions = {}): Promise<Page> {
-  return (await browser.newContext({ locale: "en-GB", ...options })).newPage();
+/** The colour at the left edge of the canvas, in the middle of each band of a picture `height` px high. */
+async function spine(page: Page, height: number): Promise<string[]> {
+  const rows = 64; // of 1500 pixels, in 19 bands
+  return page.locator("#mosaic").evaluate(
+    (canvas: HTMLCanvasElement, { height, rows }) => {
+      const context = canvas.getContext("2d")!;
+      return Array.from({ length: Math.ceil(height / rows) }, (_, band) => {
+        const middle = (band * rows + Math.min((band + 1) * rows, height)) / 2;
+        const [r, g, b] = context.getImageData(1, Math.floor((middle * canvas.height) / height), 1, 1).data;
+        return "#" + [r, g, b].map((value) => value.toString(16).padStart(2, "0")).join("");
+      });
+    },
+    { height, rows },
+  );
 }
 
-async function openPage(browser: Browser, port: number, options: BrowserContextOptions = {}): Promise<Page> {
-  const page = await newPage(browser, options);
-  await page.goto(`http://127.0.0.1:${port}`);
-  return page;
-}
-
-async function untilText(page: Page, selector: string, text: string): Promise<void> {
-  const reads = ([selector, text]: string[]) => document.querySelector(selector)?.textContent === text;
-  await page.waitForFunction(reads, [selector, text]);
-}
-
-async function untilCount(page: Page, selector: string, count: number): Promise<void> {
-  const has = ({ selector, count }: { selector: string; count: number }) =>
-    document.querySelectorAll(selector).length === count;
-  await page.waitForFunction(has, { selector, count });
-}
-
-/** Waits for the phase of the job on the stage. */
-async function untilPhase(page: Page, phase: string): Promise<void> {
-  await page.waitForSelector(`#stage[data-phase="${phase}"]`);
-}
-
-/** Waits until the job on the stage has at least `count` finished bands. */
-async function untilBands(page: Page, count: number): Promise<void> {
-  const done = (count: number) => (document.querySelector<HTMLProgressElement>("#bands")?.value ?? 0) >= count;
-  await page.waitForFunction(done, count);
-}
-
-/** Waits for the end of all transitions and animations but those that never end. */
-async function untilStill(page: Page): Promise<void> {
-  await page.evaluate(() => {
-    const ending = document.getAnimations().filter(({ effect }) => effect?.getComputedTiming().endTime !== Infinity);
-    return Promise.all(ending.map(({ finished }) => finished));
-  });
-}
-
-/** Everything in one process, unless `servers` has the URLs of RabbitMQ and Redis. */
-async function startCoordinator(port: number, servers: Record<string, string> = {}): Promise<Program> {
-  const env = { PORT: String(port), WORKERS: String(WORKERS), BAND_PIXELS: "100000", ...servers };
-  const program = spawnProgram("coordinator.ts", env);
-  await program.waitFor(/http:\/\/127\.0\.0\.1:\d+/);
-  return program;
-}
-
-/** A module with a task that returns the picture unchanged. */
-const moduleOf = (name: string, params: object) =>
-  `export const task = { name: "${name}", halo: 0, params: ${JSON.stringify(params)}, run: ({ pixels }) => pixels };\n`;
-
-/** A PNG of noise, which does not compress, so that its upload takes time on a slow network. */
-function png(name: string, width: number, height: number, channels: 1 | 3 = 3): Picture {
-  const data = new Uint8Array(width * height * channels);
-  let seed = 1;
-  for (let i = 0; i < data.length; i++) {
-    seed = (Math.imul(seed, 1664525) + 1013904223) >>> 0;
-    data[i] = seed >>> 24;
-  }
-  return {
-    name,
-    mimeType: "image/png",
-    buffer: Buffer.from(encode({ width, height, channels, data }, { zlib: { level: 1 } })),
-  };
-}
-
-/** Throttles the uploads of the page, bytes per second. */
-async function slow(page: Page, uploadThroughput: number): Promise<void> {
-  const session = await page.context().newCDPSession(page);
-  await session.send("Network.enable");
-  await session.send("Network.emulateNetworkConditions", {
-    offline: false,
-    latency: 0,
-    downloadThroughput: -1,
-    uploadThroughput,
-  });
-}
-
-const fast = (page: Page) => slow(page, -1);
-
-/** Collects the ids of the jobs that the page sends. */
-function jobIds(page: Page): string[] {
-  const ids: string[] = [];
-  page.on("request", (request) => {
-    if (request.method() === "PUT") ids.push(new URL(request.url()).pathname.split("/").at(-1) ?? "");
-  });
-  return ids;
+/** A PNG of one bit a pixel: many pixels in few bytes. */
+function stripes(width: number, height: number): Picture {
+  const line = Buffer.alloc(1 + width / 8);
+  const lines = Array.from({ length: height }, (_, y) => Buffer.from(line).fill(y % 600 < 300 ? 0xff : 0xc3, 1));
+  const idat = chunk("IDAT", deflateSync(Buffer.concat(lines), { level: 1 }));
+  const buffer = Buffer.concat([SIGNATURE, ihdr(width, height, 1, 0), idat, chunk("IEND")]);
+  return { name: "stripes.png", mimeType: "image/png", buffer };
 }
 
 /** Drops or pastes the files on the heading of the page, outside of the drop zone. */
@@ -1309,39 +1239,11 @@ async function legend(page: Page): Promise<Record<string, number>> {
   return Object.fromEntries(rows.map(([name, bands]) => [name, Number(bands)]));
 }
 
-/** The colour at the left edge of the canvas, in the middle of each band of a picture `height` px high. */
-async function spine(page: Page, height: number): Promise<string[]> {
-  const rows = 64; // of 1500 pixels, in 19 bands
-  return page.locator("#mosaic").evaluate(
-    (canvas: HTMLCanvasElement, { height, rows }) => {
-      const context = canvas.getContext("2d")!;
-      return Array.from({ length: Math.ceil(height / rows) }, (_, band) => {
-        const middle = (band * rows + Math.min((band + 1) * rows, height)) / 2;
-        const [r, g, b] = context.getImageData(1, Math.floor((middle * canvas.height) / height), 1, 1).data;
-        return "#" + [r, g, b].map((value) => value.toString(16).padStart(2, "0")).join("");
-      });
-    },
-    { height, rows },
-  );
-}
-
-/** The violations that axe-core finds in the present state of the page. */
-async function violations(page: Page): Promise<string[]> {
-  await page.evaluate(axe.source);
-  return page.evaluate(async () => {
-    const { axe } = globalThis as unknown as { axe: typeof import("axe-core") };
-    const { violations } = await axe.run(document);
-    return violations.map(
-      ({ id, nodes }) => `${id}: ${nodes.map(({ html, failureSummary }) => `${html} ${failureSummary}`).join(", ")}`,
-    );
+/** Collects the ids of the jobs that the page sends. */
+function jobIds(page: Page): string[] {
+  const ids: string[] = [];
+  page.on("request", (request) => {
+    if (request.method() === "PUT") ids.push(new URL(request.url()).pathname.split("/").at(-1) ?? "");
   });
-}
-
-/** A PNG of one bit a pixel: many pixels in few bytes. */
-function stripes(width: number, height: number): Picture {
-  const line = Buffer.alloc(1 + width / 8);
-  const lines = Array.from({ length: height }, (_, y) => Buffer.from(line).fill(y % 600 < 300 ? 0xff : 0xc3, 1));
-  const idat = chunk("IDAT", deflateSync(Buffer.concat(lines), { level: 1 }));
-  const buffer = Buffer.concat([SIGNATURE, ihdr(width, height, 1, 0), idat, chunk("IEND")]);
-  return { name: "stripes.png", mimeType: "image/png", buffer };
+  return ids;
 }

@@ -1,0 +1,165 @@
+// The page as a class uses it, in a real Chromium: the layout, a picture sent again, its runs, what the options say.
+import { afterAll, afterEach, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
+import type { Browser, BrowserContextOptions, Page } from "playwright-core";
+import {
+  launch,
+  newPage,
+  png,
+  slow,
+  startCoordinator,
+  untilBands,
+  untilCount,
+  untilPhase,
+  violations,
+} from "./browser.ts";
+import { describeWith, freePort, type Program } from "./servers.ts";
+
+setDefaultTimeout(60_000);
+
+const photo = png("photo.png", 900, 700, 1);
+
+describeWith(["chromium"], "the page in a class", () => {
+  let origin: string;
+  let coordinator: Program;
+  let browser: Browser;
+
+  beforeAll(async () => {
+    const port = await freePort();
+    origin = `http://127.0.0.1:${port}`;
+    coordinator = await startCoordinator(port);
+    browser = await launch();
+  });
+  afterAll(async () => {
+    await browser?.close();
+    coordinator?.kill("SIGKILL");
+    await coordinator?.exited;
+  });
+  afterEach(() => Promise.all(browser.contexts().map((context) => context.close())));
+
+  async function open(options: BrowserContextOptions = {}): Promise<Page> {
+    const page = await newPage(browser, options);
+    await page.goto(origin);
+    await page.waitForSelector("#alive[data-ready]");
+    return page;
+  }
+
+  /** The queries of the jobs that the page sends. */
+  function queries(page: Page): URLSearchParams[] {
+    const sent: URLSearchParams[] = [];
+    page.on("request", (request) => {
+      if (request.method() === "PUT") sent.push(new URL(request.url()).searchParams);
+    });
+    return sent;
+  }
+
+  test.each([
+    [1280, 720],
+    [1366, 657],
+    [1024, 768],
+    [390, 844],
+  ])("at %i × %i the result and its buttons need no scrolling", async (width, height) => {
+    const page = await open({ viewport: { width, height }, locale: "es-AR" });
+    await page.selectOption("#task", "blur"); // its parameters do not push the stage down
+    await page.setInputFiles("#file", photo);
+    await untilPhase(page, "done");
+    for (const id of ["frame", "download", "curl", "view-compare", "zoom-in", "time"]) {
+      const box = (await page.locator(`#${id}`).boundingBox())!;
+      expect({ id, in: box.y >= 0 && box.y + box.height <= height, wide: box.x + box.width <= width }).toEqual({
+        id,
+        in: true,
+        wide: true,
+      });
+    }
+    const before = await page.locator("#frame").boundingBox();
+    await page.click("#more");
+    expect(await page.locator("#params").isVisible()).toBe(true);
+    expect(await page.locator("#frame").boundingBox()).toEqual(before);
+    await page.keyboard.press("Escape");
+    expect(await page.locator("#params").isVisible()).toBe(false);
+  });
+
+  test("again with another number of workers, in the same cut, and as chosen above; the runs and their speed-up", async () => {
+    const page = await open();
+    const sent = queries(page);
+    await page.setInputFiles("#file", photo);
+    await untilPhase(page, "done");
+    const runs = () => page.locator("#runs-rows tr").count();
+    expect(await runs()).toBe(1);
+    for (const name of ["Again with 1 worker", "Again with 2 workers", "Again with all workers"]) {
+      await page.getByRole("button", { name }).click();
+      await untilPhase(page, "done");
+    }
+    const rows = Math.ceil(700 / 7); // 7 bands of 100,000 pixels
+    const { length } = sent;
+    expect(length).toBe(4);
+    expect(sent.map((query) => query.get("workers"))).toEqual([null, "1", "2", null]);
+    expect(new Set(sent.slice(1).map((query) => query.get("bandRows")))).toEqual(new Set([sent[1]!.get("bandRows")]));
+    expect(Number(sent[1]!.get("bandRows"))).toBeGreaterThanOrEqual(rows);
+
+    await page.selectOption("#task", "scharr");
+    await page.click("#more");
+    await page.selectOption("#cut", "bands");
+    await page.fill("#cut-number", "5");
+    await page.getByRole("button", { name: "As chosen above" }).click();
+    await untilPhase(page, "done");
+    expect(Object.fromEntries(sent[4]!)).toEqual({ task: "scharr", bands: "5" });
+
+    const cells = await page
+      .locator("#runs-rows tr")
+      .evaluateAll((rows) => rows.map((row) => [...row.children].map((cell) => cell.textContent)));
+    expect(cells.map(([workers, task]) => [workers, task])).toEqual([
+      ["all", "scharr"],
+      ["all", "sobel"],
+      ["2", "sobel"],
+      ["1", "sobel"],
+      ["all", "sobel"],
+    ]);
+    expect(cells[0]![4]).toBe("–"); // no run with one worker to compare with
+    expect(cells[3]![4]).toBe("1.00");
+    for (const at of [1, 2, 4]) expect(cells[at]![4]).toMatch(/^\d+\.\d\d$/);
+    expect(await violations(page)).toEqual([]);
+
+    // A run is shown, and the picture survives a reload, so it can be sent again.
+    await page.getByRole("button", { name: "Show the run with 2 workers" }).click();
+    expect(await page.locator("#runs-rows [aria-current]").textContent()).toBe("2");
+    await page.reload();
+    await untilCount(page, "#runs-rows tr", 5);
+    await page.getByRole("button", { name: "Again with 2 workers" }).click();
+    await untilCount(page, "#runs-rows tr", 6);
+    await untilPhase(page, "done");
+  });
+
+  test("files for which a parameter is invalid wait for its correction", async () => {
+    const page = await open({ locale: "es-AR" });
+    await page.selectOption("#task", "median");
+    expect(await page.locator("#about").textContent()).toContain("Filtro de mediana");
+    await page.fill('#params [name="radius"]', "99");
+    await page.setInputFiles("#file", photo);
+    expect(await page.locator("#held").textContent()).toContain("photo.png: todavía no se envió");
+    expect(await page.locator(".job").count()).toBe(0);
+    await page.fill('#params [name="radius"]', "2");
+    await page.click("#held-send");
+    await untilPhase(page, "done");
+    expect(await page.locator("#asked").textContent()).toBe("median · radius=2 · times=3");
+    expect(await page.locator("#held").isVisible()).toBe(false);
+  });
+
+  test("a choice of the view within a second of the end is kept; a failed job says what to do", async () => {
+    const page = await open({ locale: "es-AR" });
+    await slow(page, 4e5);
+    await page.setInputFiles("#file", photo);
+    await untilBands(page, 1);
+    await untilPhase(page, "done");
+    await page.click("#view-mosaic");
+    await Bun.sleep(1_500); // longer than the mosaic stays by itself
+    expect(await page.locator("#view-mosaic").getAttribute("aria-pressed")).toBe("true");
+
+    await page.setInputFiles("#file", { name: "a.txt", mimeType: "text/plain", buffer: Buffer.from("To do: film") });
+    await untilPhase(page, "failed");
+    expect(await page.locator("#say-lead").textContent()).toBe("Esto no es una imagen");
+    expect(await page.locator("#say-remedy").textContent()).toContain("Elegí una imagen");
+    expect(await page.locator("#say-another").isVisible()).toBe(true);
+    expect(await page.locator(".bars").isVisible()).toBe(false);
+    expect(await violations(page)).toEqual([]);
+  });
+});
