@@ -2,7 +2,7 @@
 // killed. The expected pixels are those of the definition (pictures.ts).
 import { afterAll, afterEach, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
 import { execFileSync } from "node:child_process";
-import { readFileSync, writeFileSync } from "node:fs";
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { connect as amqp, type Channel, type ChannelModel } from "amqplib";
 import { encode } from "fast-png";
@@ -65,23 +65,24 @@ async function end(): Promise<void> {
   store.disconnect();
 }
 
-describeWith(["rabbitmq", "redis", "deno", "node", "go"], "examples/worker.js and worker.go", () => {
+describeWith(["rabbitmq", "redis", "deno", "node", "go"], "examples/worker.ts and worker.go", () => {
   beforeAll(start, 90_000);
   afterEach(endPrograms);
   afterAll(end);
   setDefaultTimeout(LONG);
 
-  const file = "examples/worker.js";
+  const file = "examples/worker.ts";
 
-  test("worker.js is at most 45 lines and imports nothing of this project", () => {
+  test("worker.ts is at most 40 lines and imports nothing of this project", () => {
     const code = readFileSync(file, "utf8");
-    expect(code.trimEnd().split("\n").length).toBeLessThanOrEqual(45);
+    expect(code.trimEnd().split("\n").length).toBeLessThanOrEqual(40);
     expect([...code.matchAll(/from "(.*)"/g)].map(([, name]) => name)).toEqual(["amqplib", "fast-png", "ioredis"]);
   });
 
   test.each(["bun", "deno", "node", "go"] as const)("does jobs alone, exactly: %s", async (language) => {
     const origin = await startCoordinator(WIDTH * 14);
-    await (language === "go" ? startExample(compiled("examples/worker.go"), "binary") : startExample(file, language));
+    if (language === "go") await startExample(compiled("examples/worker.go"), "binary");
+    else await startExample(language === "node" ? withoutTypes(file) : file, language);
     const isNamed = language !== "go"; // Go's example announces nothing
     await expectEdges(origin, isNamed, grey, WIDTH, HEIGHT);
     for (const [width, height] of [
@@ -94,6 +95,14 @@ describeWith(["rabbitmq", "redis", "deno", "node", "go"], "examples/worker.js an
       await expectEdges(origin, isNamed, random(width * height), width, height);
     }
   });
+
+  /** Node runs TypeScript from version 22 on. For an older one the types are removed. */
+  function withoutTypes(source: string): string {
+    const script = join("node_modules", ".cache", "worker.mjs"); // where its imports are found
+    mkdirSync(join("node_modules", ".cache"), { recursive: true });
+    writeFileSync(script, new Bun.Transpiler({ loader: "ts" }).transformSync(readFileSync(source, "utf8")));
+    return script;
+  }
 
   /** A program in Go, without a network: its packages are Debian's. */
   function compiled(source: string): string {
@@ -146,7 +155,10 @@ describeWith(["rabbitmq", "redis", "deno", "node", "go"], "examples/worker.js an
     await done(origin, id);
     const { byWorker } = await state(origin, id);
     const { ours, ...theirs } = byWorker;
-    expect([Object.values(theirs).map(({ bands }) => bands), ours.bands]).toEqual([[before], HEIGHT - before]);
+    // The last result may have been stored and not announced: it counts as done by `foreign`, and maybe later.
+    const alone = Object.values(theirs).reduce((sum, { bands }) => sum + bands, 0);
+    expect(alone).toBeWithin(before, before + 2);
+    expect(ours.bands).toBe(HEIGHT - alone);
     expectSame(await resultOf(origin, id), sobelOf(grey, WIDTH, HEIGHT));
   });
 });
