@@ -8,14 +8,19 @@
  * Not here: the arithmetic and the charts (speedup.js).
  */
 import { isOpen, queryOf } from "./job.js";
-import { hold, jobs, onJob } from "./jobs.js";
+import { hold, jobs, onJob, repeat } from "./jobs.js";
 import { sameCut } from "./runs.js";
 import { ask, fleet, follow, onFleet, Problem, upload } from "./server.js";
-import { csvOf, panels, summarize, svgOf } from "./speedup.js";
+import { csvOf, median, panels, summarize, svgOf } from "./speedup.js";
+import { choose } from "./stage.js";
 import { newId } from "./store.js";
 import { number, t } from "./words.js";
 
 const RUNS = 3;
+/** The task of real work. */
+const HEAVY = "median";
+/** A band that is computed in less than this is hardly more than its transport, ms. */
+const MIN_WORK_MS = 15;
 
 const $ = (/** @type {string} */ id) => /** @type {any} */ (document.getElementById(id));
 
@@ -35,6 +40,10 @@ export function setUpExperiment() {
   $("svg").addEventListener("click", () =>
     save(svgOf(summary(), t, write, result?.name ?? ""), "image/svg+xml", "svg"),
   );
+  $("light-change").addEventListener("click", () => {
+    const job = picture && repeat(picture, null, { task: HEAVY, query: "", cut: "" });
+    if (job) choose(job);
+  });
   onFleet.add(renderExperiment);
   onJob.add((_, what) => what !== "progress" && renderExperiment());
 }
@@ -151,7 +160,26 @@ export function renderExperiment() {
   const few = cores() > 0 && cores() < maxWorkers && maxWorkers >= 2;
   $("cores").hidden = !few;
   $("cores").textContent = few ? t.fewCores(cores(), maxWorkers) : "";
+  renderLight();
   renderResult();
+}
+
+/** Proposes the task of real work, where the bands of this one are computed too fast for a speed-up. */
+function renderLight() {
+  const done = /** @type {any[]} */ ([...(picture?.doneBands.values() ?? [])]);
+  const work = done.length > 0 ? median(done.map(({ ms }) => ms)) : Infinity;
+  // Fetched and decoded, stored and acknowledged; NaN where a worker reports no times.
+  const carried = median(done.map(({ taken, claimed, computed, stored }) => claimed - taken + stored - computed));
+  const light =
+    picture?.phase === "done" &&
+    picture.status.kind !== "list" &&
+    picture.file !== null &&
+    (work < MIN_WORK_MS || work < 2 * carried);
+  const offered = fleet.all.some(({ tasks }) => tasks.includes(HEAVY));
+  $("light").hidden = !light || !offered || picture?.task === HEAVY;
+  if ($("light").hidden) return;
+  $("light-text").textContent = t.light(picture?.task ?? "", `${write(work, 1)} ms`, HEAVY);
+  $("light-change").textContent = t.useHeavy(HEAVY);
 }
 
 function renderResult() {

@@ -151,6 +151,41 @@ export async function restore() {
   next();
 }
 
+/**
+ * Shows a job of another browser, by its id: it is listed and followed, and not downloaded by itself.
+ * @param {string} id @param {string} name
+ */
+export async function visit(id, name) {
+  const known = await ask(`/jobs/${id}`).then(
+    (answer) => answer.json(),
+    () => null,
+  );
+  const found = jobs.find((job) => job.id === id);
+  if (found || !known) return found;
+  const { task, params, workers, created } = known;
+  const query = new URLSearchParams(Object.entries(params ?? {}).map(([key, value]) => [key, String(value)]));
+  const added = (jobs[0]?.added ?? 0) + 1;
+  const asked = { id, name, size: 0, workers: workers ?? null, query: query.toString(), cut: "", picture: id };
+  /** @type {Job} */
+  const job = {
+    ...fresh(),
+    ...asked,
+    task: task.split(".")[0],
+    added,
+    batch: added,
+    file: null,
+    preview: null,
+    phase: "running",
+  };
+  Object.assign(job, { start: created ?? Date.now(), downloaded: true });
+  if (known.times?.done) job.end = job.start + known.times.done;
+  jobs.unshift(job);
+  notify(job, "list");
+  learn(job, known);
+  refollow();
+  return job;
+}
+
 /** Queues a job whose upload was cut by closing its page. @param {Job} job */
 async function requeue(job) {
   job.kept = job.file !== null;

@@ -4,16 +4,18 @@
  * Not here: tasks and parameters (tasks.js), jobs (jobs.js), what is shown of them (stage.js, list.js), the experiment
  * (experiment.js).
  */
+import { openAddress, writeAddress } from "./address.js";
 import { renderExperiment, setUpExperiment } from "./experiment.js";
 import { isOpen } from "./job.js";
 import { add, jobs, onJob, restore, wouldLose } from "./jobs.js";
 import { refreshList, renderList, setUpList } from "./list.js";
 import { renderRuns, setUpRuns } from "./runs.js";
+import { renderSamples, setUpSamples } from "./samples.js";
 import { fleet, giveToken, onFleet, watchFleet } from "./server.js";
 import { choose, chosen, refresh, setUpStage } from "./stage.js";
 import { chosenTask, isValid, renderParams, setUpTasks, taken } from "./tasks.js";
-import { detailOf, leadOf, stateOf } from "./texts.js";
-import { lang, speak, t, translate } from "./words.js";
+import { detailOf, doneOf, leadOf, stateOf } from "./texts.js";
+import { lang, number, speak, t, translate } from "./words.js";
 
 const $ = (/** @type {string} */ id) => /** @type {any} */ (document.getElementById(id));
 
@@ -113,10 +115,19 @@ function listenToOptions() {
   });
 }
 
+/** The address of the job on the stage, and its percentage in the tab's title. */
+function renderTitle() {
+  const job = chosen();
+  if (job && job.phase !== "queued") writeAddress(job);
+  const share = job && isOpen(job) && job.status.bands ? doneOf(job) / job.status.bands : 0;
+  const title = $("title").textContent;
+  document.title = share > 0 && job ? `${number(share, { style: "percent" })} · ${job.name}` : title;
+}
+
 function renderLanguage() {
   document.documentElement.lang = lang;
   translate(document);
-  document.title = $("title").textContent;
+  renderTitle();
   for (const code of /** @type {const} */ (["en", "es"])) $(code).setAttribute("aria-pressed", String(code === lang));
   $("alive").dataset.text = "";
   renderWorkers();
@@ -124,6 +135,7 @@ function renderLanguage() {
   renderExperiment();
   renderParams();
   renderRuns();
+  renderSamples();
   for (const row of $("list").children) translate(row);
   refreshList();
   refresh();
@@ -171,6 +183,7 @@ function listen() {
   onFleet.add(renderWorkers);
   onFleet.add(renderLock);
   onJob.add(announce);
+  onJob.add(renderTitle);
 }
 
 listen();
@@ -180,8 +193,11 @@ setUpRuns(() => (isValid() ? { workers: wanted, what: chosenTask() } : null));
 setUpExperiment();
 setUpTasks();
 listenToOptions();
+setUpSamples(take);
 renderLanguage();
 watchFleet();
 await restore();
+addEventListener("hashchange", openAddress);
+if (!chosen()) await openAddress();
 if (!chosen() && jobs.length > 0) choose(jobs.find(isOpen) ?? jobs[0]);
 renderList();

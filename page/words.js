@@ -80,6 +80,10 @@ const en = {
   },
   /** Tasks by name, parameters by task and name; empty: as the server describes them. @type {Record<string, string>} */
   tasks: {},
+  samples: { hills: "Hills", rings: "Rings", town: "A town" },
+  light: (/** @type {string} */ task, /** @type {string} */ work, /** @type {string} */ heavy) =>
+    `A band of ${task} is computed in ${work}: hardly more than it takes to carry it. So more workers hardly help. ${heavy} does real work for every pixel.`,
+  useHeavy: (/** @type {string} */ heavy) => `Send it with ${heavy}`,
   held: (/** @type {string} */ names) => `${names}: not sent yet. Correct the marked value, then send.`,
   measure: (/** @type {number} */ n) => `Measure with 1 to ${n} workers`,
   needsTwo: "This needs at least two workers.",
@@ -191,7 +195,7 @@ const es = {
     sepia: "El marrón de las fotos viejas",
     half: "La mitad del ancho y del alto, en color",
     thumbnail: "Una imagen chica, en color",
-    "thumbnail.by": "cuántas veces más chico es cada lado",
+    "thumbnail.factor": "cuántas veces más chico es cada lado",
     crack: "La palabra de letras minúsculas que tiene este MD5, o null",
     "crack.md5": "32 dígitos hexadecimales",
     "crack.length": "letras, como máximo",
@@ -202,6 +206,10 @@ const es = {
     words: "Las líneas, palabras y bytes de un texto, y sus palabras más frecuentes",
     "words.top": "cuántas de las palabras más frecuentes",
   },
+  samples: { hills: "Sierras", rings: "Anillos", town: "Una ciudad" },
+  light: (task, work, heavy) =>
+    `Una banda de ${task} se calcula en ${work}: apenas más de lo que cuesta llevarla. Por eso más workers casi no ayudan. ${heavy} hace trabajo de verdad para cada píxel.`,
+  useHeavy: (heavy) => `Enviarla con ${heavy}`,
   held: (names) => `${names}: todavía no se envió. Corregí el valor marcado y enviá.`,
   measure: (n) => `Medir con 1 a ${n} workers`,
   needsTwo: "Hacen falta al menos dos workers.",
@@ -242,6 +250,7 @@ const spanish = {
   token: "Token de acceso",
   enter: "Desbloquear",
   options: "Opciones",
+  samples: "Ejemplos",
   cut: "Bandas",
   cutAuto: "automático",
   cutBands: "cerca de esta cantidad",

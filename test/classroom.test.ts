@@ -144,6 +144,30 @@ describeWith(["chromium"], "the page in a class", () => {
     expect(await page.locator("#held").isVisible()).toBe(false);
   });
 
+  test("a sample picture; the address of its job opens it elsewhere; the task of real work is proposed", async () => {
+    const page = await open();
+    const sent = queries(page);
+    await page.getByRole("button", { name: "Rings, 2400 × 1600" }).click();
+    await untilPhase(page, "done");
+    expect(await page.locator("#name").textContent()).toBe("rings.png");
+    expect(await page.title()).toBe("Sobel, distributed");
+    expect(page.url()).toMatch(/#job=[0-9a-f-]{36}&name=rings\.png$/);
+
+    const other = await newPage(browser, { locale: "es-AR" });
+    await other.goto(page.url());
+    await untilPhase(other, "done");
+    expect(await other.locator("#name").textContent()).toBe("rings.png");
+    expect(await other.locator("#meta").textContent()).toContain("2400 × 1600");
+    expect(await other.locator("#again-chosen").isDisabled()).toBe(true); // it has no picture to send
+    expect(await violations(other)).toEqual([]);
+
+    await page.setInputFiles("#file", png("tiny.png", 300, 200, 1)); // computed in less than it takes to carry
+    await page.getByRole("button", { name: "Send it with median" }).click();
+    await untilPhase(page, "done");
+    expect(sent.at(-1)!.get("task")).toBe("median");
+    expect(await page.locator("#light").isVisible()).toBe(false);
+  });
+
   test("a choice of the view within a second of the end is kept; a failed job says what to do", async () => {
     const page = await open({ locale: "es-AR" });
     await slow(page, 4e5);
