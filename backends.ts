@@ -13,6 +13,7 @@
 
 import type { Chunk } from "./chunk.ts";
 import type { Action } from "./ops/obey.ts";
+import type { Trouble } from "./ops/trouble.ts";
 import type { Channels } from "./picture/picture.ts";
 import type { Offer, Values } from "./task.ts";
 
@@ -24,35 +25,6 @@ export interface Backends {
 /** The queue cannot be used now; retry later. */
 export class QueueError extends Error {
   override name = "QueueError";
-}
-
-/** Why a backend cannot be used, in a word that programs can compare. */
-export type TroubleCode =
-  | "unreachable" // no connection
-  | "login" // it refuses the user or the password
-  | "vhost" // RabbitMQ has no such virtual host, or refuses it to the user
-  | "rights" // the user may not do what is needed
-  | "silent" // it is connected, and does not answer
-  | "blocked" // short of memory or disk, it takes nothing
-  | "starting" // it loads its data
-  | "version"; // it is too old
-
-export interface Trouble {
-  code: TroubleCode;
-  /** The same in a sentence. */
-  detail: string;
-}
-
-/** A backend cannot be used, for this reason. */
-export class UnavailableError extends Error {
-  override name = "UnavailableError";
-  constructor(
-    readonly code: TroubleCode,
-    message: string,
-    options?: ErrorOptions,
-  ) {
-    super(message, options);
-  }
 }
 
 export type Outcome = { do: "done" } | { do: "retry" } | { do: "renew" } | { do: "dead-letter"; reason: string };
@@ -164,6 +136,9 @@ export interface Job {
   enqueuedAt: number | null;
   /** How long the coordinator read and cut the picture, without the time that it waited for room in the queue, ms. */
   cutMs: number | null;
+  /** When its result was first merged, ms since `began`, and how long that took, ms. */
+  mergedAt: number | null;
+  mergeMs: number | null;
   /** Rises when a failed job is sent again. Messages and reports of earlier attempts are dropped. */
   attempt: number;
   /** The whole picture has been read, and every band is in the queue or done. */
@@ -229,7 +204,7 @@ export interface Incident {
   at?: number;
   band?: number;
   worker?: string;
-  /** `lost`: the worker that has the band now. */
+  /** `lost`: the worker that has the band now; absent while none has. */
   by?: string;
   error?: string;
 }
@@ -331,6 +306,10 @@ export interface Results {
   begin(chunkId: string, by: Claimant): Promise<Begun>;
   /** A worker hands a band back unfinished. */
   unclaim(chunkId: string, by: Claimant): Promise<void>;
+  /** Notes, once, that a worker which has claimed a band is alive no more. */
+  noteLost(id: string, band: number, worker: string): Promise<void>;
+  /** Notes, once, that the result of a job was merged now, and how long that took, ms. */
+  noteMerge(id: string, ms: number): Promise<void>;
   /** Counts a failure of a band's task. @returns how many there were; 0 where the report is out of date */
   countFailure(chunkId: string, attempt: number | undefined, worker: string, error: string): Promise<number>;
 

@@ -178,6 +178,14 @@ export class LocalResults implements Results {
     this.#jobs.get(jobId)?.claims.delete(band);
   }
 
+  /** A worker that ends here gives its band back. */
+  async noteLost(): Promise<void> {}
+
+  async noteMerge(id: string, mergeMs: number): Promise<void> {
+    const entry = this.#jobs.get(id);
+    if (entry && entry.job.mergeMs === null) Object.assign(entry.job, { mergeMs, mergedAt: elapsed(entry) });
+  }
+
   async countFailure(chunkId: string, attempt: number | undefined, worker: string, error: string): Promise<number> {
     const { jobId, band } = parseChunkId(chunkId);
     const entry = this.#jobs.get(jobId);

@@ -14,19 +14,11 @@ import type { Channel, ChannelModel, ConfirmChannel, ConsumeMessage, GetMessage 
 import { NOT_CONNECTED, RabbitConnection } from "./amqp/connection.ts";
 import { Consumer, HOLD_MS, requeue, settle } from "./amqp/consumer.ts";
 import { DEAD_LETTERS, lookAt, peekAt, putBack, QUEUE } from "./amqp/letters.ts";
-import {
-  type Handler,
-  type Letter,
-  type Peeked,
-  type Queue,
-  QueueError,
-  type Results,
-  type Trouble,
-  UnavailableError,
-} from "./backends.ts";
+import { type Handler, type Letter, type Peeked, type Queue, QueueError, type Results } from "./backends.ts";
 import { type Chunk, decodeMessage, encodeMessage } from "./chunk.ts";
 import { within } from "./ops/deadline.ts";
 import type { Log } from "./ops/log.ts";
+import { type Trouble, UnavailableError } from "./ops/trouble.ts";
 
 export { DEAD_LETTERS, QUEUE };
 export const DELIVERY_LIMIT = 20;

@@ -56,6 +56,8 @@ import {
   LEASE,
   LIVE,
   MARK,
+  NOTE_LOST,
+  NOTE_MERGE,
   PUT,
   RECORD_FOREIGN,
   RELEASE,
@@ -229,6 +231,14 @@ export class RedisResults implements Results {
   async unclaim(chunkId: string, by: Claimant): Promise<void> {
     const { jobId, band } = parseChunkId(chunkId);
     await this.#redis.eval(UNCLAIM, 1, jobKey(jobId), band, claimOf(by));
+  }
+
+  async noteLost(id: string, band: number, worker: string): Promise<void> {
+    await this.#redis.eval(NOTE_LOST, 1, jobKey(id), band, worker);
+  }
+
+  async noteMerge(id: string, ms: number): Promise<void> {
+    await this.#redis.eval(NOTE_MERGE, 1, jobKey(id), ms);
   }
 
   async countFailure(chunkId: string, attempt: number | undefined, worker: string, error: string): Promise<number> {

@@ -17,7 +17,7 @@
 import { EventEmitter } from "node:events";
 import type { Backends, Claim, Done, Failure, Hint, Incident, Job, Results } from "./backends.ts";
 import { Pace } from "./jobs/pace.ts";
-import { failIfStuck } from "./jobs/stuck.ts";
+import { failIfStuck, noteLost } from "./jobs/stuck.ts";
 
 /** Why a job cannot go on: it has failed, is gone, or is another one than what was sent. */
 export class JobError extends Error {
@@ -72,6 +72,7 @@ export async function lookUp(backends: Backends, id: string, isEnqueued = JobWat
   let known = await read(backends.results, id);
   if (!known || known.job.error !== null || stateOf(known.job, known.done.size) === "done") return known;
   const awaited = awaitedOf(known);
+  await noteLost(backends, known);
   if (awaited.length > 0) {
     await backends.results.recordForeign(id, awaited);
     known = await read(backends.results, id);
@@ -308,7 +309,8 @@ export class JobWatch {
     // After a gap, the records have them all.
     if (incident.n !== this.#incidents + 1) return;
     this.#incidents = incident.n;
-    if (incident.what === "threw" && incident.band !== undefined) this.claims.delete(incident.band);
+    const isBack = incident.what === "threw" || (incident.what === "lost" && incident.by === undefined);
+    if (isBack && incident.band !== undefined) this.claims.delete(incident.band);
     this.happened.push({ incident });
   }
 

@@ -7,10 +7,10 @@
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { type ChannelModel, connect } from "amqplib";
-import type { Trouble, TroubleCode } from "../backends.ts";
 import { amqpNodes } from "../ops/address.ts";
 import { within } from "../ops/deadline.ts";
 import type { Log } from "../ops/log.ts";
+import type { Trouble, TroubleCode } from "../ops/trouble.ts";
 
 /** How long a node may take to accept a connection, ms. */
 const CONNECT_MS = 5_000;

@@ -40,11 +40,15 @@ export function view(job: Job, done: Map<number, Done>, isKnown: boolean) {
 }
 
 /** The job's own times. Its bands' are in their events. */
-function timesOf({ began, enqueued: isEnqueued, enqueuedAt, cutMs, bands }: Job, done: Map<number, Done>) {
+function timesOf(
+  { began, enqueued: isEnqueued, enqueuedAt, cutMs, mergedAt, mergeMs, bands }: Job,
+  done: Map<number, Done>,
+) {
   let last: number | null = null;
   if (done.size === bands) for (const { stored = 0 } of done.values()) last = Math.max(last ?? 0, stored);
   const [cut, enqueued] = isEnqueued ? [cutMs, enqueuedAt] : [null, null];
-  return { began, cut, enqueued, done: last };
+  const merged = mergedAt === null || mergeMs === null ? null : { at: mergedAt, ms: mergeMs };
+  return { began, cut, enqueued, done: last, merged };
 }
 
 /**

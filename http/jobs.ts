@@ -92,16 +92,17 @@ export async function result(context: JobReads, request: Request, id: string): P
   if (isUnchanged(request, etag)) return new Response(null, { status: 304, headers });
   const task = dataTaskOf(context, job);
   const pieces = async () => context.metrics.sending(merge(await JobWatch.open(context, id), task, true));
+  const whole = async () => timed(await pieces(), (ms) => context.results.noteMerge(id, ms));
   const sizes = [...done.values()].map(({ bytes }) => bytes);
   // The length of a third-party result is known only after it has been encoded again.
   const onBroken = brokenOff(context, job, request);
-  if (task || sizes.includes(0)) return streamed(await pieces(), { headers }, onBroken);
-  const whole = resultOf(job);
-  const length = new Stitcher(whole.width, whole.height, job.channels).length(sizes);
+  if (task || sizes.includes(0)) return streamed(await whole(), { headers }, onBroken);
+  const made = resultOf(job);
+  const length = new Stitcher(made.width, made.height, job.channels).length(sizes);
   const range = rangeOf(request, length, etag);
   const { from, to } = range ?? { from: 0, to: length };
   return streamed(
-    slice(await pieces(), from, to),
+    range ? slice(await pieces(), from, to) : await whole(),
     {
       status: range ? 206 : 200,
       headers: {
@@ -113,6 +114,18 @@ export async function result(context: JobReads, request: Request, id: string): P
     },
     onBroken,
   );
+}
+
+/** @param onEnd gets how long the pieces took, without the time that the client took, ms; called after the last one */
+async function* timed(pieces: AsyncGenerator<Uint8Array>, onEnd: (ms: number) => Promise<void>) {
+  let ms = 0;
+  let start = performance.now();
+  for await (const piece of pieces) {
+    ms += performance.now() - start;
+    yield piece;
+    start = performance.now();
+  }
+  await onEnd(Math.round((ms + performance.now() - start) * 10) / 10).catch(() => {}); // only a note
 }
 
 /** Logs a download that breaks off, unless its client has closed the connection. */

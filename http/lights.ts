@@ -6,8 +6,9 @@
  *
  * Not here: how they are asked (ops/health.ts), the probes of Kubernetes (service.ts).
  */
-import type { Backends, Trouble, TroubleCode } from "../backends.ts";
+import type { Backends } from "../backends.ts";
 import { troubleOf } from "../ops/health.ts";
+import type { Trouble, TroubleCode } from "../ops/trouble.ts";
 
 const INTERVAL_MS = 500;
 

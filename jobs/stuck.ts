@@ -1,5 +1,5 @@
 /**
- * Whether a job is stuck: nothing moves it any more, and nothing will.
+ * Whether a job is stuck: nothing moves it any more, and nothing will; and whether its workers are alive.
  *
  * Invariant: a job is failed only after it has been seen stuck for some time, which is counted from look to look.
  *
@@ -38,6 +38,15 @@ export async function failIfStuck(backends: Backends, known: Known, isEnqueued: 
   if (!interrupted || seen < INTERRUPTED_MS) return false;
   const why = "its upload was cut off, or Redis came back with older data";
   return results.failJob(job.id, `the picture has not arrived completely: ${why}; send it again`, "interrupted");
+}
+
+/** Notes each worker that has claimed a band and is alive no more. Nothing else would say so until another takes the band. */
+export async function noteLost({ results }: Backends, { job, claims }: Known): Promise<void> {
+  const own = [...claims].filter(([, { foreign }]) => !foreign);
+  if (own.length === 0 || job.error !== null) return;
+  const alive = new Set((await results.workers(FLEET_MS)).map(({ name }) => name));
+  const lost = own.filter(([, { worker }]) => !alive.has(worker));
+  await Promise.all(lost.map(([band, { worker }]) => results.noteLost(job.id, band, worker)));
 }
 
 /** Whether bands are neither in the queue nor with a worker, and for how long that may be seen, ms. */

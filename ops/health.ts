@@ -11,8 +11,9 @@
  */
 import { createServer } from "node:http";
 import type { Registry } from "prom-client";
-import { type Backends, type Trouble, UnavailableError } from "../backends.ts";
+import type { Backends } from "../backends.ts";
 import { within } from "./deadline.ts";
+import { type Trouble, UnavailableError } from "./trouble.ts";
 
 /** Time limit for an answer of the result store, ms. */
 export const ANSWER_MS = 2_000;

@@ -10,10 +10,10 @@ import { connect } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 import { connect as connectTls } from "node:tls";
 import { AbstractConnector, Cluster, type ClusterOptions, Redis, type RedisOptions } from "ioredis";
-import { type TroubleCode, UnavailableError } from "../backends.ts";
 import { type RedisAddress, redisAddress } from "../ops/address.ts";
 import { within } from "../ops/deadline.ts";
 import type { Log } from "../ops/log.ts";
+import { type TroubleCode, UnavailableError } from "../ops/trouble.ts";
 import { PROBE } from "./lua.ts";
 
 /** How long the start waits for Redis, ms. */

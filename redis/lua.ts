@@ -160,7 +160,10 @@ if claim and claim ~= ARGV[2] then
   local worker = claim:match('^(.*) %S+$') or claim
   table.insert(losers, worker)
   redis.call('HSET', claims, band .. ' losers', cjson.encode(losers))
-  log(KEYS[1], { what = 'lost', at = now, band = tonumber(band), worker = worker, by = ARGV[6] })
+  -- A watch may have noted it already, because its heartbeat had ended.
+  if redis.call('HDEL', claims, band .. ' noted') == 0 then
+    log(KEYS[1], { what = 'lost', at = now, band = tonumber(band), worker = worker, by = ARGV[6] })
+  end
 end
 local record = about(KEYS[1], band)
 record.worker, record.deliveries, record.claimed = ARGV[6], tonumber(ARGV[7]), now
@@ -171,6 +174,22 @@ redis.call('HSET', claims, band, ARGV[2], band .. ' claim', text)
 follow(KEYS[1], claims)
 redis.call('PUBLISH', KEYS[1], 'claim ' .. band .. ' ' .. text)
 return 'go ' .. lost .. ' ' .. text`;
+
+/** A worker that has claimed a band is alive no more. ARGV band, worker. Its claim stays, so that it counts as lost. */
+export const NOTE_LOST = `${FOLLOW}${CLOCK}${LOG}
+local claims, band = KEYS[1] .. ':claims', ARGV[1]
+local claim, began = redis.call('HGET', claims, band), redis.call('HGET', KEYS[1], 'began')
+if not began or not claim or claim:match('^(.*) %S+$') ~= ARGV[2] then return 0 end
+if redis.call('HSETNX', claims, band .. ' noted', ARGV[2]) == 0 then return 0 end
+redis.call('HDEL', claims, band .. ' claim')
+log(KEYS[1], { what = 'lost', at = elapsed(began), band = tonumber(band), worker = ARGV[2] })
+return 1`;
+
+/** The result of a done job was merged. ARGV how long that took, ms. The first time counts. */
+export const NOTE_MERGE = `${CLOCK}
+local began = redis.call('HGET', KEYS[1], 'began')
+if not began or redis.call('HSETNX', KEYS[1], 'mergeMs', ARGV[1]) == 0 then return 0 end
+return redis.call('HSET', KEYS[1], 'mergedAt', tostring(elapsed(began)))`;
 
 /** A worker hands a band back. ARGV band, claimant. */
 export const UNCLAIM = `
@@ -191,7 +210,7 @@ if redis.call('HGET', KEYS[1] .. ':rows', ARGV[1]) ~= ARGV[4] then return 0 end
 redis.call('SET', KEYS[2], ARGV[3], 'EX', ttl)
 redis.call('HDEL', KEYS[1], 'suspect', 'looked')
 redis.call('HDEL', KEYS[1] .. ':claims', ARGV[1], ARGV[1] .. ' claim', ARGV[1] .. ' lost', ARGV[1] .. ' losers',
-  ARGV[1] .. ' foreign', ARGV[1] .. ' seen')
+  ARGV[1] .. ' foreign', ARGV[1] .. ' seen', ARGV[1] .. ' noted')
 local record = ARGV[2]
 if began then record = record:sub(1, -2) .. ',"stored":' .. elapsed(began) .. '}' end
 if redis.call('HSETNX', KEYS[1] .. ':done', ARGV[1], record) == 1 then

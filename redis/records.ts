@@ -114,6 +114,8 @@ export function jobFrom(fields: Record<string, string>): Job {
     began: Number(fields.began) || 0,
     enqueuedAt: fields.enqueuedAt ? Number(fields.enqueuedAt) : null,
     cutMs: fields.cutMs ? Number(fields.cutMs) : null,
+    mergedAt: fields.mergedAt ? Number(fields.mergedAt) : null,
+    mergeMs: fields.mergeMs ? Number(fields.mergeMs) : null,
     attempt: Number(fields.attempt) || 0,
     enqueued: fields.enqueued === "1",
     error: fields.error || null,

@@ -728,7 +728,7 @@ async function aJob(): Promise<Job> {
     workers: null,
     bandsBy: "size",
   } as const;
-  const times = { created: 0, began: 0, enqueuedAt: null, cutMs: null };
+  const times = { created: 0, began: 0, enqueuedAt: null, cutMs: null, mergedAt: null, mergeMs: null };
   const job = { id, ...asked, ...plan, ...times, attempt: 1, enqueued: false, error: null, failure: null };
   await results.putJob(job);
   await results.close();

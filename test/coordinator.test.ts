@@ -186,6 +186,13 @@ describe("PUT /jobs/:id", () => {
       expectSame(await bytesOf(result), edgesOfPhoto);
     }
 
+    // The first merge is noted with the job. Its times are in order.
+    const { times } = await (await ask(`/jobs/${id}`)).json();
+    expect(times.merged.ms).toBeGreaterThan(0);
+    const order = [0, times.cut, times.enqueued, times.merged.at];
+    expect(order).toEqual(order.toSorted((a, b) => a - b));
+    expect(times.done).toBeLessThanOrEqual(times.merged.at);
+
     expect((await ask(`/jobs/${id}`, { method: "DELETE" })).status).toBe(204);
     for (const [method, path] of [
       ["GET", ""],

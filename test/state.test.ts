@@ -87,6 +87,8 @@ function newJob(id: string, attempt: number, p: string): Job {
     began: 0,
     enqueuedAt: null,
     cutMs: null,
+    mergedAt: null,
+    mergeMs: null,
     enqueued: false,
     error: null,
     failure: null,
@@ -544,6 +546,25 @@ describeWith(["redis"], "the state of a job", () => {
       await results.unclaim(chunk(world, 0), a);
       expect(await results.begin(chunk(world, 0), b)).toMatchObject({ lost: 0 });
     });
+  });
+
+  test("a worker that is alive no more is noted once, and its band's next worker counts it as lost", async () => {
+    const world = await worldOf(results, crypto.randomUUID(), enqueuer);
+    const begin = (name: string) => results.begin(chunk(world, 0), claimant(name, 1));
+    await begin("dead");
+    for (const worker of ["dead", "dead", "other"]) await results.noteLost(world.id, 0, worker);
+    const lost = { n: 1, what: "lost", at: expect.any(Number), band: 0, worker: "dead" } as const;
+    expect(await results.incidents(world.id)).toEqual([lost]);
+    expect((await results.claims(world.id)).size).toBe(0);
+    const heir = await begin("heir");
+    expect(heir).toMatchObject({ lost: 1, claim: { worker: "heir", lost: ["dead"] } });
+    expect(await results.incidents(world.id)).toEqual([lost]);
+    await begin("third");
+    expect(await results.incidents(world.id)).toEqual([lost, { ...lost, n: 2, worker: "heir", by: "third" }]);
+    await results.removeJob(world.id);
+    await results.noteLost(world.id, 0, "third");
+    await results.noteMerge(world.id, 5);
+    expect(await store.keys(`job:{${world.id}}*`)).toEqual([]);
   });
 
   test("silence is counted from look to look: a long sleep counts as one look", async () => {
