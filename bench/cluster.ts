@@ -31,8 +31,13 @@ export class Service {
   }
 
   /** Sends a picture and reads the whole result. */
-  async send(picture: BodyInit): Promise<void> {
-    const response = await fetch(`${this.url}/tasks/sobel`, { method: "POST", body: picture });
+  send(picture: BodyInit): Promise<void> {
+    return this.run("sobel", picture);
+  }
+
+  /** Runs a task and reads the whole result. @param task its name and query */
+  async run(task: string, body?: BodyInit): Promise<void> {
+    const response = await fetch(`${this.url}/tasks/${task}`, { method: "POST", body });
     if (!response.ok) throw new Error(`coordinator: expected 200, got ${response.status}: ${await response.text()}`);
     for await (const _ of response.body!);
   }

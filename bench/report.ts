@@ -86,7 +86,7 @@ export function scalingTable(rows: Row[]): string[][] {
     const times = [`${figure(ours)} s`, speedup.toFixed(2), percent(speedup / workers.count)];
     return [[String(workers.count), speed, pictureName(picture), ...times]];
   });
-  return [["workers", "share of a core each", "picture", "seconds", "speed-up", "efficiency"], ...lines];
+  return [["workers", "share of a core each", "work", "seconds", "speed-up", "efficiency"], ...lines];
 }
 
 /** What one core carries, from the rows on CPU time. */
@@ -118,7 +118,8 @@ function ratioText({ value, low, high }: NonNullable<Row["ratio"]>): string {
   return value.toFixed(2) + (low < high ? ` (${low.toFixed(2)}–${high.toFixed(2)})` : "");
 }
 
-function pictureName(sketch: Sketch): string {
+function pictureName(sketch: Sketch | string): string {
+  if (typeof sketch === "string") return sketch;
   const { kind, width, height } = sketch;
   return megapixels(sketch) < 1 ? `${width} × ${height} ${kind}` : `${figure(megapixels(sketch))} Mpx ${kind}`;
 }
@@ -147,7 +148,7 @@ export function scalingPlot(rows: Row[]): string {
     amdahl: "Amdahl, fitted",
     serial: (share: string) => `Serial fraction (Amdahl): ${share}`,
   };
-  const title = `Sobel, ${pictureName(picture)}, workers at ${percent(one!.share)} of a core each`;
+  const title = `${pictureName(picture)}, workers at ${percent(one!.share)} of a core each`;
   return svgOf(summary, words, (value, digits = 0) => value.toFixed(digits), title);
 }
 
