@@ -19,8 +19,19 @@ export class ByteReader {
     this.#atEnd = atEnd;
   }
 
-  /** What has arrived and is not read yet. */
-  arrived(): Uint8Array {
+  /** The next bytes, not taken: `most` at least, or all up to and with `last`, or all that there are. */
+  async ahead(most: number, last: Uint8Array): Promise<Uint8Array> {
+    const pieces = [this.#piece];
+    let length = this.#piece.length;
+    let tail = Buffer.from(this.#piece.buffer, this.#piece.byteOffset, length);
+    while (length < most && !tail.includes(last)) {
+      const next = await this.#pieces.next();
+      if (next.done) break;
+      pieces.push(next.value);
+      length += next.value.length;
+      tail = Buffer.concat([tail.subarray(-last.length), next.value]);
+    }
+    if (pieces.length > 1) this.#piece = Buffer.concat(pieces);
     return this.#piece;
   }
 

@@ -63,11 +63,14 @@ export function readJpeg(bytes: Buffer): { file: Buffer; frame: Frame } {
 const [SOS, EOI, APP0, APP1, APP14] = [0xda, 0xd9, 0xe0, 0xe1, 0xee];
 /** Huffman and arithmetic tables, quantisation tables, the number of lines, the restart interval. */
 const TABLES = new Set([0xc4, 0xcc, 0xdb, 0xdc, 0xdd]);
+/** The frame of JPEG-LS, ITU-T T.87. */
+const JPEG_LS = 0xf7;
 /** Baseline, extended, progressive; the same two with arithmetic coding. */
 const FRAMES = new Set([0xc0, 0xc1, 0xc2, 0xc9, 0xca]);
 
 function isFrame(marker: number): boolean {
-  return marker >= 0xc0 && marker <= 0xcf && marker !== 0xc4 && marker !== 0xc8 && marker !== 0xcc;
+  const isOther = marker === 0xc4 || marker === 0xc8 || marker === 0xcc;
+  return (marker >= 0xc0 && marker <= 0xcf && !isOther) || marker === JPEG_LS;
 }
 
 function isProgressive(marker: number): boolean {
@@ -101,15 +104,17 @@ function sizeAt(bytes: Buffer, at: number): { width: number; height: number } {
 
 function frameAt(bytes: Buffer, at: number, end: number) {
   const marker = bytes[at + 1];
-  if (marker === 0xf7 || !FRAMES.has(marker))
+  if (!FRAMES.has(marker))
     throw unread(marker === 0xc3 ? "without loss (lossless)" : "of another process (hierarchical, lossless, JPEG-LS)");
   const components = bytes[at + 9];
   if (end < at + 10 + 3 * components) throw corrupt("the frame is cut off");
   const precision = bytes[at + 4];
   if (precision !== 8) throw unread(`with ${precision} bits a sample`);
   if (![1, 3, 4].includes(components)) throw unread(`with ${components} components`);
+  const size = sizeAt(bytes, at);
+  if (size.height === 0) throw unread("that gives its height after its pixels (DNL)");
   const ids = Array.from({ length: components }, (_, i) => bytes[at + 10 + 3 * i]);
-  return { marker, ...sizeAt(bytes, at), components, ids, holdsCoefficients: true };
+  return { marker, ...size, components, ids, holdsCoefficients: true };
 }
 
 /** What a scan brings: coefficients `first` to `last` of these components, down to bit `low`. */

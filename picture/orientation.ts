@@ -4,20 +4,21 @@
  * Not here: formats that libvips decodes, which it turns itself.
  * Source: EXIF 2.32, tag 274.
  */
-import { breathe } from "./budget.ts";
+import { breathe, type HeldMemory } from "./budget.ts";
 import { collectPixels, type Raster } from "./picture.ts";
 
 /** Rows are turned in blocks of about this many pixels. */
 const BLOCK_PIXELS = 1 << 16;
 
 /** The picture, upright. All its pixels are held while its rows are walked. @param orientation 2 to 8 */
-export function turned(picture: Raster, orientation: number): Raster {
+export function turned(picture: Raster, orientation: number, memory?: HeldMemory): Raster {
   const { channels } = picture;
   const isOnSide = orientation > 4;
   const [width, height] = isOnSide ? [picture.height, picture.width] : [picture.width, picture.height];
   const [toLeft, toTop] = [[2, 3, 7, 8].includes(orientation), [3, 4, 6, 7].includes(orientation)];
   const blocks = async function* () {
     const pixels = await collectPixels(picture);
+    memory?.own(pixels);
     const most = Math.max(1, Math.floor(BLOCK_PIXELS / width));
     for (let top = 0; top < height; top += most) {
       await breathe();

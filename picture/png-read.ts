@@ -23,7 +23,7 @@ import { breathe, type HeldMemory } from "./budget.ts";
 import { ByteReader } from "./byte-reader.ts";
 import { turned } from "./orientation.ts";
 import { type Channels, checkSize, ImageError, type PixelLimits, type Raster } from "./picture.ts";
-import { corrupt, DEPTHS, GREY, type Header, PALETTE, PNG_SIGNATURE, RGB, uint32At } from "./png-format.ts";
+import { corrupt, DEPTHS, GREY, type Header, PALETTE, PNG_SIGNATURE, pngChunk, RGB, uint32At } from "./png-format.ts";
 import { converter, rowBytes } from "./png-samples.ts";
 import { orientationIn } from "./tiff.ts";
 
@@ -40,6 +40,12 @@ const METADATA = new Set(
     " ",
   ),
 );
+/**
+ * So many bytes are searched for an eXIf chunk behind the pixels, before the first row is read. It delays no row: zlib
+ * gets no fewer.
+ */
+const LOOK_AHEAD_BYTES = COMPRESSED_BYTES;
+const IEND = pngChunk("IEND");
 /** Scanlines beyond the last row that are passed over, bytes. */
 const MAX_SURPLUS_BYTES = 1 << 20;
 /** Longer blocks of EXIF are not looked at, bytes. */
@@ -60,7 +66,7 @@ const ADAM7 = [
  * Reads a PNG's header at once and its rows on demand.
  * @param source the file's bytes, in pieces of any size; closed when the walk over the rows ends, early or on an error
  * too
- * @param memory what an interlaced picture may take; the caller releases it after the walk
+ * @param memory what an interlaced or turned picture may take; the caller releases it after the walk
  * @throws ImageError "too-large" beyond `limits`; "corrupt" where the file breaks a rule that could change a pixel.
  *   BusyError where `memory` is full for now
  */
@@ -74,18 +80,20 @@ export async function readPng(
   const header = await readHeader(file, limits);
   const { width, height, interlaced } = header;
   const firstIdat = await readUpToIdat(file, header);
-  if (header.orientation === 1) header.orientation = orientationBehind(file.arrived(), firstIdat);
-  if (interlaced && memory) {
+  if (header.orientation === 1) {
+    header.orientation = orientationBehind(await file.ahead(LOOK_AHEAD_BYTES, IEND), firstIdat);
+  }
+  const isTurned = header.orientation > 1;
+  if (isTurned) checkSize(width, height, limits.whole);
+  const copies = (interlaced ? 1 : 0) + (isTurned ? 1 : 0);
+  if (copies > 0 && memory) {
     await file.complete(memory);
-    await memory.hold(width * height * channels);
+    await memory.hold(copies * width * height * channels);
   }
   const scanlines = () => new Scanlines(file, firstIdat, header);
   const blocks = interlaced ? deinterlaced(header, scanlines, channels, memory) : blocksOf(header, scanlines, channels);
   const read = { width, height, channels, blocks };
-  if (header.orientation === 1) return upright(read, header);
-  checkSize(width, height, limits.whole);
-  if (!interlaced) await memory?.hold(width * height * channels);
-  return turned(read, header.orientation);
+  return isTurned ? turned(read, header.orientation, memory) : upright(read, header);
 }
 
 /** The picture as it is. @throws ImageError where an orientation comes behind the pixels: they are on their way already */
@@ -153,7 +161,8 @@ async function skipOther(file: ByteReader, head: ChunkHead, header: Header): Pro
     return;
   }
   const isCritical = head.type[0] < "a";
-  if (isCritical && !["PLTE", "IEND"].includes(head.type)) throw corrupt(`${head.type} chunk: not expected here`);
+  if (isCritical && !["PLTE", "IDAT", "IEND"].includes(head.type))
+    throw corrupt(`${head.type} chunk: not expected here`);
   await skipChunk(file, head);
 }
 
@@ -202,7 +211,7 @@ async function readUpToIdat(file: ByteReader, header: Header): Promise<ChunkHead
   }
 }
 
-/** The orientation behind the pixels, where all of a small file has arrived at once; otherwise 1. */
+/** The orientation behind the pixels, where it is in these bytes; otherwise 1. @param file after the head of `idat` */
 function orientationBehind(file: Uint8Array, idat: ChunkHead): number {
   for (let at = idat.length + 4; at + 8 <= file.length; ) {
     const [length, payload] = [uint32At(file, at), at + 8];

@@ -140,9 +140,9 @@ async function examine(body: Buffer, format: Format): Promise<Examined> {
       : { file, holdsCoefficients, isCmyk: true, toRgb: lightToRgb };
   }
   if (format !== "TIFF") return { file: body };
-  const { samples, hasSurplus } = readTiff(body);
-  if (samples === "cmyk") return { file: body, isCmyk: true, toRgb: inkToRgb };
-  return { file: body, hasSurplus, ...(samples === "ycbcr" && { toRgb: ycbcrToRgb }) };
+  const { isCmyk, ycbcr, hasSurplus } = readTiff(body);
+  if (isCmyk) return { file: body, isCmyk, toRgb: inkToRgb };
+  return { file: body, hasSurplus, ...(ycbcr && { toRgb: ycbcrToRgb(ycbcr) }) };
 }
 
 async function decode(

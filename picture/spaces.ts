@@ -26,20 +26,42 @@ export const lightToRgb: ToRgb = (samples, at, rgb, to) => {
   for (let i = 0; i < 3; i++) rgb[to + i] = light - ((samples[at + i] * light) >> 8);
 };
 
-/** BT.601, all of the range: the defaults of TIFF. In 16-bit fractions, as libtiff. */
-export const ycbcrToRgb: ToRgb = (samples, at, rgb, to) => {
-  const [y, cb, cr] = [samples[at], scaled(samples[at + 1] - 128), scaled(samples[at + 2] - 128)];
-  const green = (-fixed(CR_GREEN) * cr - fixed(CB_GREEN) * cb + HALF) >> 16;
-  rgb[to] = clamp(y + ((fixed(CR_RED) * cr + HALF) >> 16));
-  rgb[to + 1] = clamp(y + green);
-  rgb[to + 2] = clamp(y + ((fixed(CB_BLUE) * cb + HALF) >> 16));
-};
+/** How the YCbCr of a TIFF is coded. */
+export interface YcbcrCoding {
+  /** The parts of red, green and blue in Y. */
+  luma: readonly number[];
+  /** The samples of no and of full Y, Cb and Cr. */
+  range: readonly number[];
+}
 
-const [RED, GREEN, BLUE] = [0.299, 0.587, 0.114];
-const [CR_RED, CB_BLUE] = [2 - 2 * RED, 2 - 2 * BLUE];
-const [CR_GREEN, CB_GREEN] = [(RED * CR_RED) / GREEN, (BLUE * CB_BLUE) / GREEN];
+/** The defaults of TIFF: BT.601, all of the range. */
+export const BT601: YcbcrCoding = { luma: [0.299, 0.587, 0.114], range: [0, 255, 128, 255, 128, 255] };
+
+/** libtiff's arithmetic: fractions of 16 bits, values cut towards zero. */
+export function ycbcrToRgb({ luma, range }: YcbcrCoding): ToRgb {
+  const [red, green, blue] = luma.map(Math.fround);
+  const fixed = (factor: number) => Math.floor(Math.min(2, Math.max(0, factor)) * 65536 + 0.5);
+  const [crRed, cbBlue] = [2 - 2 * red, 2 - 2 * blue];
+  const tables = [0, 2, 4].map((i) => {
+    const [zero, scale] = i === 0 ? [0, 255] : [128, 127];
+    return Int32Array.from({ length: 256 }, (_, sample) => {
+      const black = Math.trunc(range[i] - zero);
+      const width = range[i + 1] - range[i] || 1;
+      return Math.min(4096, Math.max(-4096, Math.fround(((sample - zero - black) * scale) / width)));
+    });
+  });
+  const toRed = fixed(crRed);
+  const toBlue = fixed(cbBlue);
+  const [cbToGreen, crToGreen] = [fixed((blue * cbBlue) / green), fixed((red * crRed) / green)];
+  return (samples, at, rgb, to) => {
+    const y = tables[0][samples[at]];
+    const cb = tables[1][samples[at + 1]];
+    const cr = tables[2][samples[at + 2]];
+    rgb[to] = clamp(y + ((toRed * cr + HALF) >> 16));
+    rgb[to + 1] = clamp(y + ((HALF - cbToGreen * cb - crToGreen * cr) >> 16));
+    rgb[to + 2] = clamp(y + ((toBlue * cb + HALF) >> 16));
+  };
+}
+
 const HALF = 1 << 15;
-const fixed = (value: number) => Math.floor(value * 65536 + 0.5);
-/** Chroma of −128 to 127 in a range of 127, cut towards zero. */
-const scaled = (chroma: number) => Math.trunc((chroma * 127) / 127);
 const clamp = (value: number) => Math.min(255, Math.max(0, value));

@@ -13,10 +13,13 @@
  * Source: TIFF 6.0 (Adobe, 1992); TIFF Technical Notes 1 and 2; BigTIFF (LibTIFF).
  */
 import { ImageError } from "./picture.ts";
+import { BT601, type YcbcrCoding } from "./spaces.ts";
 
 export interface TiffKind {
-  /** What the decoded samples are, where they are not grey or RGB, with or without alpha. */
-  samples: "plain" | "cmyk" | "ycbcr";
+  /** The decoded samples are CMYK. */
+  isCmyk: boolean;
+  /** The decoded samples are YCbCr, coded so. */
+  ycbcr?: YcbcrCoding;
   /** Samples beside grey or colour that are no alpha: their meaning is not defined. */
   hasSurplus: boolean;
 }
@@ -24,11 +27,11 @@ export interface TiffKind {
 const ORIENTATION = 274;
 const [BITS, COMPRESSION, PHOTOMETRIC, SAMPLES, PLANAR] = [258, 259, 262, 277, 284];
 const [TILE_WIDTH, EXTRA, FORMAT, SUBSAMPLING] = [322, 338, 339, 530];
-const [COEFFICIENTS, REFERENCE] = [529, 532];
+const [INK_SET, COEFFICIENTS, REFERENCE] = [332, 529, 532];
 /** The tags that decide pixels: those above, size, strips, tiles, fill order, CCITT's options, predictor, palette, JPEG's tables. */
 const DECISIVE = new Set([
   ...[ORIENTATION, BITS, COMPRESSION, PHOTOMETRIC, SAMPLES, PLANAR, TILE_WIDTH, EXTRA, FORMAT, SUBSAMPLING, REFERENCE],
-  ...[256, 257, 266, 273, 278, 279, 292, 293, 317, 320, 323, 324, 325, 332, 347, COEFFICIENTS, 531],
+  ...[256, 257, 266, 273, 278, 279, 292, 293, 317, 320, 323, 324, 325, INK_SET, 347, COEFFICIENTS, 531],
 ]);
 /** 0 is grey as well: white is 0. */
 const [GREY, RGB, PALETTE, CMYK, YCBCR] = [1, 2, 3, 5, 6];
@@ -67,6 +70,8 @@ export function readTiff(bytes: Buffer): TiffKind {
   const directory = Directory.first(bytes);
   if (!directory) throw new ImageError("corrupt", "corrupt TIFF: the first directory is not in the file");
   const kind = kindOf(directory);
+  // The decoder would leave the samples as they are, and get those of separate planes wrong.
+  if (kind.ycbcr) directory.set(PHOTOMETRIC, RGB);
   directory.keep(DECISIVE);
   return kind;
 }
@@ -100,7 +105,8 @@ function kindOf(directory: Directory): TiffKind {
   if (bits.some((depth) => depth !== bits[0])) throw unread(`with samples of ${bits.join(", ")} bits`);
   const depths = photometric === PALETTE || photometric <= GREY ? [1, 2, 4, 8, 16] : [8, 16];
   const known = photometric === CMYK || photometric === YCBCR ? [8] : depths;
-  if (!known.includes(bits[0])) throw unread(`with samples of ${bits[0]} bits`);
+  if (!known.includes(bits[0]) || (samples > 1 && bits[0] < 8)) throw unread(`with samples of ${bits[0]} bits`);
+  if (photometric === CMYK && directory.value(INK_SET, 1) !== 1) throw unread("of inks other than CMYK");
   if (directory.value(PLANAR, 1) === 2 && samples > 1 && directory.value(TILE_WIDTH, 0) > 0) {
     throw unread("in tiles of separate planes");
   }
@@ -108,18 +114,24 @@ function kindOf(directory: Directory): TiffKind {
   if (samples < own) throw new ImageError("corrupt", `corrupt TIFF: expected at least ${own} samples, got ${samples}`);
   if (samples > own + 1) throw unread(`with ${samples} samples a pixel`);
   const hasAlpha = samples > own && [1, 2].includes(directory.value(EXTRA, 0));
-  return { samples: samplesOf(directory, photometric, compression), hasSurplus: samples > own && !hasAlpha };
+  const isYcbcr = photometric === YCBCR && isLeftAsYcbcr(directory, compression);
+  return {
+    isCmyk: photometric === CMYK,
+    ...(isYcbcr && { ycbcr: codingOf(directory) }),
+    hasSurplus: samples > own && !hasAlpha,
+  };
 }
 
-function samplesOf(directory: Directory, photometric: number, compression: number): TiffKind["samples"] {
-  if (photometric === CMYK) return "cmyk";
-  // The decoder converts what is subsampled, and what is JPEG.
-  const isWhole = directory.values(SUBSAMPLING, [2, 2]).every((factor) => factor === 1);
-  if (photometric !== YCBCR || compression === JPEG || !isWhole) return "plain";
-  if (directory.has(COEFFICIENTS) || directory.has(REFERENCE)) {
-    throw unread("of YCbCr without subsampling, with coefficients or a range of its own");
-  }
-  return "ycbcr";
+/** The decoder converts what is subsampled, and what is JPEG. */
+function isLeftAsYcbcr(directory: Directory, compression: number): boolean {
+  return compression !== JPEG && directory.values(SUBSAMPLING, [2, 2]).every((factor) => factor === 1);
+}
+
+function codingOf(directory: Directory): YcbcrCoding {
+  const luma = directory.values(COEFFICIENTS, []);
+  const range = directory.values(REFERENCE, []);
+  if (luma.length === 3 && !(luma[1] > 0)) throw unread("of YCbCr without green");
+  return { luma: luma.length === 3 ? luma : BT601.luma, range: range.length === 6 ? range : BT601.range };
 }
 
 function unread(what: string, remedy = "save it as RGB or grey of 8 bits"): ImageError {
@@ -179,28 +191,38 @@ class Directory {
     return undefined;
   }
 
-  has(tag: number): boolean {
-    return this.#find(tag) !== undefined;
-  }
-
-  /** The values of a tag, 16 at most, as unsigned numbers. */
+  /** The values of a tag, 16 at most: unsigned numbers, and fractions. */
   values(tag: number, absent: number[]): number[] {
     const at = this.#find(tag);
     if (at === undefined) return absent;
-    const size = TYPE_BYTES[this.number(at + 2, 2)!] ?? 0;
+    const type = this.number(at + 2, 2)!;
+    const isFraction = type === 5;
+    const size = TYPE_BYTES[type] ?? 0;
     const wide = this.isBig ? 8 : 4;
     const count = Math.min(16, this.number(at + 4, wide)!);
     const inline = at + 4 + wide;
     const from = size * this.number(at + 4, wide)! <= wide ? inline : (this.number(inline, wide) ?? 0);
-    const values = Array.from({ length: size > 0 && size !== 5 ? count : 0 }, (_, i) =>
-      this.number(from + i * size, size),
+    const values = Array.from({ length: size > 0 ? count : 0 }, (_, i) =>
+      isFraction ? this.#fraction(from + i * size) : this.number(from + i * size, size),
     );
     const known = values.filter((value) => value !== undefined);
     return known.length > 0 ? known : absent;
   }
 
+  /** Numerator and denominator. */
+  #fraction(at: number): number | undefined {
+    const [over, under] = [this.number(at, 4), this.number(at + 4, 4)];
+    return over !== undefined && under ? over / under : undefined;
+  }
+
   value(tag: number, absent: number): number {
     return this.values(tag, [absent])[0];
+  }
+
+  /** Changes the single value of a tag that the directory has. */
+  set(tag: number, value: number): void {
+    const at = this.#find(tag);
+    if (at !== undefined) this.#put(at + (this.isBig ? 12 : 8), value, TYPE_BYTES[this.number(at + 2, 2)!]);
   }
 
   orientation(): number {

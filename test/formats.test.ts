@@ -33,14 +33,17 @@ interface Tiff {
   compression?: number;
   order?: "II" | "MM";
   big?: boolean;
-  /** More entries: tag, type, value. Types: 2 text, 3 16 bits, 4 32 bits. */
-  more?: [tag: number, type: 2 | 3 | 4, ...values: number[]][];
+  /** More entries: tag, type, value. Types: 2 text, 3 16 bits, 4 32 bits, 5 fractions as numerator and denominator. */
+  more?: [tag: number, type: 2 | 3 | 4 | 5, ...values: number[]][];
+  /** Each sample in a plane, and a strip, of its own. */
+  planes?: boolean;
   pixels?: Uint8Array;
 }
 
 function tiff({ photometric = 1, bits = 8, samples = 1, order = "II", big = false, more = [], ...rest }: Tiff): Buffer {
+  if (rest.planes) return inPlanes(rest.pixels ?? gradient(samples), { photometric, samples, more });
   const { format, compression = 1, pixels = wide(gradient(samples), bits, format, order) } = rest;
-  const entries: [number, 2 | 3 | 4, ...number[]][] = [
+  const entries: [number, 2 | 3 | 4 | 5, ...number[]][] = [
     [256, 4, WIDTH],
     [257, 4, HEIGHT],
     [258, 3, ...Array<number>(samples).fill(bits)],
@@ -51,8 +54,10 @@ function tiff({ photometric = 1, bits = 8, samples = 1, order = "II", big = fals
     [278, 4, HEIGHT],
     [279, 4, pixels.length],
     ...(format === undefined ? [] : [[339, 3, ...Array<number>(samples).fill(format)] as [number, 3, ...number[]]]),
-    ...more,
-  ];
+  ]
+    .filter(([tag]) => more.every(([other]) => other !== tag || tag === 305))
+    .concat(more) as [number, 2 | 3 | 4 | 5, ...number[]][];
+  entries.sort(([a], [b]) => (rest.pixels ? a - b : 0));
   const isLittle = order === "II";
   const number = (value: number, size: number) => {
     const bytes = Buffer.alloc(size);
@@ -67,14 +72,14 @@ function tiff({ photometric = 1, bits = 8, samples = 1, order = "II", big = fals
   const place = () => end + outside.reduce((sum, part) => sum + part.length, 0);
   const written = entries.map(([tag, type, ...values]) => {
     const bytes = Buffer.concat(values.map((value) => number(value, type === 2 ? 1 : type === 3 ? 2 : 4)));
-    const head = [number(tag, 2), number(type, 2), number(values.length, wideBytes)];
+    const head = [number(tag, 2), number(type, 2), number(type === 5 ? values.length / 2 : values.length, wideBytes)];
     if (bytes.length <= wideBytes) return { tag, parts: [...head, bytes, Buffer.alloc(wideBytes - bytes.length)] };
     const at = number(place(), wideBytes);
     outside.push(bytes, Buffer.alloc(bytes.length % 2));
     return { tag, parts: [...head, at] };
   });
   const strip = written.find(({ tag }) => tag === 273)!;
-  strip.parts[3] = number(place(), 4);
+  if (strip.parts.length > 4) strip.parts[3] = number(place(), 4);
   const header = [Buffer.from(order), number(big ? 43 : 42, 2), ...(big ? [number(8, 2), number(0, 2)] : [])];
   const directory = [number(start, wideBytes), number(entries.length, big ? 8 : 2)];
   return Buffer.concat([
@@ -85,6 +90,24 @@ function tiff({ photometric = 1, bits = 8, samples = 1, order = "II", big = fals
     ...outside,
     pixels,
   ]);
+}
+
+/** Planes of pixels that are interleaved. A writer replaces the one strip by several, whose offsets it finds in the file. */
+function inPlanes(pixels: Uint8Array, { samples = 1, more = [], ...kind }: Tiff): Buffer {
+  const size = WIDTH * HEIGHT;
+  const planes = Array.from({ length: samples }, (_, c) => pixels.filter((_, i) => i % samples === c));
+  const marks = planes.map((_, c) => 0x7e000000 + c);
+  const strips: Tiff["more"] = [
+    [273, 4, ...marks],
+    [279, 4, ...planes.map(() => size)],
+    [284, 3, 2],
+  ];
+  const file = tiff({ ...kind, samples, more: [...strips, ...more], pixels: Buffer.concat(planes) });
+  for (const [c, mark] of marks.entries()) {
+    const at = file.lastIndexOf(Uint8Array.of(c, 0, 0, mark >> 24));
+    file.writeUInt32LE(file.length - (samples - c) * size, at);
+  }
+  return file;
 }
 
 /** 8-bit samples as those of another kind, rows padded to bytes. */
@@ -160,6 +183,32 @@ const read: Record<string, Buffer> = {
   "TIFF, RGB and a sample that is no alpha": tiff({ photometric: 2, samples: 4, more: [[338, 3, 0]] }),
   "TIFF, CMYK": tiff({ photometric: 5, samples: 4 }),
   "TIFF, YCbCr without subsampling": tiff({ photometric: 6, samples: 3, more: [[530, 3, 1, 1]] }),
+  "TIFF, YCbCr of other coefficients": tiff({
+    photometric: 6,
+    samples: 3,
+    more: [
+      [529, 5, 2125, 10_000, 7154, 10_000, 721, 10_000],
+      [530, 3, 1, 1],
+    ],
+  }),
+  "TIFF, YCbCr of the range of video": tiff({
+    photometric: 6,
+    samples: 3,
+    more: [
+      [530, 3, 1, 1],
+      [532, 5, 16, 1, 235, 1, 128, 1, 240, 1, 128, 1, 240, 1],
+    ],
+  }),
+  "TIFF, YCbCr of no range": tiff({
+    photometric: 6,
+    samples: 3,
+    more: [
+      [530, 3, 1, 1],
+      [532, 5, 0, 1, 0, 1, 128, 1, 128, 1, 128, 1, 255, 1],
+    ],
+  }),
+  "TIFF, RGB in planes": tiff({ photometric: 2, samples: 3, planes: true }),
+  "TIFF, YCbCr in planes": tiff({ photometric: 6, samples: 3, planes: true, more: [[530, 3, 1, 1]] }),
   BigTIFF: tiff({ photometric: 2, samples: 3, big: true }),
   "BigTIFF, big-endian": tiff({ photometric: 2, samples: 3, big: true, order: "MM" }),
   "TIFF with a tag of text without an end": tiff({ more: [[305, 2, 65, 66, 67]] }),
@@ -181,6 +230,7 @@ const read: Record<string, Buffer> = {
   "JPEG, CMYK without Adobe": without(cmyk, marker(cmyk, 0xee)),
   "PNG with a wrong CRC of text": png([badCrc(chunk("tEXt", Buffer.from("a\0b")))]),
   "PNG with a wrong CRC behind its data": png([], [badCrc(chunk("iCCP", Buffer.alloc(9)))]),
+  "PNG with an IDAT behind its data": png([], [chunk("tEXt", Buffer.from("a\0b")), chunk("IDAT", Buffer.alloc(9))]),
   "PNG with EXIF of a wrong CRC": png([badCrc(chunk("eXIf", exif(6)))]),
 };
 for (let orientation = 1; orientation <= 8; orientation++) {
@@ -251,6 +301,18 @@ const refused: [what: string, file: Buffer, code: string, sentence: RegExp][] = 
     /samples of 32 bits is not read; save it as RGB or grey of 8/,
   ],
   ["TIFF, CMYK, 16 bits", tiff({ photometric: 5, samples: 4, bits: 16 }), "unknown-format", /samples of 16 bits/],
+  [
+    "TIFF, grey and alpha of 1 bit",
+    tiff({ bits: 8, samples: 2, more: [[258, 3, 1, 1]] }),
+    "unknown-format",
+    /of 1 bits/,
+  ],
+  [
+    "TIFF, other inks",
+    tiff({ photometric: 5, samples: 4, more: [[332, 3, 2]] }),
+    "unknown-format",
+    /inks other than CMYK is not read/,
+  ],
   ["TIFF, CIE L*a*b*", tiff({ photometric: 8, samples: 3 }), "unknown-format", /a TIFF of CIE L\*a\*b\* is not read/],
   ["TIFF, ICC L*a*b*", tiff({ photometric: 9, samples: 3 }), "unknown-format", /of ICC L\*a\*b\*/],
   ["TIFF, LogLuv", tiff({ photometric: 32845, samples: 3 }), "unknown-format", /of LogLuv/],
@@ -286,6 +348,13 @@ const refused: [what: string, file: Buffer, code: string, sentence: RegExp][] = 
   ],
   ["JPEG of 12 bits", changed(jpeg, frame + 4, 12), "unknown-format", /a JPEG with 12 bits a sample is not read/],
   ["JPEG, lossless", changed(jpeg, frame + 1, 0xc3), "unknown-format", /a JPEG without loss \(lossless\) is not read/],
+  [
+    "JPEG-LS",
+    changed(jpeg, frame + 1, 0xf7),
+    "unknown-format",
+    /of another process \(hierarchical, lossless, JPEG-LS\)/,
+  ],
+  ["JPEG without its height", changed(jpeg, frame + 5, 0, 0), "unknown-format", /height after its pixels \(DNL\)/],
   ["JPEG cut off in its scan", jpeg.subarray(0, sos + 60), "corrupt", /premature end/],
   ["the same, with EOI", Buffer.concat([jpeg.subarray(0, sos + 60), bytes("ffd9")]), "corrupt", /premature end/],
   ...scans.slice(1).flatMap((at, i): [string, Buffer, string, RegExp][] => [
@@ -318,4 +387,20 @@ test.each(["mif1", "miaf", "MA1B", "avis"])("AVIF of the brand %s", async (brand
   file.write(brand, 8, "latin1");
   const [image, plain] = [await readImage(inPieces(file)), await readImage(inPieces(Buffer.from(avif)))];
   expectSame(await collectPixels(image), await collectPixels(plain));
+});
+
+test("EXIF behind the pixels of a PNG turns it in any pieces; farther behind, it refuses it", async () => {
+  const after = [chunk("eXIf", exif(6))];
+  for (const size of [1, 100, 1000]) {
+    const { width, height } = await readImage(inPieces(png([], after), size));
+    expect([width, height]).toEqual([HEIGHT, WIDTH]);
+  }
+  const far = png([], [chunk("tEXt", Buffer.alloc(400_000)), ...after]);
+  const error = await readImage(inPieces(far, 10_000))
+    .then(collectPixels)
+    .catch((error) => error);
+  expect([error.code, error.message]).toEqual([
+    "unknown-format",
+    expect.stringMatching(/orientation behind its pixels/),
+  ]);
 });
