@@ -120,9 +120,8 @@ export class RedisResults implements Results {
 
   async putJob(job: Job): Promise<void> {
     const { began, ...fields } = fieldsOf(job);
-    job.began = Number(
-      await this.#redis.eval(PUT, 1, jobKey(job.id), this.ttlSeconds, ...Object.entries(fields).flat()),
-    );
+    const args = [this.ttlSeconds, ...Object.entries(fields).flat()];
+    job.began = Number(await this.#connection.evalReplicated(PUT, [jobKey(job.id)], args));
   }
 
   async findJob(id: string): Promise<Job | null> {
@@ -133,7 +132,7 @@ export class RedisResults implements Results {
   async updateJob(id: string, change: Change, attempt?: number): Promise<boolean> {
     const { cutMs = "", ...fields } = { cutMs: undefined, ...change };
     const args = [cutMs === "" ? "job" : "enqueued", attempt ?? "", cutMs, ...Object.entries(fieldsOf(fields)).flat()];
-    return (await this.#redis.eval(UPDATE, 1, jobKey(id), ...args)) === 1;
+    return (await this.#connection.evalReplicated(UPDATE, [jobKey(id)], args)) === 1;
   }
 
   async failJob(
@@ -182,7 +181,7 @@ export class RedisResults implements Results {
 
   async expectRows(id: string, band: number, crc: number, attempt: number, lane?: number): Promise<void> {
     const keys = [jobKey(id), `${jobKey(id)}:rows`, `${jobKey(id)}:rows`];
-    await this.#redis.eval(MARK, 3, ...keys, band, crc, attempt, "sent", lane ?? "");
+    await this.#connection.evalReplicated(MARK, keys, [band, crc, attempt, "sent", lane ?? ""]);
   }
 
   async markSent(id: string, band: number, crc: number, attempt: number): Promise<void> {
@@ -250,7 +249,7 @@ export class RedisResults implements Results {
   async store(chunkId: string, picture: Uint8Array, done: Done, attempt: number | undefined): Promise<boolean> {
     const { jobId, band } = parseChunkId(chunkId);
     const args = [band, JSON.stringify(done), picture.toBase64(), done.crc, attempt ?? "", this.ttlSeconds];
-    return (await this.#redis.eval(STORE, 2, jobKey(jobId), resultKey(chunkId), ...args)) === 1;
+    return (await this.#connection.evalReplicated(STORE, [jobKey(jobId), resultKey(chunkId)], args)) === 1;
   }
 
   async recordForeign(id: string, reports: Report[]): Promise<number> {
@@ -395,5 +394,9 @@ const claimOf = ({ name, since }: { name: string; since: number }) => `${name} $
 
 /** Runs the commands. @throws the first error of one of them */
 async function all(commands: ChainableCommander): Promise<void> {
-  for (const [error] of (await commands.exec()) ?? []) if (error) throw error;
+  const replies = await commands.exec().catch((error: Error & { previousErrors?: Error[] }) => {
+    // A transaction that was not run: the error of the command that could not be queued has the reason.
+    throw error.previousErrors?.[0] ?? error;
+  });
+  for (const [error] of replies ?? []) if (error) throw error;
 }

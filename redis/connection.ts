@@ -20,6 +20,11 @@ import { PROBE } from "./lua.ts";
 const CHECK_MS = 2_000;
 /** How long Redis may take to answer before the connection is opened again, ms. */
 const SILENCE_MS = 15_000;
+/** The same where another server takes its place, ms. The client's own detector of failovers may end it for ever. */
+const SILENCE_OF_ONE_MS = 5_000;
+/** How long a replica may take to confirm a write, ms, and for how long none is asked where none did. */
+const REPLICA_MS = 500;
+const ALONE_MS = 5_000;
 /** How long a server may take to accept a connection, ms. */
 const CONNECT_MS = 5_000;
 /** How long a sentinel may take to answer, ms. */
@@ -44,6 +49,9 @@ export class RedisConnection {
   readonly commands: Redis | Cluster;
   readonly subscriber: Redis;
   readonly #log: Log | undefined;
+  readonly #isReplicated: boolean;
+  /** Until then no replica is waited for: none has answered lately. Ms since 1970. */
+  #aloneUntil = 0;
   /** Why the last attempt to connect failed. */
   #trouble: Error | undefined;
   /** Why this server can never be used; found once it has answered. */
@@ -59,6 +67,7 @@ export class RedisConnection {
   constructor(url: string, patient: boolean, channels: () => string[], log?: Log, ca?: string[]) {
     this.#log = log;
     const address = redisAddress(url);
+    this.#isReplicated = address.form !== "single";
     this.commands = address.form === "cluster" ? openCluster(address, patient, ca) : openRedis(address, patient, ca);
     // The client's own resubscription leaves a refusal unhandled, which would end the process.
     this.subscriber = openRedis(address, true, ca, { autoResubscribe: false });
@@ -141,6 +150,35 @@ export class RedisConnection {
     });
   }
 
+  /**
+   * Runs a script, which must be idempotent, and waits until a replica has what it wrote: a leader that dies then takes
+   * nothing along. Where no replica answers in time, the script counts as run, and the log has a line.
+   */
+  async evalReplicated(script: string, keys: string[], args: (string | number)[]): Promise<unknown> {
+    const run = () => this.commands.eval(script, keys.length, ...keys, ...args);
+    for (let tries = 0; ; tries++) {
+      if (!this.#isReplicated || Date.now() < this.#aloneUntil) return run();
+      // One pipeline: `WAIT` counts only what the same connection has written.
+      const steps = this.commands.pipeline().eval(script, keys.length, ...keys, ...args);
+      const [[error, reply], [lost, replicas]] = (await steps.wait(1, REPLICA_MS).exec()) ?? [];
+      // The slot has moved. Alone, the script follows it, and the client learns where it is.
+      if (error && /^(MOVED|ASK)\b/.test(error.message) && tries < MAX_RETRIES) await run();
+      else if (error) throw error;
+      // The connection was lost in between. Its leader may have died, so the script is run again.
+      else if (lost && tries < MAX_RETRIES) continue;
+      else if (lost) throw lost;
+      else {
+        if (replicas === 0) this.#alone();
+        return reply;
+      }
+    }
+  }
+
+  #alone(): void {
+    this.#aloneUntil = Date.now() + ALONE_MS;
+    this.#log?.warn("no replica of Redis answers: what is written now is lost if its leader dies");
+  }
+
   /** The servers that have the keys, between them. */
   leaders(): Redis[] {
     return this.commands instanceof Cluster ? this.commands.nodes("master") : [this.commands];
@@ -163,7 +201,7 @@ function openRedis(address: RedisAddress, patient: boolean, ca?: string[], more:
     maxRetriesPerRequest: patient ? null : MAX_RETRIES,
     retryStrategy: pauseOf,
     // A silent connection is opened again. TCP alone would notice after a quarter of an hour.
-    socketTimeout: SILENCE_MS,
+    socketTimeout: form === "single" ? SILENCE_MS : SILENCE_OF_ONE_MS,
     connectTimeout: CONNECT_MS,
     ...(tls && { tls }),
     ...more,
@@ -178,10 +216,7 @@ function openRedis(address: RedisAddress, patient: boolean, ca?: string[], more:
     sentinelPassword: address.sentinelPassword,
     ...(tls && { sentinelTLS: tls, enableTLSForSentinelMode: true }),
     sentinelRetryStrategy: pauseOf,
-    sentinelReconnectStrategy: pauseOf,
     sentinelCommandTimeout: SENTINEL_MS,
-    // A leader that hangs keeps its connections. The sentinels announce the next one.
-    failoverDetector: true,
     // A former leader: the command is sent again to the next one.
     reconnectOnError: ({ message }) => (/\bREADONLY\b/.test(message) ? 2 : false),
   });
@@ -193,7 +228,7 @@ function openCluster(address: RedisAddress, patient: boolean, ca?: string[]): Cl
     redisOptions: {
       username,
       password,
-      socketTimeout: SILENCE_MS,
+      socketTimeout: SILENCE_OF_ONE_MS,
       connectTimeout: CONNECT_MS,
       ...(isTls && { tls: { ...(ca && { ca }) } }),
     },

@@ -10,6 +10,7 @@ import { encode } from "fast-png";
 import { Redis } from "ioredis";
 import { chromium } from "playwright-core";
 import { RedisResults } from "../results.ts";
+import { certificates } from "./clusters.ts";
 import {
   binaries,
   describeWith,
@@ -672,20 +673,6 @@ describeWith(["rabbitmq", "redis"], "TLS", () => {
     await Promise.all([noQueue.exited, noStore.exited]);
   });
 });
-
-/** A folder with the certificate of a new authority (`ca.pem`) and a certificate for 127.0.0.1 (`server.pem`, `server.key`). */
-async function certificates(): Promise<string> {
-  const cwd = temporaryFolder("tls");
-  writeFileSync(join(cwd, "extensions"), "subjectAltName = IP:127.0.0.1, DNS:localhost\n");
-  const openssl = (command: string) => run("openssl", command.split(" "), { cwd });
-  const key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
-  await openssl(`req -x509 ${key} -keyout ca.key -out ca.pem -days 2 -subj /CN=test-authority`);
-  await openssl(`req ${key} -keyout server.key -out server.csr -subj /CN=localhost`);
-  await openssl(
-    "x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out server.pem -days 2 -extfile extensions",
-  );
-  return cwd;
-}
 
 /** Sends everything before it reads the answer, as simple clients do. */
 function sendThenRead(port: number, pieces: Uint8Array[]): Promise<{ answer: string; error: string }> {

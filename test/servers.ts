@@ -150,38 +150,25 @@ export function sharedServers(): Promise<{ rabbitmq: RabbitMQ; redis: RedisServe
 
 /** A private RabbitMQ node. Ready in about 5 s. */
 export async function startRabbitMQ(): Promise<RabbitMQ> {
+  const [node] = await startRabbitNodes(1);
+  return node;
+}
+
+/** The nodes of one private RabbitMQ, with lines of `rabbitmq.conf` for each. The last that is stopped ends the port mapper. */
+export async function startRabbitNodes(
+  number: number,
+  conf: (ports: { tls: number }) => string[] = () => [],
+): Promise<(RabbitMQ & { tlsPort: number })[]> {
   const command = binaries.rabbitmq;
   if (!command) throw new Error(`missing: ${absent(["rabbitmq"])}`);
-  const [port, distribution, epmdPort] = [await freePort(), await freePort(), await freePort()];
-  const folder = temporaryFolder("rabbitmq");
-  const file = (name: string, text: string) => {
-    writeFileSync(join(folder, name), text);
-    return join(folder, name);
-  };
-  mkdirSync(join(folder, "home"));
+  const [epmdPort, ports] = [await freePort(), await freePorts(number)];
+  const shared = temporaryFolder("rabbitmq");
   const loopback = "-kernel inet_dist_use_interface {127,0,0,1}";
-  const env = {
-    HOME: join(folder, "home"), // for the Erlang cookie
+  const common = {
+    HOME: shared, // for the Erlang cookie
     LANG: "C.UTF-8",
     ERL_EPMD_PORT: String(epmdPort),
     ERL_EPMD_ADDRESS: "127.0.0.1",
-    RABBITMQ_NODENAME: `sobel-${port}@localhost`,
-    RABBITMQ_NODE_PORT: String(port),
-    RABBITMQ_DIST_PORT: String(distribution),
-    RABBITMQ_MNESIA_BASE: join(folder, "data"),
-    RABBITMQ_LOG_BASE: join(folder, "log"),
-    RABBITMQ_ENABLED_PLUGINS_FILE: file("plugins", "[].\n"),
-    RABBITMQ_CONF_ENV_FILE: file("env.conf", ""),
-    RABBITMQ_CONFIG_FILE: file(
-      "rabbitmq.conf",
-      [
-        `listeners.tcp.1 = 127.0.0.1:${port}`,
-        "raft.wal_max_size_bytes = 67108864", // the default of 512 MiB is held in memory too
-        "vm_memory_high_watermark.absolute = 1GiB",
-        "disk_free_limit.absolute = 50MB",
-        "",
-      ].join("\n"),
-    ),
     RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS: `+sbwt none ${loopback}`, // no busy wait: the cores belong to the tests
     RABBITMQ_CTL_ERL_ARGS: loopback,
     detached: "1", // the start script then becomes the server, where it would stay as a shell around it
@@ -191,42 +178,84 @@ export async function startRabbitMQ(): Promise<RabbitMQ> {
     {
       command: "epmd",
       args: [],
-      env,
-      folder,
+      env: common,
+      folder: shared,
       hello: Buffer.from("\x00\x01n"), // NAMES_REQ, answered with the port it came in on
       greets: (bytes) => bytes.length >= 4 && bytes.readUInt32BE(0) === epmdPort,
     },
     epmdPort,
   );
   await epmd.start();
-  const server = new Served(
-    { command, args: [], env, folder, hello: Buffer.from("AMQP\x00\x00\x09\x01"), greets: isConnectionStart },
-    port,
-  );
-  await server.start();
-  return Object.assign(handle(server), {
-    url: `amqp://guest:guest@127.0.0.1:${port}`,
-    async stop() {
-      await server.end("SIGTERM");
-      await epmd.end("SIGKILL");
-      removeFolder(folder);
-    },
-    async ctl(...args: string[]) {
-      const ctl = join(dirname(command), "rabbitmqctl");
-      const { stdout } = await promisify(execFile)(ctl, ["--quiet", ...args], { env: { ...outside(), ...env } });
-      return stdout;
-    },
+  // Nodes that make a new cookie at the same moment would not trust each other.
+  writeFileSync(join(shared, ".erlang.cookie"), `SOBEL${epmdPort}`, { mode: 0o400 });
+  const names = ports.map((port) => `sobel-${port}@localhost`);
+  const peers = names.map((name, i) => `cluster_formation.classic_config.nodes.${i + 1} = ${name}`);
+  let running = number;
+  const started = ports.map(async (port, i) => {
+    const folder = temporaryFolder("rabbitmq");
+    const file = (name: string, text: string) => {
+      writeFileSync(join(folder, name), text);
+      return join(folder, name);
+    };
+    const tlsPort = await freePort();
+    const env = {
+      ...common,
+      RABBITMQ_NODENAME: names[i],
+      RABBITMQ_NODE_PORT: String(port),
+      RABBITMQ_DIST_PORT: String(await freePort()),
+      RABBITMQ_MNESIA_BASE: join(folder, "data"),
+      RABBITMQ_LOG_BASE: join(folder, "log"),
+      RABBITMQ_ENABLED_PLUGINS_FILE: file("plugins", "[].\n"),
+      RABBITMQ_CONF_ENV_FILE: file("env.conf", ""),
+      RABBITMQ_CONFIG_FILE: file(
+        "rabbitmq.conf",
+        [
+          `listeners.tcp.1 = 127.0.0.1:${port}`,
+          "raft.wal_max_size_bytes = 67108864", // the default of 512 MiB is held in memory too
+          "vm_memory_high_watermark.absolute = 1GiB",
+          "disk_free_limit.absolute = 50MB",
+          ...(number > 1 ? ["cluster_formation.peer_discovery_backend = classic_config", ...peers] : []),
+          ...conf({ tls: tlsPort }),
+          "",
+        ].join("\n"),
+      ),
+    };
+    const server = new Served(
+      { command, args: [], env, folder, hello: Buffer.from("AMQP\x00\x00\x09\x01"), greets: isConnectionStart },
+      port,
+    );
+    await server.start();
+    let stopped = false;
+    return Object.assign(handle(server), {
+      url: `amqp://guest:guest@127.0.0.1:${port}`,
+      tlsPort,
+      async stop() {
+        await server.end("SIGTERM");
+        removeFolder(folder);
+        if (stopped) return;
+        stopped = true;
+        if (--running > 0) return;
+        await epmd.end("SIGKILL");
+        removeFolder(shared);
+      },
+      async ctl(...args: string[]) {
+        const ctl = join(dirname(command), "rabbitmqctl");
+        const { stdout } = await promisify(execFile)(ctl, ["--quiet", ...args], { env: { ...outside(), ...env } });
+        return stdout;
+      },
+    });
   });
+  return Promise.all(started);
 }
 
 /**
  * A private Redis. It keeps nothing on disk unless `args` ask for it: `["--appendonly", "yes", "--appendfsync", "always"]`
  * brings every acknowledged write back after a restart, and after a kill.
  */
-export async function startRedis(options: { args?: string[] } = {}): Promise<RedisServer> {
+export async function startRedis(options: { args?: string[]; port?: number } = {}): Promise<RedisServer> {
   const command = binaries.redis;
   if (!command) throw new Error(`missing: ${absent(["redis"])}`);
-  const port = await freePort();
+  const port = options.port ?? (await freePort());
   const folder = temporaryFolder("redis");
   const data = join(folder, "data");
   mkdirSync(data);
@@ -254,6 +283,29 @@ export async function startRedis(options: { args?: string[] } = {}): Promise<Red
       await server.end("SIGTERM");
       if (empty) for (const name of readdirSync(data)) rmSync(join(data, name), { recursive: true });
       await server.start();
+    },
+  });
+}
+
+/** A sentinel that watches a Redis, with lines of its configuration, a file that it writes itself. */
+export async function startSentinel(lines: (port: number) => string[]): Promise<Server> {
+  const command = binaries.redis;
+  if (!command) throw new Error(`missing: ${absent(["redis"])}`);
+  const port = await freePort();
+  const folder = temporaryFolder("sentinel");
+  const file = join(folder, "sentinel.conf");
+  writeFileSync(file, [`port ${port}`, "bind 127.0.0.1", `dir ${folder}`, ...lines(port), ""].join("\n"));
+  const greets = (bytes: Buffer) => bytes[0] === "+".charCodeAt(0);
+  const server = new Served(
+    { command, args: [file, "--sentinel"], env: {}, folder, hello: Buffer.from("PING\r\n"), greets },
+    port,
+  );
+  await server.start();
+  return Object.assign(handle(server), {
+    url: `redis://127.0.0.1:${port}`,
+    async stop() {
+      await server.end("SIGTERM");
+      removeFolder(folder);
     },
   });
 }
@@ -310,6 +362,13 @@ export async function freePort(): Promise<number> {
     return port;
   }
   throw new Error("no free port between 20000 and 32000 in 1000 tries");
+}
+
+/** As many different ones. */
+export async function freePorts(number: number): Promise<number[]> {
+  const ports: number[] = [];
+  while (ports.length < number) ports.push(await freePort());
+  return ports;
 }
 
 /** Ends every process started here and removes its data. */
