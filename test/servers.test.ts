@@ -67,11 +67,12 @@ describeWith(["rabbitmq"], "a private RabbitMQ", () => {
   });
 
   test("leaves no process and no folder when it stops", async () => {
-    const before = temporaryFolders("rabbitmq");
+    const folders = () => ["rabbitmq", "epmd"].map((kind) => temporaryFolders(kind).length);
+    const [nodes, mappers] = folders();
     await rabbitmq.stop();
     await rabbitmq.stop();
     expect(await survivors(family)).toEqual([]);
-    expect(temporaryFolders("rabbitmq").length).toBe(before.length - 1);
+    expect(folders()).toEqual([nodes - 1, mappers - 1]);
   });
 });
 

@@ -162,7 +162,7 @@ export async function startRabbitNodes(
   const command = binaries.rabbitmq;
   if (!command) throw new Error(`missing: ${absent(["rabbitmq"])}`);
   const [epmdPort, ports] = [await freePort(), await freePorts(number)];
-  const shared = temporaryFolder("rabbitmq");
+  const shared = temporaryFolder("epmd");
   const loopback = "-kernel inet_dist_use_interface {127,0,0,1}";
   const common = {
     HOME: shared, // for the Erlang cookie
