@@ -23,12 +23,13 @@ import { ImageError, type Raster } from "./picture/picture.ts";
 import { encodeBand, Stitcher } from "./picture/png-write.ts";
 import type { SpoolDisk } from "./picture/spool.ts";
 import {
-  checkedValues,
   type DataTask,
+  derivedParams,
   firstOf,
   haloOf,
   kindOf,
   type ListTask,
+  sharedParams,
   type Task,
   type Values,
   wireName,
@@ -109,7 +110,9 @@ export async function startOrResume(results: Results, asked: Job): Promise<void>
 
 /** What must be the same when a picture is sent again, as far as its header shows it. */
 function shown({ task, kind, params, width, height }: Job): string {
-  const values = Object.entries(params).map(([name, value]) => `, ${name} ${value}`);
+  const values = Object.entries(params).map(
+    ([name, value]) => `, ${name} ${typeof value === "object" ? JSON.stringify(value) : value}`,
+  );
   // A list follows from the parameters, or it is not known how long it is.
   return `${kind === "list" ? "" : `${width} × ${height}, `}${task}${values.join("")}`;
 }
@@ -142,9 +145,9 @@ export async function enqueue(
   try {
     await watch.enqueuing(async () => {
       const data = await runFirstStep(watch, preJobId, step.task, spool.passing(image), signal);
-      const derivedParams = { [step.param]: ofTask(() => step.find(data)) };
-      await update(watch, { derivedParams }, watch.expectJob().attempt);
-      const complete = { ...params, ...derivedParams };
+      const found = ofTask(() => derivedParams(task, step, data, params));
+      await update(watch, { derivedParams: found }, watch.expectJob().attempt);
+      const complete = { ...params, ...found };
       await enqueueBands(watch, spool.again(image), haloFor(task, complete), complete, signal);
     });
   } finally {
@@ -162,7 +165,7 @@ async function runFirstStep(
 ): Promise<unknown> {
   const { results } = main.backends;
   const { workers, rows, width } = main.expectJob();
-  const params = checkedValues(task, {});
+  const params = sharedParams(task, main.expectJob().params);
   let data: unknown;
   await withLease(results, id, { signal, isSilent: false }, async (signal) => {
     // Cut as the second step is.

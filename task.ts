@@ -36,22 +36,36 @@ export interface View {
   height: number;
 }
 
-/** One parameter: a JSON schema with these keywords and no others. Without a default it may be absent. */
-export type Param = { description?: string } & (
+type Scalar =
+  | { type: "number" | "integer"; minimum?: number; maximum?: number }
+  | { type: "boolean" }
+  | { type: "string"; enum?: readonly string[] };
+
+/**
+ * One parameter: a JSON schema with these keywords and no others. Without a default it may be absent. `hidden`: it is not in
+ * the form; most are found by a first step.
+ */
+export type Param = { description?: string; hidden?: boolean } & (
   | { type: "number" | "integer"; minimum?: number; maximum?: number; default?: number }
   | { type: "boolean"; default?: boolean }
   | { type: "string"; enum?: readonly string[]; default?: string }
+  | { type: "array"; items: Scalar; minItems?: number; maxItems?: number; default?: readonly unknown[] }
+  | { type: "object"; default?: object }
 );
 /** A task's parameters by name. */
 export type Params = { readonly [name: string]: Param };
 
-type ValueOf<P extends Param> = P extends { type: "number" | "integer" }
+type ValueOf<P> = P extends { type: "number" | "integer" }
   ? number
   : P extends { type: "boolean" }
     ? boolean
-    : P extends { enum: readonly (infer Choice)[] }
-      ? Choice
-      : string;
+    : P extends { type: "array"; items: infer Item }
+      ? readonly ValueOf<Item>[]
+      : P extends { type: "object" }
+        ? Readonly<Record<string, unknown>>
+        : P extends { enum: readonly (infer Choice)[] }
+          ? Choice
+          : string;
 /** What `run` gets for them. */
 export type Values<P extends Params = Params> = {
   [Name in keyof P]: P[Name] extends { default: unknown } ? ValueOf<P[Name]> : ValueOf<P[Name]> | undefined;
@@ -83,8 +97,15 @@ interface BandTask<P extends Params> extends TaskBase<P> {
 
 /** Returns pixels. */
 export interface PictureTask<P extends Params = Params> extends BandTask<P> {
-  /** A first step over the whole picture. If `param` is not given, `find` derives it from the result of `task`. */
-  first?: { param: keyof P & string; task: DataTask; find(data: unknown): number | boolean | string };
+  /**
+   * A first step over the whole picture, if one of these parameters is not given. `find` derives them from the result of
+   * `task`, which gets those of the task's own parameters that it knows.
+   */
+  first?: {
+    params: readonly (keyof P & string)[];
+    task: DataTask;
+    find(data: unknown, params: Values<P>): { [Name in keyof P]?: NoInfer<ValueOf<P[Name]>> };
+  };
   /** So many pixels, in each direction, become one: the result is `⌈width / shrink⌉ × ⌈height / shrink⌉`. By default 1. */
   shrink?: number | ((params: Values<P>) => number);
   /** @returns the band's own rows: `width × rows` pixels, or those that they shrink to. They are read before the next band is run, and not later. */
@@ -192,7 +213,31 @@ export function wireName(task: Pick<Task, "name" | "version">): string {
 
 /** The first step, if these values need it. */
 export function firstOf(task: Task, params: Values): PictureTask["first"] {
-  return !isData(task) && task.first && params[task.first.param] === undefined ? task.first : undefined;
+  if (isData(task) || !task.first?.params.some((param) => params[param] === undefined)) return undefined;
+  return task.first;
+}
+
+/** What a first step gets: those of the task's parameters that it has, too. */
+export function sharedParams(step: DataTask, params: Values): Values {
+  const shared = Object.entries(params).filter(([param]) => Object.hasOwn(step.params ?? {}, param));
+  return checkedValues(step, Object.fromEntries(shared));
+}
+
+/** The values with which a second step runs: what was found never replaces what was given. @throws TaskError, ParamError */
+export function derivedParams(
+  task: Task,
+  { params, find }: NonNullable<PictureTask["first"]>,
+  data: unknown,
+  given: Values,
+) {
+  const found: Record<string, unknown> = find(data, given);
+  const open = params.filter((param) => given[param] === undefined);
+  const missing = open.find((param) => found?.[param] === undefined);
+  if (missing !== undefined)
+    throw new TaskError(`task ${task.name}: expected find to return ${missing}, got ${shown(found)}`);
+  const derived = Object.fromEntries(open.map((param) => [param, found[param]]));
+  checkedValues(task, { ...given, ...derived });
+  return derived as Values;
 }
 
 /** Rows of halo for these values. @throws TaskError if they are not 0 to `MAX_HALO` */
@@ -235,9 +280,10 @@ export function offerOf(task: Task): Offer | null {
   return { name, version, description, params, channels, halo, shrink };
 }
 
-/** A task's parameters as one JSON schema. Clients make a form of it. */
+/** A task's parameters as one JSON schema, without the hidden ones. Clients make a form of it. */
 export function schemaOf(params: Params = {}) {
-  return { type: "object", properties: params, additionalProperties: false };
+  const visible = Object.entries(params).filter(([, { hidden }]) => !hidden);
+  return { type: "object", properties: Object.fromEntries(visible), additionalProperties: false };
 }
 
 /** Parameters of the API itself. */
@@ -258,7 +304,7 @@ export function queryValues(
   for (const [name, text] of query) {
     if (RESERVED.includes(name) || text === "") continue;
     if (name in given) throw new ParamError(`${name}: expected one value, got several`);
-    given[name] = typed(task.params?.[name]?.type, text);
+    given[name] = typed(task.params?.[name], text);
   }
   const values = checkedValues(task, given);
   const halo = requestedHalo(task, values);
@@ -268,9 +314,20 @@ export function queryValues(
 }
 
 /** @returns the text itself if it is not of the type, so that an error can quote it */
-function typed(type: Param["type"] | undefined, text: string): unknown {
+function typed(schema: Param | Scalar | undefined, text: string): unknown {
+  if (schema?.type === "object" || (schema?.type === "array" && text.startsWith("["))) return fromJson(text) ?? text;
+  if (schema?.type === "array") return text.split(",").map((item) => typed(schema.items, item.trim()));
+  const type = schema?.type;
   if ((type === "number" || type === "integer") && NUMBER.test(text)) return Number(text);
   return type === "boolean" && (text === "true" || text === "false") ? text === "true" : text;
+}
+
+function fromJson(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined;
+  }
 }
 
 /** 0 if the task's function throws: then `haloOf` reports it, as the task's fault. */
@@ -300,7 +357,13 @@ export function checkedValues({ name, params = {} }: Pick<Task, "name" | "params
   return complete as Values;
 }
 
-function fits(schema: Param, value: unknown): boolean {
+function fits(schema: Param | Scalar, value: unknown): boolean {
+  if (schema.type === "object") return value !== null && typeof value === "object" && !Array.isArray(value);
+  if (schema.type === "array") {
+    const { items, minItems = 0, maxItems = Number.POSITIVE_INFINITY } = schema;
+    if (!Array.isArray(value) || value.length < minItems || value.length > maxItems) return false;
+    return value.every((item) => fits(items, item));
+  }
   if (schema.type === "boolean") return typeof value === "boolean";
   if (schema.type === "string") return typeof value === "string" && (schema.enum?.includes(value) ?? true);
   const { type, minimum = Number.NEGATIVE_INFINITY, maximum = Number.POSITIVE_INFINITY } = schema;
@@ -308,7 +371,13 @@ function fits(schema: Param, value: unknown): boolean {
   return type === "number" || Number.isInteger(value);
 }
 
-function wanted(schema: Param): string {
+function wanted(schema: Param | Scalar): string {
+  if (schema.type === "object") return "a JSON object";
+  if (schema.type === "array") {
+    const { items, minItems = 0, maxItems } = schema;
+    const count = minItems === maxItems ? `${minItems}` : `${minItems} to ${maxItems ?? "any number"}`;
+    return `a list of ${count}, each ${wanted(items)}`;
+  }
   if (schema.type === "boolean") return "true or false";
   if (schema.type === "string") return schema.enum ? `one of ${schema.enum.join(", ")}` : "a string";
   const { type, minimum, maximum } = schema;
@@ -319,5 +388,6 @@ function wanted(schema: Param): string {
 
 /** A value as an error quotes it. */
 export function shown(value: unknown): string {
-  return typeof value === "number" ? String(value) : (JSON.stringify(value) ?? typeof value);
+  const text = typeof value === "number" ? String(value) : (JSON.stringify(value) ?? typeof value);
+  return text.length > 200 ? `${text.slice(0, 200)}…` : text;
 }

@@ -20,7 +20,18 @@ import type { Raster } from "../picture/picture.ts";
 import { Stitcher } from "../picture/png-write.ts";
 import { readImage } from "../picture/read.ts";
 import { Spool } from "../picture/spool.ts";
-import { firstOf, isData, isList, type ListTask, ParamError, queryValues, type Task, type Values } from "../task.ts";
+import {
+  derivedParams,
+  firstOf,
+  isData,
+  isList,
+  type ListTask,
+  ParamError,
+  queryValues,
+  sharedParams,
+  type Task,
+  type Values,
+} from "../task.ts";
 import { loadTasks } from "../tasks/index.ts";
 import { listPieces } from "../tasks/list.ts";
 import { planOf, resultOf } from "../tasks/plan.ts";
@@ -41,8 +52,9 @@ export async function* transform(
   if (!step) return yield* transformed(image, task, bandPixels, params);
   const spool = await Spool.open();
   try {
-    const data = await Array.fromAsync(transform(spool.passing(image), step.task, bandPixels));
-    const derived = { [step.param]: step.find(jsonIn(Buffer.concat(data))) };
+    const shared = sharedParams(step.task, params);
+    const data = await Array.fromAsync(transform(spool.passing(image), step.task, bandPixels, shared));
+    const derived = derivedParams(task, step, jsonIn(Buffer.concat(data)), params);
     yield* transformed(spool.again(image), task, bandPixels, { ...params, ...derived });
   } finally {
     await spool.close();

@@ -36,7 +36,9 @@ export function timeOf({ start, end }) {
 /** Task and parameters as requested. Once the server has answered, with defaults and derived parameters. @param {import("./jobs.js").Job} of */
 export function askedOf({ task, query, status }) {
   const params = Object.entries(status.params ?? Object.fromEntries(new URLSearchParams(query)));
-  return [task, ...params.map(([name, value]) => `${name}=${value}`)].join(" · ");
+  // A long list, such as a table that a first step has found, is not shown.
+  const short = params.map(([name, value]) => [name, typeof value === "object" ? JSON.stringify(value) : `${value}`]);
+  return [task, ...short.filter(([, value]) => value.length < 100).map((pair) => pair.join("="))].join(" · ");
 }
 
 /** @param {import("./jobs.js").Job} of */

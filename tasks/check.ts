@@ -29,12 +29,15 @@ import {
 const NAME = /^(?!muertas$)[a-z][a-z0-9-]{0,63}$/;
 /** Can be written in a query and read in a form. */
 const PARAM_NAME = /^[a-z][a-z0-9_-]{0,63}$/i;
-/** What a parameter's schema may have, by its type. */
+/** What the schema of any parameter may have, and what by its type. */
+const COMMON = ["type", "description", "hidden", "default"];
 const KEYWORDS = new Map<unknown, string[]>([
-  ["number", ["type", "description", "default", "minimum", "maximum"]],
-  ["integer", ["type", "description", "default", "minimum", "maximum"]],
-  ["boolean", ["type", "description", "default"]],
-  ["string", ["type", "description", "default", "enum"]],
+  ["number", ["minimum", "maximum"]],
+  ["integer", ["minimum", "maximum"]],
+  ["boolean", []],
+  ["string", ["enum"]],
+  ["array", ["items", "minItems", "maxItems"]],
+  ["object", []],
 ]);
 
 /** Checks a module's export `task`. @throws TaskError that names the first fault */
@@ -77,12 +80,29 @@ function expectParam(name: string, schema: unknown): void {
   expect(!RESERVED.includes(name), `a parameter name other than ${RESERVED.join(", ")}`, name);
   const where = `parameter ${name}: `;
   expect(isRecord(schema), "a schema", schema, where);
-  const { type, description, minimum, maximum, enum: choices } = schema;
-  const keywords = KEYWORDS.get(type);
-  expect(keywords !== undefined, "the type number, integer, boolean or string", type, where);
+  const { type, description, hidden, items, minItems, maxItems } = schema;
+  const own = KEYWORDS.get(type);
+  expect(own !== undefined, `the type ${[...KEYWORDS.keys()].join(", ")}`, type, where);
+  expectKeywords(schema, [...COMMON, ...own], where);
+  expect(description === undefined || isString(description), "a description that is a string", description, where);
+  expect(hidden === undefined || typeof hidden === "boolean", "hidden to be true or false", hidden, where);
+  for (const count of [minItems, maxItems])
+    expect(count === undefined || Number.isInteger(count), "a number of items that is whole", count, where);
+  expectBounds(schema, where);
+  if (type !== "array") return;
+  expect(isRecord(items), "items, a schema", items, where);
+  const ofItems = items.type === "array" || items.type === "object" ? undefined : KEYWORDS.get(items.type);
+  expect(ofItems !== undefined, "items of the type number, integer, boolean or string", items.type, where);
+  expectKeywords(items, ["type", ...ofItems], `${where}items: `);
+  expectBounds(items, `${where}items: `);
+}
+
+function expectKeywords(schema: Record<string, unknown>, keywords: string[], where: string): void {
   const unknown = Object.keys(schema).find((keyword) => !keywords.includes(keyword));
   expect(unknown === undefined, `only the keywords ${keywords.join(", ")}`, unknown, where);
-  expect(description === undefined || isString(description), "a description that is a string", description, where);
+}
+
+function expectBounds({ minimum, maximum, enum: choices }: Record<string, unknown>, where: string): void {
   for (const bound of [minimum, maximum])
     expect(bound === undefined || Number.isFinite(bound), "bounds that are numbers", bound, where);
   const empty = minimum !== undefined && maximum !== undefined && Number(minimum) > Number(maximum);
@@ -101,9 +121,10 @@ function defaultsOf(task: Task): Values {
 
 function expectFirst(first: NonNullable<PictureTask["first"]>, task: Task, defaults: Values): void {
   expect(!isData(task) && isRecord(first), "first, if any, to be an object of a picture task", first);
-  const { param, task: step, find } = first;
-  const open = Object.hasOwn(task.params ?? {}, param) && defaults[param] === undefined;
-  expect(open, "first.param to name a parameter without a default", param);
+  const { params, task: step, find } = first;
+  expect(Array.isArray(params) && params.length > 0, "first.params to be a list of parameters", params);
+  const closed = params.find((param) => !Object.hasOwn(task.params ?? {}, param) || defaults[param] !== undefined);
+  expect(closed === undefined, "first.params to name parameters without a default", closed);
   expect(typeof find === "function", "a function first.find", find);
   expectTask(step);
   expect(isData(step) && !isList(step), "first.task to be a data task", step.name);

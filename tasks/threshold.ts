@@ -19,7 +19,7 @@ export const task = pictureTask({
   params: {
     level: { type: "integer", minimum: 0, maximum: 255, description: "white above this grey; empty: Otsu's level" },
   },
-  first: { param: "level", task: histogram, find: (counts) => otsu(counts as number[]) },
+  first: { params: ["level"], task: histogram, find: (counts) => ({ level: otsu(counts as number[]) }) },
   run({ pixels }, { level }) {
     const white = level!;
     const out = new Uint8Array(pixels.length);

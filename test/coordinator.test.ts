@@ -288,7 +288,7 @@ describe("invalid requests", () => {
 
   test("a task that does not exist", async () => {
     const unknown =
-      /unknown task "canny": expected blur, crack, half, histogram, invert, median, pi, primes, scharr, sepia, sobel, threshold, thumbnail, words/;
+      /unknown task "canny": expected blur, crack, equalize, half, histogram, invert, median, pi, primes, scharr, sepia, sobel, stretch, threshold, thumbnail, words/;
     await expectProblem(await ask("/tasks/canny", { method: "POST", body: small }), 422, unknown);
     await expectProblem(await ask("/tasks/canny", { method: "POST" }), 422, unknown);
     const path = `/jobs/${crypto.randomUUID()}?task=canny`;

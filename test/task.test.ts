@@ -79,6 +79,30 @@ describe("parameters", () => {
     expect(() => checkedValues({ name: "bare" }, { a: 1 })).toThrow('unknown parameter "a": bare has no parameters');
   });
 
+  test("may be lists and objects, in a query too", () => {
+    const lists = {
+      kernel: { type: "array", items: { type: "number", minimum: -9 }, minItems: 1, maxItems: 9, default: [1] },
+      names: { type: "array", items: { type: "string", enum: ["a", "b"] } },
+      found: { type: "object", hidden: true },
+    } as const satisfies Params;
+    const task = { name: "lists", halo: 0, params: lists };
+    const of = (query: string) => queryValues(task, new URLSearchParams(query)) as Record<string, unknown>;
+    expect(of("")).toEqual({ kernel: [1] });
+    expect(of("kernel=0,-1, 0.5&names=a,b")).toEqual({ kernel: [0, -1, 0.5], names: ["a", "b"] });
+    expect(of('kernel=[2,3]&found={"a":[1]}')).toEqual({ kernel: [2, 3], found: { a: [1] } });
+    const wanted = "kernel: expected a list of 1 to 9, each a number from -9, got";
+    for (const [query, sentence] of [
+      ["kernel=1,x", `${wanted} [1,"x"]`],
+      ["kernel=-10", `${wanted} [-10]`],
+      ["kernel=1,2,3,4,5,6,7,8,9,10", `${wanted} [1,2,3,4,5,6,7,8,9,10]`],
+      ["kernel=[", `${wanted} "["`],
+      ["names=c", 'names: expected a list of 0 to any number, each one of a, b, got ["c"]'],
+      ["found=[1]", "found: expected a JSON object, got [1]"],
+    ])
+      expect(() => of(query)).toThrow(new ParamError(sentence));
+    expect(Object.keys(schemaOf(lists).properties)).toEqual(["kernel", "names"]);
+  });
+
   test("are a JSON schema", () => {
     expect(schemaOf(params)).toEqual({ type: "object", properties: params, additionalProperties: false });
   });
@@ -91,7 +115,7 @@ describe("a task", () => {
     run: ({ pixels, width, rows, halo }) => pixels.slice(halo * width, (halo + rows) * width),
   } satisfies Task;
   const rows = dataTask({ name: "rows", halo: 0, run: (view) => view.rows, merge: (a, b) => a + b });
-  const first = { param: "by", task: rows, find: Number };
+  const first = { params: ["by"], task: rows, find: (data: unknown) => ({ by: Number(data) }) };
   const steps = { ...plain, params: { by: { type: "integer" }, given: { type: "integer", default: 1 } }, first };
   const band = { pixels: random(5 * 9), width: 5, height: 9, channels: 1 as const, halo: [3, 2] as [number, number] };
 
@@ -227,7 +251,7 @@ describe("a task", () => {
     ],
     [
       { ...plain, params: { by: { type: "text" as "string" } } },
-      'parameter by: expected the type number, integer, boolean or string, got "text"',
+      'parameter by: expected the type number, integer, boolean, string, array, object, got "text"',
     ],
     [
       { ...plain, params: { "a b": { type: "integer" } } },
@@ -244,8 +268,8 @@ describe("a task", () => {
     [{ ...rows, first: {} } as never, "expected first, if any, to be an object of a picture task, got {}"],
     ...(
       [
-        [{ param: "other" }, 'first.param to name a parameter without a default, got "other"'],
-        [{ param: "given" }, 'first.param to name a parameter without a default, got "given"'],
+        [{ params: ["other"] }, 'first.params to name parameters without a default, got "other"'],
+        [{ params: ["by", "given"] }, 'first.params to name parameters without a default, got "given"'],
         [{ find: 5 }, "a function first.find, got 5"],
         [{ task: plain }, 'first.task to be a data task, got "plain"'],
       ] as const
@@ -268,10 +292,13 @@ describe("a task", () => {
         [{ type: "string", enum: 5 }, "an enum of strings, got 5"],
         [{ type: "string", enum: [] }, "an enum of strings, got []"],
         [{ type: "string", enum: ["a", 5] }, 'an enum of strings, got ["a",5]'],
-        [{ multipleOf: 2 }, 'only the keywords type, description, default, minimum, maximum, got "multipleOf"'],
-        [{ enum: [1, 2] }, 'only the keywords type, description, default, minimum, maximum, got "enum"'],
-        [{ type: "string", maxLength: 5 }, 'only the keywords type, description, default, enum, got "maxLength"'],
-        [{ type: "boolean", minimum: 0 }, 'only the keywords type, description, default, got "minimum"'],
+        [{ multipleOf: 2 }, 'only the keywords type, description, hidden, default, minimum, maximum, got "multipleOf"'],
+        [{ enum: [1, 2] }, 'only the keywords type, description, hidden, default, minimum, maximum, got "enum"'],
+        [
+          { type: "string", maxLength: 5 },
+          'only the keywords type, description, hidden, default, enum, got "maxLength"',
+        ],
+        [{ type: "boolean", minimum: 0 }, 'only the keywords type, description, hidden, default, got "minimum"'],
       ] as const
     ).map(([wrong, sentence]) => [
       { ...plain, params: { by: { type: "integer", ...wrong } as never } },
@@ -308,6 +335,56 @@ describe("a task", () => {
     // The task's own fault: reported when the job is made.
     expect(values("by=-1")).toEqual({ by: -1 });
     expect(values("")).toEqual({});
+  });
+
+  test("may find several parameters in a first step, which gets those that it has, too", async () => {
+    const tiles = dataTask({
+      name: "tiles",
+      halo: 0,
+      params: { size: { type: "integer", minimum: 1, default: 5 } },
+      run: ({ pixels, width, y, rows, height }, { size }) => {
+        const sums: number[] = new Array(Math.ceil(height / size)).fill(0);
+        for (let row = 0; row < rows; row++)
+          for (let x = 0; x < width; x++) sums[Math.floor((y + row) / size)] += pixels[row * width + x];
+        return sums;
+      },
+      merge: (a: number[], b) => a.map((sum, i) => sum + b[i]),
+    });
+    const task = pictureTask({
+      name: "relight",
+      halo: 0,
+      params: {
+        size: { type: "integer", minimum: 1, default: 3 },
+        sums: { type: "array", items: { type: "integer" }, hidden: true },
+        least: { type: "integer" },
+      },
+      first: {
+        params: ["sums", "least"],
+        task: tiles,
+        find: (data, { size }) => ({ sums: data as number[], least: Math.min(...(data as number[])) + size }),
+      },
+      run: ({ pixels, width, y }, { size, sums, least }) =>
+        pixels.map((_, i) => (sums![Math.floor((y + Math.floor(i / width)) / size)] + least!) % 256),
+    });
+    const pixels = random(40 * 31);
+    const whole = async (bandPixels: number, query = "") => {
+      const values = queryValues(task, new URLSearchParams(query));
+      return decode(Buffer.concat(await Array.fromAsync(transform(imageOf(pixels, 40, 3), task, bandPixels, values))))
+        .data;
+    };
+    const sums = Array.from({ length: 11 }, (_, i) =>
+      pixels.subarray(i * 120, i * 120 + 120).reduce((a, b) => a + b, 0),
+    );
+    const made = (least: number) =>
+      Uint8Array.from({ length: 1240 }, (_, i) => (sums[Math.floor(i / 120)] + least) % 256);
+    for (const bandPixels of [40, 600, 9999])
+      expectSame((await whole(bandPixels)) as Uint8Array, made(Math.min(...sums) + 3));
+    // What is given is not replaced.
+    expectSame((await whole(600, "least=7")) as Uint8Array, made(7));
+    const forgetful = { ...task, first: { ...(task as { first: object }).first, find: () => ({ sums: [] }) } } as never;
+    await expect(Array.fromAsync(transform(imageOf(pixels, 40, 3), forgetful, 600))).rejects.toThrow(
+      'task relight: expected find to return least, got {"sums":[]}',
+    );
   });
 
   test("may have a halo that depends on a derived parameter", () => {

@@ -120,7 +120,7 @@ describe("in one process", () => {
     for (const [args, sentence] of [
       [
         ["--task", "canny"],
-        "unknown task canny: expected blur, crack, half, histogram, invert, median, pi, primes, scharr, sepia, sobel, threshold, thumbnail, words",
+        "unknown task canny: expected blur, crack, equalize, half, histogram, invert, median, pi, primes, scharr, sepia, sobel, stretch, threshold, thumbnail, words",
       ],
       [["--task", "blur", "--params", "sigma=0"], "sigma: expected a number from 0.1 to 50, got 0"],
     ] as const) {
@@ -137,6 +137,7 @@ describe("in one process", () => {
     expect(tasks.map(shown)).toEqual([
       ["blur", "picture", null, 1, 1],
       ["crack", "list", null, 1, 1],
+      ["equalize", "picture", 0, 1, 1],
       ["half", "picture", 0, 3, 2],
       ["histogram", "data", 0, 1, 1],
       ["invert", "picture", 0, 3, 1],
@@ -146,6 +147,7 @@ describe("in one process", () => {
       ["scharr", "picture", 1, 1, 1],
       ["sepia", "picture", 0, 3, 1],
       ["sobel", "picture", 1, 1, 1],
+      ["stretch", "picture", 0, 1, 1],
       ["threshold", "picture", 0, 1, 1],
       ["thumbnail", "picture", 0, 3, null],
       ["words", "list", null, 1, 1],
@@ -266,7 +268,7 @@ describe("a task's own functions", () => {
         "{ name: 'no-halo', halo: ({ by = 0 }) => by, params: { by: { type: 'integer' } }, run: ({ pixels }) => pixels }",
       "no-finish": `{ name: 'no-finish', ${data}, finish() { throw new Error('nothing can be made of this'); } }`,
       "no-find": `{ name: 'no-find', halo: 0, params: { by: { type: 'integer' } }, run: ({ pixels }) => pixels,
-        first: { param: 'by', task: { name: 'histogram', ${data} }, find() { throw new Error('nothing was found'); } } }`,
+        first: { params: ['by'], task: { name: 'histogram', ${data} }, find() { throw new Error('nothing was found'); } } }`,
     };
     return Object.entries(tasks)
       .map(([name, code]) => {
@@ -472,7 +474,7 @@ describeWith(["rabbitmq", "redis"], "a fleet", () => {
       });
       expect(await wrong.exited).toBe(1);
       expect(wrong.out).toContain(
-        "WORKER_TASKS: expected some of blur, crack, half, histogram, invert, median, pi, primes, scharr, sepia, sobel, threshold, thumbnail, words, got canny",
+        "WORKER_TASKS: expected some of blur, crack, equalize, half, histogram, invert, median, pi, primes, scharr, sepia, sobel, stretch, threshold, thumbnail, words, got canny",
       );
     },
     LONG,
@@ -544,7 +546,7 @@ describeWith(["rabbitmq", "redis"], "a fleet", () => {
       const unknown = await ask(`${origin}/tasks/thin`, { method: "POST", body: photo });
       expect([unknown.status, (await unknown.json()).detail]).toEqual([
         422,
-        'unknown task "thin": expected blur, crack, half, histogram, invert, median, pi, primes, scharr, sepia, sobel, threshold, thumbnail, words',
+        'unknown task "thin": expected blur, crack, equalize, half, histogram, invert, median, pi, primes, scharr, sepia, sobel, stretch, threshold, thumbnail, words',
       ]);
       // As in docs/wire.md.
       const by = { type: "integer", minimum: 1, maximum: 9, default: 1 };

@@ -40,6 +40,9 @@ for i, (x, y, width, height) in enumerate(pieces):
 
     gx, gy = cv2.Scharr(piece, cv2.CV_64F, 1, 0), cv2.Scharr(piece, cv2.CV_64F, 0, 1)
     case("scharr", "", cv2.convertScaleAbs(cv2.magnitude(gx, gy)))
+    case("equalize", "", cv2.equalizeHist(piece))
+    if piece.min() < piece.max():  # a picture of one grey is white in OpenCV, and stays black here
+        case("stretch", "", cv2.normalize(piece, None, 0, 255, cv2.NORM_MINMAX))
     level, made = cv2.threshold(piece, 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
     case("threshold", "", made)
     cases[-1]["level"] = int(level)

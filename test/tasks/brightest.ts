@@ -12,6 +12,6 @@ export const task = pictureTask({
   name: "brightest",
   halo: 0,
   params: { peak: { type: "integer", minimum: 1, maximum: 255 } },
-  first: { param: "peak", task: peak, find: (found) => found as number },
+  first: { params: ["peak"], task: peak, find: (found) => ({ peak: found as number }) },
   run: ({ pixels }, { peak }) => pixels.map((grey) => Math.floor((grey * 255) / peak!)),
 });
