@@ -15,7 +15,8 @@ import type { Chunk } from "./chunk.ts";
 import type { Action } from "./ops/obey.ts";
 import type { Trouble } from "./ops/trouble.ts";
 import type { Channels } from "./picture/picture.ts";
-import type { Offer, Values } from "./task.ts";
+import type { Values } from "./task.ts";
+import type { Offer } from "./tasks/offer.ts";
 
 export interface Backends {
   queue: Queue;

@@ -263,23 +263,6 @@ export function isHalo(halo: unknown): boolean {
   return Number.isInteger(halo) && (halo as number) >= 0 && (halo as number) <= MAX_HALO;
 }
 
-/** What a worker announces of a task: enough for a coordinator to enqueue its bands. */
-export interface Offer extends Pick<Task, "name" | "version" | "description" | "params" | "channels"> {
-  halo: number;
-  shrink?: number | undefined;
-}
-
-/**
- * Null if coordinators need the task's module: its halo or its size depends on its parameters, it returns data, or it has
- * a first step.
- */
-export function offerOf(task: Task): Offer | null {
-  if (isData(task) || task.first) return null;
-  const { name, version, description, params, channels, halo, shrink } = task;
-  if (typeof halo === "function" || typeof shrink === "function") return null;
-  return { name, version, description, params, channels, halo, shrink };
-}
-
 /** A task's parameters as one JSON schema, without the hidden ones. Clients make a form of it. */
 export function schemaOf(params: Params = {}) {
   const visible = Object.entries(params).filter(([, { hidden }]) => !hidden);

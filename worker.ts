@@ -35,8 +35,8 @@ import type { DeadLetterReason, WorkerMetrics } from "./ops/metrics.ts";
 import { obey } from "./ops/obey.ts";
 import { answerHelp, classroomSetting, levelSetting, STOP_MS, setting } from "./ops/settings.ts";
 import { BEAT_MS } from "./results.ts";
-import { offerOf } from "./task.ts";
 import { loadTasks, onlyThese, type Tasks } from "./tasks/index.ts";
+import { offerOf } from "./tasks/offer.ts";
 import { type BandResult, TaskThread } from "./tasks/thread.ts";
 
 /** Failures of a band before its job fails. */

@@ -10,7 +10,7 @@ import type { Log } from "../ops/log.ts";
 import type { CoordinatorMetrics } from "../ops/metrics.ts";
 import { Stitcher } from "../picture/png-write.ts";
 import { type DataTask, isData, type ListTask } from "../task.ts";
-import type { Tasks } from "../tasks/index.ts";
+import { findTaskOfJob, type Tasks } from "../tasks/index.ts";
 import { resultOf } from "../tasks/plan.ts";
 import { JobWatch, lookUp, stateOf } from "../watch.ts";
 import { eventStream, isKnown, view } from "./events.ts";
@@ -90,7 +90,7 @@ export async function result(context: JobReads, request: Request, id: string): P
   const name = disposition(query(request, "name") || `${id}.${fileOf(job.task, job)}`);
   const headers = { ...HEADERS[job.kind], "content-disposition": name, etag };
   if (isUnchanged(request, etag)) return new Response(null, { status: 304, headers });
-  const task = dataTaskOf(context, job);
+  const task = await dataTaskOf(context, job);
   const pieces = async () => context.metrics.sending(merge(await JobWatch.open(context, id), task, true));
   const whole = async () => timed(await pieces(), (ms) => context.results.noteMerge(id, ms));
   const sizes = [...done.values()].map(({ bytes }) => bytes);
@@ -136,9 +136,9 @@ export function brokenOff({ log }: Pick<JobReads, "log">, { id, task }: Job, { s
 }
 
 /** Null for a job of pictures: any coordinator can merge those. @throws HttpError 503 */
-function dataTaskOf({ tasks }: JobReads, { kind, task }: Job): DataTask | ListTask | null {
+async function dataTaskOf({ tasks, results }: JobReads, { kind, task }: Job): Promise<DataTask | ListTask | null> {
   if (kind === "picture") return null;
-  const known = tasks.get(task);
+  const known = await findTaskOfJob(tasks, results, task);
   if (known && isData(known)) return known;
   throw unavailable(`this coordinator does not have the task ${task}; ask a coordinator that does`);
 }

@@ -6,7 +6,7 @@
  * Not here: the keys (results.ts), what the fields mean (backends.ts).
  */
 import type { BandTimes, Claim, Done, Failure, Hint, Incident, Job, Report, WorkerInfo } from "../backends.ts";
-import type { Offer } from "../task.ts";
+import type { Offer } from "../tasks/offer.ts";
 
 /** Anyone may publish on the channel. What cannot be read is a hint that anything may have changed. */
 export function hintFrom(message: string): Hint | undefined {

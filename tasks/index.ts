@@ -11,11 +11,12 @@ import { resolve } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
 
 import type { Results } from "../backends.ts";
-import { isData, type Offer, type PictureTask, type Task, TaskError, versionOf, wireName } from "../task.ts";
+import { isData, type Task, versionOf, wireName } from "../task.ts";
 import { expectTask } from "./check.ts";
+import { taskOf } from "./offer.ts";
 
 /** Files in this folder that are no tasks. */
-const NO_TASKS = ["index.ts", "check.ts", "list.ts", "plan.ts", "run.ts", "thread.ts"];
+const NO_TASKS = ["index.ts", "check.ts", "list.ts", "offer.ts", "plan.ts", "run.ts", "thread.ts"];
 
 /** All versions of all tasks, by their names on the wire. */
 export class Tasks extends Map<string, Task> {
@@ -94,14 +95,14 @@ export function namesIn(setting = ""): string[] {
 
 /** Every task that a client can ask for: the newest version of the program's own, then of those that workers offer. */
 export async function allTasks(own: Tasks, results: Results): Promise<Task[]> {
-  const offered = await offeredTasks(results);
+  const offered = await offeredTasks(own, results);
   const others = offered.names().filter((name) => !own.newest(name));
   return [...own.names().map((name) => own.newest(name)!), ...others.map((name) => offered.newest(name)!)];
 }
 
 /** The newest version of a task. Undefined if neither the program nor a live worker has it. */
 export async function findTask(own: Tasks, results: Results, name: string): Promise<Task | undefined> {
-  return own.newest(name) ?? (await offeredTasks(results)).newest(name);
+  return own.newest(name) ?? (await offeredTasks(own, results)).newest(name);
 }
 
 /** The version with which a job was begun, for a client that sends its picture again. Undefined if no program has it. */
@@ -113,32 +114,35 @@ export async function findTaskToResume(
 ): Promise<Task | undefined> {
   const begun = (await results.findJob(id))?.task;
   if (begun?.split(".")[0] !== name) return undefined;
-  return own.get(begun) ?? (await offeredTasks(results)).get(begun);
+  return own.get(begun) ?? (await offeredTasks(own, results)).get(begun);
 }
+
+/** The task of a job, by its name on the wire. What is offered is remembered after its workers have left. */
+export async function findTaskOfJob(own: Tasks, results: Results, name: string): Promise<Task | undefined> {
+  const known = own.get(name);
+  if (known) return known;
+  await offeredTasks(own, results);
+  return remembered.get(results)?.get(name);
+}
+
+/** Offers seen so far, the newest of each name. */
+const remembered = new WeakMap<Results, Map<string, Task>>();
+const MAX_REMEMBERED = 1000;
 
 /** The tasks that live workers offer. An invalid offer is ignored. */
-async function offeredTasks(results: Results): Promise<Tasks> {
+async function offeredTasks(own: Tasks, results: Results): Promise<Tasks> {
   const offered = new Tasks();
+  const seen = remembered.get(results) ?? new Map<string, Task>();
+  remembered.set(results, seen);
   for (const offer of (await results.workers()).flatMap(({ offers }) => offers)) {
-    const task = taskOf(offer);
-    if (task && !offered.has(wireName(task))) offered.set(wireName(task), task);
+    const task = taskOf(offer, (name) => own.newest(name));
+    if (!task || offered.has(wireName(task))) continue;
+    offered.set(wireName(task), task);
+    seen.delete(wireName(task));
+    seen.set(wireName(task), task);
   }
+  for (const name of seen.keys()) if (seen.size > MAX_REMEMBERED) seen.delete(name);
   return offered;
-}
-
-/** A task that only workers can run. Null if the offer is invalid. */
-export function taskOf(offer: Offer): Task | null {
-  const run = () => {
-    throw new TaskError(`task ${offer.name}: expected to be run by the workers that offer it`);
-  };
-  try {
-    const { name, version, description, params, channels, halo, shrink } = offer;
-    const task: Partial<PictureTask> = { name, version, description, params, channels, halo, shrink, run };
-    expectTask(task);
-    return task;
-  } catch {
-    return null;
-  }
 }
 
 /** The setting `WORKER_TASKS`: `grow` means all its versions, `grow.2` one. Undefined where it is not set: all tasks. */

@@ -34,7 +34,7 @@ const GROWTH = 64;
 const FULL_BYTES = 1 << 18;
 /** RabbitMQ refuses messages over 16 MiB by default. */
 const MAX_PIECE_BYTES = 9 << 20;
-const MAX_PIECES = 100_000_000;
+const MAX_PIECES = 10_000_000;
 /** A line or a word that is longer is refused, bytes. */
 const MAX_UNCUT_BYTES = 4 << 20;
 /** Pieces that are made before other requests get their turn. */

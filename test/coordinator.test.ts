@@ -1042,6 +1042,7 @@ describe("the rest of the API", () => {
     const tasks = [
       "blur",
       "crack",
+      "equalize",
       "half",
       "histogram",
       "invert",
@@ -1051,6 +1052,7 @@ describe("the rest of the API", () => {
       "scharr",
       "sepia",
       "sobel",
+      "stretch",
       "threshold",
       "thumbnail",
       "words",

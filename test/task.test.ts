@@ -13,9 +13,10 @@ import {
   dataTask,
   haloOf,
   isList,
-  offerOf,
+  type ListTask,
   ParamError,
   type Params,
+  type PictureTask,
   pictureTask,
   queryValues,
   schemaOf,
@@ -25,7 +26,8 @@ import {
   wireName,
 } from "../task.ts";
 import { expectTask } from "../tasks/check.ts";
-import { loadTasks, taskOf } from "../tasks/index.ts";
+import { loadTasks } from "../tasks/index.ts";
+import { offerOf, taskOf } from "../tasks/offer.ts";
 import { finished, runTask } from "../tasks/run.ts";
 import { expectSame, imageOf, random, read, sobelOf } from "./pictures.ts";
 
@@ -407,8 +409,72 @@ describe("a task", () => {
     ];
     const bad = [null, 5, {}, { ...offer, halo: "2" }, ...wrong.map((params) => ({ ...offer, params }))];
     for (const one of bad) expect(taskOf(one as never)).toBeNull();
-    // Other fields do not make it a task of another kind.
-    expect(offerOf(taskOf({ ...offer, merge: 5, first: 5 })!)).toEqual(offer);
+    for (const wrong of [
+      { merge: 5 },
+      { merge: "toString" },
+      { first: 5 },
+      { pieces: {} },
+      { shrink: "2" },
+      { bandPixels: 0 },
+    ])
+      expect([wrong, taskOf({ ...offer, ...wrong } as never)]).toEqual([wrong, null]);
+  });
+
+  test("is offered as data: a halo by parameter, a named merge, a first step, pieces", async () => {
+    const params: Params = {
+      radius: { type: "integer", default: 3 },
+      sigma: { type: "number", default: 1.5 },
+      size: { type: "string", enum: ["3", "5"], default: "5" },
+      names: { type: "array", items: { type: "string" }, default: ["a", "b"] },
+    };
+    const base = { name: "offered", params };
+    const values = queryValues(base, new URLSearchParams());
+    for (const [halo, rows] of [
+      ["radius", 3],
+      ["2*radius+1", 7],
+      ["3 * sigma", 5],
+      [{ param: "size", 3: 1, 5: 2 }, 2],
+    ] as [string, number][])
+      expect([halo, haloOf(taskOf({ ...base, halo })!, values)]).toEqual([halo, rows]);
+    for (const halo of [
+      "names",
+      "wide",
+      "radius*2",
+      "radius-1",
+      "process.exit()",
+      { param: "wide" },
+      { param: "size" },
+    ])
+      expect([halo, taskOf({ ...base, halo } as never)]).toEqual([halo, null]);
+    const merged = (merge: string, ...parts: unknown[]) => {
+      const task = taskOf({ ...base, halo: 0, merge }) as DataTask;
+      return parts.reduce((a, b) => task.merge(a, b));
+    };
+    expect(merged("sum", { a: 1, b: [1, 2] }, { a: 2, b: [3, 4, 5], c: 1 })).toEqual({ a: 3, b: [4, 6, 5], c: 1 });
+    expect(merged("sum", { ["__proto__"]: 1 }, JSON.parse('{"__proto__":2,"toString":1}'))).not.toBe(0);
+    expect([merged("min", 3, 1, 2), merged("max", [3, 1], [2, 2])]).toEqual([1, [3, 2]]);
+    expect([merged("concat", [1], [2, 3]), merged("concat", "a", "b"), merged("first", null, 2, 3)]).toEqual([
+      [1, 2, 3],
+      "ab",
+      2,
+    ]);
+    expect(() => merged("sum", 1, "x")).toThrow("expected two numbers, got 1 and x");
+    const list = (pieces: object) => taskOf({ ...base, merge: "sum", pieces: pieces as never }) as ListTask;
+    const made = (pieces: object) => [...(list(pieces).pieces(values, {} as never) as Iterable<unknown>)];
+    expect(made({ to: "radius", step: 2 })).toEqual([
+      [0, 2],
+      [2, 3],
+    ]);
+    expect(made({ from: 5, to: 7, step: "radius" })).toEqual([[5, 7]]);
+    expect(made({ each: "names" })).toEqual(["a", "b"]);
+    expect([list({ lines: 100 }).takes, list({ bytes: 100 }).takes]).toEqual(["text", "bytes"]);
+    for (const wrong of [{ to: 5 }, { lines: 0 }, { each: "radius" }, { to: "names", step: 1 }])
+      expect(list(wrong)).toBeNull();
+    const stepped = { ...base, halo: 0, params: { counts: { type: "array", items: { type: "integer" } } } as Params };
+    const first = { param: "counts", task: "histogram" };
+    const found = taskOf({ ...stepped, first }, (name) => tasks.newest(name)) as PictureTask;
+    expect([found.first!.task.name, found.first!.find([1, 2], {})]).toEqual(["histogram", { counts: [1, 2] }]);
+    expect(taskOf({ ...stepped, first })).toBeNull();
   });
 });
 

@@ -1,0 +1,141 @@
+/**
+ * What a worker offers: a task that a coordinator can cut and merge without having its module. A worker in any language
+ * may offer one; docs/wire.md describes the fields.
+ *
+ *     halo    rows, an expression of one parameter ("radius", "2*radius+1", rounded up), or a table by its values
+ *             ({ "param": "size", "3": 1, "5": 2 })
+ *     merge   of a data or list task, by name: `MERGES`
+ *     pieces  of a list task: a range ({ "from": 0, "to": "below", "step": 1000 }: pieces [from, to)), an array parameter whose
+ *             items are the pieces ({ "each": "names" }), or the body, cut ({ "lines": 65536 }, "words", "bytes")
+ *     first   { "param": "counts", "task": "histogram" }: the data of that task becomes the parameter
+ *
+ * Invariant: an offer is only data. None of it is run as code.
+ *
+ * Not here: which workers offer what (index.ts), how the tasks are checked (check.ts).
+ */
+import { type DataTask, type Input, isData, isList, type Params, type Task, TaskError, type Values } from "../task.ts";
+import { expectTask } from "./check.ts";
+
+type Amount = number | string;
+
+export interface Offer extends Pick<Task, "name" | "version" | "description" | "params" | "channels"> {
+  halo?: Amount | Record<string, unknown>;
+  shrink?: number | undefined;
+  bandPixels?: number | undefined;
+  merge?: string;
+  pieces?: Record<string, unknown>;
+  first?: { param: string; task: string };
+}
+
+/** `merge` by its name. Lists are merged item by item, objects key by key, except by the last two. */
+const MERGES: Record<string, (a: unknown, b: unknown) => unknown> = {
+  sum: each((a, b) => a + b),
+  min: each(Math.min),
+  max: each(Math.max),
+  concat: (a, b) => (Array.isArray(a) && Array.isArray(b) ? [...a, ...b] : `${a}${b}`),
+  first: (a, b) => a ?? b,
+};
+
+/** What workers of this project offer of a task. Null if coordinators need its module, for one of its functions or tasks. */
+export function offerOf(task: Task): Offer | null {
+  if (isData(task) || task.first) return null;
+  const { name, version, description, params, channels, halo, shrink, bandPixels } = task;
+  if (typeof halo === "function" || typeof shrink === "function") return null;
+  return { name, version, description, params, channels, halo, shrink, bandPixels };
+}
+
+/**
+ * A task that only workers can run. Null if the offer is invalid.
+ * @param known finds the task of a first step
+ */
+export function taskOf(offer: Offer, known: (name: string) => Task | undefined = () => undefined): Task | null {
+  const run = () => {
+    throw new TaskError(`task ${offer.name}: expected to be run by the workers that offer it`);
+  };
+  try {
+    const { name, version, description, params, channels, shrink, bandPixels, merge, pieces } = offer;
+    const task = { name, version, description, params, run } as Record<string, unknown>;
+    if (merge !== undefined) task.merge = mergeOf(merge);
+    if (pieces !== undefined) Object.assign(task, piecesOf(pieces, params));
+    else task.halo = haloOf(offer.halo, params);
+    const given = Object.entries({ channels, shrink, bandPixels }).filter(([, value]) => value !== undefined);
+    Object.assign(task, Object.fromEntries(given));
+    if (offer.first !== undefined) task.first = firstOf(offer.first, known);
+    expectTask(task as Partial<Task>);
+    return task as unknown as Task;
+  } catch {
+    return null;
+  }
+}
+
+function mergeOf(name: unknown): (a: unknown, b: unknown) => unknown {
+  if (typeof name === "string" && Object.hasOwn(MERGES, name)) return MERGES[name];
+  throw new TaskError(`expected merge to be one of ${Object.keys(MERGES).join(", ")}, got ${name}`);
+}
+
+/** Applies `merge` to the numbers of two values of the same form. What only one of them has is kept. */
+function each(merge: (a: number, b: number) => number): (a: unknown, b: unknown) => unknown {
+  const merged = (a: unknown, b: unknown): unknown => {
+    if (a === undefined || a === null) return b;
+    if (b === undefined || b === null) return a;
+    if (typeof a === "number" && typeof b === "number") return merge(a, b);
+    if (Array.isArray(a) && Array.isArray(b))
+      return Array.from({ length: Math.max(a.length, b.length) }, (_, i) => merged(a[i], b[i]));
+    if (typeof a !== "object" || typeof b !== "object") throw new TaskError(`expected two numbers, got ${a} and ${b}`);
+    const [left, right] = [new Map(Object.entries(a)), new Map(Object.entries(b))];
+    const keys = new Set([...left.keys(), ...right.keys()]);
+    return Object.fromEntries(Array.from(keys, (key) => [key, merged(left.get(key), right.get(key))]));
+  };
+  return merged;
+}
+
+function haloOf(halo: Offer["halo"], params: Params = {}): number | ((values: Values) => number) {
+  if (typeof halo === "number") return halo;
+  if (typeof halo === "string") return amountOf(halo, params);
+  const { param, ...table } = halo as Record<string, unknown>;
+  if (typeof param !== "string" || !Object.hasOwn(params, param)) throw new TaskError("expected a halo by a parameter");
+  return (values) => table[String(values[param])] as number;
+}
+
+/** `3`, `below`, `2*radius+1`, rounded up. */
+function amountOf(amount: unknown, params: Params = {}): (values: Values) => number {
+  if (typeof amount === "number" && Number.isFinite(amount)) return () => amount;
+  const match = /^(?:(\d+(?:\.\d+)?) ?\* ?)?([a-z][a-z0-9_-]*)(?: ?\+ ?(\d+))?$/i.exec(String(amount));
+  const [, times = "1", param = "", plus = "0"] = match ?? [];
+  const type = Object.hasOwn(params, param) ? params[param].type : undefined;
+  if (type !== "number" && type !== "integer")
+    throw new TaskError(`expected an expression of a parameter, got ${amount}`);
+  return (values) => Math.ceil(Number(times) * (values[param] as number)) + Number(plus);
+}
+
+const BODY: Record<string, "text" | "bytes"> = { lines: "text", words: "text", bytes: "bytes" };
+
+function piecesOf(pieces: Record<string, unknown>, params: Params = {}): object {
+  const [how] = Object.keys(pieces);
+  if (Object.hasOwn(BODY, how)) {
+    const size = pieces[how];
+    if (!Number.isInteger(size) || Number(size) < 1) throw new TaskError(`expected a number of bytes, got ${size}`);
+    return {
+      takes: BODY[how],
+      pieces: (_: Values, input: Input) => input[how as keyof Input](Number(size)),
+    };
+  }
+  const { each: param, from = 0, to, step } = pieces;
+  if (param !== undefined) {
+    if (params[String(param)]?.type !== "array") throw new TaskError(`expected an array parameter, got ${param}`);
+    return { pieces: (values: Values) => (values[String(param)] ?? []) as unknown[] };
+  }
+  const [first, end, size] = [from, to, step].map((amount) => amountOf(amount, params));
+  return {
+    *pieces(values: Values) {
+      const [last, by] = [end(values), Math.max(1, size(values))];
+      for (let at = first(values); at < last; at += by) yield [at, Math.min(at + by, last)];
+    },
+  };
+}
+
+function firstOf({ param, task }: NonNullable<Offer["first"]>, known: (name: string) => Task | undefined) {
+  const step = known(task);
+  if (!step || !isData(step) || isList(step)) throw new TaskError(`expected first.task to be a data task, got ${task}`);
+  return { params: [param], task: step as DataTask, find: (data: unknown) => ({ [param]: data }) };
+}
