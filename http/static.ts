@@ -34,12 +34,22 @@ interface Asset {
   headers: Record<string, string>;
 }
 
-/** The files in page/, by name. */
+/** Libraries of the page: small modules without imports, served as they are. */
+const LIBRARIES = { "client-zip.js": "client-zip/index.js", "uqr.js": "uqr/dist/index.mjs" };
+
+/** The files in page/ and the libraries, by name. */
 export function readPage(): Map<string, Asset> {
   const folder = new URL("../page/", import.meta.url);
+  const own = readdirSync(folder).filter((name) => !name.endsWith(".d.ts"));
+  const files = [
+    ...own.map((name) => [name, new URL(name, folder)] as const),
+    ...Object.entries(LIBRARIES).map(
+      ([name, library]) => [name, new URL(`../node_modules/${library}`, import.meta.url)] as const,
+    ),
+  ];
   return new Map(
-    readdirSync(folder).map((name) => {
-      const body = Uint8Array.from(readFileSync(new URL(name, folder)));
+    files.map(([name, file]) => {
+      const body = Uint8Array.from(readFileSync(file));
       const etag = `"${createHash("sha256").update(body).digest("base64url").slice(0, 16)}"`;
       const headers = {
         "content-type": `${TYPES[name.split(".").at(-1)!]}; charset=utf-8`,

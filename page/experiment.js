@@ -14,9 +14,11 @@ import { ask, fleet, follow, onFleet, Problem, upload } from "./server.js";
 import { csvOf, median, panels, summarize, svgOf } from "./speedup.js";
 import { choose } from "./stage.js";
 import { newId } from "./store.js";
-import { number, t } from "./words.js";
+import { lang, number, remember, remembered, t } from "./words.js";
 
 const RUNS = 3;
+/** Experiments that are kept. */
+const MAX_KEPT = 8;
 /** The task of real work. */
 const HEAVY = "median";
 /** A band that is computed in less than this is hardly more than its transport, ms. */
@@ -26,8 +28,17 @@ const $ = (/** @type {string} */ id) => /** @type {any} */ (document.getElementB
 
 /** @type {import("./jobs.js").Job | null} */
 let picture = null;
-/** @type {{ name: string, measured: import("./speedup.js").Measured[], complete: boolean } | null} */
-let result = null;
+/**
+ * What was measured, on what and when, ms since 1970.
+ * @typedef {object} Result
+ * @property {string} name @property {string} task @property {string} query
+ * @property {number} machines @property {number} cores @property {number} date
+ * @property {import("./speedup.js").Measured[]} measured
+ */
+/** The last of them first; kept over a reload. @type {Result[]} */
+const results = kept();
+/** @type {Result | null} */
+let result = results[0] ?? null;
 /** @type {AbortController | null} */
 let running = null;
 /** The progress, or why it ended. A function, because the language may change. @type {() => string} */
@@ -36,10 +47,8 @@ let status = () => "";
 export function setUpExperiment() {
   $("measure").addEventListener("click", run);
   $("stop").addEventListener("click", () => running?.abort());
-  $("csv").addEventListener("click", () => save(csvOf(summary()), "text/csv", "csv"));
-  $("svg").addEventListener("click", () =>
-    save(svgOf(summary(), t, write, result?.name ?? ""), "image/svg+xml", "svg"),
-  );
+  $("csv").addEventListener("click", () => save(csvText(), "text/csv", "csv"));
+  $("svg").addEventListener("click", () => save(figureOf(result) ?? "", "image/svg+xml", "svg"));
   $("light-change").addEventListener("click", () => {
     const job = picture && repeat(picture, null, { task: HEAVY, query: "", cut: "" });
     if (job) choose(job);
@@ -55,6 +64,36 @@ export function choosePicture(job) {
 }
 
 const summary = () => summarize(result?.measured ?? []);
+
+/** @returns {Result[]} */
+function kept() {
+  try {
+    return JSON.parse(remembered("experiments") ?? "[]");
+  } catch {
+    return [];
+  }
+}
+
+/** Picture, task, workers, machines and date of an experiment. @param {Result} of */
+export function captionOf({ name, task, query, measured, machines, cores, date }) {
+  const when = new Date(date).toLocaleString(lang, { dateStyle: "medium", timeStyle: "short" });
+  return [name, task, ...(query ? query.split("&") : []), t.fleet(measured.length, machines, cores), when].join(" · ");
+}
+
+/** The figure of an experiment as a file, if there is one. @param {Result | null | undefined} of */
+export function figureOf(of) {
+  return of ? svgOf(summarize(of.measured), t, write, captionOf(of)) : null;
+}
+
+/** The latest experiment with a picture of this name. @param {string} name */
+export const experimentOf = (name) => results.find((other) => other.name === name);
+
+function csvText() {
+  if (!result) return "";
+  const { name: picture, task, query: parameters, machines, cores, date } = result;
+  const about = { picture, task, parameters, machines, cores, date: new Date(date).toISOString() };
+  return csvOf(summary(), about, write(0.5, 1).includes(","));
+}
 const write = (/** @type {number} */ value, digits = 0) =>
   number(value, { minimumFractionDigits: digits, maximumFractionDigits: digits });
 
@@ -79,7 +118,8 @@ async function run() {
   const stop = new AbortController();
   running = stop;
   hold(true);
-  result = { name, measured, complete: false };
+  const hosts = new Set(fleet.workers?.map(({ host }) => host));
+  result = { name, task, query, measured, machines: hosts.size, cores: cores(), date: Date.now() };
   try {
     const bytes = new Blob([await file.arrayBuffer()]); // no disk is read from here on
     status = () => t.warmUp;
@@ -93,7 +133,9 @@ async function run() {
         row.times.push(await timed(bytes, what, row.workers, stop.signal));
       }
     }
-    result.complete = true;
+    results.unshift(result);
+    results.splice(MAX_KEPT);
+    remember("experiments", JSON.stringify(results));
     status = () => "";
   } catch (error) {
     const problem = error instanceof Problem ? error : new Problem(0);
@@ -191,6 +233,8 @@ function renderResult() {
   const box = (/** @type {string} */ inside) => `<svg viewBox="0 0 320 250" aria-hidden="true">${inside}</svg>`;
   $("charts").innerHTML = panels({ rows, serial }, t, write).map(box).join("");
   $("charts").setAttribute("aria-label", t.chart);
+  $("caption").textContent = result ? captionOf(result) : "";
+  renderEarlier();
   $("serial").textContent = t.serial(number(serial, { style: "percent", maximumFractionDigits: 1 }));
   $("key-measured").textContent = t.measured;
   $("key-ideal").textContent = t.ideal;
@@ -215,4 +259,25 @@ function renderResult() {
     return tr;
   };
   $("rows").replaceChildren(...cells.map(line));
+}
+
+/** The experiments that are kept, each with its greatest speed-up; a click shows one. */
+function renderEarlier() {
+  const items = results.map((other) => {
+    const best = Math.max(...summarize(other.measured).rows.map(({ speedup }) => speedup));
+    const [item, show] = [document.createElement("li"), document.createElement("button")];
+    show.type = "button";
+    show.textContent = `${captionOf(other)}: ${t.best(write(best, 2))}`;
+    if (other === result) show.setAttribute("aria-current", "true");
+    show.disabled = running !== null;
+    show.addEventListener("click", () => {
+      result = other;
+      renderResult();
+      /** @type {HTMLElement | null} */ ($("earlier").querySelector("[aria-current]"))?.focus();
+    });
+    item.append(show);
+    return item;
+  });
+  $("earlier").hidden = results.length < 2;
+  $("earlier").replaceChildren(...items);
 }

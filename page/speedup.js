@@ -43,8 +43,12 @@ export function summarize(measured) {
   return { rows, serial };
 }
 
-/** CSV as in RFC 4180, one line for each number of workers. @param {Summary} summary */
-export function csvOf({ rows, serial }) {
+/**
+ * CSV as in RFC 4180, one line for each number of workers.
+ * @param {Summary} summary @param {Record<string, string | number>} about columns that are the same in each line
+ * @param {boolean} comma decimal commas, and semicolons between: what a spreadsheet of that language opens
+ */
+export function csvOf({ rows, serial }, about = {}, comma = false) {
   const runs = Math.max(...rows.map(({ times }) => times.length));
   const names = Array.from({ length: runs }, (_, i) => `run_${i + 1}_ms`);
   const head = ["workers", ...names, "median_ms", "speedup", "efficiency", "ideal_speedup", "amdahl_speedup"];
@@ -53,7 +57,16 @@ export function csvOf({ rows, serial }) {
     const figures = [speedup, efficiency, workers, amdahl, serial].map((figure) => figure.toFixed(4));
     return [workers, ...ms, time.toFixed(1), ...figures];
   });
-  return [[...head, "serial_fraction"], ...lines].map((line) => `${line.join()}\r\n`).join("");
+  const cell = (/** @type {unknown} */ value) => {
+    const text = String(value);
+    if (comma && /^[\d.]+$/.test(text)) return text.replace(".", ",");
+    return /[",;\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+  };
+  const all = [
+    [...head, "serial_fraction", ...Object.keys(about)],
+    ...lines.map((line) => [...line, ...Object.values(about)]),
+  ];
+  return all.map((line) => `${line.map(cell).join(comma ? ";" : ",")}\r\n`).join("");
 }
 
 /** @typedef {{ time: string, speedup: string, efficiency: string, workersAxis: string, measured: string, ideal: string, amdahl: string }} Words */
@@ -178,7 +191,7 @@ export function svgOf(summary, words, write, title) {
   return `<svg ${box}>${head}<text class="title" x="${LEFT}" y="20">${escaped(title)}</text>${placed.join("")}${legend}</svg>\n`;
 }
 
-/** @param {string} text */
-function escaped(text) {
+/** For XML and HTML. @param {string} text */
+export function escaped(text) {
   return text.replace(/[&<>"]/g, (letter) => `&#${letter.charCodeAt(0)};`);
 }

@@ -80,6 +80,10 @@ const en = {
   },
   /** Tasks by name, parameters by task and name; empty: as the server describes them. @type {Record<string, string>} */
   tasks: {},
+  fleet: (/** @type {number} */ workers, /** @type {number} */ machines, /** @type {number} */ cores) =>
+    `1 to ${workers} workers, ${machines === 1 ? "1 machine" : `${machines} machines`}, ${cores} cores`,
+  best: (/** @type {string} */ speedup) => `speed-up ${speedup}`,
+  report: { settings: "Settings", runs: "This picture", timeline: "Timeline", experiment: "Experiment", date: "Date" },
   samples: { hills: "Hills", rings: "Rings", town: "A town" },
   light: (/** @type {string} */ task, /** @type {string} */ work, /** @type {string} */ heavy) =>
     `A band of ${task} is computed in ${work}: hardly more than it takes to carry it. So more workers hardly help. ${heavy} does real work for every pixel.`,
@@ -206,6 +210,16 @@ const es = {
     words: "Las líneas, palabras y bytes de un texto, y sus palabras más frecuentes",
     "words.top": "cuántas de las palabras más frecuentes",
   },
+  fleet: (workers, machines, cores) =>
+    `1 a ${workers} workers, ${machines === 1 ? "1 máquina" : `${machines} máquinas`}, ${cores} núcleos`,
+  best: (speedup) => `aceleración ${speedup}`,
+  report: {
+    settings: "Datos",
+    runs: "Esta imagen",
+    timeline: "Línea de tiempo",
+    experiment: "Experimento",
+    date: "Fecha",
+  },
   samples: { hills: "Sierras", rings: "Anillos", town: "Una ciudad" },
   light: (task, work, heavy) =>
     `Una banda de ${task} se calcula en ${work}: apenas más de lo que cuesta llevarla. Por eso más workers casi no ayudan. ${heavy} hace trabajo de verdad para cada píxel.`,
@@ -250,6 +264,9 @@ const spanish = {
   token: "Token de acceso",
   enter: "Desbloquear",
   options: "Opciones",
+  earlier: "Experimentos anteriores",
+  report: "Guardar informe",
+  zip: "Todos los resultados en un ZIP",
   samples: "Ejemplos",
   cut: "Bandas",
   cutAuto: "automático",

@@ -1,5 +1,6 @@
 // The page as a class uses it, in a real Chromium: the layout, a picture sent again, its runs, what the options say.
 import { afterAll, afterEach, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
+import { readFileSync } from "node:fs";
 import type { Browser, BrowserContextOptions, Page } from "playwright-core";
 import {
   launch,
@@ -166,6 +167,46 @@ describeWith(["chromium"], "the page in a class", () => {
     await untilPhase(page, "done");
     expect(sent.at(-1)!.get("task")).toBe("median");
     expect(await page.locator("#light").isVisible()).toBe(false);
+  });
+
+  test("the report of a job and all results as one ZIP; an experiment is kept over a reload", async () => {
+    const page = await open({ locale: "es-AR" });
+    await page.uncheck("#save");
+    await page.setInputFiles("#file", [png("<b>.png", 300, 200, 1), png("two.png", 300, 200, 1)]);
+    await untilCount(page, '.job[data-phase="done"]', 2);
+    await page.getByRole("button", { name: "Otra vez con 2 workers" }).click();
+    await untilCount(page, '.job[data-phase="done"]', 3);
+    await page.click("#measure");
+    await page.locator("#earlier, #figures").first().waitFor();
+    await page.waitForSelector("#stop", { state: "hidden" });
+    const caption = (await page.locator("#caption").textContent()) ?? "";
+    expect(caption).toMatch(/^<b>\.png · sobel · 1 a 2 workers, 1 máquina, \d+ núcleos · .*20\d\d/);
+
+    const saved = async (id: string) => {
+      const download = page.waitForEvent("download");
+      await page.click(id);
+      return readFileSync(await (await download).path());
+    };
+    const report = (await saved("#report")).toString();
+    for (const part of [
+      "&#60;b&#62;.png",
+      "data:image/png;base64,",
+      "<h2>Experimento</h2><svg",
+      "1 máquina",
+      "todos",
+    ]) {
+      expect(report).toContain(part);
+    }
+    expect(report).not.toMatch(/(src|href)="(?!data:)|<b>\.png|<script|<button/);
+    const zip = (await saved("#zip")).toString("latin1");
+    for (const name of ["<b>.sobel.png", "<b>.sobel-2.png", "two.sobel.png"]) expect(zip).toContain(name);
+    const csv = (await saved("#csv")).toString();
+    expect(csv).toMatch(/;fecha|;date\r\n1;\d+,\d;/);
+
+    await page.reload();
+    await page.locator("#figures").waitFor();
+    expect(await page.locator("#caption").textContent()).toBe(caption);
+    expect(await violations(page)).toEqual([]);
   });
 
   test("a choice of the view within a second of the end is kept; a failed job says what to do", async () => {

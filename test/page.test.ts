@@ -2,6 +2,7 @@
 // enough to watch, to cancel or to lose.
 import { afterAll, afterEach, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { availableParallelism } from "node:os";
 import { join } from "node:path";
 import { deflateSync } from "node:zlib";
 import { connect as amqp } from "amqplib";
@@ -639,6 +640,10 @@ describeWith(["chromium"], "page", () => {
     expect(await page.getByLabel("Choose a file").getAttribute("id")).toBe("file");
     await page.keyboard.press("Enter");
     expect((await chooser).isMultiple()).toBe(true);
+    for (const name of ["Hills", "Rings", "A town"]) {
+      await page.keyboard.press("Tab");
+      expect(await page.evaluate(() => document.activeElement?.ariaLabel)).toStartWith(name);
+    }
     for (const id of ["task", "workers", "cut", "save"]) {
       await page.keyboard.press("Tab");
       expect(await focused()).toBe(id);
@@ -761,8 +766,11 @@ describeWith(["chromium"], "page", () => {
     await page.click("#csv");
     expect((await download).suggestedFilename()).toBe("photo.speedup.csv");
     const csv = readFileSync(await (await download).path(), "utf8");
-    expect(csv.trimEnd().split("\r\n")).toEqual([
-      "workers,run_1_ms,run_2_ms,run_3_ms,median_ms,speedup,efficiency,ideal_speedup,amdahl_speedup,serial_fraction",
+    const about = new RegExp(`,photo.png,sobel,,1,${availableParallelism()},\\d{4}-\\d\\d-\\d\\dT[\\d:.]+Z$`);
+    const lines = csv.trimEnd().split("\r\n");
+    for (const line of lines.slice(1)) expect(line).toMatch(about);
+    expect([lines[0], ...lines.slice(1).map((line) => line.replace(about, ""))]).toEqual([
+      "workers,run_1_ms,run_2_ms,run_3_ms,median_ms,speedup,efficiency,ideal_speedup,amdahl_speedup,serial_fraction,picture,task,parameters,machines,cores,date",
       "1,4100.0,4300.0,4500.0,4300.0,1.0000,1.0000,1.0000,1.0000,0.1163",
       "2,2200.0,2400.0,2600.0,2400.0,1.7917,0.8958,2.0000,1.7917,0.1163",
     ]);
@@ -881,6 +889,7 @@ describeWith(["chromium"], "page", () => {
     expect(html).not.toMatch(/<[^>]*\s(on\w+|style)=/);
     // Every file of the page is served, and has no URL of another host.
     for (const name of readdirSync(join(import.meta.dir, "..", "page"))) {
+      if (name.endsWith(".d.ts")) continue; // types, for the checks only
       const file = await fetch(`${origin}/page/${name}`);
       expect([name, file.status]).toEqual([name, 200]);
       // A namespace and the placeholder in a command are loaded from nowhere.
@@ -1156,6 +1165,8 @@ describe("speed-up", () => {
       { workers: 3, times: [] },
     ]);
     expect(csvOf(summary).split("\r\n")[2]).toStartWith("2,60.0,,60.0,1.7500,0.8750,2.0000,");
+    const comma = csvOf(summary, { picture: 'a "b";c' }, true).split("\r\n")[2];
+    expect(comma).toMatch(/^2;60,0;;60,0;1,7500;0,8750;2,0000;.*;"a ""b"";c"$/);
     const words = {
       time: "t",
       speedup: "s",

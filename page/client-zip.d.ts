@@ -1,0 +1,2 @@
+// The types of a library that http/static.ts serves beside the page.
+export * from "client-zip";
