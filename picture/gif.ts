@@ -9,30 +9,64 @@
 import { breathe } from "./budget.ts";
 import { ImageError } from "./picture.ts";
 
-/** @throws ImageError "corrupt" where the codes of the first frame make fewer pixels than its size says */
-export async function expectWholeFrame(gif: Buffer): Promise<void> {
+/** A first frame that covers a part of the screen, and no pixel of which is transparent. */
+export interface Island {
+  left: number;
+  top: number;
+  width: number;
+  height: number;
+  /** Red, green and blue of the background. */
+  colour: Uint8Array;
+}
+
+/**
+ * @returns the frame where the decoder would leave the rest of the screen black
+ * @throws ImageError "corrupt" where the codes of the first frame make fewer pixels than its size says
+ */
+export async function expectWholeFrame(gif: Buffer): Promise<Island | undefined> {
   const frame = firstFrame(gif);
   if (!frame) throw corrupt("there is no frame");
   const expected = frame.width * frame.height;
   const got = await pixelsIn(gif, frame.at, expected);
   if (got < expected) throw corrupt(`expected ${expected} pixels in the first frame, got ${got}`);
+  const covers = frame.width >= gif.readUInt16LE(6) && frame.height >= gif.readUInt16LE(8);
+  if (covers || frame.isTransparent || (gif[10] & 0x80) === 0) return undefined;
+  const colour = 13 + 3 * gif[11];
+  return { ...frame, colour: Uint8Array.from(gif.subarray(colour, colour + 3)) };
 }
 
-const [EXTENSION, FRAME] = [0x21, 0x2c];
+/** Gives the background its colour. @param pixels of a screen of this width, `width × height × channels` */
+export function fillAround(
+  { left, top, colour, ...frame }: Island,
+  pixels: Uint8Array,
+  width: number,
+  channels: number,
+) {
+  const [right, bottom] = [left + frame.width, top + frame.height];
+  for (let i = 0; i * channels < pixels.length; i++) {
+    const [x, y] = [i % width, Math.floor(i / width)];
+    if (x >= left && x < right && y >= top && y < bottom) continue;
+    for (let c = 0; c < Math.min(3, channels); c++) pixels[i * channels + c] = colour[c];
+  }
+}
+
+const [EXTENSION, GRAPHIC_CONTROL, FRAME] = [0x21, 0xf9, 0x2c];
 
 /** `at`: where its codes begin, at the byte with their size. */
-function firstFrame(gif: Buffer): { width: number; height: number; at: number } | undefined {
+function firstFrame(gif: Buffer): (Omit<Island, "colour"> & { isTransparent: boolean; at: number }) | undefined {
   const paletteBytes = (flags: number) => ((flags & 0x80) > 0 ? 3 << ((flags & 7) + 1) : 0);
   if (gif.length < 13) return undefined;
   let at = 13 + paletteBytes(gif[10]);
+  let isTransparent = false;
   while (gif[at] === EXTENSION) {
+    if (gif[at + 1] === GRAPHIC_CONTROL) isTransparent = (gif[at + 3] & 1) > 0;
     at += 2;
     while (gif[at] > 0) at += 1 + gif[at];
     at++;
   }
   if (gif[at] !== FRAME || at + 11 > gif.length) return undefined;
-  const [width, height] = [gif.readUInt16LE(at + 5), gif.readUInt16LE(at + 7)];
-  return { width, height, at: at + 10 + paletteBytes(gif[at + 9]) };
+  const [left, top, width, height] = [1, 3, 5, 7].map((i) => gif.readUInt16LE(at + i));
+  return { left, top, width, height, isTransparent, at: at + 10 + paletteBytes(gif[at + 9]) };
 }
 
 /** The number of pixels, up to `most`. Only the lengths of the strings are kept, not the strings. */

@@ -18,7 +18,7 @@ import { readAvif } from "./avif.ts";
 import { breathe, free, type HeldMemory } from "./budget.ts";
 import { collect } from "./collect.ts";
 import { convert } from "./colour.ts";
-import { expectWholeFrame } from "./gif.ts";
+import { expectWholeFrame, fillAround, type Island } from "./gif.ts";
 import { sizeIn } from "./header.ts";
 import { readJpeg } from "./jpeg.ts";
 import { FIRST_BYTES, type Format, formatOf } from "./kinds.ts";
@@ -97,6 +97,8 @@ interface Examined {
   isCmyk?: boolean;
   /** The last sample is no alpha. */
   hasSurplus?: boolean;
+  /** The only part of a GIF's screen that has pixels. */
+  island?: Island;
   /** A JPEG whose coefficients the decoder holds. */
   holdsCoefficients?: boolean;
 }
@@ -122,6 +124,7 @@ async function readWhole(
     const { data, info } = await decode(examined, format, channels, limits, memory);
     memory?.decoded(data);
     const { width, height } = info;
+    if (examined.island) fillAround(examined.island, data, width, info.channels);
     return { width, height, channels, blocks: rowsOf(data, width, height, info.channels, channels, examined.toRgb) };
   } finally {
     free(body.buffer);
@@ -130,7 +133,7 @@ async function readWhole(
 
 /** Finds what the decoder would not report, and removes what it would stumble over. @throws ImageError */
 async function examine(body: Buffer, format: Format): Promise<Examined> {
-  if (format === "GIF") await expectWholeFrame(body);
+  if (format === "GIF") return { file: body, island: await expectWholeFrame(body) };
   if (format === "AVIF") readAvif(body);
   if (format === "JPEG") {
     const { file, frame } = readJpeg(body);
@@ -170,7 +173,8 @@ async function decode(
   const meta = await described(picture.metadata());
   checkSize(meta.width, meta.height, limits.whole, limits.rows);
   const isColour = meta.space === "srgb" && meta.channels === 3 && meta.depth === "uchar";
-  const asGrey = channels === 1 && isColour && !examined.toRgb && meta.width * meta.height > LARGE_PIXELS;
+  const isPlain = isColour && !examined.toRgb && !examined.island;
+  const asGrey = channels === 1 && isPlain && meta.width * meta.height > LARGE_PIXELS;
   await enter(decodeBytes(meta, format, examined, asGrey), meta, memory);
   const space = examined.isCmyk ? "cmyk" : "srgb";
   const oriented = picture.timeout({ seconds: DECODE_SECONDS }).autoOrient().toColourspace(space);

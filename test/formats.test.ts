@@ -8,7 +8,7 @@ import { deflateSync } from "node:zlib";
 import sharp from "sharp";
 import { collectPixels, ImageError } from "../picture/picture.ts";
 import { readImage } from "../picture/read.ts";
-import { chunk, expectSame, ihdr, inPieces, RGB, SIGNATURE } from "./pictures.ts";
+import { chunk, expectSame, ihdr, inPieces, over, RGB, SIGNATURE } from "./pictures.ts";
 import { binaries, describeWith, temporaryFolder } from "./servers.ts";
 
 const [WIDTH, HEIGHT] = [21, 13];
@@ -380,6 +380,22 @@ test.each(refused)("refused: %s", async (_what, file, code, sentence) => {
     .catch((error) => error);
   expect(error).toBeInstanceOf(ImageError);
   expect([error.code, error.message]).toEqual([code, expect.stringMatching(sentence)]);
+});
+
+test("GIF with a first frame smaller than its screen: the background around it", async () => {
+  const screen = Buffer.from(few);
+  screen.writeUInt16LE(WIDTH + 5, 6);
+  screen.writeUInt16LE(HEIGHT + 3, 8);
+  screen[11] = 1;
+  const [image, plain] = [await readImage(inPieces(screen)), await readImage(inPieces(Buffer.from(few)))];
+  expect([image.width, image.height]).toEqual([WIDTH + 5, HEIGHT + 3]);
+  const background = over([...few.subarray(16, 19)]);
+  const [got, frame] = [await collectPixels(image), await collectPixels(plain)];
+  const expected = Uint8Array.from({ length: got.length }, (_, i) => {
+    const [x, y] = [i % image.width, Math.floor(i / image.width)];
+    return x < WIDTH && y < HEIGHT ? frame[y * WIDTH + x] : background;
+  });
+  expectSame(got, expected);
 });
 
 test.each(["mif1", "miaf", "MA1B", "avis"])("AVIF of the brand %s", async (brand) => {
