@@ -39,6 +39,12 @@ if [ -n "$STATE_BUCKET" ]; then
 fi
 
 synthesize network gke
+step "no network of another state"
+if $DRY_RUN || ! exists network; then
+  ask found "" gcloud compute networks list --filter=name=sobel --format='value(name)' --project="$PROJECT"
+  [ -z "$found" ] || die "$PROJECT has a network $found, but it is not in Terraform's state in $(in_place).
+Set STATE_BUCKET as in its first run, or use the clone of that run; if its state is lost, delete it in the console"
+fi
 raise network
 raise gke
 say "

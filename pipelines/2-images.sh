@@ -20,10 +20,10 @@ say "Pipeline 2: the images
 "
 signed_in
 synthesize gke
+need gke 1-gke.sh
 
 step "Docker, allowed to push"
-registry=""
-output registry gke registry
+output registry gke registry 1-gke.sh
 run gcloud auth configure-docker "${registry%%/*}" --quiet
 
 for name in coordinator worker; do

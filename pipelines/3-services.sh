@@ -25,6 +25,8 @@ say "Pipeline 1.1: the services
 "
 signed_in
 synthesize gke
+need gke 1-gke.sh
+images sobel-coordinator sobel-worker
 cluster
 
 # password VARIABLE SERVER: reads it from Secret Manager, and creates it there first if there is none.
@@ -78,10 +80,6 @@ manifests() {
 }
 
 step "the manifests of k8s/"
-registry=""
-output registry gke registry
-need_image "$registry" sobel-coordinator
-need_image "$registry" sobel-worker
 say "    k8s/*.yaml, with the images $registry/sobel-…:$TAG"
 all="$($DRY_RUN || manifests)"
 run kubectl apply --filename=- <<<"$all"

@@ -18,6 +18,7 @@ say "Pipeline 1.2: the firewall
 "
 signed_in
 synthesize gke firewalls
+need gke 1-gke.sh
 cluster
 step "the addresses of RabbitMQ and Redis"
 address rabbitmq rabbitmq-internal

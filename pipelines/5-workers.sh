@@ -20,13 +20,11 @@ say "Pipeline 1.2: the worker VMs
   Costs about 0.07 USD an hour for each e2-standard-2, a third of that as spot. Takes about four minutes.
 "
 signed_in
-synthesize gke workers
+synthesize gke firewalls workers
+need gke 1-gke.sh
+need firewalls 4-firewalls.sh
+images sobel-worker
 cluster
-
-step "the image"
-registry=""
-output registry gke registry
-need_image "$registry" sobel-worker
 worker_group "$WORKERS"
 say "
 Expect: GET /workers and the page list $WORKERS VMs named sobel-worker-…

@@ -30,7 +30,11 @@ say "Pipeline 7: scale to $WORKERS worker VMs${pods:+ and $pods worker pods}
   Costs about 0.07 USD an hour for each e2-standard-2. Takes about four minutes for new VMs.
 "
 signed_in
-synthesize gke workers
+synthesize gke firewalls workers
+need gke 1-gke.sh
+need firewalls 4-firewalls.sh
+need workers 5-workers.sh
+images sobel-worker # a new TAG replaces the VMs
 cluster
 if [ -n "$pods" ]; then
   step "$pods worker pods"

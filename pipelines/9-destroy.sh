@@ -29,17 +29,13 @@ fi
 signed_in
 synthesize workers firewalls gke network
 
-# state STACK: reads its state as JSON into `known`. A stack that was never raised has no resources.
-state() { ask known '{"address":"<resources>"}' terraform -chdir="$stacks/$1" show -json; }
-
 # fell STACK [-var=NAME=VALUE...]: destroys it, if it exists. Terraform itself would first read the stacks that it depends on,
 # which may not exist.
 fell() {
   local stack="$1"
   shift
   step "without the stack $stack"
-  state "$stack"
-  if [[ "$known" == *'"address"'* ]]; then
+  if exists "$stack"; then
     run terraform -chdir="$stacks/$stack" destroy -input=false -auto-approve "$@"
   else
     say "    does not exist"
@@ -47,9 +43,7 @@ fell() {
 }
 
 step "the cluster is not protected"
-known=""
-state gke
-[[ "$known" != *'"deletion_protection":true'* ]] || die "the cluster has DELETION_PROTECTION=true. To remove the protection:
+[[ "${known[gke]}" != *'"deletion_protection":true'* ]] || die "the cluster has DELETION_PROTECTION=true. To remove the protection:
   DELETION_PROTECTION=false bash pipelines/1-gke.sh"
 
 # Destroying needs no addresses, but Terraform requires a value for each variable.
@@ -58,7 +52,8 @@ fell workers "${none[@]}" -var=rabbitmq_username=none
 
 step "what Kubernetes created outside the cluster"
 location=""
-ask location "<location>" gcloud container clusters list --filter=name=sobel --format='value(location)' --project="$PROJECT"
+! exists gke || ask location "<location>" gcloud container clusters list --filter=name=sobel --format='value(location)' \
+  --project="$PROJECT"
 if [ -z "$location" ]; then
   say "    there is no cluster"
 else
@@ -104,9 +99,10 @@ left "name zones" gcloud dns managed-zones list --filter="name~^sobel" --format=
 left "registries" gcloud artifacts repositories list --location=all --filter="name~/sobel$" --format='value(name)'
 left "secrets" gcloud secrets list --filter="name~/sobel-" --format='value(name)'
 [ "$remains" -eq 0 ] || die "the resources above still cost money. Run this again. What then remains belongs to no stack
-any more (a lost state, another REGION or ZONE): delete it in the console, or with gcloud"
+any more (a lost state, another STATE_BUCKET or clone): delete it in the console, or with gcloud"
 
 rm -f "$KUBECONFIG"
+$DRY_RUN || rm -f "$stacks"/*/.terraform/terraform.tfstate # where the states were: the next deployment chooses anew
 say "
 Expect: no further costs. Kept, because they cost nothing or are yours:
   the project and its enabled services; terraform/state and terraform/cdktf.out on this machine"

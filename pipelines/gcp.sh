@@ -15,6 +15,8 @@ stacks=terraform/cdktf.out/stacks
 export KUBECONFIG="$project/out/kubeconfig"
 DRY_RUN=false
 arguments=()
+registry=""
+declare -A known # by stack: its state as JSON
 doing=""   # the current step
 calling="" # its last call
 declare -A install_from=(
@@ -120,7 +122,7 @@ signed_in() {
     || die "Terraform has no account; run: gcloud auth application-default login"
 }
 
-# synthesize STACK...: writes the stacks as JSON, and initializes these. They share a cache of providers, each of 100 MB.
+# synthesize STACK...: writes the stacks as JSON, and opens these. They share a cache of providers, each of 100 MB.
 synthesize() {
   local stack
   step "the stacks, from TypeScript"
@@ -129,8 +131,36 @@ synthesize() {
   $DRY_RUN || mkdir -p "$TF_PLUGIN_CACHE_DIR" terraform/state out
   run bun install --cwd terraform --frozen-lockfile --silent
   run bun --no-env-file run terraform/main.ts
-  for stack in "$@"; do run terraform -chdir="$stacks/$stack" init -input=false; done
+  for stack in "$@"; do open_state "$stack"; done
 }
+
+# in_place [BUCKET]: where a state is, for messages.
+in_place() { if [ -n "${1-$STATE_BUCKET}" ]; then printf %s "the bucket ${1-$STATE_BUCKET}"; else printf %s "terraform/state on this machine"; fi; }
+
+# open_state STACK: initializes it and reads its state into `known`. Refuses a state of another bucket, project or region, so
+# no later call can reach one deployment with the settings of another.
+open_state() {
+  local stack="$1" record="$stacks/$1/.terraform/terraform.tfstate" bucket=""
+  if [ -e "$record" ]; then
+    [[ ! "$(<"$record")" =~ \"bucket\":\ *\"([^\"]+)\" ]] || bucket="${BASH_REMATCH[1]}"
+    [ "$bucket" = "$STATE_BUCKET" ] || die "the state of the stack $stack is in $(in_place "$bucket"), not in $(in_place).
+Use STATE_BUCKET=$bucket, or destroy that deployment first: STATE_BUCKET=$bucket bash pipelines/9-destroy.sh"
+  fi
+  # -reconfigure: only the folder's own path can differ now, as in a clone that was moved.
+  run terraform -chdir="$stacks/$stack" init -input=false -reconfigure \
+    || die "Terraform cannot open its state in $(in_place); if the lines above report no such bucket, run bash pipelines/1-gke.sh"
+  ask "known[$stack]" '{"address":"<resources>"}' terraform -chdir="$stacks/$stack" show -json
+  # A state of an older version has no such output; 1-gke.sh adds it.
+  [[ "${known[$stack]}" =~ \"deployment\":\{[^\}]*\"value\":\"([^\"]+)\" ]] || return 0
+  [ "${BASH_REMATCH[1]}" = "$PROJECT/$REGION" ] || die "the stack $stack in $(in_place) is of ${BASH_REMATCH[1]}, not of $PROJECT/$REGION.
+Use PROJECT=${BASH_REMATCH[1]%/*} REGION=${BASH_REMATCH[1]#*/}, or a second clone for another deployment"
+}
+
+# exists STACK: whether its state has resources.
+exists() { [[ "${known[$1]}" == *'"address"'* ]]; }
+
+# need STACK SCRIPT: fails unless the script that creates the stack has run.
+need() { exists "$1" || die "there is no stack $1 in $(in_place); run bash pipelines/$2 first, or set STATE_BUCKET as in its run"; }
 
 # raise STACK [-var=NAME=VALUE...]: creates or updates it. Refuses to replace what holds data.
 raise() {
@@ -148,18 +178,24 @@ Set REGION, ZONE and CLUSTER_LOCATION as in the first run. If you want the loss,
   run terraform -chdir="$stacks/$stack" apply -input=false plan
 }
 
-# output VARIABLE STACK NAME
+# output VARIABLE STACK NAME SCRIPT: reads an output. Terraform prints a warning in its place if the last apply was cut short.
 output() {
-  ask "$1" "<$3>" terraform -chdir="$stacks/$2" output -raw "$3" \
-    || die "the stack $2 does not exist yet; run pipelines/1-gke.sh first"
+  local _shape='[a-z][a-z0-9-]{0,62}'
+  case "$3" in
+    registry) _shape="$REGION-docker\.pkg\.dev/$PROJECT/sobel" ;;
+    location) _shape="$REGION(-[a-z])?" ;;
+  esac
+  ask "$1" "<$3>" terraform -chdir="$stacks/$2" output -raw "$3" || die "the stack $2 has no output $3; run bash pipelines/$4 again"
+  $DRY_RUN || [[ "${!1}" =~ ^$_shape$ ]] \
+    || die "the output $3 of the stack $2: expected ${_shape//\\/}, got ${!1@Q}; run bash pipelines/$4 again"
 }
 
 # cluster: connects kubectl to the cluster, by the control plane's DNS name.
 cluster() {
   local name location
   step "credentials for the cluster"
-  output name gke cluster
-  output location gke location
+  output name gke cluster 1-gke.sh
+  output location gke location 1-gke.sh
   run gcloud container clusters get-credentials "$name" --location="$location" --project="$PROJECT" --dns-endpoint
 }
 
@@ -172,8 +208,15 @@ has_image() {
   tr -d '" ' <<<"$found" | tr ';' ',' | grep -E "^$1/$2,(.*,)?${TAG//./\\.}(,|\$)" >/dev/null
 }
 
-# need_image REGISTRY NAME
-need_image() { has_image "$1" "$2" || $DRY_RUN || die "the registry has no $2:$TAG; run pipelines/2-images.sh first"; }
+# images NAME...: fails unless the registry has them. Sets `registry`.
+images() {
+  local name
+  step "the images, in the registry"
+  output registry gke registry 1-gke.sh
+  for name in "$@"; do
+    has_image "$registry" "$name" || $DRY_RUN || die "the registry has no $name:$TAG; run pipelines/2-images.sh first"
+  done
+}
 
 # address VARIABLE SERVICE: of a load balancer, which gets one after a minute.
 address() {
@@ -185,6 +228,7 @@ address() {
     sleep "${POLL_SECONDS:-5}"
   done
   [ -n "$_found" ] || die "the Service $2 has no address after 5 minutes; see: kubectl --namespace=sobel describe service $2"
+  $DRY_RUN || [[ "$_found" =~ ^[0-9]+(\.[0-9]+){3}$ ]] || die "the Service $2: expected an IPv4 address, got ${_found@Q}"
   printf -v "$1" %s "$_found"
 }
 
@@ -206,7 +250,7 @@ worker_group() {
   secret username rabbitmq username
   raise workers -var="rabbitmq_address=$rabbitmq" -var="redis_address=$redis" -var="rabbitmq_username=$username"
   step "the VMs, started or replaced"
-  output group workers group
+  output group workers group 5-workers.sh
   run gcloud compute instance-groups managed wait-until "$group" --version-target-reached --timeout=1200 \
     --zone="$ZONE" --project="$PROJECT"
   step "$1 worker VMs in GET /workers"

@@ -16,6 +16,7 @@ export abstract class Stack extends TerraformStack {
     new GoogleProvider(this, "google", { project: PROJECT, region: REGION, zone: ZONE, defaultLabels: { app: NAME } });
     if (STATE_BUCKET) new GcsBackend(this, { bucket: STATE_BUCKET, prefix: `${NAME}/${name}` });
     else new LocalBackend(this, { path: `${import.meta.dirname}/state/${name}.tfstate` });
+    this.output("deployment", `${PROJECT}/${REGION}`, "whose state this is");
   }
 
   /** A value that the pipelines read with `terraform output`. */

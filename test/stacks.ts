@@ -85,3 +85,51 @@ export function stub(bin: string, name: string, script: string): void {
   mkdirSync(bin, { recursive: true });
   writeFileSync(join(bin, name), `#!/bin/bash\n${script}\n`, { mode: 0o755 });
 }
+
+/**
+ * The stack with Terraform's own resource `terraform_data` for every resource, so that it needs no provider. The arguments of a
+ * resource are the `input`; other resources read its `output`. An attribute that only the cloud can give gets a made-up value.
+ */
+export function withoutCloud(stack: Json, folder: string): Json {
+  const inputs = new Map<string, Json>();
+  for (const { type, id, body } of resources({ stack })) {
+    const { "//": _, lifecycle, depends_on, ...input } = body;
+    inputs.set(`${type}.${id}`, { input, ...(depends_on && { depends_on }) });
+  }
+  const renamed = (address: string) => `terraform_data.${address.replace(".", "-")}`;
+  const here = (value: unknown): unknown => {
+    if (Array.isArray(value)) return value.map(here);
+    if (value && typeof value === "object")
+      return Object.fromEntries(Object.entries(value).map(([key, inner]) => [key, here(inner)]));
+    if (typeof value !== "string") return value;
+    if (inputs.has(value)) return renamed(value); // depends_on
+    return value.replaceAll(
+      /(?<=\$\{)(google_\w+\.[\w-]+)\.(\w+)(?=\})/g,
+      (whole, address: string, attribute: string) => {
+        const known = inputs.get(address);
+        if (!known) return whole; // Terraform then reports an unknown resource
+        known.input[attribute] ??= `made-up-${attribute}`;
+        return `${renamed(address)}.output.${attribute}`;
+      },
+    );
+  };
+  const outputs = here(stack.output);
+  for (const [address, body] of inputs) inputs.set(address, here(body) as Json); // twice, because the first pass adds attributes
+  const data = Object.fromEntries([...inputs].map(([address, body]) => [address.replace(".", "-"), here(body)]));
+  const states = JSON.parse(
+    JSON.stringify(stack.data ?? {}).replaceAll(join(TERRAFORM, "state"), join(folder, "state")),
+  );
+  const name = stack["//"].metadata.stackName as string;
+  return {
+    ...(Object.keys(states).length && { data: states }),
+    ...(stack.variable && { variable: stack.variable }),
+    terraform: { backend: { local: { path: join(folder, "state", `${name}.tfstate`) } } },
+    resource: { terraform_data: data },
+    output: {
+      ...(outputs as Json),
+      ...(name === "workers" && {
+        "user-data": { value: "${terraform_data.google_compute_instance_template-template.output.metadata.user-data}" },
+      }),
+    },
+  };
+}
