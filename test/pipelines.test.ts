@@ -674,6 +674,140 @@ if (realTerraform) {
   console.error("\n!!! NOT DONE HERE: the pipelines with the real Terraform (terraform is not installed)\n");
 }
 
+describe("0-cluster.sh", () => {
+  // Its stubs keep the cluster as a file. The smoke test is recorded too.
+  const local = join(folder, "local");
+  const script = String.raw`cd "$WORLD" || exit 99
+call="${"$"}{0##*/} $*"; printf '%s\n' "$call" >>calls
+if [ -n "$FAIL" ] && [[ "$call" == *"$FAIL"* ]]; then exit 7; fi
+case "$call" in
+  "kind create "*|"minikube start "*|"k3d cluster create "*) touch cluster ;;
+  "kind delete "*|"minikube delete "*|"k3d cluster delete "*) rm -f cluster applied.now ;;
+  "kind get clusters") [ ! -e cluster ] || echo sobel ;;
+  "k3d cluster get sobel") [ -e cluster ] ;;
+  "kubectl apply "*) touch applied.now ;;
+  "kubectl "*"get deployment worker"*) [ ! -e applied.now ] || echo deployment.apps/worker ;;
+  "kubectl "*"get secret"*) printf 'token-of-the-page' | base64 ;;
+  "kubectl "*"port-forward"*) exec sleep 30 ;;
+  "bash pipelines/6-smoke.sh"*) [ "$AUTH_TOKEN" = token-of-the-page ] ;;
+esac`;
+  const TOOLS = ["kind", "minikube", "k3d"];
+  for (const name of [...TOOLS, "docker", "kubectl", "bash"]) stub(local, name, script);
+  const only = (...tools: string[]) =>
+    [linked(`only-${tools.join("-")}`, [...tools, "docker", "kubectl", "bash"], local), plain].join(delimiter);
+  const PORT = "18231";
+
+  const calls: Record<string, { create: string[]; load: string[]; again: string[]; down: string }> = {
+    kind: {
+      create: [expect.stringMatching(/^kind create cluster --name sobel --kubeconfig \S+ --wait 180s$/)],
+      load: ["kind load docker-image sobel-coordinator:dev sobel-worker:dev --name sobel"],
+      again: [expect.stringMatching(/^kind export kubeconfig --name sobel --kubeconfig \S+$/)],
+      down: "kind delete cluster --name sobel --kubeconfig ",
+    },
+    minikube: {
+      create: ["minikube start --profile sobel --cni calico"],
+      load: ["coordinator", "worker"].map((name) => `minikube image load sobel-${name}:dev --profile sobel`),
+      again: ["minikube start --profile sobel --cni calico"],
+      down: "minikube delete --profile sobel",
+    },
+    k3d: {
+      create: [
+        "k3d cluster create sobel --kubeconfig-update-default=false --kubeconfig-switch-context=false --wait",
+        expect.stringMatching(/^k3d kubeconfig write sobel --output \S+$/),
+      ],
+      load: ["k3d image import sobel-coordinator:dev sobel-worker:dev --cluster sobel"],
+      again: [expect.stringMatching(/^k3d kubeconfig write sobel/)],
+      down: "k3d cluster delete sobel",
+    },
+  };
+  const rest = (restart: boolean) => [
+    "bash k8s/secrets.sh",
+    "kubectl apply --filename=k8s/",
+    ...(restart ? ["kubectl --namespace=sobel rollout restart deployment/coordinator deployment/worker"] : []),
+    "kubectl --namespace=sobel scale deployment/worker --replicas=3",
+    ...["statefulset/rabbitmq", "statefulset/redis", "deployment/coordinator", "deployment/worker"].map(
+      (each) => `kubectl --namespace=sobel rollout status ${each} --timeout=10m`,
+    ),
+    "bash pipelines/6-smoke.sh http://127.0.0.1:18231 --wait 60",
+  ];
+  const builds = ["coordinator", "worker"].map(
+    (name) => `docker build --file=Dockerfile.${name} --tag=sobel-${name}:dev .`,
+  );
+
+  test.each(TOOLS)(
+    "with %s: creates, loads, applies and tests; the second run restarts; --down removes",
+    async (tool) => {
+      const world = new World();
+      const env = { CLUSTER_TOOL: tool, PATH: `${local}${delimiter}${plain}`, PORT };
+      const changes = ({ calls }: Ended) => calls.filter((call) => !/ get | info$| port-forward /.test(call));
+      const first = await world.run(["0-cluster.sh", "--once"], env);
+      expect([first.code, changes(first)]).toEqual([
+        0,
+        [...calls[tool].create, ...builds, ...calls[tool].load, ...rest(false)],
+      ]);
+      expect(first.out).not.toContain("token-of-the-page");
+      const second = await world.run(["0-cluster.sh", "--once"], env);
+      expect([second.code, changes(second)]).toEqual([
+        0,
+        [...calls[tool].again, ...builds, ...calls[tool].load, ...rest(true)],
+      ]);
+      const ended = await world.run(["0-cluster.sh", "--down"], env);
+      expect([ended.code, ended.calls, world.has("cluster")]).toEqual([
+        0,
+        [expect.stringContaining(calls[tool].down)],
+        false,
+      ]);
+    },
+  );
+
+  test("takes the tool that is installed, and serves the page until Ctrl-C", async () => {
+    const world = new World();
+    const running = world.start(["0-cluster.sh"], { PATH: only("k3d"), PORT });
+    await until(() => world.calls().some((call) => call.startsWith("bash pipelines/6-smoke.sh")));
+    running.interrupt();
+    const { code, calls } = await running.ended;
+    expect([code, calls.filter((call) => /^(kind|minikube)/.test(call)), world.has("cluster")]).toEqual([
+      130,
+      [],
+      true,
+    ]);
+  });
+
+  const wrong: [string, string[], Record<string, string>, string][] = [
+    ["no tool", ["0-cluster.sh"], { PATH: only() }, "found no kind, minikube or k3d; install one"],
+    [
+      "a tool that is not installed",
+      ["0-cluster.sh"],
+      { CLUSTER_TOOL: "kind", PATH: only("minikube") },
+      "kind, which is not",
+    ],
+    ["an unknown tool", ["0-cluster.sh"], { CLUSTER_TOOL: "swarm" }, "expected kind, minikube or k3d, got swarm"],
+    [
+      "a Docker that is not running",
+      ["0-cluster.sh"],
+      { FAIL: "docker info", PATH: `${local}:${plain}` },
+      "does not answer",
+    ],
+    ["a wrong port", ["0-cluster.sh"], { PORT: "0" }, "PORT: expected 1 to 65535, got 0"],
+    [
+      "an unknown argument",
+      ["0-cluster.sh", "--up"],
+      {},
+      "unknown argument --up; expected nothing, --once, --down or --help",
+    ],
+    [
+      "a pod that is not ready",
+      ["0-cluster.sh"],
+      { FAIL: "status deployment/worker", PATH: `${local}:${plain}` },
+      "describe pods",
+    ],
+  ];
+  test.each(wrong)("%s is an error that names the next step", async (_, argv, env, message) => {
+    const { code, out } = await new World().run(argv, { PORT, ...env });
+    expect([code, out]).toEqual([1, expect.stringContaining(message)]);
+  });
+});
+
 const gcloud = Bun.which("gcloud");
 if (gcloud) {
   test("gcloud's own parser accepts every call", async () => {
