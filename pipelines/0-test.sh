@@ -35,6 +35,7 @@ install_servers() {
   have chromium || missing+=(chromium)
   have shellcheck || missing+=(shellcheck)
   have pngcheck || missing+=(pngcheck)
+  have promtool || missing+=(prometheus)
   have ip || missing+=(iproute2)
   have nft || missing+=(nftables)
   have node || missing+=(nodejs)
@@ -130,6 +131,7 @@ step "types: tsc" bun x tsc
 step "types of terraform/: tsc" bun x tsc -p terraform
 step "lint: biome check" bun x biome check --error-on-warnings .
 step "shell scripts: shellcheck" shellcheck -x pipelines/*.sh terraform/*.sh k8s/*.sh .ci/run
+step "alerts: promtool" promtool check rules docs/alerts.yaml
 step "known vulnerabilities of the packages: bun audit" audit
 step "tests: bun test" run_tests
 step "the README's comparisons, printed: bun run bench --quick" \

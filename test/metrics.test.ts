@@ -174,6 +174,8 @@ describeWith(["rabbitmq", "redis"], "coordinator and workers", () => {
     );
     expect(expressions.length).toBeGreaterThan(30);
     const used = expressions.flatMap((text) => text.match(/\b(?:sobel|process|nodejs)_\w+/g) ?? []);
+    const alerts = readFileSync(join(import.meta.dirname, "../docs/alerts.yaml"), "utf8").match(/\bsobel_\w+/g)!;
+    expect([...new Set(alerts)].filter((name) => !known.has(name))).toEqual([]);
     for (const text of expressions) expect([text, /\b(sobel|process|nodejs)_/.test(text)]).toEqual([text, true]);
     expect([...new Set(used)].filter((name) => !known.has(name))).toEqual([]);
     const shown = used.map((name) => name.replace(/_(bucket|sum|count)$/, ""));
