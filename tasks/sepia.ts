@@ -11,7 +11,9 @@ export const task = pictureTask({
   halo: 0,
   run({ pixels }) {
     for (let i = 0; i < pixels.length; i += 3) {
-      const [r, g, b] = [pixels[i], pixels[i + 1], pixels[i + 2]];
+      const r = pixels[i];
+      const g = pixels[i + 1];
+      const b = pixels[i + 2];
       pixels[i] = Math.min(255, (402 * r + 787 * g + 194 * b + 512) >> 10);
       pixels[i + 1] = Math.min(255, (357 * r + 702 * g + 172 * b + 512) >> 10);
       pixels[i + 2] = Math.min(255, (279 * r + 547 * g + 134 * b + 512) >> 10);

@@ -256,12 +256,12 @@ describeWith(["rabbitmq", "redis"], "a message of no job", () => {
 
   test("the golden messages of docs/wire.md give their results, whoever sends them", async () => {
     await startWorker("ours");
-    for (const name of ["sobel", "blur", "histogram"]) {
+    for (const name of ["sobel", "blur", "half", "histogram"]) {
       const { queue, message, result } = JSON.parse(readFileSync(`docs/wire/${name}.json`, "utf8"));
       await channel.sendToQueue(queue, Buffer.from(JSON.stringify(message)));
       await until(async () => (await store.exists(result.key)) === 1);
       expect(await store.ttl(result.key)).toBeGreaterThan(0);
-      expect(await store.getdel(result.key)).toBe(result.value); // all three have the same id
+      expect(await store.getdel(result.key)).toBe(result.value); // all have the same id
       await until(async () => (await channel.checkQueue(queue)).messageCount === 0);
     }
     expect(await store.keys("job:*")).toEqual([]);
