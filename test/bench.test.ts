@@ -148,7 +148,7 @@ describe("the report", () => {
     const svg = scalingPlot([job(1, 1, 1), job(1, 0.1, 4), job(2, 0.1, 2), job(4, 0.1, 1.25)]);
     const { format, width } = await sharp(Buffer.from(svg)).metadata();
     expect([format, width]).toEqual(["svg", 960]);
-    expect(svg).toContain("<title>Sobel, 24 Mpx photo, workers at 10 % of a core each</title>");
+    expect(svg).toContain("<title>24 Mpx photo, workers at 10 % of a core each</title>");
     expect(svg.match(/class="point"/g)?.length).toBe(3 * 3);
     expect(svg).not.toContain("NaN");
   });
