@@ -16,6 +16,7 @@ import { fleet, giveToken, onFleet, watchFleet } from "./server.js";
 import { choose, chosen, refresh, setUpStage } from "./stage.js";
 import { chosenTask, isValid, renderParams, setUpTasks, taken } from "./tasks.js";
 import { detailOf, doneOf, leadOf, stateOf } from "./texts.js";
+import { setUpWall } from "./wall.js";
 import { lang, number, speak, t, translate } from "./words.js";
 
 const $ = (/** @type {string} */ id) => /** @type {any} */ (document.getElementById(id));
@@ -198,6 +199,7 @@ setUpSaving();
 setUpSamples(take);
 renderLanguage();
 watchFleet();
+setUpWall();
 await restore();
 addEventListener("hashchange", openAddress);
 if (!chosen()) await openAddress();

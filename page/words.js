@@ -4,6 +4,7 @@
  * Fixed English texts are in the markup (`data-t`, `data-label`). This file has the English texts that change, and all
  * Spanish ones.
  */
+import { spanishTasks } from "./descriptions.js";
 
 const en = {
   all: (/** @type {number} */ n) => (n ? `all (${n})` : "all"),
@@ -84,6 +85,9 @@ const en = {
     `1 to ${workers} workers, ${machines === 1 ? "1 machine" : `${machines} machines`}, ${cores} cores`,
   best: (/** @type {string} */ speedup) => `speed-up ${speedup}`,
   report: { settings: "Settings", runs: "This picture", timeline: "Timeline", experiment: "Experiment", date: "Date" },
+  wallLocal:
+    "Only this machine can open this address. For phones, start the coordinator with HOST=0.0.0.0 and open its address.",
+  wallOwn: "Only the jobs of this browser: the setting CLASSROOM=wall shows those of all.",
   samples: { hills: "Hills", rings: "Rings", town: "A town" },
   light: (/** @type {string} */ task, /** @type {string} */ work, /** @type {string} */ heavy) =>
     `A band of ${task} is computed in ${work}: hardly more than it takes to carry it. So more workers hardly help. ${heavy} does real work for every pixel.`,
@@ -184,32 +188,7 @@ const es = {
     415: "Guardala como PNG o JPEG y elegí ese archivo.",
     422: "Abrila en otro programa, guardala como PNG y elegí ese archivo.",
   },
-  tasks: {
-    sobel: "Bordes: la magnitud del gradiente de Sobel de 3 × 3",
-    scharr: "Bordes: la magnitud del gradiente de Scharr de 3 × 3",
-    blur: "Desenfoque gaussiano",
-    "blur.sigma": "desvío estándar, en píxeles",
-    histogram: "Cuántas veces aparece cada gris, en JSON",
-    threshold: "Blanco y negro: blanco por encima de un nivel; por defecto, el de Otsu de toda la imagen",
-    "threshold.level": "blanco por encima de este gris; vacío: el nivel de Otsu",
-    median: "Filtro de mediana, repetido: trabajo de verdad para cada píxel",
-    "median.radius": "la mitad del lado del cuadrado, en píxeles",
-    "median.times": "cuántas veces se aplica el filtro",
-    invert: "El negativo, en color",
-    sepia: "El marrón de las fotos viejas",
-    half: "La mitad del ancho y del alto, en color",
-    thumbnail: "Una imagen chica, en color",
-    "thumbnail.factor": "cuántas veces más chico es cada lado",
-    crack: "La palabra de letras minúsculas que tiene este MD5, o null",
-    "crack.md5": "32 dígitos hexadecimales",
-    "crack.length": "letras, como máximo",
-    pi: "Los dígitos decimales de π",
-    "pi.digits": "después de la coma",
-    primes: "Cuántos números primos hay por debajo de un límite",
-    "primes.below": "el límite",
-    words: "Las líneas, palabras y bytes de un texto, y sus palabras más frecuentes",
-    "words.top": "cuántas de las palabras más frecuentes",
-  },
+  tasks: spanishTasks,
   fleet: (workers, machines, cores) =>
     `1 a ${workers} workers, ${machines === 1 ? "1 máquina" : `${machines} máquinas`}, ${cores} núcleos`,
   best: (speedup) => `aceleración ${speedup}`,
@@ -220,6 +199,9 @@ const es = {
     experiment: "Experimento",
     date: "Fecha",
   },
+  wallLocal:
+    "Solo esta máquina puede abrir esta dirección. Para los teléfonos, iniciá el coordinador con HOST=0.0.0.0 y abrí su dirección.",
+  wallOwn: "Solo los trabajos de este navegador: la opción CLASSROOM=wall muestra los de todos.",
   samples: { hills: "Sierras", rings: "Anillos", town: "Una ciudad" },
   light: (task, work, heavy) =>
     `Una banda de ${task} se calcula en ${work}: apenas más de lo que cuesta llevarla. Por eso más workers casi no ayudan. ${heavy} hace trabajo de verdad para cada píxel.`,
@@ -267,6 +249,12 @@ const spanish = {
   earlier: "Experimentos anteriores",
   report: "Guardar informe",
   zip: "Todos los resultados en un ZIP",
+  wall: "Vista de clase",
+  wallHead: "Las imágenes de todos",
+  wallEmpty: "Las imágenes aparecen acá.",
+  qr: "Código QR de la dirección",
+  fullScreen: "Pantalla completa",
+  back: "Volver",
   samples: "Ejemplos",
   cut: "Bandas",
   cutAuto: "automático",

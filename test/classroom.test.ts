@@ -27,7 +27,7 @@ describeWith(["chromium"], "the page in a class", () => {
   beforeAll(async () => {
     const port = await freePort();
     origin = `http://127.0.0.1:${port}`;
-    coordinator = await startCoordinator(port);
+    coordinator = await startCoordinator(port, { CLASSROOM: "wall" });
     browser = await launch();
   });
   afterAll(async () => {
@@ -207,6 +207,23 @@ describeWith(["chromium"], "the page in a class", () => {
     await page.locator("#figures").waitFor();
     expect(await page.locator("#caption").textContent()).toBe(caption);
     expect(await violations(page)).toEqual([]);
+  });
+
+  test("the class view shows everybody's jobs as they come, with the address as a QR code", async () => {
+    const wall = await newPage(browser, { locale: "es-AR" });
+    const problems: string[] = [];
+    wall.on("console", (message) => message.type() === "error" && problems.push(message.text()));
+    await wall.goto(`${origin}/?view=wall`);
+    await wall.waitForSelector("#wall-qr path");
+    expect(await wall.locator("#wall-address").textContent()).toBe(origin);
+    expect(await wall.locator("#stage, .bar").first().isVisible()).toBe(false);
+    const id = crypto.randomUUID();
+    await fetch(`${origin}/jobs/${id}?task=scharr`, { method: "PUT", body: new Uint8Array(photo.buffer) });
+    const card = wall.locator("#wall-list li", { has: wall.locator(`img[src="/jobs/${id}/result"]`) });
+    await card.waitFor();
+    expect(await card.textContent()).toMatch(/^scharr\d+,\d s$/);
+    expect(await violations(wall)).toEqual([]);
+    expect(problems).toEqual([]);
   });
 
   test("a choice of the view within a second of the end is kept; a failed job says what to do", async () => {

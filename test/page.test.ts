@@ -632,7 +632,7 @@ describeWith(["chromium"], "page", () => {
     const ring = () => page.locator(".drop").evaluate((zone) => getComputedStyle(zone).outlineStyle);
     const focused = () => page.evaluate(() => document.activeElement?.id);
     expect(await ring()).toBe("none");
-    for (const id of ["en", "es", "file"]) {
+    for (const id of ["wall-link", "en", "es", "file"]) {
       await page.keyboard.press("Tab");
       expect(await focused()).toBe(id);
     }
