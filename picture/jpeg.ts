@@ -48,7 +48,13 @@ export function readJpeg(bytes: Buffer): { file: Buffer; frame: Frame } {
       scans.push(scan);
       // Some phones write 0 for the last coefficient of a sequential scan.
       if (!isProgressive(frame.marker)) bytes.set([0, 63, 0], end - 3);
-      writer.keep(at, next);
+      // The only scan: the decoder looks for its end itself.
+      if (!isProgressive(frame.marker) && scan.components.length === frame.components) {
+        const eoi = bytes.lastIndexOf(Uint8Array.of(0xff, EOI));
+        writer.keep(at, eoi < end ? bytes.length : eoi);
+        break;
+      }
+      writer.keep(at, next());
     } else if (TABLES.has(marker)) writer.keep(at, end);
     else if (marker === APP0) writer.jfif(at, end);
     else if (marker === APP14) writer.adobe(at, end);
@@ -81,7 +87,7 @@ function isProgressive(marker: number): boolean {
  * The segments from `at` to `end`; the data of a scan reach to `next`. Bytes between segments are skipped, as decoders do.
  * @throws ImageError "corrupt"
  */
-function* segments(bytes: Buffer): Generator<{ marker: number; at: number; end: number; next: number }> {
+function* segments(bytes: Buffer): Generator<{ marker: number; at: number; end: number; next: () => number }> {
   for (let at = 2; ; ) {
     at = bytes.indexOf(0xff, at);
     while (at >= 0 && bytes[at + 1] === 0xff) at++;
@@ -92,9 +98,13 @@ function* segments(bytes: Buffer): Generator<{ marker: number; at: number; end: 
     const length = isAlone ? 0 : bytes.readUInt16BE(at + 2);
     if (!isAlone && length < 2) throw corrupt(`segment length: expected at least 2, got ${length}`);
     const end = Math.min(at + 2 + length, bytes.length);
-    const next = marker === SOS ? endOfScan(bytes, end) : end;
+    let found: number | undefined;
+    const next = () => {
+      found ??= marker === SOS ? endOfScan(bytes, end) : end;
+      return found;
+    };
     if (!isAlone) yield { marker, at, end, next };
-    at = next;
+    at = next();
   }
 }
 
