@@ -100,9 +100,12 @@ export async function allTasks(own: Tasks, results: Results): Promise<Task[]> {
   return [...own.names().map((name) => own.newest(name)!), ...others.map((name) => offered.newest(name)!)];
 }
 
-/** The newest version of a task. Undefined if neither the program nor a live worker has it. */
+/** The newest version of a task, or that of its name: `grow.2`. Undefined if neither the program nor a live worker has it. */
 export async function findTask(own: Tasks, results: Results, name: string): Promise<Task | undefined> {
-  return own.newest(name) ?? (await offeredTasks(own, results)).newest(name);
+  const known = own.newest(name) ?? own.get(name);
+  if (known) return known;
+  const offered = await offeredTasks(own, results);
+  return offered.newest(name) ?? offered.get(name);
 }
 
 /** The version with which a job was begun, for a client that sends its picture again. Undefined if no program has it. */
@@ -113,7 +116,7 @@ export async function findTaskToResume(
   name: string,
 ): Promise<Task | undefined> {
   const begun = (await results.findJob(id))?.task;
-  if (begun?.split(".")[0] !== name) return undefined;
+  if (begun === undefined || (begun !== name && begun.split(".")[0] !== name)) return undefined;
   return own.get(begun) ?? (await offeredTasks(own, results)).get(begun);
 }
 

@@ -408,8 +408,8 @@ describeWith(["rabbitmq", "redis"], "a fleet", () => {
     async () => {
       const [one, two] = ["test/tasks/tint.ts", "test/tasks/tint-2.ts"];
       const [old, young] = [await coordinator({ TASKS: one }), await coordinator({ TASKS: `${two},${one}` })];
-      const post = async (origin: string) =>
-        pixelsOf(await bytesOf(await ask(`${origin}/tasks/tint`, { method: "POST", body: photo })));
+      const post = async (origin: string, task = "tint") =>
+        pixelsOf(await bytesOf(await ask(`${origin}/tasks/${task}`, { method: "POST", body: photo })));
       const id = crypto.randomUUID();
       const accepted = await put(young, id, "task=tint&workers=7");
       expect(await accepted.json()).toMatchObject({ task: "tint.2", state: "running", waiting: true });
@@ -424,6 +424,8 @@ describeWith(["rabbitmq", "redis"], "a fleet", () => {
       // A coordinator without the task enqueues it for the workers that offer it.
       const plain = await coordinator();
       expectSame(await post(plain), tinted(2));
+      for (const origin of [young, plain]) expectSame(await post(origin, "tint.2"), tinted(2));
+      expect((await ask(`${young}/tasks/tint.1`, { method: "POST", body: photo })).status).toBe(422);
       expectSame(await pixelsOf(await resultOf(plain, id)), tinted(2));
     },
     LONG,
