@@ -236,7 +236,7 @@ export class Worker {
       if (this.#contact.signal.aborted) throw error;
       // Without a job there is no record to count in.
       const counted = begun.hasJob ? undefined : deliveries + 1;
-      return this.#failed({ chunkId, attempt }, task, (error as Error).message, counted);
+      return this.#failed({ chunkId, attempt }, task, error as Error & { at?: string }, counted);
     } finally {
       this.#begun = null;
     }
@@ -276,14 +276,16 @@ export class Worker {
     return { do: "done" };
   }
 
-  async #failed({ chunkId, attempt }: Band, task: string, why: string, counted?: number): Promise<Outcome> {
+  async #failed(band: Band, task: string, error: Error & { at?: string }, counted?: number): Promise<Outcome> {
+    const { chunkId, attempt } = band;
+    const { message: why, at } = error;
     const { results } = this.#options;
     const count = () => results.countFailure(chunkId, attempt, this.#info.name, why);
     const failures = counted ?? (await this.#retry(count));
     // Another copy was faster, or the report belongs to an earlier attempt of the job.
     if (failures === 0) return this.#settled(chunkId, task, "dropped");
     const { jobId: job } = parseChunkId(chunkId);
-    this.#log.warn("band failed", { job, chunk: chunkId, task, attempt: failures, of: ATTEMPTS, error: why });
+    this.#log.warn("band failed", { job, chunk: chunkId, task, attempt: failures, of: ATTEMPTS, error: why, at });
     if (failures >= ATTEMPTS) {
       return this.#deadLetter({ chunkId, attempt }, `failed ${failures} times: ${why}`, "task_failed", task);
     }

@@ -11,11 +11,17 @@ import { parentPort, Worker as Thread, workerData } from "node:worker_threads";
 import { type Chunk, rowsCrc } from "../chunk.ts";
 import { within } from "../ops/deadline.ts";
 import type { Log } from "../ops/log.ts";
-import { loadTasks } from "./index.ts";
+import { loadTasks, type Tasks } from "./index.ts";
 import { encodedResult } from "./run.ts";
 
 /** Marks the threads that this file starts. A thread that only imports it does not serve tasks. */
 const ROLE = "tasks";
+
+/** Why there is no result, and where the task threw: file and line. */
+interface Failed {
+  error: string;
+  at?: string | undefined;
+}
 
 /** A band for the thread. The buffer and not a view of it: Deno searches every view it is sent for ports, byte by byte. */
 type Order = Omit<Chunk, "pixels"> & { pixels: ArrayBuffer; at: number };
@@ -34,7 +40,7 @@ export interface BandResult {
  */
 export class TaskThread {
   #thread: Thread | undefined;
-  #reply: (reply: BandResult | { error: string }) => void = () => {};
+  #reply: (reply: BandResult | Failed) => void = () => {};
 
   constructor(
     readonly modules: string | undefined,
@@ -50,16 +56,16 @@ export class TaskThread {
     const thread = this.#thread;
     const { buffer, byteOffset } = chunk.pixels;
     const order: Order = { ...chunk, pixels: buffer as ArrayBuffer, at: byteOffset };
-    const replied = new Promise<BandResult | { error: string }>((resolve) => {
+    const replied = new Promise<BandResult | Failed>((resolve) => {
       this.#reply = resolve;
     });
     thread.postMessage(order, [order.pixels]);
     const late = `the task took longer than ${timeout} ms`;
-    const reply = await within(replied, timeout, late).catch(async (error: Error) => {
+    const reply = await within(replied, timeout, late).catch(async (error: Error): Promise<Failed> => {
       await this.end();
       return { error: error.message };
     });
-    if ("error" in reply) throw new Error(reply.error);
+    if ("error" in reply) throw Object.assign(new Error(reply.error), { at: reply.at });
     return reply;
   }
 
@@ -69,7 +75,7 @@ export class TaskThread {
       if (this.#thread === thread) this.#thread = undefined;
       this.#reply({ error: why });
     };
-    thread.on("message", (reply: BandResult | { error: string } | LateError) => {
+    thread.on("message", (reply: BandResult | Failed | LateError) => {
       if ("late" in reply) this.log.error("task threw after it had returned", { task: reply.task, error: reply.late });
       else this.#reply(reply);
     });
@@ -113,9 +119,18 @@ async function serveTasks(modules: string | undefined): Promise<void> {
       const moved = made.byteOffset === 0 && made.length === made.buffer.byteLength ? [made.buffer as ArrayBuffer] : [];
       port.postMessage({ made, crc } satisfies BandResult, moved);
     } catch (error) {
-      port.postMessage({ error: String((error as Error)?.message ?? error) });
+      port.postMessage({ error: String((error as Error)?.message ?? error), at: placeOf(error, tasks) });
     }
   });
+}
+
+/** File and line in a task's own file; undefined where the error has none, as with `throw "text"`. */
+function placeOf(error: unknown, tasks: Tasks): string | undefined {
+  const stack = String((error as Error)?.stack ?? "");
+  for (const file of tasks.files.values()) {
+    const [, line] = stack.split(`${file}:`);
+    if (line !== undefined) return `${file}:${Number.parseInt(line, 10)}`;
+  }
 }
 
 if (workerData?.role === ROLE) serveTasks(workerData.modules);

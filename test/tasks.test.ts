@@ -229,6 +229,15 @@ describe("a task's own functions", () => {
     await endAll();
   });
 
+  test("that throw in a worker are logged with their file and line", async () => {
+    const program = spawnProgram("coordinator.ts", { PORT: "0", WORKERS: "1", TASKS: "test/tasks/throws.ts" });
+    programs.push(program);
+    const [origin] = await program.waitFor(/http:\/\/127\.0\.0\.1:\d+/);
+    expect((await ask(`${origin}/tasks/throws?bands=1`, { method: "POST", body: photo })).status).toBe(500);
+    await program.waitFor(/"error":"this task is ill","at":"[^"]*test\/tasks\/throws\.ts:8"/);
+    await endAll();
+  });
+
   test("a module that is no task ends the program with one sentence", async () => {
     const folder = temporaryFolder("tasks");
     const file = (name: string, code: string) => {
