@@ -48,7 +48,7 @@ describeWith(["rabbitmq", "redis"], "the tutorial", () => {
     const { rabbitmq, redis } = await sharedServers();
     copyProject(folder);
     const files = blocks(local, "ts");
-    expect(files).toHaveLength(5);
+    expect(files).toHaveLength(6);
     for (const code of files) {
       const [, name] = code.match(/^\/\/ (tasks\/\w+\.ts)\n/)!;
       writeFileSync(join(folder, name), code);
