@@ -343,7 +343,12 @@ describe("bytes that are not a valid picture", () => {
     ["nothing", () => new Uint8Array(0), 400, /got no bytes/],
     ["one byte", () => Buffer.from([0]), 415, /unknown format/],
     ["text", () => Buffer.from("To do: buy film."), 400, /got text that begins with "To do: buy film."/],
-    ["an SVG", () => Buffer.from('<svg xmlns="http://www.w3.org/2000/svg"/>'), 415, /unknown format: expected PNG/],
+    [
+      "an SVG",
+      () => Buffer.from('<svg xmlns="http://www.w3.org/2000/svg"/>'),
+      415,
+      /an SVG, XML or HTML file is not read: expected PNG/,
+    ],
     ["a BMP", () => Buffer.concat([Buffer.from("BM"), random(500)]), 415, /unknown format/],
     ["a PNG's signature alone", () => SIGNATURE, 422, /ends before its IEND/],
     ["a PNG cut in its header", () => photo.subarray(0, 20), 422, /ends before its IEND/],

@@ -181,7 +181,7 @@ describe.each(Object.keys(RUNTIMES))("under %s", (runtime) => {
     const cases: [input: Uint8Array, sentence: string][] = [
       [Buffer.alloc(0), "not an image: expected a picture, got no bytes"],
       [Buffer.from("To do: buy film"), `not an image: ${readable}, got text that begins with "To do: buy film"`],
-      [Buffer.from("<svg/>"), `unknown format: ${readable}, got a file that begins with "<svg/>"`],
+      [Buffer.from("<svg/>"), `an SVG, XML or HTML file is not read: ${readable}; export it as PNG`],
       [whole.subarray(0, whole.length >> 1), "corrupt PNG: the file ends before its IEND chunk"],
       [whole.subarray(0, -1), "corrupt PNG: the file ends before its IEND chunk"],
       [large, "image too large: expected at most 1000000000 pixels, got 50000 × 50000"],
