@@ -20,9 +20,6 @@ say "Pipeline 1.1: the services
   the page is open to ${PAGE_SOURCE_RANGES:-this cluster only; reach it with kubectl port-forward}
   Costs about 0.03 USD an hour for load balancers and disks. Takes about five minutes.
 "
-[ -z "$PAGE_SOURCE_RANGES" ] || [ -n "${AUTH_TOKEN:-}" ] \
-  || say "  Note: without AUTH_TOKEN, everyone in these ranges may upload pictures.
-"
 signed_in
 synthesize gke
 need gke 1-gke.sh
@@ -69,6 +66,11 @@ $DRY_RUN || [ -z "${AUTH_TOKEN:-}" ] || [ "$token" = "$AUTH_TOKEN" ] \
 restart them:
   kubectl --kubeconfig=out/kubeconfig --namespace=sobel delete secret coordinator
   kubectl --kubeconfig=out/kubeconfig --namespace=sobel rollout restart deployment/coordinator"
+
+# An open page without a token lets everyone in these ranges upload pictures and kill jobs.
+$DRY_RUN || [ -z "$PAGE_SOURCE_RANGES" ] || [ -n "$token" ] \
+  || die "PAGE_SOURCE_RANGES opens the page, and the coordinators require no token. Choose one, and run:
+  AUTH_TOKEN=\"\$(openssl rand -hex 24)\" PROJECT=$PROJECT PAGE_SOURCE_RANGES=$PAGE_SOURCE_RANGES bash pipelines/3-services.sh"
 
 # manifests: k8s/*.yaml with the images of the registry.
 manifests() {

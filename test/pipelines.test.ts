@@ -61,7 +61,7 @@ case "$call" in
     for server in rabbitmq redis; do [ -e "cluster-$server" ] || cat "secret-sobel-$server-password" >"cluster-$server"; done ;;
   "kubectl apply --filename=-") cat >applied.now; cat applied.now >>applied ;;
   "kubectl --namespace=sobel get secret "*username*) printf sobel | base64 ;;
-  "kubectl --namespace=sobel get secret coordinator "*) printf 'token-of-the-page' | base64 ;;
+  "kubectl --namespace=sobel get secret coordinator "*) [ -e no-token ] || printf 'token-of-the-page' | base64 ;;
   "kubectl --namespace=sobel get secret "*) base64 <"cluster-$4" ;;
   "kubectl --namespace=sobel get service "*) [ -e applied ] || exit 1 ;;&
   "kubectl --namespace=sobel get service rabbitmq-internal "*) # has no address at first
@@ -538,7 +538,6 @@ describe("the page", () => {
   test("is opened to PAGE_SOURCE_RANGES, and closed again without it", async () => {
     const world = new World(before[3]);
     const opened = await world.run(["3-services.sh"], { PAGE_SOURCE_RANGES: "203.0.113.7/32,198.51.100.0/24" });
-    expect(opened.out).toContain("without AUTH_TOKEN, everyone in these ranges may upload pictures");
     expect(opened.out).toContain("the page: http://10.10.0.6\n");
     const service = Bun.YAML.parse(world.read("applied.now")) as { spec: { loadBalancerSourceRanges: string[] } };
     expect(service.spec.loadBalancerSourceRanges).toEqual(["203.0.113.7/32", "198.51.100.0/24"]);
@@ -547,6 +546,14 @@ describe("the page", () => {
     expect((await world.run(["3-services.sh"], { AUTH_TOKEN: "token-of-the-page" })).code).toBe(0);
     const closed = await world.run(["3-services.sh"]);
     expect(closed.calls).toContain("kubectl --namespace=sobel delete service coordinator-public --ignore-not-found");
+  });
+
+  test("is not opened without a token", async () => {
+    const world = new World(before[3]);
+    world.write("no-token", "");
+    const { code, out, calls } = await world.run(["3-services.sh"], { PAGE_SOURCE_RANGES: "203.0.113.7/32" });
+    expect([code, calls.filter((call) => call.includes("apply"))]).toEqual([1, []]);
+    expect(out).toContain("PAGE_SOURCE_RANGES opens the page, and the coordinators require no token");
   });
 });
 
