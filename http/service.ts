@@ -56,8 +56,9 @@ export async function listTasks({ tasks, results }: ServiceReads): Promise<Respo
 /** GET /state: what a page needs of the system as it is now. Answers even while RabbitMQ or Redis does not. */
 export async function systemState(context: ServiceReads): Promise<Response> {
   const { queue, results, lights, authToken } = context;
-  const backends = await lights.read();
-  const [now, workers] = await Promise.all([
+  // At once: a light changes within 3 s, and one of them may not answer.
+  const [backends, now, workers] = await Promise.all([
+    lights.read(),
     within(results.now(), STATE_MS, "late").catch(() => null),
     within(results.workers(FLEET_MS), STATE_MS, "late").catch(() => null),
   ]);

@@ -4,11 +4,14 @@
  * Not here: what happens to it (jobs.js).
  */
 import { newId } from "./store.js";
+import { newTrace } from "./turns.js";
 
 /** Statuses that refuse the picture itself: a retry would end the same way. */
 const FINAL = [400, 413, 415, 422];
 
 /** @typedef {"queued" | "sending" | "interrupted" | "running" | "done" | "failed" | "cancelled" | "expired" | "lost"} Phase */
+
+/** Of the server, ms since it began. @typedef {{ began: number, cut: number | null, enqueued: number | null, done: number | null, merged?: { at: number, ms: number } | null }} Times */
 
 /**
  * @typedef {object} Job
@@ -31,8 +34,9 @@ const FINAL = [400, 413, 415, 422];
  * @property {boolean} downloaded automatically
  * @property {boolean} kept its file is stored and survives a reload
  * @property {number} tries in a row @property {number} retryAt ms since 1970
- * @property {{ kind?: string, params?: Record<string, unknown>, width?: number, height?: number, rows?: number, bands?: number, done?: number, waiting?: boolean }} status
- * @property {Map<number, { worker: string, ms: number, deliveries: number, y: number, rows: number }>} doneBands by number of the band
+ * @property {{ kind?: string, params?: Record<string, unknown>, width?: number, height?: number, rows?: number, bands?: number, done?: number, waiting?: boolean, times?: Times }} status
+ * @property {Map<number, import("./turns.js").Turn & { ms: number, y: number, rows: number }>} doneBands by number of the band
+ * @property {import("./turns.js").Trace} trace
  * @property {AbortController} control aborts the upload
  */
 
@@ -72,6 +76,7 @@ export function fresh() {
     retryAt: 0,
     status: {},
     doneBands: new Map(),
+    trace: newTrace(),
     control: new AbortController(),
   };
 }

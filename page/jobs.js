@@ -15,6 +15,8 @@ import { fresh, isOpen, isUnsent, newJob, queryOf } from "./job.js";
 import { preview } from "./preview.js";
 import { ask, fleet, follow, onFleet, Problem, upload } from "./server.js";
 import * as store from "./store.js";
+import { hearLights } from "./system.js";
+import { record } from "./turns.js";
 
 const UPLOADS = 2;
 /** Larger pictures are not kept once they were sent, bytes. */
@@ -290,14 +292,15 @@ function refollow() {
 
 /** @param {string} name @param {any} data */
 function hear(name, data) {
+  if (name === "backends") return hearLights(data);
   const job = jobs.find(({ id }) => id === data.id);
   if (name === "done" || name === "failed" || (name === "unknown" && job?.phase === "done")) followed.delete(data.id);
   if (followed.size === 0) unfollow(); // otherwise the browser would reconnect
   if (!job) return;
   if (name === "unknown") return missing(job);
-  if (name !== "band") return learn(job, data);
-  const { band, ...record } = data;
-  job.doneBands.set(band, record);
+  if (name !== "band" && name !== "claim" && name !== "incident") return learn(job, data);
+  record(job.trace, name, data);
+  if (name === "band") job.doneBands.set(data.band, data);
   job.status.waiting = false;
   notify(job, "progress");
 }
@@ -337,6 +340,7 @@ function expire(job) {
 export async function isThere(job) {
   const answer = await ask(`/jobs/${job.id}`).catch((error) => error);
   if (answer.status === 404) expire(job);
+  if (answer.status === 200) learn(job, await answer.json());
   return answer.status === 200;
 }
 

@@ -4,8 +4,9 @@
  * The canvas has the size at which it is shown, not that of the picture. Bands are fetched at that width, two at a time,
  * so that uploads and events keep their connections. A list has no picture: its bands are the cells of a grid.
  *
- * Not here: which worker did which band (jobs.js), the legend (stage.js).
+ * Not here: which worker did which band (jobs.js), the legend (legend.js).
  */
+import { colourOf } from "./colours.js";
 import { ask } from "./server.js";
 
 /** Limit of the width and height of the canvas, px. */
@@ -16,41 +17,6 @@ const MAX_ENLARGED = 1.4;
 const MIN_WIDTH = 16; // the limit of the coordinator
 /** Duration of the glow of a new band, ms. */
 const GLOW_MS = 350;
-
-/** Light enough for the dark background, and distinct for most kinds of colour blindness. */
-const COLOURS = [
-  "#4fd6be",
-  "#ffb347",
-  "#a99bff",
-  "#ff7a70",
-  "#62b6ff",
-  "#c9e265",
-  "#ff9bd0",
-  "#d9b38c",
-  "#8de8f0",
-  "#e0e6e8",
-];
-
-/** The last colour of each worker. It keeps it in the next job, unless another worker of that job has it. @type {Map<string, number>} */
-const given = new Map();
-/** The colours of the workers of each job. @type {WeakMap<import("./jobs.js").Job, Map<string, number>>} */
-const coloursOf = new WeakMap();
-
-/** @param {import("./jobs.js").Job} job @param {string} worker */
-export function colourOf(job, worker) {
-  const used = coloursOf.get(job) ?? new Map();
-  coloursOf.set(job, used);
-  let index = used.get(worker);
-  if (index === undefined) {
-    const taken = new Set(used.values());
-    const own = given.get(worker) ?? given.size % COLOURS.length;
-    const free = COLOURS.findIndex((_, i) => !taken.has(i));
-    index = taken.has(own) && free >= 0 ? free : own;
-    given.set(worker, index);
-    used.set(worker, index);
-  }
-  return COLOURS[/** @type {number} */ (index)];
-}
 
 export class Mosaic {
   /** @type {import("./jobs.js").Job | null} */ #job = null;
@@ -69,6 +35,7 @@ export class Mosaic {
   #fetches = new AbortController();
   /** Width at which bands were fetched. */ #asked = 0;
   /** @type {string | null} */ #only = null;
+  /** @type {number | null} */ #marked = null;
   /** @type {CanvasPattern | null} */ #hatch = null;
 
   /** @param {HTMLCanvasElement} canvas @param {HTMLElement} frame the canvas is centred in it */
@@ -77,6 +44,17 @@ export class Mosaic {
     this.frame = frame;
     this.context = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
     new ResizeObserver(() => this.#fit()).observe(frame);
+    canvas.addEventListener("click", ({ offsetX, offsetY }) => {
+      const at = {
+        x: (offsetX * canvas.width) / canvas.clientWidth,
+        y: (offsetY * canvas.height) / canvas.clientHeight,
+      };
+      const band = [...this.#shown].find((other) => {
+        const { x, y, width, height } = this.#place(other);
+        return at.x >= x && at.x < x + width && at.y >= y && at.y < y + height;
+      });
+      if (band !== undefined) canvas.dispatchEvent(new CustomEvent("band", { detail: band }));
+    });
   }
 
   /** The edges of all bands, or null while some are missing. */
@@ -90,6 +68,12 @@ export class Mosaic {
     this.#paint();
   }
 
+  /** Frames a band; null: none. @param {number | null} band */
+  mark(band) {
+    this.#marked = band;
+    this.#paint();
+  }
+
   /** Shows the present state of a job. @param {import("./jobs.js").Job} job */
   show(job) {
     const { kind, bands = 0 } = job.status;
@@ -100,6 +84,7 @@ export class Mosaic {
       this.#job = job;
       this.#id = job.id;
       this.#only = null;
+      this.#marked = null;
       this.#restart();
       this.#paint();
     }
@@ -272,7 +257,7 @@ export class Mosaic {
       context.globalAlpha = 1;
       context.globalCompositeOperation = "source-over";
     };
-    const colour = colourOf(this.#job, record.worker);
+    const colour = colourOf(record.worker);
     const faint = this.#only !== null && this.#only !== record.worker;
     fill("source-over", "#0b0f10");
     if (this.#drawn.has(band)) {
@@ -293,6 +278,11 @@ export class Mosaic {
     if (height > 5 && y > 0 && this.#columns === 0) context.fillRect(0, y, width, 1);
     const since = this.#glowing.get(band);
     if (since !== undefined) fill("lighter", colour, 0.45 * Math.max(0, 1 - (performance.now() - since) / GLOW_MS));
+    if (band !== this.#marked) return;
+    const line = Math.max(2, Math.min(4, height / 4));
+    context.strokeStyle = "#fff";
+    context.lineWidth = line;
+    context.strokeRect(x + line / 2, y + line / 2, width - line, Math.max(1, height - line));
   }
 
   /** @param {number} band */

@@ -9,6 +9,7 @@ import { t } from "./words.js";
 const TRANSIENT = [0, 408, 429, 502, 503, 504];
 const POLL_MS = 3_000;
 const ANSWER_MS = 5_000;
+const EVENTS = /** @type {const} */ (["unknown", "job", "claim", "band", "incident", "backends", "done", "failed"]);
 
 /** A failed request or job. `status` is the HTTP status, 0 for a lost connection, "job" for a job that failed after its upload. */
 export class Problem extends Error {
@@ -38,7 +39,7 @@ export class Problem extends Error {
 
 /**
  * A worker, as the coordinator lists it.
- * @typedef {{ name: string, host: string, cores: number, tasks: string[] }} WorkerInfo
+ * @typedef {{ name: string, host: string, cores: number, tasks: string[], paused?: boolean, control?: boolean }} WorkerInfo
  */
 
 /**
@@ -174,7 +175,7 @@ export function upload(url, file, signal, progress) {
 /**
  * One event stream for several jobs. It reconnects automatically, and the server then sends all events again.
  * @param {string[]} ids
- * @param {(name: "unknown" | "job" | "band" | "done" | "failed", data: any) => void} on
+ * @param {(name: typeof EVENTS[number], data: any) => void} on
  * @returns {() => void} closes the stream
  */
 export function follow(ids, on) {
@@ -184,7 +185,7 @@ export function follow(ids, on) {
   const open = () => {
     if (ended) return;
     source = new EventSource(`/events?jobs=${ids.join()}`);
-    for (const name of /** @type {const} */ (["unknown", "job", "band", "done", "failed"])) {
+    for (const name of EVENTS) {
       source.addEventListener(name, (event) => on(name, JSON.parse(event.data)));
     }
     source.onerror = () => {

@@ -1,16 +1,20 @@
 /**
- * The stage: one job in full size, with its mosaic while it runs, before and after when it is done, bands by worker, and
- * actions.
+ * The stage: one job in full size, with its mosaic while it runs, before and after when it is done, and actions.
  *
- * Not here: the texts about a job (texts.js), the job itself (jobs.js), drawing the canvas (mosaic.js), zoom and slider (compare.js).
+ * Not here: the texts about a job (texts.js), the job itself (jobs.js), drawing the canvas (mosaic.js), zoom and slider
+ * (compare.js), who did what (legend.js), when (timeline.js), data results (data.js).
  */
 import { Compare } from "./compare.js";
+import { setUpData, showData } from "./data.js";
 import { choosePicture } from "./experiment.js";
 import { isFinal, isOpen } from "./job.js";
 import { cancel, forget, isThere, jobs, markDownloaded, onJob, retry } from "./jobs.js";
-import { colourOf, Mosaic } from "./mosaic.js";
+import { clearLegend, renderLegend, setUpLegend } from "./legend.js";
+import { setUpLog, showLog } from "./log.js";
+import { Mosaic } from "./mosaic.js";
+import { showPipeline } from "./pipeline.js";
 import { showRuns } from "./runs.js";
-import { ask, byName, fleet, hasToken, onFleet } from "./server.js";
+import { ask, fleet, hasToken, onFleet } from "./server.js";
 import {
   askedOf,
   canRetry,
@@ -24,6 +28,7 @@ import {
   stateOf,
   timeOf,
 } from "./texts.js";
+import { markBar, setUpTimeline, showTimeline } from "./timeline.js";
 import { number, remember, remembered, t } from "./words.js";
 
 /** Larger pictures are compared at the size of the mosaic. Two decoded pictures take eight bytes a pixel. */
@@ -31,8 +36,6 @@ const MAX_SHOWN = 50_000_000;
 /** The finished mosaic stays this long before the result replaces it, ms. */
 const DWELL_MS = 1_200;
 const COPIED_MS = 2_000;
-/** Limit of a data result on the page, characters. The download is complete. */
-const MAX_TEXT = 20_000;
 
 const $ = (/** @type {string} */ id) => /** @type {any} */ (document.getElementById(id));
 
@@ -45,10 +48,8 @@ let compared = null;
 let dirty = false;
 /** Turns from the mosaic to the result. @type {ReturnType<typeof setTimeout> | undefined} */
 let turning;
-/** @type {string | null} */
-let highlighted = null;
-/** @type {Map<string, HTMLElement>} */
-let rows = new Map();
+/** The band that is marked. @type {number | null} */
+let marked = null;
 
 /** @type {Mosaic} */
 let mosaic;
@@ -61,6 +62,13 @@ export function setUpStage() {
     $("zoom").textContent = number(zoom, { style: "percent" });
   });
   $("mosaic").addEventListener("complete", () => view === "compare" && !compared && open());
+  $("mosaic").addEventListener("band", (/** @type {CustomEvent<number>} */ { detail }) =>
+    mark(detail === marked ? null : detail),
+  );
+  setUpTimeline(mark);
+  setUpLog(mark);
+  setUpLegend(highlight);
+  setUpData();
   for (const wanted of /** @type {const} */ (["mosaic", "compare"])) {
     $(`view-${wanted}`).addEventListener("click", () => {
       clearTimeout(turning); // the user has chosen
@@ -93,14 +101,16 @@ export function setUpStage() {
 export function choose(other) {
   if (job === other) return;
   job = other;
-  rows = new Map();
-  $("legend").replaceChildren();
+  clearLegend();
   $("stage").hidden = !job;
   $("command").hidden = true;
-  highlighted = null;
+  marked = null;
   look(job?.phase === "done" ? "compare" : "mosaic");
   choosePicture(job);
   showRuns(job);
+  showTimeline(job);
+  showLog(job);
+  showPipeline(job);
 }
 
 export const chosen = () => job;
@@ -139,6 +149,7 @@ async function open() {
   );
   if (!blob && shown()) isThere(now);
   if (blob && shown()) present(now, now.preview && (now.file ?? now.preview.small), blob, "result");
+  if (blob && now.status.times && !now.status.times.merged) isThere(now); // it has been merged meanwhile
 }
 
 /**
@@ -272,77 +283,33 @@ function renderFrame(of) {
 /** Loads and shows the result of a data task, once. @param {import("./jobs.js").Job} of */
 async function renderData(of) {
   const shown = of.phase === "done" && isData(of);
-  $("data").hidden = !shown;
+  $("data-box").hidden = !shown;
   if (!shown || $("data").dataset.of === of.id) return;
   $("data").dataset.of = of.id;
-  $("data").textContent = "";
+  showData(undefined);
   const answer = await ask(`/jobs/${of.id}/result`).catch(() => null);
-  // Indented, with lists of numbers on one line.
-  const indented = answer && JSON.stringify(await answer.json(), null, 2);
-  const text = indented?.replace(/\[[\d\s,.eE+-]*\]/g, (list) => list.replace(/\s+/g, " "));
-  if (text && $("data").dataset.of === of.id) $("data").textContent = text.slice(0, MAX_TEXT);
-  if (!text) isThere(of);
+  const value = await answer?.json();
+  if (value === undefined) isThere(of);
+  else if ($("data").dataset.of === of.id) showData(value);
 }
 
-/** Bands and speed of each worker. Live workers without a band are listed with 0, so that the layout does not jump. @param {import("./jobs.js").Job} of */
-function renderLegend(of) {
-  const shares = new Map();
-  const shareOf = (/** @type {string} */ name) => {
-    if (!shares.has(name)) shares.set(name, { bands: 0, ms: 0, pixels: 0, again: 0 });
-    return shares.get(name);
-  };
-  if (isOpen(of)) for (const { name } of fleet.workers ?? []) shareOf(name);
-  let unit = "Mpx/s";
-  if (isList(of)) unit = "/s";
-  for (const { worker, ms, rows: height, deliveries } of of.doneBands.values()) {
-    const share = shareOf(worker);
-    share.bands++;
-    share.ms += ms;
-    // Of a list, pieces: as many in a second as there would be pixels in a microsecond.
-    share.pixels += height * (isList(of) ? 1e6 : (of.status.width ?? 0));
-    share.again += Number(deliveries > 0);
-  }
-  const names = [...shares.keys()].sort(byName);
-  for (const [name, share] of [...shares].sort(([a], [b]) => byName(a, b))) {
-    const row = rows.get(name) ?? newRow(of, name);
-    const set = (/** @type {string} */ part, /** @type {string} */ text) => {
-      const node = /** @type {HTMLElement} */ (row.querySelector(part));
-      if (node.textContent !== text) node.textContent = text;
-    };
-    set("b", number(share.bands));
-    const speed = share.ms > 0 ? share.pixels / share.ms / 1000 : 0;
-    set(".speed", speed ? `${number(speed, { maximumFractionDigits: speed < 10 ? 1 : 0 })} ${unit}` : "–");
-    set(".again", share.again ? `↻ ${t.takenOver(share.again)}` : "");
-    const bar = /** @type {HTMLElement} */ (row.querySelector("i"));
-    bar.style.transform = `scaleX(${of.status.bands ? share.bands / of.status.bands : 0})`;
-    const at = names.indexOf(name);
-    if ($("legend").children[at] !== row) $("legend").insertBefore(row, $("legend").children[at] ?? null);
-  }
-  $("legend-head").hidden = rows.size === 0;
-}
-
-/** @param {import("./jobs.js").Job} of @param {string} name */
-function newRow(of, name) {
-  const row = $("legend-row").content.firstElementChild.cloneNode(true);
-  const button = row.querySelector("button");
-  row.style.setProperty("--own", colourOf(of, name));
-  row.querySelector(".worker").textContent = row.title = name;
-  row.querySelector(".again").title = t.takenOverWhy;
-  button.addEventListener("click", () => highlight(highlighted === name ? null : name));
-  rows.set(name, row);
-  return row;
-}
-
-/** @param {string | null} worker */
+/** Dims the bands of all other workers. @param {string | null} worker */
 function highlight(worker) {
   clearTimeout(turning);
-  highlighted = worker;
   mosaic.highlight(worker);
-  for (const [name, row] of rows) row.querySelector("button")?.setAttribute("aria-pressed", String(name === worker));
   if (worker && view === "compare") {
     look("mosaic");
     mosaic.highlight(worker);
   }
+}
+
+/** Marks a band in the mosaic and in the timeline. @param {number | null} band */
+function mark(band) {
+  clearTimeout(turning);
+  marked = band;
+  if (band !== null && view === "compare") look("mosaic");
+  mosaic.mark(band);
+  markBar(band);
 }
 
 /** @param {import("./jobs.js").Job} of */

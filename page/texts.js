@@ -10,6 +10,8 @@ import { elapsed, fileSize, lang, number, t } from "./words.js";
 /** The state to show: the phase of the job, or that it waits for workers or for the token. @param {import("./jobs.js").Job} of */
 export function stateOf(of) {
   if (of.status.waiting && ["sending", "running"].includes(of.phase)) return "waiting";
+  // The answer to an upload comes when the last band is in the queue.
+  if (of.phase === "sending" && of.sent === 1) return "running";
   return fleet.locked && of.phase === "queued" ? "locked" : of.phase;
 }
 

@@ -5,8 +5,10 @@
  * Spanish ones.
  */
 import { spanishTasks } from "./descriptions.js";
+import * as terms from "./terms.js";
 
 const en = {
+  ...terms.en,
   all: (/** @type {number} */ n) => (n ? `all (${n})` : "all"),
   alive: (/** @type {number} */ n) => (n === 1 ? "1 worker ready" : `${n} workers ready`),
   locked: "The server requires an access token.",
@@ -117,6 +119,7 @@ const en = {
 
 /** @type {typeof en} */
 const es = {
+  ...terms.es,
   all: (n) => (n ? `todos (${n})` : "todos"),
   alive: (n) => (n === 1 ? "1 worker listo" : `${n} workers listos`),
   locked: "El servidor requiere un token de acceso.",
@@ -230,6 +233,7 @@ const es = {
 
 /** Spanish for the fixed texts of the markup. @type {Record<string, string>} */
 const spanish = {
+  ...terms.spanish,
   title: "Sobel, distribuido",
   language: "Idioma",
   tagline:
