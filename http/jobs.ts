@@ -116,7 +116,7 @@ export async function result(context: JobReads, request: Request, id: string): P
   );
 }
 
-/** @param onEnd gets how long the pieces took, without the time that the client took, ms; called after the last one */
+/** @param onEnd gets how long the pieces took, without the time that the client took, ms; called after the last one, not awaited */
 async function* timed(pieces: AsyncGenerator<Uint8Array>, onEnd: (ms: number) => Promise<void>) {
   let ms = 0;
   let start = performance.now();
@@ -125,7 +125,8 @@ async function* timed(pieces: AsyncGenerator<Uint8Array>, onEnd: (ms: number) =>
     yield piece;
     start = performance.now();
   }
-  await onEnd(Math.round((ms + performance.now() - start) * 10) / 10).catch(() => {}); // only a note
+  // In the background: it is only a note, and while Redis is away the client must not wait for it.
+  onEnd(Math.round((ms + performance.now() - start) * 10) / 10).catch(() => {});
 }
 
 /** Logs a download that breaks off, unless its client has closed the connection. */
