@@ -786,7 +786,10 @@ describeWith(["chromium"], "page", () => {
     await until(async () => (await fetch(`${origin}/jobs/${measured.at(-1)}`)).status === 404);
     expect(await violations(page)).toEqual([]);
     await slow(page, 3e6);
+    const before = measured.length;
     await page.click("#measure");
+    // A job that does not exist yet cannot be deleted: the browser would complain of the answer.
+    await until(async () => measured.length > before && (await fetch(`${origin}/jobs/${measured.at(-1)}`)).ok);
     await page.click("#stop");
     await untilText(page, "#measuring", "Stopped.");
     expect(complaints).toEqual([]);
