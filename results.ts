@@ -7,23 +7,21 @@
  *     job:{<id>}:sent      hash: band → CRC-32 of its rows, set when the queue has confirmed it
  *     job:{<id>}:done      hash: band → JSON of its done record (`Done`)
  *     job:{<id>}:failures  hash: band → how often its task threw
- *     job:{<id>}:claims    hash: band → the worker that computes it; "<band> claim" → JSON of that (`Claim`);
- *                          "<band> lost" → how many died while they did; "<band> losers" → JSON of their names
+ *     job:{<id>}:claims    hash: band → its worker; "<band> claim" → JSON of that (`Claim`); "<band> lost", "<band> losers"
+ *                          → how many died while they computed it, and their names
  *     job:{<id>}:log       list: JSON of what went wrong (`Incident`)
  *     job:{<id>}:feeder    the lease of the coordinator that enqueues the job
  *     resultado:<chunk id> base64 of the band as a picture, or of its JSON
  *     job:list             sorted set: id → when it was sent, with the setting `CLASSROOM=wall`
  *     workers              sorted set: name → time of the last heartbeat, ms by Redis' clock
  *     worker:<name>        hash: what the worker is and has done
- *     channel job:{<id>}   "<band> <done record>", "claim <band> <claim>", "incident <incident>", "enqueued <ms> <ms>"; "job"
- *                          when anything may have changed
+ *     channel job:{<id>}   "<band> <done>", "claim <band> <claim>", "incident <incident>", "enqueued <ms> <ms>"; "job": anything
  *     channel worker:<name> what the worker is asked to do (ops/obey.ts), with the setting `CLASSROOM=control`
  *
  * Invariant: every key of a job has a TTL, renewed with every band, and nothing about a job is written unless its record
  * exists, except the result of a third party's message. So a late worker cannot bring a removed job back. Messages on the
- * channel are hints; the hashes are the truth.
- *
- * Not here: what follows from the records (watch.ts, job.ts), the scripts that write them (redis/lua.ts), their form as text (redis/records.ts), the connections (redis/connection.ts), the queue (queue.ts).
+ * channel are hints; the hashes are the truth. Not here: what follows from the records (watch.ts, job.ts), the scripts, their
+ * form as text and the connections (redis/), the queue (queue.ts).
  */
 import { EventEmitter } from "node:events";
 import type { ChainableCommander, Cluster, Redis } from "ioredis";
