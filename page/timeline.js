@@ -223,11 +223,15 @@ function layOut(of, turns, shown) {
     svg.querySelector('[role="button"]')?.setAttribute("tabindex", "0");
 }
 
-/** The rows in their order. @param {import("./jobs.js").Job} of @param {import("./turns.js").Turn[]} turns */
+/**
+ * The rows in their order. A worker that got no band keeps its empty row when the job has ended, or the worker has left.
+ * @param {import("./jobs.js").Job} of @param {import("./turns.js").Turn[]} turns
+ */
 function lanesOf(of, turns) {
   const names = new Set(turns.map(rowNameOf));
+  const known = [...rows.keys(), ...((isOpen(of) && fleet.workers) || []).map(({ name }) => name)];
   if (grouped === "lanes" && of.workers) for (let lane = 0; lane < of.workers; lane++) names.add(`\0${lane}`);
-  else if (isOpen(of)) for (const { name } of fleet.workers ?? []) names.add(name);
+  else for (const name of known) if (!/^(\0|\n|$)/.test(name)) names.add(name);
   return [...names].sort(byName);
 }
 
