@@ -157,9 +157,11 @@ describeWith(["chromium", "rabbitmq", "redis"], "the timeline of worker processe
     await page.locator("#mosaic").click({ position: { x: width / 2, y: (height * (9.5 * 66)) / 1200 } });
     expect(await pressed()).toEqual(["9"]);
     await until(async () => (await framed()).join() === "9");
-    expect(await page.locator("#timeline-tell").textContent()).toStartWith("Band 9 · ");
+    await untilFigures(page, "Band 9 · ");
 
-    // The keys go through a lane in the order of time, and to the lanes above and below.
+    // The keys go through a lane in the order of time, and to the lanes above and below. The focus scrolls the page, and a
+    // bar that comes to lie under the mouse would show its figures instead.
+    await page.mouse.move(0, 0);
     const focused = () => page.evaluate(() => (document.activeElement as unknown as SVGElement).dataset.band);
     const order = await bar(4).evaluate((of) =>
       [...of.parentNode!.querySelectorAll<SVGElement>("[data-band]")].map(({ dataset }) => dataset.band),
@@ -169,7 +171,7 @@ describeWith(["chromium", "rabbitmq", "redis"], "the timeline of worker processe
     expect(await focused()).toBe(order[1]);
     await page.keyboard.press("End");
     expect(await focused()).toBe(order.at(-1));
-    expect(await page.locator("#timeline-tell").textContent()).toStartWith(`Band ${order.at(-1)} · `);
+    await untilFigures(page, `Band ${order.at(-1)} · `);
     await page.keyboard.press("ArrowUp");
     const above = await focused();
     await page.keyboard.press("ArrowDown");
@@ -387,4 +389,9 @@ async function workersOf(page: Page): Promise<string[]> {
     .locator("#timeline .turn")
     .evaluateAll((all) => all.map((bar) => bar.getAttribute("aria-label")));
   return labels.map((label) => label?.split(" · ")[1] ?? "");
+}
+
+/** Waits until the line under the timeline begins with this. */
+async function untilFigures(page: Page, start: string): Promise<void> {
+  await until(async () => (await page.locator("#timeline-tell").textContent())?.startsWith(start));
 }
