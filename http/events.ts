@@ -67,9 +67,12 @@ function isInFirstStep({ preJobId, derivedParams }: Job): boolean {
 }
 
 /**
- * The server-sent events of one job or several, and `backends` where a light of RabbitMQ or Redis is down or changes. For each job: a `job`, a `claim` for each band that a worker takes, a
- * `band` for each finished one, an `incident` for what goes wrong, and at last `done` or `failed`. A job that does not exist gets `unknown`, and its events once it exists, so that a client may subscribe
- * before it uploads. The data of every event has the job's id. The stream ends after the last event of the last job.
+ * The server-sent events of one job or several, and `backends` where a light of RabbitMQ or Redis is down or changes.
+ *
+ * For each job: a `job`, a `claim` for each band that a worker takes, a `band` for each finished one, an `incident` for what
+ * goes wrong, and at last `done` or `failed`. A job that does not exist gets `unknown`, and its events once it exists, so
+ * that a client may subscribe before it uploads. The data of every event of a job has its id. The stream ends after the last
+ * event of the last job.
  *
  * docs/openapi.json documents the events for clients.
  * @param watches at least one

@@ -36,17 +36,21 @@ export async function expectWholeFrame(gif: Buffer): Promise<Island | undefined>
 }
 
 /** Gives the background its colour. @param pixels of a screen of this width, `width × height × channels` */
-export function fillAround(
+export async function fillAround(
   { left, top, colour, ...frame }: Island,
   pixels: Uint8Array,
   width: number,
   channels: number,
-) {
+): Promise<void> {
   const [right, bottom] = [left + frame.width, top + frame.height];
-  for (let i = 0; i * channels < pixels.length; i++) {
-    const [x, y] = [i % width, Math.floor(i / width)];
-    if (x >= left && x < right && y >= top && y < bottom) continue;
-    for (let c = 0; c < Math.min(3, channels); c++) pixels[i * channels + c] = colour[c];
+  for (let y = 0; y * width * channels < pixels.length; y++) {
+    await breathe();
+    const isBeside = y >= top && y < bottom;
+    for (let x = 0; x < width; x++) {
+      if (isBeside && x >= left && x < right) continue;
+      const at = (y * width + x) * channels;
+      for (let c = 0; c < channels && c < 3; c++) pixels[at + c] = colour[c];
+    }
   }
 }
 

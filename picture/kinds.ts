@@ -26,9 +26,9 @@ export function formatOf(first: Uint8Array): Format {
   if (/^GIF8[79]a/.test(text)) return "GIF";
   const brands = brandsIn(text);
   if (brands.some((brand) => AVIF.has(brand)) && !brands.some((brand) => HEIC.has(brand))) return "AVIF";
-  const named =
-    OTHERS.find(([pattern]) => pattern.test(text)) ?? (brands.some((brand) => HEIC.has(brand)) && HEIC_KIND);
-  if (named) throw new ImageError("unknown-format", `${named[1]}: ${READABLE}; ${named[2]}`);
+  const isHeic = brands.some((brand) => HEIC.has(brand));
+  const [, what, remedy] = OTHERS.find(([pattern]) => pattern.test(text)) ?? (isHeic ? HEIC_KIND : []);
+  if (what) throw new ImageError("unknown-format", `${what}: ${READABLE}; ${remedy}`);
   if (/^[\t\r\n\x20-\x7e]+$/.test(text)) {
     const shown = JSON.stringify(text.slice(0, 16));
     throw new ImageError("not-an-image", `not an image: ${READABLE}, got text that begins with ${shown}`);
@@ -40,8 +40,8 @@ export function formatOf(first: Uint8Array): Format {
 /** `mif1`, `miaf` and `msf1` name the container. They come with AVIF and with HEIC; the decoder reads AVIF only. */
 const AVIF = new Set(["avif", "avis", "MA1A", "MA1B", "mif1", "miaf", "msf1"]);
 const HEIC = new Set(["heic", "heix", "heim", "heis", "hevc", "hevx", "hevm", "hevs"]);
-const HEIC_KIND: readonly [RegExp, string, string] = [
-  /^/,
+const HEIC_KIND: readonly [null, string, string] = [
+  null,
   "a HEIC picture, as iPhones take them, is not read",
   "share it as JPEG, or set Camera, Formats to Most Compatible",
 ];

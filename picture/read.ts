@@ -124,7 +124,7 @@ async function readWhole(
     const { data, info } = await decode(examined, format, channels, limits, memory);
     memory?.decoded(data);
     const { width, height } = info;
-    if (examined.island) fillAround(examined.island, data, width, info.channels);
+    if (examined.island) await fillAround(examined.island, data, width, info.channels);
     return { width, height, channels, blocks: rowsOf(data, width, height, info.channels, channels, examined.toRgb) };
   } finally {
     free(body.buffer);

@@ -35,6 +35,8 @@ install_servers() {
   have chromium || missing+=(chromium)
   have shellcheck || missing+=(shellcheck)
   have pngcheck || missing+=(pngcheck)
+  have nginx || missing+=(nginx-light)
+  have openssl || missing+=(openssl)
   have promtool || missing+=(prometheus)
   have ip || missing+=(iproute2)
   have nft || missing+=(nftables)

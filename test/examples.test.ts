@@ -254,7 +254,7 @@ describeWith(["rabbitmq", "redis"], "a message of no job", () => {
   afterEach(endPrograms);
   afterAll(end);
 
-  test("the golden messages of docs/wire.md give their results, whoever sends them", async () => {
+  test("the golden messages of docs/wire.md give their results for any sender", async () => {
     await startWorker("ours");
     for (const name of ["sobel", "blur", "half", "histogram"]) {
       const { queue, message, result } = JSON.parse(readFileSync(`docs/wire/${name}.json`, "utf8"));
