@@ -195,6 +195,9 @@ export interface Report {
   store?: number;
 }
 
+/** What goes wrong with a job is kept up to this number: a band that kills its workers would fill Redis. */
+export const MAX_INCIDENTS = 1000;
+
 /** Something that went wrong with a job. */
 export interface Incident {
   /** Its number, from 1 on. */

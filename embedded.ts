@@ -21,9 +21,9 @@ import type {
   StoredKey,
   WorkerInfo,
 } from "./backends.ts";
+import { MAX_INCIDENTS } from "./backends.ts";
 import { chunkIdOf, parseChunkId } from "./chunk.ts";
 import type { Action } from "./ops/obey.ts";
-import { MAX_INCIDENTS } from "./redis/lua.ts";
 import { LIVE_MS } from "./results.ts";
 
 /** Jobs in the list of all, at most. */

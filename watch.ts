@@ -17,7 +17,7 @@
 import { EventEmitter } from "node:events";
 import type { Backends, Claim, Done, Failure, Hint, Incident, Job, Results } from "./backends.ts";
 import { Pace } from "./jobs/pace.ts";
-import { failIfStuck, noteLost } from "./jobs/stuck.ts";
+import { awaitedOf, failIfStuck, type Known, noteLost } from "./jobs/stuck.ts";
 
 /** Why a job cannot go on: it has failed, is gone, or is another one than what was sent. */
 export class JobError extends Error {
@@ -49,16 +49,6 @@ const LOOK_MS = 200;
 const REFRESH_MS = 2_000;
 /** A watch looks for a job that does not exist this often, or half as often, ms: anyone may ask for one. */
 const UNKNOWN_MS = 10_000;
-
-/** The records of a job, as read at one moment. */
-export interface Known {
-  job: Job;
-  /** Bands that the queue has confirmed, with the CRC-32 of their rows. */
-  sent: Map<number, number>;
-  done: Map<number, Done>;
-  claims: Map<number, Claim>;
-  incidents: Incident[];
-}
 
 /** What happened to a job, in order, as far as clients are shown it. */
 export type Happening = { band: number } | { band: number; claim: Claim } | { incident: Incident };
@@ -94,10 +84,6 @@ async function read(results: Results, id: string): Promise<Known | null> {
 
 function withoutBands(job: Job): Known {
   return { job, sent: new Map(), done: new Map(), claims: new Map(), incidents: [] };
-}
-
-export function awaitedOf({ sent, done }: Pick<Known, "sent" | "done">): { band: number }[] {
-  return [...sent.keys()].filter((band) => !done.has(band)).map((band) => ({ band }));
 }
 
 interface SharedWatch {

@@ -5,9 +5,8 @@
  *
  * Not here: who looks, and when (watch.ts).
  */
-import type { Backends, Job } from "../backends.ts";
+import type { Backends, Claim, Done, Incident, Job } from "../backends.ts";
 import { DEAD_LETTERS } from "../queue.ts";
-import { awaitedOf, type Known } from "../watch.ts";
 
 /** A band that is neither in the queue nor with a worker for this long is lost: several heartbeats, ms. */
 const VANISHED_MS = 15_000;
@@ -17,6 +16,21 @@ const VANISHED_UNSEEN_MS = 90_000;
 const INTERRUPTED_MS = 20_000;
 /** All watches share one list of workers, which may be this old, ms. */
 const FLEET_MS = 1_000;
+
+/** The records of a job, as read at one moment. */
+export interface Known {
+  job: Job;
+  /** Bands that the queue has confirmed, with the CRC-32 of their rows. */
+  sent: Map<number, number>;
+  done: Map<number, Done>;
+  claims: Map<number, Claim>;
+  incidents: Incident[];
+}
+
+/** The bands that the queue has, or a worker. */
+export function awaitedOf({ sent, done }: Pick<Known, "sent" | "done">): { band: number }[] {
+  return [...sent.keys()].filter((band) => !done.has(band)).map((band) => ({ band }));
+}
 
 /**
  * Fails a job that nothing moves any more: its upload has stopped, or bands of it are lost (the queue was deleted, a worker

@@ -11,9 +11,7 @@
  *
  * Not here: the keys and the callers (results.ts).
  */
-
-/** What goes wrong with a job is kept up to this number: a band that kills its workers would fill Redis. */
-export const MAX_INCIDENTS = 1000;
+import { MAX_INCIDENTS } from "../backends.ts";
 
 /**
  * `renew(job, ttl, complete)`: everything about a job lives for `ttl` seconds from now. The results are many, so they are
