@@ -8,10 +8,16 @@ import type { Done, Job, WorkerInfo } from "../backends.ts";
 import { firstOf, wireName } from "../task.ts";
 import type { Tasks } from "../tasks/index.ts";
 import { gone, type Happening, type JobWatch, stateOf } from "../watch.ts";
-import type { Lights } from "./lights.ts";
+import type { Lights, State } from "./lights.ts";
 
 /** A comment is sent this often, ms. Each side can take a longer silence for a lost connection. */
 const HEARTBEAT_MS = 5_000;
+/** Bytes that wait for a client, about. Later events wait in the records. */
+const WAITING_BYTES = 1 << 16;
+/** Events that are sent at once: more would be much more than `WAITING_BYTES`. */
+const EVENTS_AT_ONCE = 256;
+/** A client that has read nothing for so many heartbeats is disconnected. It may connect again. */
+const MAX_UNREAD = 12;
 
 /**
  * A job as JSON. `waiting` is true if the job is unfinished and no live worker knows the task of its current step. A
@@ -72,7 +78,7 @@ function isInFirstStep({ preJobId, derivedParams }: Job): boolean {
  * For each job: a `job`, a `claim` for each band that a worker takes, a `band` for each finished one, an `incident` for what
  * goes wrong, and at last `done` or `failed`. A job that does not exist gets `unknown`, and its events once it exists, so
  * that a client may subscribe before it uploads. The data of every event of a job has its id. The stream ends after the last
- * event of the last job.
+ * event of the last job. A client that reads slowly gets the same events later; one that reads nothing is disconnected.
  *
  * docs/openapi.json documents the events for clients.
  * @param watches at least one
@@ -86,13 +92,17 @@ export function eventStream(
   onClose: () => void,
 ): ReadableStream<Uint8Array> {
   let stream: EventStream;
-  return new ReadableStream({
-    start(controller) {
-      stream = new EventStream(controller, watches, workers, context, onClose);
-      stream.open();
+  return new ReadableStream<Uint8Array>(
+    {
+      start(controller) {
+        stream = new EventStream(controller, watches, workers, context, onClose);
+        stream.open();
+      },
+      pull: () => stream.pull(),
+      cancel: () => stream.close(),
     },
-    cancel: () => stream.close(),
-  });
+    { highWaterMark: WAITING_BYTES, size: (event) => event!.length },
+  );
 }
 
 export interface StreamContext {
@@ -102,7 +112,10 @@ export interface StreamContext {
   stopping: AbortSignal;
 }
 
-/** One client's stream. Invariant: after `close`, nothing is sent, and no timer and no listener is left. */
+/**
+ * One client's stream. Invariants: after `close`, nothing is sent, and no timer and no listener is left. Nothing is sent while
+ * `WAITING_BYTES` wait for the client.
+ */
 class EventStream {
   /** The jobs whose last event has not been sent. */
   readonly #pending: Set<EventCursor>;
@@ -110,6 +123,11 @@ class EventStream {
   #heartbeat: ReturnType<typeof setInterval> | undefined;
   #closed = false;
   #scheduled = false;
+  /** Until they are sent. */
+  #lights: State | undefined;
+  /** Heartbeats since something had to wait for the client. */
+  #unread = 0;
+  #isBehind = false;
 
   constructor(
     readonly controller: ReadableStreamDefaultController<Uint8Array>,
@@ -119,18 +137,19 @@ class EventStream {
     readonly onClose: () => void,
   ) {
     const { tasks } = context;
-    const send = (event: Uint8Array) => this.controller.enqueue(event);
-    this.#pending = new Set(watches.map((watch) => new EventCursor(watch, send, workers, tasks)));
+    this.#pending = new Set(watches.map((watch) => new EventCursor(watch, this, workers, tasks)));
   }
 
   open(): void {
     this.#heartbeat = setInterval(() => this.#beat(), HEARTBEAT_MS);
     this.context.stopping.addEventListener("abort", this.#end);
-    this.#unlisten.push(this.context.lights.watch((state) => this.controller.enqueue(eventOf("backends", state))));
-    for (const cursor of [...this.#pending]) {
-      this.#unlisten.push(cursor.watch.onChange(() => this.#advanceSoon()));
-      this.#advance(cursor);
-    }
+    const onLights = (state: State) => {
+      this.#lights = state;
+      this.#advanceSoon();
+    };
+    this.#unlisten.push(this.context.lights.watch(onLights));
+    for (const { watch } of this.#pending) this.#unlisten.push(watch.onChange(() => this.#advanceSoon()));
+    this.#advance();
     if (this.context.stopping.aborted && !this.#closed) this.#end();
   }
 
@@ -140,24 +159,48 @@ class EventStream {
     this.#scheduled = true;
     setImmediate(() => {
       this.#scheduled = false;
-      for (const cursor of [...this.#pending]) this.#advance(cursor);
+      this.#advance();
     });
   }
 
-  #advance(cursor: EventCursor): void {
-    if (!this.#pending.has(cursor) || !cursor.advance()) return;
-    this.#pending.delete(cursor);
+  #advance(): void {
+    if (this.#closed) return;
+    if (this.#lights && this.hasRoom()) {
+      this.send(eventOf("backends", this.#lights));
+      this.#lights = undefined;
+    }
+    for (const cursor of this.#pending) if (cursor.advance()) this.#pending.delete(cursor);
     if (this.#pending.size === 0) this.#end();
+  }
+
+  /** Whether the client has read enough to get more. What waits for it is sent by `pull`. */
+  hasRoom(): boolean {
+    this.#isBehind ||= (this.controller.desiredSize ?? 0) <= 0;
+    return !this.#isBehind;
+  }
+
+  send(event: Uint8Array): void {
+    this.controller.enqueue(event);
+  }
+
+  /** The client has read something. */
+  pull(): void {
+    if (!this.#isBehind) return;
+    this.#isBehind = false;
+    this.#unread = 0;
+    this.#advance();
   }
 
   /** Also sends `job` where only `waiting` has changed: workers come and go without an event of the job. */
   async #beat(): Promise<void> {
-    this.controller.enqueue(STILL_HERE);
-    const workers = await this.watches[0].backends.results.workers(HEARTBEAT_MS).catch(() => null);
-    for (const cursor of [...this.#pending]) {
-      if (workers) cursor.workers = workers;
-      this.#advance(cursor);
+    if (this.hasRoom()) this.send(STILL_HERE);
+    else if (++this.#unread >= MAX_UNREAD) {
+      this.close();
+      return this.controller.error(new Error("the client does not read its events"));
     }
+    const workers = await this.watches[0].backends.results.workers(HEARTBEAT_MS).catch(() => null);
+    for (const cursor of this.#pending) cursor.workers = workers ?? cursor.workers;
+    this.#advance();
   }
 
   readonly #end = (): void => {
@@ -200,16 +243,17 @@ class SharedEvents {
     return events;
   }
 
-  /** The events of what happened as number `from` and later. Most clients ask for the same. */
-  since(job: Job, from: number): Uint8Array {
+  /** The events of what happened as number `from` and later, up to `to`. Most clients ask for the same. */
+  since(job: Job, from: number): { to: number; bytes: Uint8Array } {
     const { happened, generation } = this.watch;
+    const to = Math.min(from + EVENTS_AT_ONCE, happened.length);
     if (this.#generation !== generation) this.#events = [];
-    if (this.#generation !== generation || this.#latest.from !== from || this.#latest.to !== happened.length) {
+    if (this.#generation !== generation || this.#latest.from !== from || this.#latest.to !== to) {
       this.#generation = generation;
-      const events = happened.slice(from).flatMap((what, i) => (this.#isPast(what) ? [] : this.#event(job, from + i)));
-      this.#latest = { from, to: happened.length, bytes: Buffer.concat(events) };
+      const isNew = (what: Happening, i: number) => (this.#isPast(what) ? [] : this.#event(job, from + i));
+      this.#latest = { from, to, bytes: Buffer.concat(happened.slice(from, to).flatMap(isNew)) };
     }
-    return this.#latest.bytes;
+    return this.#latest;
   }
 
   /** A claim of a band that is done, or that another worker has now, is of no use to a client that did not get it in time. */
@@ -261,22 +305,27 @@ class EventCursor {
 
   constructor(
     readonly watch: JobWatch,
-    readonly send: (event: Uint8Array) => void,
+    readonly client: Pick<EventStream, "hasRoom" | "send">,
     public workers: WorkerInfo[],
     readonly tasks: Tasks,
   ) {
     this.#events = SharedEvents.of(watch);
   }
 
-  /** Sends what is new. @returns true after the last event of the job */
+  /** Sends what is new, as far as the client has room for it. @returns true after the last event of the job */
   advance(): boolean {
+    if (!this.client.hasRoom()) return false;
     const { job, happened, generation } = this.watch;
     if (!job) return this.#absent();
     this.#existed = true;
     if (generation !== this.#generation) this.#sent = 0;
     this.#generation = generation;
-    if (this.#sent < happened.length) this.send(this.#events.since(job, this.#sent));
-    this.#sent = happened.length;
+    if (this.#sent < happened.length) {
+      const { to, bytes } = this.#events.since(job, this.#sent);
+      this.#sent = to;
+      this.client.send(bytes);
+      return this.advance();
+    }
     const isFirstStep = isInFirstStep(job);
     if (this.#workers !== this.workers || this.#isFirstStep !== isFirstStep) {
       this.#isKnown = isKnown(job, this.workers, this.tasks);
@@ -288,11 +337,11 @@ class EventCursor {
     const summary = `${state} ${waiting}`;
     if (summary !== this.#summary) {
       shared.job ??= eventOf("job", shared.now);
-      this.send(shared.job);
+      this.client.send(shared.job);
     }
     this.#summary = summary;
     if (state !== "done" && state !== "failed") return false;
-    this.send(eventOf(state, shared.now));
+    this.client.send(eventOf(state, shared.now));
     return true;
   }
 
@@ -300,10 +349,10 @@ class EventCursor {
     const { id } = this.watch;
     if (this.#existed) {
       const { code, message } = gone();
-      this.send(eventOf("failed", { id, state: "failed", code, error: message }));
+      this.client.send(eventOf("failed", { id, state: "failed", code, error: message }));
       return true;
     }
-    if (this.#summary === "") this.send(eventOf("unknown", { id }));
+    if (this.#summary === "") this.client.send(eventOf("unknown", { id }));
     this.#summary = "unknown";
     return false;
   }

@@ -3,7 +3,7 @@
 // gets a time for its retry.
 //
 // Most programs are real processes. No test measures time: what is compared is orders, counts and bytes.
-import { afterEach, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { afterEach, beforeAll, describe, expect, setDefaultTimeout, spyOn, test } from "bun:test";
 import { connect, type Socket } from "node:net";
 import { encode } from "fast-png";
 import { Redis } from "ioredis";
@@ -14,7 +14,7 @@ import { RabbitQueue } from "../queue.ts";
 import { RedisResults } from "../results.ts";
 import { loadTasks } from "../tasks/index.ts";
 import { Worker } from "../worker.ts";
-import { type Bytes, bytesOf, edgesOf, parsedEvents, startKit } from "./kit.ts";
+import { type Bytes, bytesOf, edgesOf, parsedEvents, rawUpload, startKit } from "./kit.ts";
 import { expectSame, random } from "./pictures.ts";
 import { describeWith, type Program, type RabbitMQ, type RedisServer, sharedServers, spawnProgram } from "./servers.ts";
 import { sleep, until } from "./wait.ts";
@@ -225,6 +225,54 @@ describe("what is held for a client is bounded", () => {
     await kit.startWorkers(1);
     for (const stream of streams) expect(parsedEvents(await stream.text()).at(-1)!.event).toBe("done");
     await until(() => kit.results.watched === 0);
+    await kit.stop();
+  });
+
+  /** A job of 48 MB of events, several times what the kernel buffers of a connection; and a client that reads none of them. */
+  async function unreadEvents() {
+    const kit = await startKit({ workers: 0 });
+    const id = crypto.randomUUID();
+    const bands = 3000;
+    expect((await kit.ask(`/jobs/${id}`, { method: "PUT", body: small })).status).toBe(202);
+    const job = (await kit.results.findJob(id))!;
+    await kit.results.putJob({ ...job, bands });
+    const enqueue = spyOn(ReadableStreamDefaultController.prototype, "enqueue");
+    const setTimer = spyOn(globalThis, "setInterval");
+    const client = await rawUpload(kit.origin, `GET /jobs/${id}/events`, 0);
+    await until(() => enqueue.mock.calls.length > 0);
+    const [beat] = setTimer.mock.calls[0] as [() => Promise<void>];
+    setTimer.mockRestore();
+    client.socket.pause();
+    const done = { worker: "w".repeat(16_000), deliveries: 0, ms: 1, crc: 0, bytes: 1 };
+    for (let band = 0; band < bands; band++) {
+      await kit.results.expectRows(id, band, 0, job.attempt);
+      await kit.results.store(chunkIdOf(id, band), new Uint8Array(1), done, undefined);
+    }
+    await until(async () => (await (await kit.ask(`/jobs/${id}`)).json()).state === "done");
+    const sent = enqueue.mock.calls.reduce((sum, [event]) => sum + event.length, 0);
+    enqueue.mockRestore();
+    return { kit, client, bands, sent, beat };
+  }
+
+  test("events that a client does not read wait in the records; it gets them all when it reads", async () => {
+    const { kit, client, bands, sent } = await unreadEvents();
+    client.socket.resume();
+    const text = await client.answer();
+    expect(text.match(/event: band/g)).toHaveLength(bands);
+    expect(text).toContain("event: done");
+    expect(sent).toBeLessThan(text.length / 2);
+    await kit.stop();
+  });
+
+  test("a client that has read no events for a minute is disconnected", async () => {
+    const { kit, client, beat } = await unreadEvents();
+    for (let i = 0; i < 12; i++) {
+      expect(kit.results.watched).toBe(1);
+      await beat();
+    }
+    await until(() => kit.results.watched === 0);
+    client.socket.resume();
+    expect(await client.answer()).not.toContain("event: done");
     await kit.stop();
   });
 
