@@ -25,15 +25,18 @@ function look(id) {
 
 /** @param {unknown} value of the result; undefined: none yet */
 export function showData(value) {
-  // Indented, with lists of numbers on one line.
-  const text = value === undefined ? "" : JSON.stringify(value, null, 2);
-  $("data").textContent = text.replace(/\[[\d\s,.eE+-]*\]/g, (list) => list.replace(/\s+/g, " ")).slice(0, MAX_TEXT);
+  $("data").textContent = value === undefined ? "" : jsonOf(value).slice(0, MAX_TEXT);
   const isList = Array.isArray(value) && value.length > 1 && value.length <= MAX_BARS;
   const bars = isList && value.every((item) => Number.isFinite(item) && item >= 0);
   $("data-views").hidden = !bars;
   $("bars-picture").replaceChildren(...(bars ? partsOf(value) : []));
   if (bars) $("bars-picture").setAttribute("aria-label", t.barsOf(number(value.length), number(Math.max(...value))));
   look(bars ? "data-bars" : "data-json");
+}
+
+/** Indented JSON, with lists of numbers on one line. @param {unknown} value */
+export function jsonOf(value) {
+  return JSON.stringify(value, null, 2).replace(/\[[\d\s,.eE+-]*\]/g, (list) => list.replace(/\s+/g, " "));
 }
 
 /** Bars of 256 or so numbers, with a few values below and the largest at its top. @param {number[]} values */

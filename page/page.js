@@ -6,6 +6,7 @@
  */
 import { openAddress, writeAddress } from "./address.js";
 import { renderExperiment, setUpExperiment } from "./experiment.js";
+import { setUpInside } from "./inside.js";
 import { isOpen } from "./job.js";
 import { add, jobs, onJob, restore, wouldLose } from "./jobs.js";
 import { refreshList, renderList, setUpList } from "./list.js";
@@ -208,6 +209,7 @@ setUpSamples(take);
 renderLanguage();
 watchFleet();
 setUpWall();
+setUpInside();
 watchSystem();
 await restore();
 addEventListener("hashchange", openAddress);

@@ -16,7 +16,7 @@ const ANSWER_MS = 6_000;
 export const system = {
   /** @type {"embedded" | "distributed" | null} */ mode: null,
   /** @type {Lights | null} */ backends: null,
-  classroom: { control: false, wall: false },
+  classroom: { control: false, wall: false, inside: false },
   silent: false,
 };
 

@@ -53,6 +53,10 @@ export const en = {
   },
   resumes: "Finished bands are kept, and the work resumes when it is back.",
   barsOf: (/** @type {string} */ n, /** @type {string} */ top) => `${n} values as bars; the largest is ${top}`,
+  idleQueues: (/** @type {string} */ n, /** @type {boolean} */ all) =>
+    all ? `Nothing waits for any of the ${n} tasks.` : `Nothing waits for the other ${n} tasks.`,
+  inside: { look: "Show one", putBack: "Put back", taken: "A worker has taken it meanwhile." },
+  putBackDone: (/** @type {string} */ n) => `Put back: ${n}. Now send the picture again under the same id.`,
 };
 
 /** @type {typeof en} */
@@ -103,6 +107,12 @@ export const es = {
   },
   resumes: "Las bandas terminadas se conservan, y el trabajo sigue cuando vuelva.",
   barsOf: (n, top) => `${n} valores como barras; el mayor es ${top}`,
+  idleQueues: (n, all) =>
+    all
+      ? `No hay nada esperando para ninguna de las ${n} tareas.`
+      : `No hay nada esperando para las otras ${n} tareas.`,
+  inside: { look: "Mostrar uno", putBack: "Devolver", taken: "Un worker ya lo tomó." },
+  putBackDone: (n) => `Devueltas: ${n}. Ahora enviá la imagen otra vez con el mismo id.`,
 };
 
 /** Spanish for fixed texts of the markup. @type {Record<string, string>} */
@@ -122,4 +132,22 @@ export const spanish = {
   countHeld: "en manos",
   countStored: "guardadas",
   asBars: "Barras",
+  inside: "Por dentro",
+  insideQueues: "Mensajes que esperan en RabbitMQ",
+  waitingHead: "Esperando",
+  message: "El mensaje",
+  bandPicture: "La imagen de la banda",
+  insideKeys: "Claves de un trabajo en Redis",
+  insideJob: "Trabajo",
+  insideNone: "Redis no tiene nada de este trabajo.",
+  keyHead: "Clave",
+  typeHead: "Tipo",
+  sizeHead: "Tamaño",
+  ttlHead: "Caduca en",
+  insideDead: "Mensajes muertos",
+  insideAlive: "Ninguno: todas las bandas se pudieron hacer.",
+  bandHead: "Banda",
+  queueHead: "Cola",
+  reasonHead: "Motivo",
+  putAll: "Devolver todos",
 };
