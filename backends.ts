@@ -39,6 +39,8 @@ export interface Delivery {
   sent: number;
   /** The job's attempt that it was sent for; undefined where a third party sent it. */
   attempt: number | undefined;
+  /** Resolves when the queue has taken the band back: its connection is lost. */
+  lost?: Promise<void>;
   /** Decodes the message. The pixels are a copy. @throws WireError where the message is invalid */
   open(): Promise<Chunk>;
 }
@@ -308,6 +310,8 @@ export interface Results {
   incidents(id: string): Promise<Incident[]>;
   /** A worker claims a band before it computes it, so that a second copy of its message is not computed as well. */
   begin(chunkId: string, by: Claimant): Promise<Begun>;
+  /** A worker has lost the queue and goes on with its band: its redelivery does not mean that it has died. */
+  cutOff(chunkId: string, by: Claimant): Promise<void>;
   /** A worker hands a band back unfinished. */
   unclaim(chunkId: string, by: Claimant): Promise<void>;
   /** Notes, once, that a worker which has claimed a band is alive no more. */
@@ -382,10 +386,10 @@ export interface Claimant {
 }
 
 /**
- * Null: the band needs no work. `lost`: how many workers died while they computed it. Without a job, a third party sent the
+ * Null: the band needs no work. Elsewhere: a worker that has lost the queue goes on with it. `lost`: how many workers died while they computed it. Without a job, a third party sent the
  * message: the result is stored, and nothing is recorded.
  */
-export type Begun = { lost: number; claim: Claim; hasJob: boolean } | null;
+export type Begun = { lost: number; claim: Claim; hasJob: boolean } | "elsewhere" | null;
 
 /** The whole picture is enqueued, after `cutMs`, and so a list has this many bands; or a parameter was found. */
 export type Change =

@@ -173,6 +173,9 @@ export class LocalResults implements Results {
     return { lost: 0, claim, hasJob: true };
   }
 
+  /** The queue of one process loses no connection. */
+  async cutOff(): Promise<void> {}
+
   async unclaim(chunkId: string): Promise<void> {
     const { jobId, band } = parseChunkId(chunkId);
     this.#jobs.get(jobId)?.claims.delete(band);

@@ -322,7 +322,10 @@ export class RabbitQueue implements Queue {
     const sent = Number(headers["x-sent"]);
     const attempt = headers["x-attempt"] === undefined ? undefined : Number(headers["x-attempt"]);
     const open = async () => ({ ...(await decodeMessage(message.content)), attempt });
-    const outcome = await handle({ chunkId, deliveries, sent, attempt, open });
+    const { promise: lost, resolve: lose } = Promise.withResolvers<void>();
+    channel.once("close", lose);
+    const outcome = await handle({ chunkId, deliveries, sent, attempt, lost, open });
+    channel.off("close", lose);
     const { routingKey } = message.fields;
     let settled = outcome.do !== "retry";
     if (outcome.do === "dead-letter" || outcome.do === "renew") {

@@ -8,7 +8,8 @@
  *     job:{<id>}:done      hash: band → JSON of its done record (`Done`)
  *     job:{<id>}:failures  hash: band → how often its task threw
  *     job:{<id>}:claims    hash: band → its worker; "<band> claim" → JSON of that (`Claim`); "<band> lost", "<band> losers"
- *                          → how many died while they computed it, and their names
+ *                          → how many died while they computed it, and their names; "<band> cut off" → its worker, where
+ *                          that has lost the queue and goes on
  *     job:{<id>}:log       list: JSON of what went wrong (`Incident`)
  *     job:{<id>}:feeder    the lease of the coordinator that enqueues the job
  *     resultado:<chunk id> base64 of the band as a picture, or of its JSON
@@ -24,6 +25,7 @@
  * form as text and the connections (redis/), the queue (queue.ts).
  */
 import { EventEmitter } from "node:events";
+import { setTimeout as sleep } from "node:timers/promises";
 import type { ChainableCommander, Cluster, Redis } from "ioredis";
 import type {
   Begun,
@@ -44,27 +46,7 @@ import { chunkIdOf, fromBase64, parseChunkId } from "./chunk.ts";
 import type { Log } from "./ops/log.ts";
 import type { Action } from "./ops/obey.ts";
 import { RedisConnection } from "./redis/connection.ts";
-import {
-  BEAT,
-  BEGIN,
-  COUNT_FAILURE,
-  EXPIRE_ONCE,
-  FAIL,
-  FORGET_EXPIRED,
-  LEASE,
-  LIVE,
-  MARK,
-  NOTE_LOST,
-  NOTE_MERGE,
-  PUT,
-  RECORD_FOREIGN,
-  RELEASE,
-  REVIVE,
-  STORE,
-  TRACK_SUSPICION,
-  UNCLAIM,
-  UPDATE,
-} from "./redis/lua.ts";
+import * as lua from "./redis/lua.ts";
 import { claimFrom, fieldsOf, hintFrom, incidentFrom, jobFrom, workerOf } from "./redis/records.ts";
 
 export const BEAT_MS = 4_000;
@@ -77,6 +59,9 @@ const resultKey = (chunkId: string) => `resultado:${chunkId}`;
 
 /** The time that one look adds to a suspicion, at most, ms: several times the pause between two looks. */
 const MAX_LOOK_MS = 5_000;
+
+/** How long a worker may take to say that it has lost its connection to the queue and goes on, ms. */
+const CUT_OFF_MS = 300;
 
 /** The list of all jobs, where a class may see them, and how long it is at most. */
 const JOB_LIST = "job:list";
@@ -119,7 +104,7 @@ export class RedisResults implements Results {
   async putJob(job: Job): Promise<void> {
     const { began, ...fields } = fieldsOf(job);
     const args = [this.ttlSeconds, ...Object.entries(fields).flat()];
-    job.began = Number(await this.#connection.evalReplicated(PUT, [jobKey(job.id)], args));
+    job.began = Number(await this.#connection.evalReplicated(lua.PUT, [jobKey(job.id)], args));
   }
 
   async findJob(id: string): Promise<Job | null> {
@@ -130,7 +115,7 @@ export class RedisResults implements Results {
   async updateJob(id: string, change: Change, attempt?: number): Promise<boolean> {
     const { cutMs = "", ...fields } = { cutMs: undefined, ...change };
     const args = [cutMs === "" ? "job" : "enqueued", attempt ?? "", cutMs, ...Object.entries(fieldsOf(fields)).flat()];
-    return (await this.#connection.evalReplicated(UPDATE, [jobKey(id)], args)) === 1;
+    return (await this.#connection.evalReplicated(lua.UPDATE, [jobKey(id)], args)) === 1;
   }
 
   async failJob(
@@ -140,15 +125,15 @@ export class RedisResults implements Results {
     of?: { band: number; attempt: number | undefined; worker: string },
   ) {
     const args = [error, failure, of?.band ?? "", of?.attempt ?? "", of?.worker ?? ""];
-    return (await this.#redis.eval(FAIL, 1, jobKey(id), ...args.map(String))) === 1;
+    return (await this.#redis.eval(lua.FAIL, 1, jobKey(id), ...args.map(String))) === 1;
   }
 
   async reviveJob(id: string): Promise<void> {
-    await this.#redis.eval(REVIVE, 1, jobKey(id));
+    await this.#redis.eval(lua.REVIVE, 1, jobKey(id));
   }
 
   async forgetExpired(id: string): Promise<void> {
-    await this.#redis.eval(FORGET_EXPIRED, 1, jobKey(id));
+    await this.#redis.eval(lua.FORGET_EXPIRED, 1, jobKey(id));
   }
 
   async removeJob(id: string, known?: number): Promise<void> {
@@ -166,11 +151,11 @@ export class RedisResults implements Results {
   }
 
   async lease(id: string, owner: string, ms: number): Promise<boolean> {
-    return (await this.#redis.eval(LEASE, 2, `${jobKey(id)}:feeder`, jobKey(id), owner, ms)) === 1;
+    return (await this.#redis.eval(lua.LEASE, 2, `${jobKey(id)}:feeder`, jobKey(id), owner, ms)) === 1;
   }
 
   async release(id: string, owner: string): Promise<void> {
-    await this.#redis.eval(RELEASE, 1, `${jobKey(id)}:feeder`, owner);
+    await this.#redis.eval(lua.RELEASE, 1, `${jobKey(id)}:feeder`, owner);
   }
 
   async isLeased(id: string): Promise<boolean> {
@@ -179,12 +164,12 @@ export class RedisResults implements Results {
 
   async expectRows(id: string, band: number, crc: number, attempt: number, lane?: number): Promise<void> {
     const keys = [jobKey(id), `${jobKey(id)}:rows`, `${jobKey(id)}:rows`];
-    await this.#connection.evalReplicated(MARK, keys, [band, crc, attempt, "sent", lane ?? ""]);
+    await this.#connection.evalReplicated(lua.MARK, keys, [band, crc, attempt, "sent", lane ?? ""]);
   }
 
   async markSent(id: string, band: number, crc: number, attempt: number): Promise<void> {
     const keys = [jobKey(id), `${jobKey(id)}:sent`, `${jobKey(id)}:rows`];
-    await this.#redis.eval(MARK, 3, ...keys, band, crc, attempt, "confirmed", "");
+    await this.#redis.eval(lua.MARK, 3, ...keys, band, crc, attempt, "confirmed", "");
   }
 
   async sent(id: string): Promise<Map<number, number>> {
@@ -209,55 +194,61 @@ export class RedisResults implements Results {
 
   async begin(chunkId: string, by: Claimant): Promise<Begun> {
     const { jobId, band } = parseChunkId(chunkId);
-    const ask = async (isVoid: boolean) => {
-      const flags = [by.deliveries > 0 ? 1 : 0, isVoid ? 1 : 0];
-      const args = [band, claimOf(by), by.attempt ?? "", ...flags, by.name, by.deliveries, by.heldMs];
-      return String(await this.#redis.eval(BEGIN, 1, jobKey(jobId), ...args)).split(" ");
-    };
-    let [answer, ...rest] = await ask(false);
-    if (answer === "claimed") {
-      // Another worker has the other copy. While it lives, this copy needs no work.
-      if ((await this.workers()).some((worker) => claimOf(worker) === rest.join(" "))) return null;
-      [answer, ...rest] = await ask(true);
+    for (let looks = 0, isVoid = ""; ; looks++) {
+      const args = [band, claimOf(by), by.attempt ?? "", isVoid, by.name, by.deliveries, by.heldMs];
+      const [answer, number, ...rest] = String(await this.#redis.eval(lua.BEGIN, 1, jobKey(jobId), ...args)).split(" ");
+      const claim = rest.join(" ");
+      if (answer === "alone") return { lost: 0, claim: { worker: by.name, deliveries: by.deliveries }, hasJob: false };
+      if (answer === "go") return { lost: Number(number), claim: claimFrom(claim), hasJob: true };
+      if (answer === "drop") return null;
+      const isAlive = (await this.workers()).some((worker) => claimOf(worker) === claim);
+      // Two copies of one message, where a publish was repeated: the other one is in progress.
+      if (isAlive && by.deliveries === 0) return null;
+      if (isAlive && number === "1") return "elsewhere";
+      // Its heartbeat outlives a worker that was killed. One that only lost its connection says so at once.
+      if (isAlive && looks === 0) await sleep(CUT_OFF_MS);
+      else isVoid = claim;
     }
-    const [lost, ...claim] = rest;
-    if (answer === "alone") return { lost: 0, claim: { worker: by.name, deliveries: by.deliveries }, hasJob: false };
-    return answer === "go" ? { lost: Number(lost), claim: claimFrom(claim.join(" ")), hasJob: true } : null;
+  }
+
+  async cutOff(chunkId: string, by: Claimant): Promise<void> {
+    const { jobId, band } = parseChunkId(chunkId);
+    await this.#redis.eval(lua.CUT_OFF, 1, jobKey(jobId), band, claimOf(by));
   }
 
   async unclaim(chunkId: string, by: Claimant): Promise<void> {
     const { jobId, band } = parseChunkId(chunkId);
-    await this.#redis.eval(UNCLAIM, 1, jobKey(jobId), band, claimOf(by));
+    await this.#redis.eval(lua.UNCLAIM, 1, jobKey(jobId), band, claimOf(by));
   }
 
   async noteLost(id: string, band: number, worker: string): Promise<void> {
-    await this.#redis.eval(NOTE_LOST, 1, jobKey(id), band, worker);
+    await this.#redis.eval(lua.NOTE_LOST, 1, jobKey(id), band, worker);
   }
 
   async noteMerge(id: string, ms: number): Promise<void> {
-    await this.#redis.eval(NOTE_MERGE, 1, jobKey(id), ms);
+    await this.#redis.eval(lua.NOTE_MERGE, 1, jobKey(id), ms);
   }
 
   async countFailure(chunkId: string, attempt: number | undefined, worker: string, error: string): Promise<number> {
     const { jobId, band } = parseChunkId(chunkId);
     const args = [band, attempt ?? "", worker, error.slice(0, MAX_ERROR)];
-    return Number(await this.#redis.eval(COUNT_FAILURE, 1, jobKey(jobId), ...args));
+    return Number(await this.#redis.eval(lua.COUNT_FAILURE, 1, jobKey(jobId), ...args));
   }
 
   async store(chunkId: string, picture: Uint8Array, done: Done, attempt: number | undefined): Promise<boolean> {
     const { jobId, band } = parseChunkId(chunkId);
     const args = [band, JSON.stringify(done), picture.toBase64(), done.crc, attempt ?? "", this.ttlSeconds];
-    return (await this.#connection.evalReplicated(STORE, [jobKey(jobId), resultKey(chunkId)], args)) === 1;
+    return (await this.#connection.evalReplicated(lua.STORE, [jobKey(jobId), resultKey(chunkId)], args)) === 1;
   }
 
   async recordForeign(id: string, reports: Report[]): Promise<number> {
     const keys = reports.map(({ band }) => resultKey(chunkIdOf(id, band)));
     const args = reports.flatMap(({ band, ...report }) => [band, JSON.stringify(report)]);
-    return Number(await this.#redis.eval(RECORD_FOREIGN, keys.length + 1, jobKey(id), ...keys, ...args));
+    return Number(await this.#redis.eval(lua.RECORD_FOREIGN, keys.length + 1, jobKey(id), ...keys, ...args));
   }
 
   async trackSuspicion(id: string, suspicious: boolean): Promise<number> {
-    return Number(await this.#redis.eval(TRACK_SUSPICION, 1, jobKey(id), suspicious ? 1 : 0, MAX_LOOK_MS));
+    return Number(await this.#redis.eval(lua.TRACK_SUSPICION, 1, jobKey(id), suspicious ? 1 : 0, MAX_LOOK_MS));
   }
 
   async load(chunkId: string): Promise<Uint8Array | null> {
@@ -274,7 +265,7 @@ export class RedisResults implements Results {
       let cursor = "0";
       do {
         const [next, keys] = await node.scan(cursor, "MATCH", resultKey("*"), "COUNT", 500);
-        for (const key of keys) await this.#redis.eval(EXPIRE_ONCE, 1, key, this.ttlSeconds);
+        for (const key of keys) await this.#redis.eval(lua.EXPIRE_ONCE, 1, key, this.ttlSeconds);
         cursor = next;
       } while (cursor !== "0");
     }
@@ -337,7 +328,7 @@ export class RedisResults implements Results {
     const [consuming, paused, control] = [worker.consuming, worker.paused, worker.control].map(Number);
     const fields = { ...worker, ...lists, consuming, paused, control };
     await all(this.#redis.multi().hset(key, fields).pexpire(key, LIVE_MS));
-    await this.#redis.eval(BEAT, 1, "workers", worker.name);
+    await this.#redis.eval(lua.BEAT, 1, "workers", worker.name);
   }
 
   async leave(name: string): Promise<void> {
@@ -357,7 +348,7 @@ export class RedisResults implements Results {
   }
 
   async #readWorkers(): Promise<WorkerInfo[]> {
-    const names = (await this.#redis.eval(LIVE, 1, "workers", LIVE_MS)) as string[];
+    const names = (await this.#redis.eval(lua.LIVE, 1, "workers", LIVE_MS)) as string[];
     // Not one pipeline: in a Redis Cluster the workers are on several nodes.
     const reads = names.map((name) => this.#redis.hgetall(`worker:${name}`));
     return (await Promise.allSettled(reads)).flatMap((read) => {

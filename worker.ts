@@ -13,7 +13,7 @@
  *     it was delivered many times       enqueued anew, so that the queue's own limit is never reached
  *     Redis is unavailable              kept and retried; after three missed heartbeats requeued, and no band is taken until
  *                                       Redis answers again
- *     RabbitMQ is unavailable           the queue reconnects; RabbitMQ redelivers the band, which is harmless
+ *     RabbitMQ is unavailable           the queue reconnects. The band goes on; the worker that gets it again waits for this one
  *     SIGTERM                           finished and acknowledged; then exit 0. A second signal: exit 1 at once
  *     SIGKILL                           RabbitMQ redelivers it to another worker
  *
@@ -26,6 +26,7 @@
  */
 import { availableParallelism, hostname } from "node:os";
 import process from "node:process";
+import { setTimeout as sleep } from "node:timers/promises";
 import type { Delivery, Done, Failure, Outcome, Queue, Results, WorkerInfo } from "./backends.ts";
 import { type Chunk, isChunkId, parseChunkId } from "./chunk.ts";
 import { caSetting } from "./ops/address.ts";
@@ -45,6 +46,8 @@ const ATTEMPTS = 3;
 const MAX_LOST = 5;
 /** At 20 deliveries the queue itself dead-letters a message, without a reason. A new message starts at 0. */
 const RENEW_DELIVERIES = 12;
+/** How often a worker asks for a band that another one goes on with, ms. */
+const ELSEWHERE_MS = 500;
 /** How long a heartbeat may take, ms, and how many in a row may fail before the store counts as unreachable. */
 const BEAT_ANSWER_MS = 3_000;
 const MAX_MISSED_BEATS = 3;
@@ -198,14 +201,11 @@ export class Worker {
 
   /** Every outcome, in the order of the table above. */
   async #outcomeOf(delivery: Delivery): Promise<Outcome> {
-    const { attempt, deliveries } = delivery;
+    const { attempt, deliveries, lost } = delivery;
     const received = performance.now();
-    let chunk: Chunk;
-    try {
-      chunk = await delivery.open();
-    } catch (error) {
-      return this.#deadLetter(delivery, `message cannot be read: ${(error as Error).message}`, "unreadable");
-    }
+    const chunk = await delivery.open().catch((error: Error) => error);
+    if (chunk instanceof Error)
+      return this.#deadLetter(delivery, `message cannot be read: ${chunk.message}`, "unreadable");
     const { chunkId, task } = chunk;
     const { tasks, results } = this.#options;
     if (!tasks.has(task)) {
@@ -213,9 +213,14 @@ export class Worker {
       return this.#deadLetter({ chunkId, attempt }, why, "unknown_task");
     }
     this.#taken(delivery, task);
-    const claimant = { ...this.#info, attempt, deliveries };
-    const held = () => tenths(performance.now() - received);
-    const begun = await this.#retry(() => results.begin(chunkId, { ...claimant, heldMs: held() }));
+    const by = () => ({ ...this.#info, attempt, deliveries, heldMs: tenths(performance.now() - received) });
+    const begin = () => this.#retry(() => results.begin(chunkId, by()));
+    let begun = await begin();
+    while (begun === "elsewhere") {
+      if (this.#stopping) return { do: "retry" };
+      await sleep(ELSEWHERE_MS);
+      begun = await begin();
+    }
     if (!begun) return this.#settled(chunkId, task, "dropped");
     if (begun.lost >= MAX_LOST) {
       const why = `${begun.lost} workers died while they computed it`;
@@ -223,9 +228,10 @@ export class Worker {
     }
     if (deliveries >= RENEW_DELIVERIES) {
       // The new message is no redelivery: with this claim, another worker would take it for a second copy and drop it.
-      await this.#retry(() => results.unclaim(chunkId, { ...claimant, heldMs: held() }));
+      await this.#retry(() => results.unclaim(chunkId, by()));
       return { do: "renew" };
     }
+    lost?.then(() => this.#retry(() => results.cutOff(chunkId, by()))).catch(() => {}); // it counts as lost
     const start = performance.now();
     let result: BandResult;
     try {
@@ -279,8 +285,7 @@ export class Worker {
   async #failed(band: Band, task: string, error: Error & { at?: string }, counted?: number): Promise<Outcome> {
     const { chunkId, attempt } = band;
     const { message: why, at } = error;
-    const { results } = this.#options;
-    const count = () => results.countFailure(chunkId, attempt, this.#info.name, why);
+    const count = () => this.#options.results.countFailure(chunkId, attempt, this.#info.name, why);
     const failures = counted ?? (await this.#retry(count));
     // Another copy was faster, or the report belongs to an earlier attempt of the job.
     if (failures === 0) return this.#settled(chunkId, task, "dropped");
@@ -317,7 +322,7 @@ export class Worker {
         if (this.#stopping || this.#contact.signal.aborted) throw error;
         this.#log.warn("result store unavailable, retrying", { error });
         this.#options.metrics?.storeRetries.inc();
-        await new Promise((wake) => setTimeout(wake, pause));
+        await sleep(pause);
       }
     }
   }
@@ -336,20 +341,18 @@ exit codes
 
 async function main(): Promise<void> {
   answerHelp("worker.ts", ABOUT);
-  const { RABBITMQ_URL, REDIS_URL, WORKER_NAME, HOST } = process.env;
+  const { RABBITMQ_URL, REDIS_URL, WORKER_NAME, HOST, TASKS: modules } = process.env;
   const ca = caSetting();
   const ttl = setting("RESULT_TTL_SECONDS");
   const bandTimeout = setting("BAND_TIMEOUT_SECONDS") * 1000;
   const metricsPort = setting("METRICS_PORT");
   const { control } = classroomSetting();
   const name = WORKER_NAME || `${hostname()}-${process.pid}`;
-  const tasks = await loadTasks(process.env.TASKS);
+  const tasks = await loadTasks(modules);
   const only = onlyThese(tasks, process.env.WORKER_TASKS);
   const log = openLog(levelSetting());
   if (!RABBITMQ_URL || !REDIS_URL)
-    throw new Error(
-      "RABBITMQ_URL and REDIS_URL: expected both; without them, run coordinator.ts, which has workers of its own",
-    );
+    throw new Error("RABBITMQ_URL and REDIS_URL: expected both; coordinator.ts runs without them, with own workers");
   // Loaded here and not above: the thread does not need them.
   const { RabbitQueue } = await import("./queue.ts");
   const { RedisResults } = await import("./results.ts");
@@ -382,13 +385,11 @@ async function main(): Promise<void> {
     await results.close();
     process.exit(0);
   };
-  const modules = process.env.TASKS;
   worker = new Worker({ queue, results, name, tasks, only, modules, bandTimeout, log, metrics, control });
   await worker.start();
   if (control) await obey(results, name, worker, { stop, kill: () => process.kill(process.pid, "SIGKILL") }, log);
   console.log(`${name}: at work`);
-  process.on("SIGTERM", stop);
-  process.on("SIGINT", stop);
+  for (const signal of ["SIGTERM", "SIGINT"]) process.on(signal, stop);
 }
 
 if (import.meta.main) {

@@ -139,8 +139,8 @@ redis.call('PUBLISH', KEYS[1], hint)
 return 1`;
 
 /**
- * A worker begins a band. ARGV band, claimant, attempt, 1 where the message is a redelivery, 1 where a claim is void, the
- * worker's name, earlier deliveries, ms since the worker received the message.
+ * A worker begins a band. ARGV band, claimant, attempt, a claim that is void or empty, the worker's name, earlier deliveries,
+ * ms since the worker received the message. Returns `claimed` where another process has it, and 1 where that one goes on.
  */
 export const BEGIN = `${FOLLOW}${STALE}${CLOCK}${LOG}
 local failed, attempt, ttl, began = unpack(redis.call('HMGET', KEYS[1], 'error', 'attempt', 'ttl', 'began'))
@@ -148,30 +148,47 @@ local claims, band = KEYS[1] .. ':claims', ARGV[1]
 if not ttl and ARGV[3] == '' then return 'alone' end
 if not ttl or failed ~= '' or stale(attempt, ARGV[3]) then return 'drop' end
 if redis.call('HEXISTS', KEYS[1] .. ':done', band) == 1 then return 'drop' end
-local claim, losers = unpack(redis.call('HMGET', claims, band, band .. ' losers'))
+local claim, losers, alone = unpack(redis.call('HMGET', claims, band, band .. ' losers', band .. ' cut off'))
 local lost, now = 0, elapsed(began)
 losers = losers and cjson.decode(losers) or {}
 if claim and claim ~= ARGV[2] then
-  -- Two copies of one message, where a publish was repeated: only one of them is computed.
-  if ARGV[4] == '0' and ARGV[5] == '0' then return 'claimed ' .. claim end
+  if claim ~= ARGV[4] then return 'claimed ' .. (alone == claim and 1 or 0) .. ' ' .. claim end
   lost = redis.call('HINCRBY', claims, band .. ' lost', 1)
   local worker = claim:match('^(.*) %S+$') or claim
   table.insert(losers, worker)
   redis.call('HSET', claims, band .. ' losers', cjson.encode(losers))
   -- A watch may have noted it already, because its heartbeat had ended.
   if redis.call('HDEL', claims, band .. ' noted') == 0 then
-    log(KEYS[1], { what = 'lost', at = now, band = tonumber(band), worker = worker, by = ARGV[6] })
+    log(KEYS[1], { what = 'lost', at = now, band = tonumber(band), worker = worker, by = ARGV[5] })
   end
 end
 local record = about(KEYS[1], band)
-record.worker, record.deliveries, record.claimed = ARGV[6], tonumber(ARGV[7]), now
-record.taken = now and math.max(0, now - ARGV[8])
+record.worker, record.deliveries, record.claimed = ARGV[5], tonumber(ARGV[6]), now
+record.taken = now and math.max(0, now - ARGV[7])
 if #losers > 0 then record.lost = losers end
 local text = cjson.encode(record)
 redis.call('HSET', claims, band, ARGV[2], band .. ' claim', text)
 follow(KEYS[1], claims)
 redis.call('PUBLISH', KEYS[1], 'claim ' .. band .. ' ' .. text)
 return 'go ' .. lost .. ' ' .. text`;
+
+/**
+ * A worker has lost its connection to the queue while it computes a band, and goes on. ARGV band, claimant. Where another
+ * worker has taken the band over, that one has counted it as lost.
+ */
+export const CUT_OFF = `
+local claims, band = KEYS[1] .. ':claims', ARGV[1]
+local claim, losers = unpack(redis.call('HMGET', claims, band, band .. ' losers'))
+if claim == ARGV[2] then return redis.call('HSET', claims, band .. ' cut off', claim) end
+losers = losers and cjson.decode(losers) or {}
+for i, worker in ipairs(losers) do
+  if worker == ARGV[2]:match('^(.*) %S+$') then
+    table.remove(losers, i)
+    redis.call('HSET', claims, band .. ' losers', cjson.encode(losers))
+    return redis.call('HINCRBY', claims, band .. ' lost', -1)
+  end
+end
+return 0`;
 
 /** A worker that has claimed a band is alive no more. ARGV band, worker. Its claim stays, so that it counts as lost. */
 export const NOTE_LOST = `${FOLLOW}${CLOCK}${LOG}
@@ -208,7 +225,7 @@ if redis.call('HGET', KEYS[1] .. ':rows', ARGV[1]) ~= ARGV[4] then return 0 end
 redis.call('SET', KEYS[2], ARGV[3], 'EX', ttl)
 redis.call('HDEL', KEYS[1], 'suspect', 'looked')
 redis.call('HDEL', KEYS[1] .. ':claims', ARGV[1], ARGV[1] .. ' claim', ARGV[1] .. ' lost', ARGV[1] .. ' losers',
-  ARGV[1] .. ' foreign', ARGV[1] .. ' seen', ARGV[1] .. ' noted')
+  ARGV[1] .. ' foreign', ARGV[1] .. ' seen', ARGV[1] .. ' noted', ARGV[1] .. ' cut off')
 local record = ARGV[2]
 if began then record = record:sub(1, -2) .. ',"stored":' .. elapsed(began) .. '}' end
 if redis.call('HSETNX', KEYS[1] .. ':done', ARGV[1], record) == 1 then

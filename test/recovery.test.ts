@@ -214,6 +214,29 @@ describeWith(["rabbitmq", "redis"], "recovery", () => {
     expect(readFileSync(DIARY, "utf8").trim().split("\n")).toEqual(lines);
   });
 
+  test("connections to RabbitMQ are cut six times in the middle of a band: its worker goes on, and the band is computed once", async () => {
+    const DIARY = join(temporaryFolder("diary"), "diary");
+    writeFileSync(DIARY, "");
+    const proxy = await startProxy(await freePort(), rabbitmq.port);
+    const env = { TASKS: "test/tasks/diary.ts", DIARY, DIARY_MS: "10000" };
+    const origin = await startCoordinator(env);
+    const RABBITMQ_URL = `amqp://guest:guest@127.0.0.1:${proxy.port}`;
+    for (const name of ["one", "two"]) await startWorker(name, { ...env, RABBITMQ_URL });
+    const id = await accepted(origin, photo(1, true), "task=diary");
+    await until(() => readFileSync(DIARY, "utf8") !== "");
+    for (let i = 0; i < 6; i++) {
+      proxy.cut();
+      await sleep(1_200); // the other worker connects, and gets the band
+    }
+    await until(async () => (await jobAt(origin, id)).state !== "running");
+    expect(await jobAt(origin, id)).toMatchObject({ state: "done", error: null });
+    await until(async () => (await messages(`${QUEUE}.diary`)) === 0);
+    await stopped();
+    expect(readFileSync(DIARY, "utf8")).toBe("begin 0\nend 0\n");
+    expect(await results.incidents(id)).toEqual([]);
+    await proxy.refuse();
+  });
+
   test("Redis comes back with older data: an accepted job fails with the reason, and is done once sent again", async () => {
     const bandPixels = 50_000;
     const origin = await startCoordinator({ BAND_PIXELS: String(bandPixels) });

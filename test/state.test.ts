@@ -147,6 +147,14 @@ function worker(name: string, band: number, attempt: number, p = "x"): Actor {
   ];
 }
 
+/** A worker loses its connection to the queue. */
+function cutOff(name: string, band: number): Step {
+  return {
+    name: `${name} loses the queue`,
+    run: async (world) => void (await world.results.cutOff(chunk(world, band), claimant(name, 1))),
+  };
+}
+
 /** A worker whose task throws: `counts` steps, then it fails the job if there were three failures. */
 function thrower(band: number, attempt: number, counts: number[]): Actor {
   let failures = 0;
@@ -290,6 +298,12 @@ const scenarios: Scenario[] = [
     ],
     orders: 840,
     local: false,
+  },
+  {
+    title: "a worker loses the queue and goes on with its band, while another one gets it, and the client cancels",
+    setup: enqueuer,
+    actors: () => [worker("a", 0, 1).toSpliced(1, 0, cutOff("a", 0)), worker("b", 0, 1), canceller],
+    orders: 60,
   },
   {
     title: "a third-party worker stores a band that another worker stores as well, and the job fails",
@@ -537,6 +551,57 @@ describeWith(["redis"], "the state of a job", () => {
       expect(await begin({ since: 3 })).toMatchObject({ lost: 3 });
       await results.unclaim(chunk(world, 0), { ...first, name: "b" }); // not its claim
       expect(await begin({ name: "b" })).toMatchObject({ lost: 4 }); // so the claim was still there, of a dead process
+    });
+
+    test.each([...merges([2, 3])])(
+      "a worker that loses the queue and goes on is no loss (order %d %d %d %d %d)",
+      async (...order) => {
+        const world = await worldOf(results, crypto.randomUUID(), enqueuer);
+        const [a, b] = ["a", "b"].map((name) => ({ ...first, name, deliveries: name === "a" ? 0 : 1 }));
+        expect(await results.begin(chunk(world, 0), a)).toMatchObject({ lost: 0 });
+        let isCutOff = false;
+        const begin = async () => {
+          const begun = await results.begin(chunk(world, 0), b);
+          const isDone = (await results.done(world.id)).size === 1;
+          // Until it says so, it may be dead.
+          if (isDone) expect(begun).toBeNull();
+          else if (isCutOff && !isTaken) expect(begun).toBe("elsewhere");
+          else expect(begun).toMatchObject({ lost: isTaken ? 0 : 1 });
+          isTaken ||= begun !== null && begun !== "elsewhere";
+        };
+        let isTaken = false;
+        const steps = [
+          [
+            async () => {
+              await results.cutOff(chunk(world, 0), a);
+              isCutOff = true;
+            },
+            () => results.store(chunk(world, 0), tag("x"), record(0), 1),
+          ],
+          [begin, begin, () => isTaken && results.store(chunk(world, 0), tag("x"), record(0), 1)],
+        ];
+        for (const i of order) {
+          await steps[i].shift()!();
+          if (isCutOff) expect(await store.hget(`job:{${world.id}}:claims`, "0 lost")).toBeOneOf([null, "0"]);
+        }
+        expect((await results.done(world.id)).size).toBe(1);
+      },
+    );
+
+    test("a worker that loses the queue, goes on and dies counts as lost", async () => {
+      const world = await worldOf(results, crypto.randomUUID(), enqueuer);
+      const [a, b] = ["a", "b"].map((name) => ({ ...first, name, deliveries: 1 }));
+      await results.begin(chunk(world, 0), a);
+      await results.cutOff(chunk(world, 0), a);
+      expect(await results.begin(chunk(world, 0), b)).toBe("elsewhere");
+      await results.beat({ ...alive, name: "a", since: 2 }); // it was started again
+      expect(await results.begin(chunk(world, 0), b)).toMatchObject({ lost: 1, claim: { lost: ["a"] } });
+      await results.cutOff(chunk(world, 0), a); // reported late
+      await results.beat({ ...alive, name: "b", since: 2 });
+      expect(await results.begin(chunk(world, 0), { ...a, since: 2 })).toMatchObject({
+        lost: 1,
+        claim: { lost: ["b"] },
+      });
     });
 
     test("a worker that hands a band back leaves no claim, and is not counted as lost", async () => {
