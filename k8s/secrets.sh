@@ -6,10 +6,11 @@
 #   AUTH_TOKEN=… bash k8s/secrets.sh                                     uploads, cancelling and /workers require it
 #   RABBITMQ_PASSWORD=… REDIS_PASSWORD=… bash k8s/secrets.sh             given passwords
 #
-#   Secret        keys
-#   rabbitmq      username, password
-#   redis         password
-#   coordinator   auth-token (empty: no token is required)
+#   Secret          keys
+#   rabbitmq        username, password
+#   redis           password
+#   coordinator     auth-token (empty: no token is required)
+#   erlang-cookie   cookie (the nodes of k8s-ha/ trust each other by it)
 #
 # Needs kubectl with access to a cluster. To change a secret: delete it, run this again, restart the pods that read it.
 # RabbitMQ keeps the password of its first start: change it there with `rabbitmqctl change_password sobel …`.
@@ -59,4 +60,5 @@ kubectl apply -f 00-namespace.yaml >/dev/null
 secret rabbitmq username sobel password "${RABBITMQ_PASSWORD:-$(random)}"
 secret redis password "${REDIS_PASSWORD:-$(random)}"
 secret coordinator auth-token "${AUTH_TOKEN:-}"
-echo "Next: kubectl apply -f k8s/"
+secret erlang-cookie cookie "$(random)"
+echo "Next: kubectl apply -f k8s/, or -k k8s-ha/ for three nodes of each"

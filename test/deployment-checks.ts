@@ -8,10 +8,10 @@ import { dirname, join } from "node:path";
 import type { Deployment, StatefulSet } from "kubernetes-types/apps/v1";
 import type { ConfigMap, Container, EnvVar, PodSpec, Service } from "kubernetes-types/core/v1";
 import type { LabelSelector } from "kubernetes-types/meta/v1";
-import type { NetworkPolicy, NetworkPolicyPeer, NetworkPolicyPort } from "kubernetes-types/networking/v1";
+import type { Ingress, NetworkPolicy, NetworkPolicyPeer, NetworkPolicyPort } from "kubernetes-types/networking/v1";
 import { DRAIN_MS, SETTINGS, STOP_MS } from "../ops/settings.ts";
 import type { Dockerfile, Model, Thing } from "./deployment.ts";
-import type { ScaledObject, TriggerAuthentication } from "./keda.ts";
+import type { ScaledObject, TriggerAuthentication } from "./extensions.ts";
 
 const PROJECT = join(import.meta.dirname, "..");
 const NAMESPACE = "sobel";
@@ -22,7 +22,10 @@ const ENDINGS: Record<string, number> = { coordinator: DRAIN_MS / 1000, worker: 
 const RUNTIME_SETTINGS = ["NODE_ENV", "MIMALLOC_PURGE_DELAY", "MIMALLOC_PURGE_HOLES", "BUN_JSC_forceRAMSize"];
 /** Read by the images of RabbitMQ and Redis. */
 const SERVER_SETTINGS: Record<string, string[]> = {
-  rabbitmq: ["RABBITMQ_DEFAULT_USER", "RABBITMQ_DEFAULT_PASS"],
+  rabbitmq: [
+    ...["RABBITMQ_DEFAULT_USER", "RABBITMQ_DEFAULT_PASS", "RABBITMQ_USE_LONGNAME", "RABBITMQ_NODENAME"],
+    "ERLANG_COOKIE",
+  ],
   redis: ["REDISCLI_AUTH"],
 };
 
@@ -39,6 +42,7 @@ export const CHECKS = {
   policies,
 };
 
+/** A container of a workload: of most there is one. */
 interface Workload {
   name: string;
   labels: Record<string, string>;
@@ -51,9 +55,10 @@ function all<T>(model: Model, ...kinds: string[]): (T & Thing)[] {
 }
 
 function workloads(model: Model): Workload[] {
-  return all<Deployment | StatefulSet>(model, "Deployment", "StatefulSet").map(({ metadata, spec }) => {
+  return all<Deployment | StatefulSet>(model, "Deployment", "StatefulSet").flatMap(({ metadata, spec }) => {
     const pod = spec!.template.spec!;
-    return { name: metadata.name, labels: spec!.template.metadata?.labels ?? {}, pod, container: pod.containers[0] };
+    const labels = spec!.template.metadata?.labels ?? {};
+    return pod.containers.map((container) => ({ name: metadata.name, labels, pod, container }));
   });
 }
 
@@ -65,8 +70,10 @@ function selects(selector: LabelSelector | undefined, { labels }: Workload): boo
   );
 }
 
-const hasPort = ({ container }: Workload, port: string | number) =>
-  (container.ports ?? []).some(({ name, containerPort }) => port === name || port === containerPort);
+const hasPort = ({ pod }: Workload, port: string | number) =>
+  pod.containers
+    .flatMap(({ ports = [] }) => ports)
+    .some(({ name, containerPort }) => port === name || port === containerPort);
 const label = (thing: Thing) => `${thing.kind}/${thing.metadata.name}`;
 
 /** The namespace comes first, every other object is in it, and no two have the same name. No Secret is in a file. */
@@ -85,7 +92,7 @@ function names(model: Model): string[] {
   return faults;
 }
 
-/** A Service selects pods, and all of them have its ports. */
+/** A Service selects pods, and all of them have its ports. An Ingress leads to a Service. */
 function services(model: Model): string[] {
   const faults: string[] = [];
   for (const service of all<Service>(model, "Service")) {
@@ -94,6 +101,13 @@ function services(model: Model): string[] {
     for (const { port, targetPort = port } of service.spec!.ports ?? []) {
       if (!behind.every((pod) => hasPort(pod, targetPort)))
         faults.push(`${label(service)}: no container has port ${targetPort}`);
+    }
+  }
+  for (const ingress of all<Ingress>(model, "Ingress")) {
+    for (const { backend } of ingress.spec!.rules!.flatMap(({ http }) => http!.paths)) {
+      const service = all<Service>(model, "Service").find(({ metadata }) => metadata.name === backend.service!.name);
+      if (!service?.spec?.ports?.some(({ name }) => name === backend.service!.port!.name))
+        faults.push(`${label(ingress)}: no Service ${backend.service!.name} with that port`);
     }
   }
   return faults;
@@ -131,14 +145,22 @@ function references(model: Model): string[] {
   return faults;
 }
 
-/** The host and the port of a URL are those of a Service. */
+/** The hosts and ports of a URL are those of Services, or of pods of a StatefulSet: `redis-0.redis-nodes`. */
 function address(model: Model, text: string): string[] {
-  const [, host = "", port] = text.match(/^\w+:\/\/(?:.*@)?([\w.-]+):(\d+)/) ?? [];
-  const [name, ...rest] = host.split(".");
-  if (rest.length > 0 && rest.join(".") !== `${NAMESPACE}.svc.cluster.local`) return [`${text}: not in the namespace`];
-  const service = all<Service>(model, "Service").find(({ metadata }) => metadata.name === name);
-  const known = service?.spec?.ports?.some((one) => one.port === Number(port));
-  return known ? [] : [`${text}: no Service ${name} with port ${port}`];
+  const [, hosts = ""] = text.match(/^[\w+]+:\/\/(?:[^@]*@)?([^/?]*)/) ?? [];
+  return hosts.split(",").flatMap((one) => {
+    const [host, port] = one.split(":");
+    const [name, ...rest] = host.split(".");
+    const set = all<StatefulSet>(model, "StatefulSet").find(({ spec }) => spec!.serviceName === rest[0]);
+    const [, ordinal] = name.match(`^${set?.metadata.name}-(\\d+)$`) ?? [];
+    if (set && !(Number(ordinal) < (set.spec!.replicas ?? 1))) return [`${text}: no pod ${name}`];
+    const [own, ...domain] = set ? rest : [name, ...rest];
+    if (domain.length > 0 && domain.join(".") !== `${NAMESPACE}.svc.cluster.local`)
+      return [`${text}: not in the namespace`];
+    const service = all<Service>(model, "Service").find(({ metadata }) => metadata.name === own);
+    const known = service?.spec?.ports?.some((open) => open.port === Number(port));
+    return known ? [] : [`${text}: no Service ${own} with port ${port}`];
+  });
 }
 
 function reads(name: string, variable: string): boolean {
@@ -161,7 +183,7 @@ function settings(model: Model): string[] {
         if (!env.slice(0, i).some((one) => one.name === part))
           faults.push(`${name}: $(${part}) is used before it is set`);
       }
-      if (/^\w+:\/\//.test(value)) faults.push(...address(model, value));
+      if (/^[\w+]+:\/\//.test(value)) faults.push(...address(model, value));
     }
     for (const one of env) {
       if (!parts.has(one.name) && !reads(name, one.name)) faults.push(`${name} does not read ${one.name}`);
@@ -199,7 +221,7 @@ function security(model: Model): string[] {
     const expect = (fine: unknown, fault: string) => {
       if (!fine) faults.push(`${name}: ${fault}`);
     };
-    expect(pod.containers.length === 1 && !pod.initContainers, "has a second container, which is not checked");
+    expect(!pod.initContainers, "has an init container, which is not checked");
     expect(!pod.hostNetwork && !pod.hostPID && !pod.hostIPC, "shares a namespace of the host");
     expect(pod.securityContext?.runAsNonRoot && (pod.securityContext.runAsUser ?? 0) > 0, "runs as root");
     expect(pod.securityContext?.seccompProfile?.type === "RuntimeDefault", "has no seccomp profile");
@@ -225,7 +247,7 @@ function memory(model: Model): string[] {
   const bare = (text: string) => text.replaceAll(/^(#.*)?\n/gm, "");
   for (const [name, pattern] of Object.entries(limits)) {
     const config = all<ConfigMap>(model, "ConfigMap").find(({ metadata }) => metadata.name === name);
-    const [text = ""] = Object.values(config?.data ?? {});
+    const text = config?.data?.[`${name}.conf`] ?? "";
     const most = bytesOf(text.match(pattern)?.[1]);
     const pod = workloads(model).find((one) => one.name === name);
     for (const limit of [pod?.container.resources?.limits?.memory, model.compose.services[name].mem_limit])
@@ -351,8 +373,14 @@ function reached(entry: string, seen = new Set<string>()): Set<string> {
 function policies(model: Model): string[] {
   const faults: string[] = [];
   const pods = workloads(model);
-  const every = all<NetworkPolicy>(model, "NetworkPolicy");
-  const { podSelector = {}, policyTypes, ...rules } = every[0]?.spec ?? {};
+  const every = all<NetworkPolicy>(model, "NetworkPolicy").filter(
+    ({ metadata }) => metadata.name !== "cert-manager", // it is for a pod that cert-manager creates
+  );
+  const {
+    podSelector = {},
+    policyTypes,
+    ...rules
+  } = every.find(({ metadata }) => metadata.name === "deny-all")?.spec ?? {};
   const closed = policyTypes?.length === 2 && Object.keys(podSelector).length === 0 && Object.keys(rules).length === 0;
   if (!closed) faults.push("nothing is denied by default");
   const into = new Set<string>();

@@ -49,28 +49,41 @@ export interface Model {
 const read = (file: string) => readFileSync(join(PROJECT, file), "utf8");
 
 export function readModel(): Model {
-  const things = FOLDERS.flatMap((folder) => {
-    const files = readdirSync(join(PROJECT, folder)).filter((file) => file.endsWith(".yaml"));
-    return files.sort().flatMap((name) => {
-      const file = `${folder}/${name}`;
-      return parseAllDocuments(read(file)).map((document) => {
-        if (document.errors.length > 0) throw new Error(`${file}: ${document.errors[0]}`);
-        return { folder, file, thing: document.toJS() as Thing };
-      });
-    });
-  });
+  const { "erlang-cookie": _, ...secrets } = readSecrets(); // only k8s-ha/ reads it
   return {
-    things,
+    things: FOLDERS.flatMap((folder) => {
+      const files = readdirSync(join(PROJECT, folder)).filter((file) => file.endsWith(".yaml"));
+      return files.sort().flatMap((name) => thingsOf(folder, `${folder}/${name}`, read(`${folder}/${name}`)));
+    }),
     compose: parse(read("compose.yaml"), { merge: true }) as Compose,
     dockerfiles: {
       coordinator: readDockerfile("Dockerfile.coordinator"),
       worker: readDockerfile("Dockerfile.worker"),
     },
     dockerignore: read(".dockerignore"),
-    secrets: readSecrets(),
-    table: readTable(),
+    secrets,
+    table: readTables()[0],
     bunVersion: bash("source pipelines/lib.sh; echo $BUN_VERSION").trim(),
   };
+}
+
+/** The same, with k8s-ha/ in place of k8s/. Needs kubectl. */
+export function readHighlyAvailable(model: Model): Model {
+  const folder = "k8s-ha";
+  const things = thingsOf(folder, folder, bash("kubectl kustomize k8s-ha", { HOME: temporaryFolder("kubectl") }));
+  const others = model.things.filter((one) => one.folder !== "k8s");
+  // No machines outside the cluster.
+  const table = readTables()
+    .flat()
+    .filter((row) => !row.startsWith("10.10."));
+  return { ...model, things: [...things, ...others], secrets: readSecrets(), table };
+}
+
+function thingsOf(folder: string, file: string, text: string): Model["things"] {
+  return parseAllDocuments(text).map((document) => {
+    if (document.errors.length > 0) throw new Error(`${file}: ${document.errors[0]}`);
+    return { folder, file, thing: document.toJS() as Thing };
+  });
 }
 
 function bash(script: string, env: Record<string, string> = {}): string {
@@ -111,11 +124,15 @@ function readDockerfile(file: string): Dockerfile {
   };
 }
 
-/** Rows of the table in docs/kubernetes.md, one for each pair. */
-function readTable(): string[] {
-  const rows = [...read("docs/kubernetes.md").matchAll(/^\| ([^|]+) \| ([^|]+) \| (\d+)[^|]* \|$/gm)];
-  return rows.flatMap(([, from, to, port]) => {
-    const plain = from.replaceAll("`", "").replace(/ \(.*\)/, "");
-    return plain.split(", ").map((one) => `${one} → ${to.replaceAll("`", "")}:${port}`);
-  });
+/** Rows of the tables in docs/kubernetes.md, one for each pair and port: of k8s/, and those that k8s-ha/ adds. */
+function readTables(): string[][] {
+  return read("docs/kubernetes.md")
+    .split("With `k8s-ha/`")
+    .map((text) =>
+      [...text.matchAll(/^\| ([^|]+) \| ([^|]+) \| (\d[\d, ]*) \|$/gm)].flatMap(([, from, to, ports]) => {
+        const plain = from.replaceAll("`", "").replace(/ \(.*\)/, "");
+        const pairs = plain.split(", ").map((one) => `${one} → ${to.replaceAll("`", "")}`);
+        return pairs.flatMap((pair) => ports.split(", ").map((port) => `${pair}:${port}`));
+      }),
+    );
 }
