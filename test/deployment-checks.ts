@@ -302,8 +302,8 @@ function images(model: Model): string[] {
   for (const { name, pod, container } of workloads(model)) {
     const compose = model.compose.services[name];
     const user = `${pod.securityContext?.runAsUser}:${pod.securityContext?.runAsGroup}`;
-    if (compose.image !== container.image)
-      faults.push(`${name}: ${container.image} in k8s, ${compose.image} in compose`);
+    const image = compose.image?.replace(/\$\{\w+:-(\w*)\}/g, "$1"); // with the defaults of variables
+    if (image !== container.image) faults.push(`${name}: ${container.image} in k8s, ${image} in compose`);
     const dockerfile = model.dockerfiles[name];
     if (!dockerfile) {
       if (compose.user !== user) faults.push(`${name}: user ${user} in k8s, ${compose.user} in compose`);
