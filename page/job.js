@@ -3,6 +3,7 @@
  *
  * Not here: what happens to it (jobs.js).
  */
+import { Problem } from "./server.js";
 import { newId } from "./store.js";
 import { newTrace } from "./turns.js";
 
@@ -32,6 +33,7 @@ const FINAL = [400, 413, 415, 422];
  * @property {import("./preview.js").Preview | null} preview
  * @property {boolean} unseen the browser cannot show the picture
  * @property {boolean} downloaded automatically
+ * @property {boolean} elsewhere another tab sends it; this one only shows it
  * @property {boolean} kept its file is stored and survives a reload
  * @property {number} tries in a row @property {number} retryAt ms since 1970
  * @property {{ kind?: string, params?: Record<string, unknown>, width?: number, height?: number, rows?: number, bands?: number, done?: number, waiting?: boolean, times?: Times }} status
@@ -71,6 +73,7 @@ export function fresh() {
     problem: null,
     unseen: false,
     downloaded: false,
+    elsewhere: false,
     kept: false,
     tries: 0,
     retryAt: 0,
@@ -84,4 +87,19 @@ export function fresh() {
 /** The query of the URL of a job. @param {{ task: string, query: string, cut: string, workers: number | null }} job */
 export function queryOf({ task, query, cut, workers }) {
   return [`task=${task}`, query, workers && `workers=${workers}`, cut].filter(Boolean).join("&");
+}
+
+/** What is stored of a job. @param {Job} job @param {string} tab that sends it */
+export function recordOf(job, tab) {
+  const { id, name, size, workers, task, query, cut, picture, added, batch } = job;
+  const { phase, start, end, downloaded, status, problem } = job;
+  const why = problem && { status: problem.status, detail: problem.detail };
+  const asked = { id, name, size, workers, task, query, cut, picture, added, batch };
+  return { ...asked, phase, start, end, downloaded, status: /** @type {any} */ (status), why, tab };
+}
+
+/** The job of a record, without its picture. @param {any} record @returns {Job} */
+export function jobOf({ why, tab: _, ...record }) {
+  const problem = why ? new Problem(why.status, why.detail) : null;
+  return { ...fresh(), cut: "", picture: record.id, ...record, problem, preview: null, file: null };
 }

@@ -11,7 +11,7 @@
  *
  * Not here: what is shown (stage.js, list.js).
  */
-import { fresh, isOpen, isUnsent, newJob, queryOf } from "./job.js";
+import { fresh, isOpen, isUnsent, jobOf, newJob, queryOf, recordOf } from "./job.js";
 import { preview } from "./preview.js";
 import { ask, fleet, follow, onFleet, Problem, upload } from "./server.js";
 import * as store from "./store.js";
@@ -100,57 +100,65 @@ export const wouldLose = () => jobs.some((job) => isUnsent(job) && !job.kept);
 
 /** @param {Job} job */
 function keep(job) {
-  if (!jobs.includes(job)) return;
-  const {
-    id,
-    name,
-    size,
-    workers,
-    task,
-    query,
-    cut,
-    picture,
-    added,
-    batch,
-    phase,
-    start,
-    end,
-    downloaded,
-    status,
-    problem,
-  } = job;
-  const why = problem && { status: problem.status, detail: problem.detail };
-  const asked = { id, name, size, workers, task, query, cut, picture, added, batch };
-  store.putRecord(/** @type {any} */ ({ ...asked, phase, start, end, downloaded, status, why, tab }));
+  // That of another tab is its own to keep, but that it was cancelled here is news.
+  if (jobs.includes(job) && (!job.elsewhere || job.phase === "cancelled")) store.putRecord(recordOf(job, tab));
 }
 
-/** Restores the jobs of an earlier page. */
+/** Restores the jobs of an earlier page, and lists those of other tabs. */
 export async function restore() {
   const found = await store.thisTab();
   tab = found.tab;
   for (const job of jobs) keep(job); // jobs that were added meanwhile
-  const before = (await store.records(({ phase }) => !isOpen(/** @type {Job} */ ({ phase })))).filter(
-    (record) => !found.isAlive(record.tab),
+  store.hearTabs(
+    (record) => {
+      hearPut(record);
+      refollow();
+    },
+    (id) => {
+      const job = jobs.find((known) => known.id === id);
+      if (job) unlist(job);
+    },
   );
-  for (const record of before) {
+  for (const record of await store.records(({ phase }) => !isOpen(/** @type {Job} */ ({ phase })))) {
     if (jobs.some(({ id }) => id === record.id)) continue;
-    const { why, tab: _, ...rest } = record;
-    /** @type {Job} */
-    const job = { ...fresh(), cut: "", picture: rest.id, ...rest, preview: (await store.getPreview(rest.id)) ?? null };
+    if (found.isAlive(record.tab)) {
+      await hearPut(record);
+      continue;
+    }
+    const job = jobOf(record);
+    job.preview = (await store.getPreview(job.id)) ?? null;
     job.file = (await store.getFile(job.picture)) ?? null;
-    if (why) job.problem = new Problem(why.status, why.detail);
     if (job.phase === "cancelled") {
       store.drop(job.id);
       continue;
     }
     if (isUnsent(job)) await requeue(job);
-    jobs.unshift(job);
-    jobs.sort((a, b) => b.batch - a.batch || a.added - b.added);
+    list(job);
     keep(job);
-    notify(job, "list");
   }
   refollow();
   next();
+}
+
+/** @param {Job} job */
+function list(job) {
+  jobs.unshift(job);
+  jobs.sort((a, b) => b.batch - a.batch || a.added - b.added);
+  notify(job, "list");
+}
+
+/** News of a job of another tab. It may be that this tab's was cancelled there. @param {any} record */
+async function hearPut(record) {
+  const known = jobs.find(({ id }) => id === record.id);
+  if (known && !known.elsewhere) return record.phase === "cancelled" && isOpen(known) ? cancel(known) : undefined;
+  const { phase, start, end, status, problem } = jobOf(record);
+  const job = known ?? jobOf(record);
+  Object.assign(job, { phase, start, end, status, problem, elsewhere: true, kept: true, downloaded: true });
+  if (!known) list(job);
+  notify(job, "phase");
+  job.preview ??= (await store.getPreview(job.id)) ?? null;
+  if (!isOpen(job)) job.file ??= (await store.getFile(job.picture)) ?? null;
+  notify(job, "phase");
 }
 
 /**
@@ -167,22 +175,12 @@ export async function visit(id, name) {
   const { task, params, workers, created } = known;
   const query = new URLSearchParams(Object.entries(params ?? {}).map(([key, value]) => [key, String(value)]));
   const added = (jobs[0]?.added ?? 0) + 1;
-  const asked = { id, name, size: 0, workers: workers ?? null, query: query.toString(), cut: "", picture: id };
-  /** @type {Job} */
-  const job = {
-    ...fresh(),
-    ...asked,
-    task: task.split(".")[0],
-    added,
-    batch: added,
-    file: null,
-    preview: null,
-    phase: "running",
-  };
-  Object.assign(job, { start: created ?? Date.now(), downloaded: true });
+  const job = jobOf({
+    ...{ id, name, size: 0, workers: workers ?? null, query: query.toString(), added, batch: added },
+    ...{ task: task.split(".")[0], phase: "running", start: created ?? Date.now(), downloaded: true },
+  });
   if (known.times?.done) job.end = job.start + known.times.done;
-  jobs.unshift(job);
-  notify(job, "list");
+  list(job);
   learn(job, known);
   refollow();
   return job;
@@ -264,6 +262,7 @@ function interrupt(job, min) {
 
 /** @param {Job} job */
 function again(job) {
+  if (job.elsewhere) return;
   job.problem = null;
   enter(job, "queued");
   next();
@@ -276,10 +275,13 @@ onFleet.add(() => {
   next();
 });
 
+document.addEventListener("visibilitychange", refollow);
+
 /** Follows all open jobs in one stream. It is reopened only for a job that it does not follow yet. */
 function refollow() {
   // After a reload, done jobs are followed once, since they may have expired.
   const wanted = jobs.filter((job) => {
+    if (job.elsewhere && document.hidden) return false; // a browser opens six connections at most, for all of its tabs
     return (
       ["sending", "interrupted", "running"].includes(job.phase) || (job.phase === "done" && job.doneBands.size === 0)
     );
@@ -355,7 +357,7 @@ function enter(job, phase) {
   if (!jobs.includes(job)) return;
   job.phase = phase;
   if (!isOpen(job)) job.end ||= Date.now();
-  release(job);
+  if (!job.elsewhere) release(job);
   keep(job);
   notify(job, "phase");
 }
@@ -382,8 +384,13 @@ export function retry(job) {
 
 /** Removes an ended job from the list. @param {Job} job */
 export function forget(job) {
-  jobs.splice(jobs.indexOf(job), 1);
   store.drop(job.id);
+  unlist(job);
   release(job);
+}
+
+/** @param {Job} job */
+function unlist(job) {
+  jobs.splice(jobs.indexOf(job), 1);
   notify(job, "list");
 }

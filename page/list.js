@@ -4,8 +4,8 @@
  * Not here: the jobs themselves (jobs.js).
  */
 import { isOpen } from "./job.js";
-import { cancel, jobs, onJob, retry } from "./jobs.js";
-import { choose, chosen, download, remove } from "./stage.js";
+import { cancel, forget, jobs, onJob, retry } from "./jobs.js";
+import { choose, chosen, download } from "./stage.js";
 import { askedOf, canRetry, doneOf, leadOf, metaOf, stateOf, timeOf } from "./texts.js";
 import { number, t, translate } from "./words.js";
 
@@ -56,7 +56,7 @@ function newRow(job) {
   on(".cancel", () => cancel(job));
   on(".retry", () => retry(job));
   on(".download", () => download(job));
-  on(".forget", () => remove(job));
+  on(".forget", () => forget(job));
   rows.set(job, row);
   return row;
 }

@@ -48,6 +48,8 @@ function take(files) {
   const now = chosen();
   if (!now || !isOpen(now)) choose(batch[0]);
   renderList();
+  // The first job of another tab.
+  onJob.add((job, what) => what === "list" && !chosen() && jobs.includes(job) && choose(job));
 }
 
 /** @param {boolean} yes */
@@ -216,3 +218,5 @@ addEventListener("hashchange", openAddress);
 if (!chosen()) await openAddress();
 if (!chosen() && jobs.length > 0) choose(jobs.find(isOpen) ?? jobs[0]);
 renderList();
+// The first job of another tab.
+onJob.add((job, what) => what === "list" && !chosen() && jobs.includes(job) && choose(job));

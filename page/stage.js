@@ -8,7 +8,7 @@ import { Compare } from "./compare.js";
 import { setUpData, showData } from "./data.js";
 import { choosePicture } from "./experiment.js";
 import { isFinal, isOpen } from "./job.js";
-import { cancel, forget, isThere, jobs, markDownloaded, onJob, retry } from "./jobs.js";
+import { cancel, isThere, jobs, markDownloaded, onJob, retry } from "./jobs.js";
 import { clearLegend, renderLegend, setUpLegend } from "./legend.js";
 import { setUpLog, showLog } from "./log.js";
 import { Mosaic } from "./mosaic.js";
@@ -88,6 +88,7 @@ export function setUpStage() {
   onJob.add((changed, what) => {
     if (changed.phase === "done" && what === "phase") finish(changed);
     if (changed !== job) return;
+    if (!jobs.includes(job)) return choose(jobs.find((other) => isBelow(other, changed)) ?? jobs.at(-1) ?? null);
     // The preview may come after the result.
     if (compared?.id === job.id && !compared.urls[0] && job.preview) close();
     if (view === "compare" && !compared) open();
@@ -96,6 +97,9 @@ export function setUpStage() {
   onFleet.add(refresh);
   setInterval(() => job && isOpen(job) && refresh(), 100); // the clock
 }
+
+/** Its place in the list. @param {import("./jobs.js").Job} job @param {import("./jobs.js").Job} other */
+const isBelow = (job, other) => job.batch < other.batch || (job.batch === other.batch && job.added > other.added);
 
 /** @param {import("./jobs.js").Job | null} other */
 export function choose(other) {
@@ -321,11 +325,4 @@ function renderActions(of) {
   $("curl").hidden = of.phase === "lost" || isFinal(of);
   const actions = $("actions");
   if (focused?.hidden && actions.contains(focused)) actions.querySelector("button:not([hidden])")?.focus();
-}
-
-/** Removes a job from the list and shows another. @param {import("./jobs.js").Job} of */
-export function remove(of) {
-  const at = jobs.indexOf(of);
-  forget(of);
-  if (of === job) choose(jobs[Math.min(at, jobs.length - 1)] ?? null);
 }

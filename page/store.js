@@ -1,6 +1,7 @@
 /**
- * Storage that survives a reload: the list of jobs, files that no server has accepted yet, and previews, in IndexedDB.
- * Without IndexedDB nothing survives a reload, and everything else works.
+ * Storage that survives a reload: the list of jobs, files that no server has accepted yet, and previews, in IndexedDB. The other
+ * tabs of this browser hear of each record that is put or dropped. Without IndexedDB nothing survives a reload, and everything
+ * else works.
  *
  * Invariant: the number of jobs and the bytes of files are bounded.
  *
@@ -56,8 +57,25 @@ async function put(shelf, key, value) {
   return (await transact([shelf], "readwrite", (open) => open(shelf).put(value, key))) !== undefined;
 }
 
+/** Between the tabs; null where storage is disabled. */
+const news = openNews();
+
+function openNews() {
+  try {
+    return new BroadcastChannel("jobs");
+  } catch {
+    return null;
+  }
+}
+
+/** @param {(record: any) => void} onPut @param {(id: string) => void} onDrop what other tabs put and drop */
+export function hearTabs(onPut, onDrop) {
+  news?.addEventListener("message", ({ data }) => (typeof data === "string" ? onDrop(data) : onPut(data)));
+}
+
 /** @param {{ id: string }} record plain data */
 export function putRecord(record) {
+  news?.postMessage(record);
   return put("jobs", record.id, record);
 }
 
@@ -95,6 +113,7 @@ export async function dropFile(id) {
 
 /** Drops a job. Its file may belong to other jobs too. @param {string} id */
 export async function drop(id) {
+  news?.postMessage(id);
   await transact(["jobs", "previews"], "readwrite", (open) => {
     for (const shelf of /** @type {Shelf[]} */ (["jobs", "previews"])) open(shelf).delete(id);
     return undefined;

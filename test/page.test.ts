@@ -563,6 +563,36 @@ describeWith(["chromium"], "page", () => {
     expect(complaints).toEqual([]);
   });
 
+  test("tabs of one browser know of each other's jobs: started, cancelled, sent again and removed", async () => {
+    const page = await open();
+    const other = await page.context().newPage();
+    await other.goto(page.url());
+    await other.waitForSelector("#alive[data-ready]");
+    let downloads = 0;
+    other.on("download", () => downloads++);
+    await slow(page, 5e5);
+    await page.setInputFiles("#file", photo);
+    await untilBands(other, 1);
+    expect(await other.locator(".job .name").textContent()).toBe("photo.png");
+    await other.click("#cancel");
+    await untilPhase(page, "cancelled");
+    await fast(page);
+    await page.click("#retry");
+    await untilPhase(other, "done");
+    await untilCount(other, ".job", 1);
+
+    const third = await page.context().newPage();
+    await third.goto(page.url().replace(/#.*/, ""));
+    await untilPhase(third, "done");
+    await third.getByRole("button", { name: "Again with 1 worker" }).click();
+    await untilPhase(third, "done");
+    await untilCount(page, '.job[data-phase="done"]', 2);
+    await other.locator(".job .forget").first().click();
+    for (const tab of [page, third]) await untilCount(tab, ".job", 1);
+    await untilPhase(third, "done"); // the one that is left
+    expect(downloads).toBe(0); // only the tab that sends a picture saves its result
+  });
+
   test("works with storage disabled", async () => {
     const page = await open({}, () => {
       for (const name of ["indexedDB", "localStorage", "sessionStorage"]) {
