@@ -196,6 +196,7 @@ export class Compare {
     const other = [...this.#pointers].find(([id]) => id !== event.pointerId)?.[1];
     this.#pointers.set(event.pointerId, to);
     if (other) {
+      this.#drag = "move"; // with the finger that stays
       const apart = (/** @type {{ x: number, y: number }} */ point) => Math.hypot(point.x - other.x, point.y - other.y);
       this.zoomTo((this.#scale * apart(to)) / apart(from), { x: (to.x + other.x) / 2, y: (to.y + other.y) / 2 });
     } else if (this.#drag === "split") {

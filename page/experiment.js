@@ -39,6 +39,8 @@ let picture = null;
 const results = kept();
 /** @type {Result | null} */
 let result = results[0] ?? null;
+/** What is rendered. */
+let shown = "";
 /** @type {AbortController | null} */
 let running = null;
 /** The progress, or why it ended. A function, because the language may change. @type {() => string} */
@@ -224,13 +226,18 @@ function renderLight() {
   $("light-change").textContent = t.useHeavy(HEAVY);
 }
 
+const box = (/** @type {string} */ inside) => `<svg viewBox="0 0 320 250" aria-hidden="true">${inside}</svg>`;
+
 function renderResult() {
+  // Anything else would take the focus from a button.
+  const key = JSON.stringify([lang, running !== null, result, results]);
+  if (shown === key) return;
+  shown = key;
   const { rows, serial } = summary();
   const some = rows.length > 1;
   $("figures").hidden = !some;
   if (!some) return;
   for (const name of ["csv", "svg"]) $(name).disabled = running !== null;
-  const box = (/** @type {string} */ inside) => `<svg viewBox="0 0 320 250" aria-hidden="true">${inside}</svg>`;
   $("charts").innerHTML = panels({ rows, serial }, t, write).map(box).join("");
   $("charts").setAttribute("aria-label", t.chart);
   $("caption").textContent = result ? captionOf(result) : "";
@@ -261,15 +268,17 @@ function renderResult() {
   $("rows").replaceChildren(...cells.map(line));
 }
 
-/** The experiments that are kept, each with its greatest speed-up; a click shows one. */
+/** The experiments that are kept, side by side; a click shows one with its times. */
 function renderEarlier() {
   const items = results.map((other) => {
-    const best = Math.max(...summarize(other.measured).rows.map(({ speedup }) => speedup));
-    const [item, show] = [document.createElement("li"), document.createElement("button")];
-    show.type = "button";
-    show.textContent = `${captionOf(other)}: ${t.best(write(best, 2))}`;
+    const all = summarize(other.measured);
+    const best = t.best(write(Math.max(...all.rows.map(({ speedup }) => speedup)), 2));
+    const [item, show, caption] = ["li", "button", "span"].map((kind) => document.createElement(kind));
+    show.innerHTML = box(panels(all, t, write)[1]);
+    caption.textContent = `${captionOf(other)}: ${best}`;
+    show.append(caption);
     if (other === result) show.setAttribute("aria-current", "true");
-    show.disabled = running !== null;
+    show.toggleAttribute("disabled", running !== null);
     show.addEventListener("click", () => {
       result = other;
       renderResult();

@@ -145,6 +145,27 @@ describeWith(["chromium"], "the page in a class", () => {
     expect(await page.locator("#held").isVisible()).toBe(false);
   });
 
+  test("while a file is dragged over the page, the page is a visible target, after the first picture too", async () => {
+    const page = await open({ locale: "es-AR" });
+    await page.setInputFiles("#file", photo);
+    await untilPhase(page, "done");
+    const target = page.getByText("Soltá una imagen");
+    expect(await target.isVisible()).toBe(false);
+    const drag = (type: string) =>
+      page.evaluate((type) => {
+        const dataTransfer = new DataTransfer();
+        dataTransfer.items.add(new File(["x"], "x.png"));
+        document.body.dispatchEvent(new DragEvent(type, { bubbles: true, cancelable: true, dataTransfer }));
+      }, type);
+    await drag("dragover");
+    const box = await target.boundingBox();
+    const size = page.viewportSize()!;
+    expect([box!.width > size.width * 0.9, box!.height > size.height * 0.9]).toEqual([true, true]);
+    expect(await violations(page)).toEqual([]);
+    await drag("dragleave");
+    expect(await target.isVisible()).toBe(false);
+  });
+
   test("a sample picture; the address of its job opens it elsewhere; the task of real work is proposed", async () => {
     const page = await open();
     const sent = queries(page);
@@ -206,6 +227,25 @@ describeWith(["chromium"], "the page in a class", () => {
     await page.reload();
     await page.locator("#figures").waitFor();
     expect(await page.locator("#caption").textContent()).toBe(caption);
+    expect(await violations(page)).toEqual([]);
+
+    // Several of them stand side by side, each with its figure and what was measured.
+    await page.evaluate(() => {
+      const [kept] = JSON.parse(localStorage.getItem("experiments") ?? "[]");
+      const other = { ...kept, name: "other.png", task: "median", query: "radius=2", machines: 3 };
+      localStorage.setItem("experiments", JSON.stringify([kept, other]));
+    });
+    await page.reload();
+    const figures = page.locator("#earlier button:has(svg .measured)");
+    await untilCount(page, "#earlier button:has(svg .measured)", 2);
+    const says =
+      /^other\.png · median · radius=2 · 1 a 2 workers, 3 máquinas, \d+ núcleos · .*20\d\d.*: aceleración \d,\d\d$/;
+    expect(await figures.nth(1).locator("span").textContent()).toMatch(says);
+    const [left, right] = await Promise.all([0, 1].map((i) => figures.nth(i).boundingBox()));
+    expect([right!.y, right!.x > left!.x + left!.width]).toEqual([left!.y, true]);
+    await figures.nth(1).click();
+    expect(await page.locator("#caption").textContent()).toContain("other.png");
+    expect(await figures.nth(1).getAttribute("aria-current")).toBe("true");
     expect(await violations(page)).toEqual([]);
   });
 

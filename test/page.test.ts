@@ -725,6 +725,48 @@ describeWith(["chromium"], "page", () => {
     expect(complaints).toEqual([]);
   });
 
+  test("before and after by touch: two fingers zoom, in any direction; the one that stays moves the picture", async () => {
+    const page = await open({ hasTouch: true, isMobile: true, viewport: { width: 390, height: 844 } });
+    await page.setInputFiles("#file", photo);
+    await page.locator("#compare").waitFor();
+    await untilStill(page);
+    const box = (await page.locator("#compare").boundingBox())!;
+    const client = await page.context().newCDPSession(page);
+    const [x, y] = [box.x + box.width / 2 - 60, box.y + box.height / 2];
+    const touch = (type: "touchStart" | "touchMove" | "touchEnd", points: number[][], first = 0) =>
+      client.send("Input.dispatchTouchEvent", {
+        type,
+        touchPoints: points.map(([x, y], i) => ({ x: x!, y: y!, id: first + i })),
+      });
+    const zoom = async () => Number.parseFloat((await page.locator("#zoom").textContent()) ?? "");
+    const split = () => page.getByRole("slider").getAttribute("aria-valuenow");
+    for (const [dx, dy] of [
+      [1, 0],
+      [0, 1],
+    ] as const) {
+      await page.click("#zoom-fit");
+      const [before, at] = [await zoom(), await split()];
+      const points = (apart: number) => [
+        [x, y],
+        [x + dx * apart, y + dy * apart],
+      ];
+      await touch("touchStart", points(40).slice(0, 1));
+      await touch("touchStart", points(40));
+      for (let apart = 45; apart <= 120; apart += 5) await touch("touchMove", points(apart));
+      await page.waitForTimeout(100); // the browser delivers moves with its frames
+      const after = await zoom();
+      expect(after / before).toBeGreaterThan(2.5);
+      await touch("touchEnd", points(120).slice(1), 1);
+      const transform = () => page.locator(".after").evaluate((image: HTMLElement) => image.style.transform);
+      const placed = await transform();
+      for (let by = 0; by <= 30; by += 10) await touch("touchMove", [[x + by, y]]);
+      await touch("touchEnd", []);
+      await page.waitForTimeout(100);
+      expect(await transform()).not.toBe(placed);
+      expect([await zoom(), await split()]).toEqual([after, at]);
+    }
+  });
+
   test("automatic downloads can be switched off for good; the job is copied as a curl command", async () => {
     const page = await open({ permissions: ["clipboard-read", "clipboard-write"] });
     const names: string[] = [];
