@@ -37,6 +37,7 @@ import {
 import type { PieceList } from "./tasks/list.ts";
 import { type Asked, planOf, resultOf } from "./tasks/plan.ts";
 import { finished } from "./tasks/run.ts";
+import { sentenceOf } from "./tasks/thrown.ts";
 import { gone, JobError, JobWatch } from "./watch.ts";
 
 /** Buffers of confirmed bands, reused for the next bands of any job. */
@@ -84,7 +85,7 @@ function ofTask<T>(step: () => T): T {
     return step();
   } catch (error) {
     if (error instanceof ImageError) throw error;
-    throw new JobError("failed", `the task failed: ${(error as Error).message}`);
+    throw new JobError("failed", `the task failed: ${sentenceOf(error as Error)}`);
   }
 }
 
@@ -377,7 +378,7 @@ async function* resultsOf(watch: JobWatch, keep: boolean, signal?: AbortSignal):
 
 /** A stored result that cannot be used: the fault of the worker that stored it, not of the picture. */
 export function unusable(band: number, cause: Error): JobError {
-  return new JobError("failed", `band ${band}: its result cannot be used: ${cause.message}`, "bad_result");
+  return new JobError("failed", `band ${band}: its result cannot be used: ${sentenceOf(cause)}`, "bad_result");
 }
 
 /** A third-party result, encoded so that it can be stitched. */

@@ -39,6 +39,7 @@ import { BEAT_MS } from "./results.ts";
 import { loadTasks, onlyThese, type Tasks } from "./tasks/index.ts";
 import { offerOf } from "./tasks/offer.ts";
 import { type BandResult, TaskThread } from "./tasks/thread.ts";
+import { type Placed, sentenceOf } from "./tasks/thrown.ts";
 
 /** Failures of a band before its job fails. */
 const ATTEMPTS = 3;
@@ -222,10 +223,8 @@ export class Worker {
       begun = await begin();
     }
     if (!begun) return this.#settled(chunkId, task, "dropped");
-    if (begun.lost >= MAX_LOST) {
-      const why = `${begun.lost} workers died while they computed it`;
-      return this.#deadLetter({ chunkId, attempt }, why, "kills_workers");
-    }
+    if (begun.lost >= MAX_LOST)
+      return this.#deadLetter(delivery, `${begun.lost} workers died while they computed it`, "kills_workers");
     if (deliveries >= RENEW_DELIVERIES) {
       // The new message is no redelivery: with this claim, another worker would take it for a second copy and drop it.
       await this.#retry(() => results.unclaim(chunkId, by()));
@@ -242,7 +241,7 @@ export class Worker {
       if (this.#contact.signal.aborted) throw error;
       // Without a job there is no record to count in.
       const counted = begun.hasJob ? undefined : deliveries + 1;
-      return this.#failed({ chunkId, attempt }, task, error as Error & { at?: string }, counted);
+      return this.#failed({ chunkId, attempt }, task, error as Placed, counted);
     } finally {
       this.#begun = null;
     }
@@ -282,15 +281,16 @@ export class Worker {
     return { do: "done" };
   }
 
-  async #failed(band: Band, task: string, error: Error & { at?: string }, counted?: number): Promise<Outcome> {
+  async #failed(band: Band, task: string, error: Placed, counted?: number): Promise<Outcome> {
     const { chunkId, attempt } = band;
-    const { message: why, at } = error;
+    const why = sentenceOf(error);
     const count = () => this.#options.results.countFailure(chunkId, attempt, this.#info.name, why);
     const failures = counted ?? (await this.#retry(count));
     // Another copy was faster, or the report belongs to an earlier attempt of the job.
     if (failures === 0) return this.#settled(chunkId, task, "dropped");
     const { jobId: job } = parseChunkId(chunkId);
-    this.#log.warn("band failed", { job, chunk: chunkId, task, attempt: failures, of: ATTEMPTS, error: why, at });
+    const { message, at } = error;
+    this.#log.warn("band failed", { job, chunk: chunkId, task, attempt: failures, of: ATTEMPTS, error: message, at });
     if (failures >= ATTEMPTS) {
       return this.#deadLetter({ chunkId, attempt }, `failed ${failures} times: ${why}`, "task_failed", task);
     }

@@ -36,6 +36,7 @@ import { loadTasks } from "../tasks/index.ts";
 import { listPieces } from "../tasks/list.ts";
 import { planOf, resultOf } from "../tasks/plan.ts";
 import { encodedResult, finished, runTask } from "../tasks/run.ts";
+import { sentenceOf } from "../tasks/thrown.ts";
 import { openOutput } from "./output.ts";
 
 /**
@@ -132,7 +133,7 @@ export function main(args: string[]): void {
     // Exits when the output is written: standard input may stay open after the end of the picture.
     () => process.stdout.write("", () => process.exit()),
     (error) => {
-      console.error(`sobel.ts: ${error.message}`);
+      console.error(`sobel.ts: ${sentenceOf(error)}`);
       const isUsage = error instanceof TypeError || error instanceof ParamError;
       process.exit(error.exitCode ?? (isUsage ? 2 : 1));
     },

@@ -9,6 +9,7 @@ import { readImage } from "../picture/read.ts";
 import { isList, type ListTask, ParamError, type Task } from "../task.ts";
 import { listPieces, type PieceList } from "../tasks/list.ts";
 import type { Asked } from "../tasks/plan.ts";
+import { sentenceOf } from "../tasks/thrown.ts";
 import { JobError } from "../watch.ts";
 import { cutOf, paramsOf, workersOf } from "./params.ts";
 import { HttpError } from "./respond.ts";
@@ -56,5 +57,5 @@ async function* nothing(): AsyncGenerator<Uint8Array> {}
 function blame(error: unknown, { name }: ListTask): never {
   if (error instanceof ParamError) throw new HttpError(400, error.message);
   if (error instanceof HttpError || error instanceof ImageError) throw error;
-  throw new JobError("failed", `the task failed: ${name}: ${(error as Error)?.message ?? error}`);
+  throw new JobError("failed", `the task failed: ${name}: ${sentenceOf(error as Error)}`);
 }

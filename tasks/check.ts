@@ -13,6 +13,7 @@ import {
   isHalo,
   isList,
   isShrink,
+  kindOf,
   type ListTask,
   MAX_HALO,
   MAX_SHRINK,
@@ -40,6 +41,15 @@ const KEYWORDS = new Map<unknown, string[]>([
   ["object", []],
 ]);
 
+/** What a task of each kind may have. A key that is none of these would do nothing. */
+const ANY = ["name", "version", "description", "params", "run"];
+const BAND = [...ANY, "halo", "channels", "bandPixels"];
+const KEYS = {
+  picture: [...BAND, "first", "shrink"],
+  data: [...BAND, "merge", "finish"],
+  list: [...ANY, "pieces", "takes", "merge", "finish"],
+};
+
 /** Checks a module's export `task`. @throws TaskError that names the first fault */
 export function expectTask(task: Partial<Task> | undefined): asserts task is Task {
   expect(isRecord(task), "an export called task", task);
@@ -50,7 +60,6 @@ export function expectTask(task: Partial<Task> | undefined): asserts task is Tas
   expect(Number.isInteger(version) && version >= 1, "a version that is a whole number from 1", version);
   const isBand = pieces === undefined;
   expect(!isBand || typeof halo === "function" || isHalo(halo), `a halo of 0 to ${MAX_HALO} rows, or a function`, halo);
-  expect(isBand || halo === undefined, "no halo beside pieces", halo);
   expect(isBand || typeof pieces === "function", "a function pieces", pieces);
   expect(isBand || "merge" in task, "a function merge beside pieces", undefined);
   expect(takes === undefined || takes === "text" || takes === "bytes", "takes to be text or bytes", takes);
@@ -60,13 +69,14 @@ export function expectTask(task: Partial<Task> | undefined): asserts task is Tas
   expect(description === undefined || isString(description), "a description that is a string", description);
   expect(isRecord(params), "params to be an object", params);
   for (const [param, schema] of Object.entries(params)) expectParam(param, schema);
+  const keys = KEYS[kindOf(task as Task)];
+  const unknown = Object.entries(task).find(([key, value]) => value !== undefined && !keys.includes(key));
+  expect(unknown === undefined, `only ${keys.join(", ")}`, unknown?.[0]);
   const { merge, finish, first, shrink = 1 } = task as Partial<DataTask & PictureTask>;
   const shrinks = typeof shrink === "function" || isShrink(shrink);
   expect(shrinks, `shrink to be a whole number from 1 to ${MAX_SHRINK}, or a function`, shrink);
-  expect(shrink === 1 || merge === undefined, "no shrink of a data task", shrink);
   expect(!("merge" in task) || typeof merge === "function", "a function merge", merge);
   expect(finish === undefined || typeof finish === "function", "a function finish", finish);
-  expect(finish === undefined || merge !== undefined, "a function merge beside finish", merge);
   const defaults = defaultsOf(task as Task);
   if (first !== undefined) expectFirst(first, task as Task, defaults);
   // A halo that depends on a derived parameter cannot be computed yet.
@@ -120,7 +130,7 @@ function defaultsOf(task: Task): Values {
 }
 
 function expectFirst(first: NonNullable<PictureTask["first"]>, task: Task, defaults: Values): void {
-  expect(!isData(task) && isRecord(first), "first, if any, to be an object of a picture task", first);
+  expect(isRecord(first), "first, if any, to be an object", first);
   const { params, task: step, find } = first;
   expect(Array.isArray(params) && params.length > 0, "first.params to be a list of parameters", params);
   const closed = params.find((param) => !Object.hasOwn(task.params ?? {}, param) || defaults[param] !== undefined);

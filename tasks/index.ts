@@ -14,9 +14,10 @@ import type { Results } from "../backends.ts";
 import { isData, type Task, versionOf, wireName } from "../task.ts";
 import { expectTask } from "./check.ts";
 import { taskOf } from "./offer.ts";
+import { errorOf, placed, sentenceOf, shortOf } from "./thrown.ts";
 
 /** Files in this folder that are no tasks. */
-const NO_TASKS = ["index.ts", "check.ts", "list.ts", "offer.ts", "plan.ts", "run.ts", "thread.ts"];
+const NO_TASKS = ["index.ts", "check.ts", "list.ts", "offer.ts", "plan.ts", "run.ts", "thread.ts", "thrown.ts"];
 
 /** All versions of all tasks, by their names on the wire. */
 export class Tasks extends Map<string, Task> {
@@ -61,8 +62,7 @@ export async function loadTasks(modules?: string): Promise<Tasks> {
       tasks.files.set(name, file);
       origin.set(name, label);
     } catch (error) {
-      const first = error instanceof AggregateError ? error.errors[0] : error; // Bun's, for a syntax error
-      const [sentence] = String((first as Error)?.message ?? first).split("\n");
+      const sentence = sentenceOf(error as Error).replace(` (${shortOf(file)})`, ""); // the label has it
       throw new Error(`${label}: ${sentence}`, { cause: error });
     }
   }
@@ -75,14 +75,18 @@ export async function loadTasks(modules?: string): Promise<Tasks> {
 /** A first step needs workers and a queue too, so it is a task like the others, even where no file exports it. */
 function addFirstStep(tasks: Tasks, task: Task): void {
   const step = isData(task) ? undefined : task.first?.task;
-  if (step && !tasks.has(wireName(step))) tasks.set(wireName(step), step);
+  if (!step || tasks.has(wireName(step))) return;
+  tasks.set(wireName(step), step);
+  tasks.files.set(wireName(step), tasks.files.get(wireName(task))!);
 }
 
 async function load(file: string): Promise<Task> {
   if (!existsSync(file)) throw new Error("expected a module, but there is no such file");
-  const { task } = (await import(pathToFileURL(file).href)) as { task?: Partial<Task> };
+  const { task } = await (import(pathToFileURL(file).href) as Promise<{ task?: Partial<Task> }>).catch((error) => {
+    throw errorOf(error, file, "the file");
+  });
   expectTask(task);
-  return task;
+  return placed(task, file);
 }
 
 /** The items of a setting that is a list, separated by commas. */

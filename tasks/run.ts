@@ -61,7 +61,7 @@ export async function runTask(task: Task, band: BandToRun): Promise<Uint8Array |
   const shrink = shrinkOf(task, params);
   const [w, h] = [Math.ceil(width / shrink), Math.ceil(rows / shrink)];
   if (bytes instanceof Uint8Array && bytes.length === h * w * channels) return bytes;
-  const got = bytes instanceof Uint8Array ? bytes.length : "no Uint8Array";
+  const got = bytes instanceof Uint8Array ? bytes.length : ((bytes as object | null)?.constructor?.name ?? bytes);
   const pixels = channels === 1 ? "pixels" : `pixels of ${channels} bytes`;
   throw new TaskError(`task ${task.name}: expected ${h} × ${w} ${pixels}, got ${got}`);
 }
@@ -108,6 +108,8 @@ function jsonOf(task: DataTask | ListTask, data: unknown): string {
   return JSON.stringify(data);
 }
 
+const HINTS: Record<string, string> = { Array: ": use Array.from", Promise: ": await it in run" };
+
 /**
  * The first value that JSON would change or drop, and its place: `Infinity at least`. Null if there is none. An undefined
  * property may be dropped: it still reads as undefined.
@@ -119,7 +121,7 @@ function lostInJson(data: unknown, path = "", parents: object[] = []): string | 
   if (typeof data !== "object") return `${typeof data}${at}`;
   if (parents.includes(data)) return `a circular reference${at}`;
   const kind = Array.isArray(data) ? Object : (Object.getPrototypeOf(data)?.constructor ?? Object);
-  if (kind !== Object) return `${kind.name}${at}${ArrayBuffer.isView(data) ? ": use Array.from" : ""}`;
+  if (kind !== Object) return `${kind.name}${at}${HINTS[ArrayBuffer.isView(data) ? "Array" : kind.name] ?? ""}`;
   const inside = [...parents, data];
   for (const key of Array.isArray(data) ? data.keys() : Object.keys(data)) {
     const value = (data as Record<PropertyKey, unknown>)[key];

@@ -11,8 +11,10 @@ import { parentPort, Worker as Thread, workerData } from "node:worker_threads";
 import { type Chunk, rowsCrc } from "../chunk.ts";
 import { within } from "../ops/deadline.ts";
 import type { Log } from "../ops/log.ts";
-import { loadTasks, type Tasks } from "./index.ts";
+import { TaskError } from "../task.ts";
+import { loadTasks } from "./index.ts";
 import { encodedResult } from "./run.ts";
+import { type Placed, shortOf } from "./thrown.ts";
 
 /** Marks the threads that this file starts. A thread that only imports it does not serve tasks. */
 const ROLE = "tasks";
@@ -119,18 +121,12 @@ async function serveTasks(modules: string | undefined): Promise<void> {
       const moved = made.byteOffset === 0 && made.length === made.buffer.byteLength ? [made.buffer as ArrayBuffer] : [];
       port.postMessage({ made, crc } satisfies BandResult, moved);
     } catch (error) {
-      port.postMessage({ error: String((error as Error)?.message ?? error), at: placeOf(error, tasks) });
+      const { message, at } = error as Placed;
+      // What a task returned has no line.
+      const file = error instanceof TaskError ? tasks.files.get(last) : undefined;
+      port.postMessage({ error: message, at: at ?? (file && shortOf(file)) } satisfies Failed);
     }
   });
-}
-
-/** File and line in a task's own file; undefined where the error has none, as with `throw "text"`. */
-function placeOf(error: unknown, tasks: Tasks): string | undefined {
-  const stack = String((error as Error)?.stack ?? "");
-  for (const file of tasks.files.values()) {
-    const [, line] = stack.split(`${file}:`);
-    if (line !== undefined) return `${file}:${Number.parseInt(line, 10)}`;
-  }
 }
 
 if (workerData?.role === ROLE) serveTasks(workerData.modules);

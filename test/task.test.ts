@@ -110,6 +110,8 @@ describe("parameters", () => {
   });
 });
 
+const BAND_KEYS = "name, version, description, params, run, halo, channels, bandPixels";
+
 describe("a task", () => {
   const plain = {
     name: "plain",
@@ -130,8 +132,8 @@ describe("a task", () => {
 
   test.each([
     ["fewer pixels", () => new Uint8Array(19), "task plain: expected 4 × 5 pixels, got 19"],
-    ["an array", () => [1, 2, 3] as unknown as Uint8Array, "task plain: expected 4 × 5 pixels, got no Uint8Array"],
-    ["nothing", () => undefined as unknown as Uint8Array, "task plain: expected 4 × 5 pixels, got no Uint8Array"],
+    ["an array", () => [1, 2, 3] as unknown as Uint8Array, "task plain: expected 4 × 5 pixels, got Array"],
+    ["nothing", () => undefined as unknown as Uint8Array, "task plain: expected 4 × 5 pixels, got undefined"],
   ])("that returns %s fails", async (_, run, sentence) => {
     await expect(runTask({ ...plain, run }, band)).rejects.toThrow(sentence);
   });
@@ -264,10 +266,11 @@ describe("a task", () => {
       { ...plain, params: { by: { type: "integer" } }, halo: ({ by }: Values) => by },
       "task plain: expected a halo of 0 to 256 rows, got undefined",
     ],
+    [{ ...plain, chanels: 3 } as never, `expected only ${BAND_KEYS}, first, shrink, got "chanels"`],
     [{ ...plain, merge: 5 as never }, "expected a function merge, got 5"],
-    [{ ...plain, finish: () => 5 } as never, "expected a function merge beside finish, got undefined"],
+    [{ ...plain, finish: () => 5 } as never, `expected only ${BAND_KEYS}, first, shrink, got "finish"`],
     [{ ...rows, finish: 5 as never }, "expected a function finish, got 5"],
-    [{ ...rows, first: {} } as never, "expected first, if any, to be an object of a picture task, got {}"],
+    [{ ...rows, first: {} } as never, `expected only ${BAND_KEYS}, merge, finish, got "first"`],
     ...(
       [
         [{ params: ["other"] }, 'first.params to name parameters without a default, got "other"'],
@@ -276,12 +279,12 @@ describe("a task", () => {
         [{ task: plain }, 'first.task to be a data task, got "plain"'],
       ] as const
     ).map(([wrong, sentence]) => [{ ...steps, first: { ...first, ...wrong } }, `expected ${sentence}`]),
-    [{ ...plain, first: 5 } as never, "expected first, if any, to be an object of a picture task, got 5"],
+    [{ ...plain, first: 5 } as never, "expected first, if any, to be an object, got 5"],
     [{ ...steps, first: { ...first, task: {} } }, "expected a name of lower-case letters, digits and hyphens"],
     [{ ...plain, channels: 2 as never }, "expected channels that are 1, 3 or 4, got 2"],
     [{ ...plain, shrink: 0 }, "expected shrink to be a whole number from 1 to 256, or a function, got 0"],
     [{ ...plain, shrink: () => 1.5 }, "task plain: expected to shrink by 1 to 256, got 1.5"],
-    [{ ...rows, shrink: 2 } as never, "expected no shrink of a data task, got 2"],
+    [{ ...rows, shrink: 2 } as never, `expected only ${BAND_KEYS}, merge, finish, got "shrink"`],
     [{ ...plain, description: 5 as never }, "expected a description that is a string, got 5"],
     [{ ...plain, params: ["by"] as never }, 'expected params to be an object, got ["by"]'],
     [{ ...plain, params: { by: null as never } }, "parameter by: expected a schema, got null"],

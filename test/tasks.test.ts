@@ -4,7 +4,7 @@
 // The expected bytes are those of the one-machine program (cli/local.ts).
 import { afterAll, afterEach, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { spawnSync } from "node:child_process";
-import { readFileSync, writeFileSync } from "node:fs";
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { connect as amqp, type Channel, type ChannelModel } from "amqplib";
 import { decode, encode } from "fast-png";
@@ -211,21 +211,30 @@ describe("in one process", () => {
 });
 
 describe("a task's own functions", () => {
-  test("that throw in the coordinator fail the job, not the coordinator", async () => {
-    const program = spawnProgram("coordinator.ts", { PORT: "0", WORKERS: "1", TASKS: broken() });
+  test("that throw fail the job, not the coordinator, with their place", async () => {
+    const folder = temporaryFolder("tasks");
+    const program = spawnProgram("coordinator.ts", { PORT: "0", WORKERS: "1", TASKS: broken(folder) });
     programs.push(program);
     const [origin] = await program.waitFor(/http:\/\/127\.0\.0\.1:\d+/);
     for (const [task, sentence] of [
       ["no-halo?by=-1", "the task failed: task no-halo: expected a halo of 0 to 256 rows, got -1"],
-      ["no-finish", "the task failed: nothing can be made of this"],
-      ["no-find", "the task failed: nothing was found"],
+      ["no-finish", "the task failed: nothing can be made of this (no-finish.ts:1)"],
+      ["no-find", "the task failed: nothing was found (no-find.ts:2)"],
+      ["no-error", 'band 0: failed 3 times: run: expected an Error to be thrown, got "sick" (no-error.ts)'],
+      ["no-await", "run: expected an Error to be thrown, got a Promise: is an await missing? (no-await.ts)"],
+      ["no-pixels", "task no-pixels: expected 97 × 100 pixels, got undefined (no-pixels.ts)"],
+      ["no-helper", "the helper is ill (lib/helper.ts:2)"],
     ]) {
       const answer = await ask(`${origin}/tasks/${task}`, { method: "POST", body: photo });
-      expect([task, answer.status, (await answer.json()).detail]).toEqual([task, 500, sentence]);
+      const detail = (await answer.json()).detail.replaceAll(`${folder}/`, "");
+      expect([task, answer.status, detail]).toEqual([task, 500, expect.stringContaining(sentence)]);
     }
     const id = crypto.randomUUID();
     expect((await put(origin, id, "task=no-find")).status).toBe(500);
-    expect(await state(origin, id)).toMatchObject({ state: "failed", error: "the task failed: nothing was found" });
+    expect(await state(origin, id)).toMatchObject({
+      state: "failed",
+      error: expect.stringContaining("nothing was found"),
+    });
     await endAll();
   });
 
@@ -234,7 +243,7 @@ describe("a task's own functions", () => {
     programs.push(program);
     const [origin] = await program.waitFor(/http:\/\/127\.0\.0\.1:\d+/);
     expect((await ask(`${origin}/tasks/throws?bands=1`, { method: "POST", body: photo })).status).toBe(500);
-    await program.waitFor(/"error":"this task is ill","at":"[^"]*test\/tasks\/throws\.ts:8"/);
+    await program.waitFor(/"error":"this task is ill","at":"test\/tasks\/throws\.ts:8"/);
     await endAll();
   });
 
@@ -246,13 +255,19 @@ describe("a task's own functions", () => {
     };
     const none = file("none.ts", "export const task = { name: 'None' };\n");
     const broken = file("broken.ts", "export const = 5;\n");
+    const lost = file("lost.ts", "import { a } from './nowhere.ts';\nexport const task = a;\n");
+    const lib = file("lib.ts", "import { a } from './broken.ts';\nexport const task = a;\n");
+    const thrown = file("thrown.ts", "throw 'no reason';\n");
     const again = file("again.ts", "export const task = { name: 'sobel', halo: 0, run: ({ pixels }) => pixels };\n");
     const [one, two] = ["one.ts", "two.ts"].map((name) => file(name, again2));
     const taken = (name: string) => `expected a name and version of its own, got ${name}, as in`;
     for (const [TASKS, sentence] of [
       [none, `${none}: expected a name of lower-case letters, digits and hyphens, got "None"`],
       [`${one}, ${folder}/nowhere.ts`, `${folder}/nowhere.ts: expected a module, but there is no such file`],
-      [broken, `${broken}: Expected identifier but found "="`],
+      [broken, `${broken}: Expected identifier but found "=" (${broken}:1)`],
+      [lib, `${lib}: Expected identifier but found "=" (${broken}:1)`],
+      [lost, `${lost}: Cannot find module './nowhere.ts' imported from ${lost}\n`],
+      [thrown, `${thrown}: the file: expected an Error to be thrown, got "no reason"\n`],
       [again, `${again}: ${taken("sobel")} sobel.ts`],
       [`${one}, ${two}`, `${two}: ${taken("again.2")} TASKS: ${one}`],
     ]) {
@@ -268,8 +283,12 @@ describe("a task's own functions", () => {
   const again2 = "export const task = { name: 'again', version: 2, halo: 0, run: ({ pixels }) => pixels };\n";
 
   /** The setting `TASKS` for three modules. One function of each throws. */
-  function broken(): string {
-    const folder = temporaryFolder("tasks");
+  function broken(folder: string): string {
+    mkdirSync(join(folder, "lib"));
+    writeFileSync(
+      join(folder, "lib/helper.ts"),
+      "export const help = () => {\n  throw new Error('the helper is ill');\n};\n",
+    );
     const data = "halo: 0, run: () => 1, merge: (a, b) => a + b";
     const tasks = {
       "no-halo":
@@ -277,6 +296,10 @@ describe("a task's own functions", () => {
       "no-finish": `{ name: 'no-finish', ${data}, finish() { throw new Error('nothing can be made of this'); } }`,
       "no-find": `{ name: 'no-find', halo: 0, params: { by: { type: 'integer' } }, run: ({ pixels }) => pixels,
         first: { params: ['by'], task: { name: 'histogram', ${data} }, find() { throw new Error('nothing was found'); } } }`,
+      "no-error": "{ name: 'no-error', halo: 0, run() { throw 'sick'; } }",
+      "no-await": "{ name: 'no-await', halo: 0, run() { throw Promise.resolve(1); } }",
+      "no-pixels": "{ name: 'no-pixels', halo: 0, run() {} }",
+      "no-helper": "{ name: 'no-helper', halo: 0, run: () => help() };\nimport { help } from './lib/helper.ts'",
     };
     return Object.entries(tasks)
       .map(([name, code]) => {
