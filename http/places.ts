@@ -11,6 +11,8 @@ import type { Upload } from "./upload.ts";
 
 /** An upload that has waited for room in the queue for this long may lose its place to another, ms. */
 const STALLED_MS = 60_000;
+/** Where no other needs the place, it may wait so many times as long. */
+const UNCONTESTED = 60;
 /** How long a new upload waits for that place, ms. */
 const HANDOVER_MS = 5_000;
 
@@ -18,8 +20,8 @@ const HANDOVER_MS = 5_000;
  * The places for uploads.
  *
  * Nothing is read of an upload that waits for room in the queue, so a client that is gone behind a proxy goes unnoticed. No
- * limit of time tells such a client from a patient one. So both may wait until another upload needs the place. Then the
- * one that has waited longest gets 503. If it is sent again it resumes.
+ * limit of time tells such a client from a patient one. So both may wait until another upload needs the place, or for an
+ * hour. Then the one that has waited longest gets 503. If it is sent again it resumes.
  */
 export class UploadPlaces {
   readonly #taken = new Map<Upload, Promise<void>>();
@@ -38,9 +40,14 @@ export class UploadPlaces {
     const left = Promise.withResolvers<void>();
     this.#taken.set(upload, left.promise);
     this.onChange(this.#taken.size);
+    const look = () => {
+      if (upload.idle > UNCONTESTED * this.stalledMs) upload.end(noRoom(upload, "its client may be gone"));
+    };
+    const timer = setInterval(look, this.stalledMs);
     try {
       return await step();
     } finally {
+      clearInterval(timer);
       this.#taken.delete(upload);
       this.onChange(this.#taken.size);
       left.resolve();
@@ -50,10 +57,7 @@ export class UploadPlaces {
   async #handover(): Promise<void> {
     const [longest] = [...this.#taken.keys()].filter(({ signal }) => !signal.aborted).sort((a, b) => b.idle - a.idle);
     if (!longest || longest.idle < this.stalledMs) return;
-    const seconds = Math.round(longest.idle / 1000);
-    longest.end(
-      unavailable(`no room in the queue for ${seconds} s, and another upload needs the place; send it again`),
-    );
+    longest.end(noRoom(longest, "another upload needs the place"));
     let timer: ReturnType<typeof setTimeout> | undefined;
     const late = new Promise<void>((wake) => {
       timer = setTimeout(wake, HANDOVER_MS);
@@ -61,6 +65,10 @@ export class UploadPlaces {
     await Promise.race([this.#taken.get(longest), late]);
     clearTimeout(timer);
   }
+}
+
+function noRoom({ idle }: Upload, why: string) {
+  return unavailable(`no room in the queue for ${Math.round(idle / 1000)} s, and ${why}; send it again`);
 }
 
 /** What event streams cost: the streams, and the ids in them that were unknown when the stream was opened. */

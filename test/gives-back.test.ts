@@ -262,11 +262,12 @@ describe("event streams", () => {
 
 describe("a place for an upload", () => {
   test("that waits for room goes to one that needs it; the first is resumed when it is sent again", async () => {
-    const kit = await startKit({ workers: 0, maxJobs: 1, stalledMs: 1 });
+    const kit = await startKit({ workers: 0, maxJobs: 1, stalledMs: 100 });
     const first = crypto.randomUUID();
     const put = (id: string, body: Bytes) => kit.ask(`/jobs/${id}?workers=1`, { method: "PUT", body });
     const stalled = put(first, tall);
     await until(() => kit.queue.published.length === 1);
+    await sleep(150);
     const second = put(crypto.randomUUID(), small);
     const answer = await stalled;
     expect([answer.status, answer.headers.get("retry-after")]).toEqual([503, "5"]);
@@ -278,6 +279,19 @@ describe("a place for an upload", () => {
     await until(async () => (await (await kit.ask(`/jobs/${first}`)).json()).state === "done");
     const result = await kit.ask(`/jobs/${first}/result`);
     expect(Buffer.from(await result.arrayBuffer())).toEqual(await edgesOf(tall));
+    await kit.stop();
+  });
+
+  test("that has waited for room for an hour is given back, and the lease of its job", async () => {
+    const kit = await startKit({ workers: 0, stalledMs: 5 });
+    const id = crypto.randomUUID();
+    const put = () => kit.ask(`/jobs/${id}?workers=1`, { method: "PUT", body: tall });
+    const stalled = put();
+    await until(async () => await kit.results.isLeased(id));
+    expect((await (await stalled).json()).detail).toMatch(/^no room in the queue for \d s, and its client may be gone/);
+    expect([kit.uploads, await kit.results.isLeased(id)]).toEqual([0, false]);
+    await kit.startWorkers(1);
+    expect((await put()).status).toBe(202);
     await kit.stop();
   });
 
