@@ -299,8 +299,11 @@ export interface Results {
   /** Whether a coordinator enqueues the job now. */
   isLeased(id: string): Promise<boolean>;
 
-  /** Records the CRC-32 of a band's rows, before it is sent, and its lane, if it has one. */
-  expectRows(id: string, band: number, crc: number, attempt: number, lane?: number): Promise<void>;
+  /**
+   * Records the CRC-32 of a band's rows, before it is sent, and its lane, if it has one.
+   * @returns false where this attempt has other rows for the band, from another coordinator
+   */
+  expectRows(id: string, band: number, crc: number, attempt: number, lane?: number): Promise<boolean>;
   markSent(id: string, band: number, crc: number, attempt: number): Promise<void>;
   sent(id: string): Promise<Map<number, number>>;
   done(id: string): Promise<Map<number, Done>>;

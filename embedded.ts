@@ -113,6 +113,7 @@ export class LocalResults implements Results {
     if (!entry || entry.job.error === null) return;
     const attempt = entry.job.attempt + 1;
     Object.assign(entry.job, { error: null, failure: null, enqueued: false, attempt });
+    entry.rows.clear();
     entry.sent.clear();
     entry.failures.clear();
     entry.claims.clear();
@@ -126,9 +127,12 @@ export class LocalResults implements Results {
     return (this.#leases.get(id)?.until ?? 0) > Date.now();
   }
 
-  async expectRows(id: string, band: number, crc: number, attempt: number, lane?: number): Promise<void> {
+  async expectRows(id: string, band: number, crc: number, attempt: number, lane?: number): Promise<boolean> {
     const entry = this.#jobs.get(id);
-    if (entry && !isStale(entry, attempt)) entry.rows.set(band, { crc, lane, sent: elapsed(entry) });
+    if (!entry || isStale(entry, attempt)) return true;
+    if ((entry.rows.get(band)?.crc ?? crc) !== crc) return false;
+    entry.rows.set(band, { crc, lane, sent: elapsed(entry) });
+    return true;
   }
 
   async markSent(id: string, band: number, crc: number, attempt: number): Promise<void> {

@@ -221,7 +221,7 @@ async function enqueueBands(
   const send = async (band: Band, crc: number, lane: number | undefined) => {
     const { width, channels, pixels, number } = band;
     const height = pixels.length / width / channels;
-    await results.expectRows(job.id, number, crc, job.attempt, lane);
+    if (!(await results.expectRows(job.id, number, crc, job.attempt, lane))) throw differs(number);
     const chunk = {
       chunkId: chunkIdOf(job.id, number),
       task: job.task,
@@ -244,7 +244,7 @@ async function enqueueBands(
       const crc = rowsCrc(band);
       const before = watch.done.get(band.number)?.crc ?? watch.sent.get(band.number);
       if (before !== undefined && before !== crc) {
-        throw new JobError("conflict", `this job was started with another picture: band ${band.number} differs`);
+        throw differs(band.number);
       }
       if (before !== undefined) {
         pool.give(band.pixels);
@@ -278,6 +278,10 @@ async function enqueueBands(
     );
   const counted = "isCounted" in image && !image.isCounted && { bands, height: bands };
   await update(watch, { enqueued: true, cutMs, ...counted }, job.attempt);
+}
+
+function differs(band: number): JobError {
+  return new JobError("conflict", `this job was started with another picture: band ${band} differs`);
 }
 
 /** Changes the record of a job that is still at this attempt. @throws JobError */

@@ -2,7 +2,7 @@
  * Results, job records, events and the list of workers, in Redis.
  *
  *     job:{<id>}           hash: the request, the size, the plan, `attempt`, `enqueued`, `error`, `failure`, `suspect`
- *     job:{<id>}:rows      hash: band → CRC-32 of its rows, set before it is sent; a result made of other rows is refused.
+ *     job:{<id>}:rows      hash: band → CRC-32 of its rows, set once, before it is sent; a result made of other rows is refused.
  *                          "<band> sent", "<band> confirmed" → when, ms since `began`; "<band> lane" → its lane
  *     job:{<id>}:sent      hash: band → CRC-32 of its rows, set when the queue has confirmed it
  *     job:{<id>}:done      hash: band → JSON of its done record (`Done`)
@@ -162,9 +162,9 @@ export class RedisResults implements Results {
     return (await this.#redis.exists(`${jobKey(id)}:feeder`)) === 1;
   }
 
-  async expectRows(id: string, band: number, crc: number, attempt: number, lane?: number): Promise<void> {
+  async expectRows(id: string, band: number, crc: number, attempt: number, lane?: number): Promise<boolean> {
     const keys = [jobKey(id), `${jobKey(id)}:rows`, `${jobKey(id)}:rows`];
-    await this.#connection.evalReplicated(lua.MARK, keys, [band, crc, attempt, "sent", lane ?? ""]);
+    return (await this.#connection.evalReplicated(lua.MARK, keys, [band, crc, attempt, "sent", lane ?? ""])) !== -1;
   }
 
   async markSent(id: string, band: number, crc: number, attempt: number): Promise<void> {

@@ -37,6 +37,8 @@ export interface PixelLimits {
   whole: number;
   /** The most rows: each costs time too, however narrow it is. */
   rows?: number;
+  /** The time limit of a decode, whole seconds. */
+  seconds?: number;
 }
 
 /** All rows of a picture that fits into memory: `width × height` pixels, row-major. */

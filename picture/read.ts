@@ -158,12 +158,12 @@ async function decode(
   // Loaded on demand: 20 MB of native code that PNGs do not need.
   const { default: sharp } = await import("sharp");
   sharp.cache(false);
-  const started = performance.now();
+  const { seconds = DECODE_SECONDS } = limits;
+  let started = performance.now();
   const described = <T>(step: Promise<T>) =>
     step.catch((cause: Error) => {
-      if (performance.now() - started > DECODE_SECONDS * 1000) {
-        throw new ImageError("too-large", `image too large: not decoded in ${DECODE_SECONDS} s`, { cause });
-      }
+      if (performance.now() - started > seconds * 1000)
+        throw new ImageError("too-large", `image too large: not decoded in ${seconds} s`, { cause });
       throw new ImageError("corrupt", `corrupt ${format}: ${cause.message.split("\n")[0]}`, { cause });
     });
   // libtiff warns of tags only. What is damaged is an error.
@@ -176,8 +176,9 @@ async function decode(
   const isPlain = isColour && !examined.toRgb && !examined.island;
   const asGrey = channels === 1 && isPlain && meta.width * meta.height > LARGE_PIXELS;
   await enter(decodeBytes(meta, format, examined, asGrey), meta, memory);
+  started = performance.now(); // without the wait for memory
   const space = examined.isCmyk ? "cmyk" : "srgb";
-  const oriented = picture.timeout({ seconds: DECODE_SECONDS }).autoOrient().toColourspace(space);
+  const oriented = picture.timeout({ seconds }).autoOrient().toColourspace(space);
   if (examined.isCmyk) oriented.pipelineColourspace("cmyk");
   if (examined.hasSurplus) oriented.removeAlpha();
   const samples = asGrey ? oriented.recomb(LUMINANCE).linear(1, 0.5).extractChannel(0) : oriented;

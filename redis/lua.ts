@@ -38,9 +38,7 @@ end
 `;
 
 /** `stale(attempt, given)`: what a worker reports belongs to an earlier attempt. Third-party senders give none. */
-const STALE = `
-local function stale(attempt, given) return given ~= '' and attempt and given ~= attempt end
-`;
+const STALE = "local function stale(attempt, given) return given ~= '' and attempt and given ~= attempt end\n";
 
 /**
  * `next_attempt(job)`: what belonged to the attempt before is gone, its failures and suspicion too. Done bands stay, the
@@ -51,7 +49,7 @@ local function next_attempt(job)
   redis.call('HSET', job, 'enqueued', 0)
   redis.call('HINCRBY', job, 'attempt', 1)
   redis.call('HDEL', job, 'suspect', 'looked')
-  redis.call('DEL', job .. ':sent', job .. ':failures', job .. ':claims')
+  redis.call('DEL', job .. ':rows', job .. ':sent', job .. ':failures', job .. ':claims')
   renew(job, redis.call('HGET', job, 'ttl'), true)
   redis.call('PUBLISH', job, 'job')
 end
@@ -355,11 +353,13 @@ return found`;
 
 /**
  * Sets the CRC of a band in one of the job's hashes, and the time in its rows. KEYS job, hash, rows; ARGV band, CRC,
- * attempt, name of the time, lane or empty.
+ * attempt, name of the time, lane or empty. Returns -1 where the attempt has other rows for this band: for a moment, two
+ * coordinators may enqueue a job, each with its own picture.
  */
 export const MARK = `${FOLLOW}${STALE}${CLOCK}
 local ttl, attempt, began = unpack(redis.call('HMGET', KEYS[1], 'ttl', 'attempt', 'began'))
 if not ttl or stale(attempt, ARGV[3]) then return 0 end
+if (redis.call('HGET', KEYS[3], ARGV[1]) or ARGV[2]) ~= ARGV[2] then return -1 end
 redis.call('HSET', KEYS[2], ARGV[1], ARGV[2])
 if began then redis.call('HSET', KEYS[3], ARGV[1] .. ' ' .. ARGV[4], tostring(elapsed(began))) end
 if ARGV[5] ~= '' then redis.call('HSET', KEYS[3], ARGV[1] .. ' lane', ARGV[5]) end

@@ -68,6 +68,13 @@ describe("the size is checked before the rest arrives", () => {
   });
 });
 
+test("a decode has a time limit", async () => {
+  // A WebP of 134 million pixels of one colour: some seconds of work.
+  const webp = Buffer.from("524946461e000000574542505650384c110000002ffebfff070750e42ad4a3ff8188e87f0000", "hex");
+  const error = await caught(readImage(inPieces(webp), { ...DEFAULT_LIMITS, seconds: 1 }));
+  expect([error.code, error.message]).toEqual(["too-large", "image too large: not decoded in 1 s"]);
+});
+
 describe("rows", () => {
   const png = (width: number, height: number, interlace = 0) =>
     Buffer.concat([

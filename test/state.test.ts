@@ -511,6 +511,35 @@ describeWith(["redis"], "the state of a job", () => {
     60_000,
   );
 
+  test("two coordinators with different pictures: one enqueues all its bands, or none does", async () => {
+    // The first band is the same in both.
+    const pictures = [CRC, [CRC[0], 12]];
+    const enqueue = async (store: Results, order: number[]) => {
+      const world = await worldOf(store, crypto.randomUUID(), []);
+      const at = [0, 0];
+      const isRefused = [false, false];
+      for (const i of order) {
+        const [step, band] = [at[i] % 2, at[i]++ >> 1];
+        const crc = pictures[i][band];
+        if (isRefused[i]) continue;
+        if (band === 2) await store.updateJob(world.id, { enqueued: true, cutMs: 1 }, 1);
+        else if (step === 0) isRefused[i] = !(await store.expectRows(world.id, band, crc, 1));
+        else await store.store(chunk(world, band), tag("x"), { ...record(band), crc }, 1);
+      }
+      const [job, done] = [await store.findJob(world.id), await store.done(world.id)];
+      const bands = [0, 1].map((band) => done.get(band)?.crc);
+      await store.removeJob(world.id, 2);
+      return { enqueued: job?.enqueued, isRefused, bands };
+    };
+    for (const order of merges([5, 5])) {
+      const answer = await enqueue(results, order);
+      const winner = answer.isRefused.indexOf(false);
+      expect(answer.isRefused).toContain(true);
+      expect(answer).toMatchObject({ enqueued: true, bands: pictures[winner] });
+      expect(await enqueue(new LocalResults(TTL), order)).toEqual(answer);
+    }
+  });
+
   describe("two copies of a message", () => {
     const info = {
       host: "h",
