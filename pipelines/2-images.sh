@@ -15,7 +15,7 @@ no_arguments
 begin gcloud terraform docker
 
 say "Pipeline 2: the images
-  sobel-coordinator:$TAG and sobel-worker:$TAG, for linux/amd64
+  sobel-coordinator:$TAG and sobel-worker:$TAG, for linux/$ARCHITECTURE
   Costs 0.10 USD a month for each GB kept. Takes a few minutes.
 "
 signed_in
@@ -33,7 +33,7 @@ for name in coordinator worker; do
     say "    exists"
     continue
   fi
-  run docker build --platform=linux/amd64 --file="Dockerfile.$name" --tag="$image" .
+  run docker build --platform="linux/$ARCHITECTURE" --file="Dockerfile.$name" --tag="$image" .
   run docker push "$image"
 done
 say "

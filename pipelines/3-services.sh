@@ -72,12 +72,13 @@ $DRY_RUN || [ -z "$PAGE_SOURCE_RANGES" ] || [ -n "$token" ] \
   || die "PAGE_SOURCE_RANGES opens the page, and the coordinators require no token. Choose one, and run:
   AUTH_TOKEN=\"\$(openssl rand -hex 24)\" PROJECT=$PROJECT PAGE_SOURCE_RANGES=$PAGE_SOURCE_RANGES bash pipelines/3-services.sh"
 
-# manifests: k8s/*.yaml with the images of the registry.
+# manifests: k8s/*.yaml with the images of the registry. GKE taints nodes of arm64.
 manifests() {
-  local file
+  local file tolerated=""
+  [ "$ARCHITECTURE" != arm64 ] || tolerated='s#^      serviceAccountName: .*#&\n      tolerations: [{ key: kubernetes.io/arch, value: arm64 }]#'
   for file in k8s/*.yaml; do
     printf -- '---\n'
-    sed -E "s#image: *\"?sobel-(coordinator|worker):dev\"?#image: $registry/sobel-\1:$TAG#" "$file"
+    sed -E "s#image: *\"?sobel-(coordinator|worker):dev\"?#image: $registry/sobel-\1:$TAG#; $tolerated" "$file"
   done
 }
 

@@ -40,14 +40,24 @@ export function readSettings(env: Environment) {
     ),
     RELEASE_CHANNEL: text("RELEASE_CHANNEL", "REGULAR", /^(RAPID|REGULAR|STABLE)$/, "RAPID, REGULAR or STABLE"),
     /** The type of the cluster's nodes, and the limits of their autoscaler. */
-    NODE_MACHINE: text("NODE_MACHINE", "e2-standard-4", MACHINE, "a machine type, such as e2-standard-4"),
+    NODE_MACHINE: text(
+      "NODE_MACHINE",
+      "e2-standard-4",
+      MACHINE,
+      "a machine type with Persistent Disk, such as e2-standard-4",
+    ),
     NODES_MIN: whole("NODES_MIN", 1, 1, 100),
     NODES_MAX: whole("NODES_MAX", 4, 1, 100),
     /** If true, nothing deletes the cluster, not even 9-destroy.sh. Default false: the cluster of a course is temporary. */
     DELETION_PROTECTION: flag("DELETION_PROTECTION", false),
     /** Worker VMs: number, type, and whether they are spot VMs, which are cheaper and may be stopped at any time. */
     WORKERS: whole("WORKERS", 3, 0, 1000),
-    WORKER_MACHINE: text("WORKER_MACHINE", "e2-standard-2", MACHINE, "a machine type, such as e2-standard-2"),
+    WORKER_MACHINE: text(
+      "WORKER_MACHINE",
+      "e2-standard-2",
+      MACHINE,
+      "a machine type with Persistent Disk, such as e2-standard-2",
+    ),
     WORKER_SPOT: flag("WORKER_SPOT", false),
     /** The tag of the images. Default: the commit. */
     TAG: text("TAG", defaultTag(env), /^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$/, "a tag for the images, such as v1"),
@@ -68,10 +78,17 @@ export function readSettings(env: Environment) {
   };
   if (settings.NODES_MAX < settings.NODES_MIN)
     throw new Error(`NODES_MAX: expected at least NODES_MIN, ${settings.NODES_MIN}, got ${settings.NODES_MAX}`);
-  return settings;
+  /** Of the images, which nodes and VMs share. */
+  const ARCHITECTURE = architecture(settings.NODE_MACHINE);
+  if (architecture(settings.WORKER_MACHINE) !== ARCHITECTURE)
+    throw new Error(`WORKER_MACHINE: expected ${ARCHITECTURE} as of NODE_MACHINE, got ${settings.WORKER_MACHINE}`);
+  return { ...settings, ARCHITECTURE };
 }
 
-const MACHINE = /^[a-z][a-z0-9]*-[a-z0-9-]+$/;
+const architecture = (machine: string) => (machine.startsWith("t2a-") ? "arm64" : "amd64");
+
+/** Not of the fourth generation: it has no Persistent Disk, which the boot disks and the volumes of k8s/ are. */
+const MACHINE = /^(?![a-z]4)[a-z][a-z0-9]*-[a-z0-9-]+$/;
 const BYTE = "(25[0-5]|2[0-4]\\d|1?\\d?\\d)";
 const RANGE = `${BYTE}(\\.${BYTE}){3}/(3[0-2]|[12]?\\d)`;
 const RANGES = new RegExp(`^(${RANGE}(,${RANGE})*)?$`);

@@ -74,7 +74,7 @@ export class Workers extends Stack {
       machineType: settings.WORKER_MACHINE,
       disk: [
         {
-          sourceImage: "projects/cos-cloud/global/images/family/cos-stable",
+          sourceImage: `projects/cos-cloud/global/images/family/cos-${settings.ARCHITECTURE === "arm64" ? "arm64-" : ""}stable`,
           boot: true,
           autoDelete: true,
           diskType: "pd-balanced",

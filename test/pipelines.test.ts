@@ -90,7 +90,7 @@ mkdirSync(join(folder, "k8s"));
 writeFileSync(join(folder, "k8s/a.yaml"), "kind: Namespace\n");
 writeFileSync(
   join(folder, "k8s/b.yaml"),
-  '      - image: sobel-worker:dev\n      - image: "sobel-coordinator:dev"\n      - image: redis:8\n',
+  '      serviceAccountName: x\n      - image: sobel-worker:dev\n      - image: "sobel-coordinator:dev"\n      - image: redis:8\n',
 );
 const bin = join(folder, "bin");
 for (const name of STUBBED) stub(bin, name, STUB);
@@ -228,9 +228,19 @@ describe("the whole sequence", () => {
     );
   });
 
+  test("builds for nodes of arm64, and tolerates their taint", async () => {
+    const env = { NODE_MACHINE: "t2a-standard-4", WORKER_MACHINE: "t2a-standard-2", TAG: "v2" };
+    const world = new World(before[2]);
+    const { calls } = await world.run(["2-images.sh"], env);
+    expect(calls.filter((call) => call.includes("--platform=linux/arm64"))).toHaveLength(2);
+    await world.run(["3-services.sh"], env);
+    expect(world.read("applied")).toContain("      tolerations: [{ key: kubernetes.io/arch, value: arm64 }]\n");
+  });
+
   test("applies the manifests with the images of the registry", () => {
     expect(before[3].read("applied")).toBe(
       "---\nkind: Namespace\n---\n" +
+        "      serviceAccountName: x\n" +
         "      - image: us-central1-docker.pkg.dev/my-project-123/sobel/sobel-worker:v1\n" +
         "      - image: us-central1-docker.pkg.dev/my-project-123/sobel/sobel-coordinator:v1\n" +
         "      - image: redis:8\n",

@@ -254,6 +254,8 @@ describeStacks("settings", () => {
     [{ ZONE: "europe-west1-b" }, 'ZONE: expected a zone of us-central1, such as us-central1-b, got "europe-west1-b"'],
     [{ CLUSTER_LOCATION: "us-east1" }, "CLUSTER_LOCATION: expected us-central1 or one of its zones"],
     [{ WORKERS: "three" }, 'WORKERS: expected a whole number from 0 to 1000, got "three"'],
+    [{ NODE_MACHINE: "n4-standard-4" }, "NODE_MACHINE: expected a machine type with Persistent Disk"],
+    [{ NODE_MACHINE: "t2a-standard-4" }, "WORKER_MACHINE: expected arm64 as of NODE_MACHINE, got e2-standard-2"],
     [{ NODES_MIN: "5" }, "NODES_MAX: expected at least NODES_MIN, 5, got 4"],
     [{ WORKER_SPOT: "yes" }, 'WORKER_SPOT: expected true or false, got "yes"'],
     [{ DELETION_PROTECTION: "1" }, "DELETION_PROTECTION: expected true or false"],
