@@ -134,6 +134,7 @@ step "types of terraform/: tsc" bun x tsc -p terraform
 step "lint: biome check" bun x biome check --error-on-warnings .
 step "shell scripts: shellcheck" shellcheck -x pipelines/*.sh terraform/*.sh k8s/*.sh .ci/run
 step "alerts: promtool" promtool check rules docs/alerts.yaml
+step "Prometheus' settings: promtool" promtool check config --syntax-only docs/prometheus.yaml
 step "known vulnerabilities of the packages: bun audit" audit
 step "tests: bun test" run_tests
 step "the README's comparisons, printed: bun run bench --quick" \

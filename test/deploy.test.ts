@@ -178,6 +178,38 @@ test("Compose meets its specification, and a fault is found", () => {
   expect(faults(broken).join("\n")).toMatch(/worker\/read_only must be/);
 });
 
+test("Prometheus finds the programs of Compose and its rules, Grafana finds Prometheus", () => {
+  interface Scrape {
+    static_configs?: { targets: string[] }[];
+    dns_sd_configs?: { names: string[]; port: number }[];
+  }
+  const prometheus = parse(readFileSync(join(PROJECT, "docs/prometheus.yaml"), "utf8"));
+  const { services, configs } = model.compose;
+  const scrapes = prometheus.scrape_configs as Scrape[];
+  const targets = scrapes.flatMap(({ static_configs = [], dns_sd_configs = [] }) => [
+    ...static_configs.flatMap(({ targets }) => targets.map((target) => target.split(":"))),
+    ...dns_sd_configs.flatMap(({ names, port }) => names.map((name) => [name, String(port)])),
+  ]);
+  expect(targets.map(([name]) => name).toSorted()).toEqual(["coordinator", "rabbitmq", "worker"]);
+  for (const [name, port] of targets) {
+    expect(container(model, name).ports?.map(({ containerPort }) => String(containerPort))).toContain(port);
+    expect(services[name].networks).toContain("inside");
+  }
+  const mounted = (name: string) =>
+    services[name].configs!.map((config) => {
+      const { source = "", target } = config as { source?: string; target?: string };
+      return [target, (configs[source] as { file?: string }).file];
+    });
+  const [rules] = prometheus.rule_files as string[];
+  expect(mounted("prometheus")).toContainEqual([`/etc/prometheus/${rules}`, `docs/${rules}`]);
+  const token = prometheus.scrape_configs[0].authorization.credentials_file;
+  expect(mounted("prometheus")).toContainEqual([`/etc/prometheus/${token}`, undefined]);
+  const { GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH: home } = services.grafana.environment as Record<string, string>;
+  expect(mounted("grafana")).toContainEqual([home, "docs/grafana.json"]);
+  expect(parse(configs.datasource.content).datasources[0].url).toBe("http://prometheus:9090");
+  expect(services.prometheus.networks).toEqual(["inside"]);
+});
+
 // biome-ignore format: a table, a fault a line
 /** Faults for each check to find: what is broken, how, and the sentence of the check. */
 const MUTATIONS: [check: keyof typeof CHECKS, what: string, step: (broken: Model) => unknown, fault: RegExp][] = [

@@ -27,6 +27,14 @@ const SERVER_SETTINGS: Record<string, string[]> = {
     "ERLANG_COOKIE",
   ],
   redis: ["REDISCLI_AUTH"],
+  grafana: [
+    ...["GF_AUTH_ANONYMOUS_ENABLED", "GF_AUTH_DISABLE_LOGIN_FORM", "GF_AUTH_BASIC_ENABLED"],
+    ...[
+      "GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH",
+      "GF_ANALYTICS_REPORTING_ENABLED",
+      "GF_ANALYTICS_CHECK_FOR_UPDATES",
+    ],
+  ],
 };
 
 export const CHECKS = {
