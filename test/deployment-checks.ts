@@ -371,7 +371,7 @@ function reached(entry: string, seen = new Set<string>()): Set<string> {
   for (const pattern of [imports, addresses]) {
     for (const [, one, other] of text.matchAll(pattern)) {
       const path = join(dirname(entry), one ?? other);
-      reached(one === "." ? `${path}/` : path, seen);
+      if (path !== ".") reached(one === "." ? `${path}/` : path, seen); // "..": for the names of files only
     }
   }
   return seen;
