@@ -47,6 +47,8 @@ export function stateOf(job: Job, done: number): State {
 /** A watch without hints looks at the records this often: at first, and when nothing has happened for long, ms. */
 const LOOK_MS = 200;
 const REFRESH_MS = 2_000;
+/** Looks of all watches together are this far apart, ms: thousands of jobs may wait in the queue. */
+const GAP_MS = 10;
 /** A watch looks for a job that does not exist this often, or half as often, ms: anyone may ask for one. */
 const UNKNOWN_MS = 10_000;
 
@@ -315,7 +317,8 @@ export class JobWatch {
   #schedule(): void {
     const quiet = Date.now() - this.#heard;
     const usual = this.job ? Math.min(Math.max(LOOK_MS, quiet / 4), REFRESH_MS) : UNKNOWN_MS * (1 + Math.random());
-    const pause = this.#unclaimed().length > 0 ? Math.min(usual, this.#pace.pause) : usual;
+    const own = this.#unclaimed().length > 0 ? Math.min(usual, this.#pace.pause) : usual;
+    const pause = Math.max(own, GAP_MS * JobWatch.#shared.get(this.backends.results)!.size);
     this.#due = Date.now() + pause;
     clearTimeout(this.#timer);
     this.#timer = setTimeout(async () => {

@@ -38,6 +38,8 @@ describeWith(["rabbitmq", "redis"], "a distributed job", () => {
   const redis = { server: undefined as RedisServer | undefined, client: undefined as Redis | undefined };
   let wire: CountingProxy;
   let fetch: (request: Request) => Response | Promise<Response>;
+  let results: RedisResults;
+  let worker: Worker;
   const closing: (() => Promise<void>)[] = [];
 
   beforeAll(async () => {
@@ -45,10 +47,10 @@ describeWith(["rabbitmq", "redis"], "a distributed job", () => {
     redis.server = await startRedis();
     redis.client = new Redis(redis.server.url);
     wire = await countingProxy(rabbitmq.port);
-    const results = new RedisResults(redis.server.url, 600, false);
+    results = new RedisResults(redis.server.url, 600, false);
     // A band that takes long costs more: never here, however slow the machine.
     const queue = await RabbitQueue.connect(`amqp://guest:guest@127.0.0.1:${wire.port}`, log, 60_000);
-    const worker = new Worker({ queue, results, tasks, name: "counted", bandTimeout: 10_000, log });
+    worker = new Worker({ queue, results, tasks, name: "counted", bandTimeout: 10_000, log });
     await worker.start();
     fetch = createApp({ queue, results, tasks, bandPixels: BAND_PIXELS }).fetch;
     closing.push(
@@ -131,6 +133,30 @@ describeWith(["rabbitmq", "redis"], "a distributed job", () => {
     const once = perJob.reduce((sum, name) => sum + (few[name] ?? 0) - 2 * perBand(name), 0);
     expect(once).toBeLessThanOrEqual(10);
   });
+
+  test("ten times as many waiting jobs do not cause more looks for results", async () => {
+    await worker.pause(true);
+    const looks = spyOn(results, "recordForeign");
+    const { bytes } = photo(1);
+    const ids: string[] = [];
+    const job = (method: string, id: string, body?: Uint8Array<ArrayBuffer>) =>
+      fetch(new Request(`http://localhost/jobs/${id}`, { method, body }));
+    const countedWith = async (jobs: number) => {
+      while (ids.length < jobs) {
+        ids.push(crypto.randomUUID());
+        expect((await job("PUT", ids.at(-1)!, new Uint8Array(bytes))).status).toBe(202);
+      }
+      looks.mockClear();
+      await Bun.sleep(3_000);
+      return looks.mock.calls.length;
+    };
+    const few = await countedWith(30);
+    expect(few).toBeGreaterThan(0);
+    expect(await countedWith(300)).toBeLessThanOrEqual(2 * few);
+    for (const id of ids) await job("DELETE", id);
+    looks.mockRestore();
+    await worker.pause(false);
+  }, 60_000);
 
   test("a band is one message: published, confirmed, delivered, acknowledged", async () => {
     const [few, many] = [await counted(2), await counted(12)];
