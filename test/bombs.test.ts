@@ -69,9 +69,34 @@ describe("the size is checked before the rest arrives", () => {
 });
 
 test("a decode has a time limit", async () => {
-  // A WebP of 134 million pixels of one colour: some seconds of work.
-  const webp = Buffer.from("524946461e000000574542505650384c110000002ffebfff070750e42ad4a3ff8188e87f0000", "hex");
-  const error = await caught(readImage(inPieces(webp), { ...DEFAULT_LIMITS, seconds: 1 }));
+  // A TIFF of two million strips, all of them the same pixel: many seconds of work, and hardly any memory.
+  const [rows, strip] = [2_000_000, deflateSync(Buffer.alloc(1))];
+  const [at, table] = [122, 122 + strip.length];
+  const shape = [
+    [256, 1],
+    [257, rows],
+    [258, 8],
+    [259, 8],
+    [262, 1],
+    [273, table, rows],
+    [277, 1],
+    [278, 1],
+    [279, table + 4 * rows, rows],
+  ];
+  const tiff = Buffer.alloc(table + 8 * rows);
+  tiff.write("II*\0\x08\0\0\0\x09\0", "latin1");
+  for (const [i, [tag, value, count = 1]] of shape.entries()) {
+    tiff.writeUInt16LE(tag, 10 + 12 * i);
+    tiff.writeUInt16LE(4, 12 + 12 * i);
+    tiff.writeUInt32LE(count, 14 + 12 * i);
+    tiff.writeUInt32LE(value, 18 + 12 * i);
+  }
+  tiff.set(strip, at);
+  for (let i = 0; i < rows; i++) {
+    tiff.writeUInt32LE(at, table + 4 * i);
+    tiff.writeUInt32LE(strip.length, table + 4 * (rows + i));
+  }
+  const error = await caught(readImage(inPieces(tiff), { ...DEFAULT_LIMITS, seconds: 1 }));
   expect([error.code, error.message]).toEqual(["too-large", "image too large: not decoded in 1 s"]);
 });
 
