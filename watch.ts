@@ -64,7 +64,6 @@ export async function lookUp(backends: Backends, id: string, isEnqueued = JobWat
   let known = await read(backends.results, id);
   if (!known || known.job.error !== null || stateOf(known.job, known.done.size) === "done") return known;
   const awaited = awaitedOf(known);
-  await noteLost(backends, known);
   if (awaited.length > 0) {
     await backends.results.recordForeign(id, awaited);
     known = await read(backends.results, id);
@@ -121,6 +120,7 @@ export class JobWatch {
   #due = 0;
   /** The first unclaimed band at the last look. While bands are taken in turn, it changes. */
   #first: number | undefined;
+  #missing = new Map<string, number>();
   readonly #pace: Pace;
   #unwatch: Promise<() => void> | undefined;
 
@@ -333,7 +333,9 @@ export class JobWatch {
     if (!this.job && !(await this.backends.results.findJob(this.id))) return;
     if (now - this.#heard >= LOOK_MS && now - this.#refreshed >= REFRESH_MS) {
       this.#refreshed = now;
-      return this.#refresh(lookUp(this.backends, this.id, this.#enqueuing > 0));
+      await this.#refresh(lookUp(this.backends, this.id, this.#enqueuing > 0));
+      this.#missing = await noteLost(this.backends, this, this.#missing);
+      return;
     }
     const unclaimed = this.#unclaimed();
     const isStuck = unclaimed.length > 0 && unclaimed[0].band === this.#first;

@@ -7,6 +7,7 @@
  */
 import type { Backends, Claim, Done, Incident, Job } from "../backends.ts";
 import { DEAD_LETTERS } from "../queue.ts";
+import { BEAT_MS } from "../results.ts";
 
 /** A band that is neither in the queue nor with a worker for this long is lost: several heartbeats, ms. */
 const VANISHED_MS = 15_000;
@@ -54,13 +55,26 @@ export async function failIfStuck(backends: Backends, known: Known, isEnqueued: 
   return results.failJob(job.id, `the picture has not arrived completely: ${why}; send it again`, "interrupted");
 }
 
-/** Notes each worker that has claimed a band and is alive no more. Nothing else would say so until another takes the band. */
-export async function noteLost({ results }: Backends, { job, claims }: Known): Promise<void> {
+/**
+ * Notes each worker that has claimed a band and is alive no more. Nothing else would say so until another takes the band.
+ * After a sleep of all machines every heartbeat is old, so a worker is lost only if it is still missing a heartbeat later.
+ * @param missing what the last look has returned: since when each claim is without its worker, ms
+ */
+export async function noteLost(
+  { results }: Backends,
+  { job, claims }: { job: Job | null; claims: Map<number, Claim> },
+  missing: Map<string, number>,
+): Promise<Map<string, number>> {
+  const still = new Map<string, number>();
   const own = [...claims].filter(([, { foreign }]) => !foreign);
-  if (own.length === 0 || job.error !== null) return;
+  if (own.length === 0 || !job || job.error !== null) return still;
   const alive = new Set((await results.workers(FLEET_MS)).map(({ name }) => name));
-  const lost = own.filter(([, { worker }]) => !alive.has(worker));
-  await Promise.all(lost.map(([band, { worker }]) => results.noteLost(job.id, band, worker)));
+  for (const [band, { worker }] of own.filter(([, { worker }]) => !alive.has(worker))) {
+    const since = missing.get(`${band} ${worker}`) ?? performance.now();
+    still.set(`${band} ${worker}`, since);
+    if (performance.now() - since >= BEAT_MS) await results.noteLost(job.id, band, worker);
+  }
+  return still;
 }
 
 /** Whether bands are neither in the queue nor with a worker, and for how long that may be seen, ms. */

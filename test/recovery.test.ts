@@ -237,6 +237,23 @@ describeWith(["rabbitmq", "redis"], "recovery", () => {
     await proxy.refuse();
   });
 
+  test("all machines sleep for 40 s in the middle of a job: it goes on", async () => {
+    const env = { TASKS: "test/tasks/slow.ts" };
+    const origin = await startCoordinator(env);
+    for (const name of ["one", "two"]) await startWorker(name, env);
+    const id = await accepted(origin, photo(6), "task=slow&ms=2500&workers=6");
+    await until(async () => (await jobAt(origin, id)).done >= 2);
+    await until(async () => (await results.claims(id)).size === 2);
+    for (const machine of [rabbitmq, redis]) machine.pause();
+    for (const program of programs) program.kill("SIGSTOP");
+    await sleep(40_000);
+    for (const program of programs.toReversed()) program.kill("SIGCONT");
+    for (const machine of [redis, rabbitmq]) machine.resume();
+    await until(async () => (await jobAt(origin, id)).state !== "running");
+    expect(await jobAt(origin, id)).toMatchObject({ state: "done", error: null });
+    expect(await results.incidents(id)).toEqual([]);
+  }, 120_000);
+
   test("Redis comes back with older data: an accepted job fails with the reason, and is done once sent again", async () => {
     const bandPixels = 50_000;
     const origin = await startCoordinator({ BAND_PIXELS: String(bandPixels) });

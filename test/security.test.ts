@@ -9,8 +9,10 @@ import { promisify } from "node:util";
 import { encode } from "fast-png";
 import { Redis } from "ioredis";
 import { chromium } from "playwright-core";
+import { serve } from "../http/serve.ts";
 import { RedisResults } from "../results.ts";
 import { certificates } from "./clusters.ts";
+import { startKit } from "./kit.ts";
 import {
   binaries,
   describeWith,
@@ -24,7 +26,7 @@ import {
   startRedis,
   temporaryFolder,
 } from "./servers.ts";
-import { until, within } from "./wait.ts";
+import { sleep, until, within } from "./wait.ts";
 
 setDefaultTimeout(60_000);
 
@@ -35,6 +37,67 @@ const run = promisify(execFile);
 const photo = Buffer.from(
   encode({ width: 90, height: 60, channels: 1, data: Uint8Array.from({ length: 5400 }, (_, i) => (i * 7919) >> 3) }),
 );
+
+describe("requests that no ordinary client sends", () => {
+  const head = (first: string, ...fields: string[]) =>
+    [first, "host: test", ...fields].map((line) => `${line}\r\n`).join("");
+  const get = (path: string) => `${head(`GET ${path} HTTP/1.1`)}\r\n`;
+  const post = (...fields: string[]) => `${head("POST /tasks/sobel HTTP/1.1", ...fields)}\r\n`;
+  const [body, length] = [photo.toString("latin1"), `content-length: ${photo.length}`];
+  const chunked = (extension: string) =>
+    `${post("transfer-encoding: chunked")}${photo.length.toString(16)}${extension}\r\n${body}\r\n0\r\n\r\n`;
+  // What is sent, each piece after an answer, and the statuses of all answers.
+  const cases: [what: string, pieces: string[], statuses: number[]][] = [
+    ["a body longer than its length", [post(`content-length: ${photo.length - 10}`) + body], [400]],
+    ["two lengths", [post(length, "content-length: 5") + body], [400]],
+    ["a length and chunks", [post("content-length: 5", "transfer-encoding: chunked") + body], [400]],
+    ["a negative length", [post("content-length: -1") + body], [400]],
+    ["a length of 20 digits", [post(`content-length: ${"9".repeat(20)}`) + body], [400]],
+    ["chunks", [chunked("")], [200]],
+    ["a chunk with an extension", [chunked(";a=b")], [200]],
+    ["a chunk of no size", [`${post("transfer-encoding: chunked")}zz\r\n${body}\r\n`], [400]],
+    ["a chunk of 2^72 bytes", [`${post("transfer-encoding: chunked")}${"f".repeat(18)}\r\n${body}\r\n`], [400]],
+    ["requests that do not wait for answers", [get("/healthz") + get("/nothing") + get("/tasks")], [200, 404, 200]],
+    ["a request after an upload", [post(length) + body, get("/healthz")], [200, 200]],
+    ["an upload after a request", [get("/healthz") + post(length) + body], [200, 200]],
+    [
+      "a body where none is expected",
+      [`${head("GET /healthz HTTP/1.1", "content-length: 5")}\r\nhello`, get("/tasks")],
+      [200, 200],
+    ],
+    ["a client that asks before it sends", [post(length, "expect: 100-continue"), body], [100, 200]],
+    ["a header of 40 KB", [`${head("GET /healthz HTTP/1.1", `x: ${"a".repeat(40_000)}`)}\r\n`], [431]],
+    ["a header with a zero byte", [`${head("GET /healthz HTTP/1.1", "x: a\0b")}\r\n`], [400]],
+    ["a folded header", [`${head("GET /healthz HTTP/1.1", "x: a", " b")}\r\n`], [400]],
+    ["HTTP/3.0 as text", [`${head("GET /healthz HTTP/3.0")}\r\n`], [505]],
+    ["the preface of HTTP/2", ["PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"], [400]],
+    ["TLS", ["\x16\x03\x01\x00\xa5\x01\x00\x00\xa1\x03\x03"], [400]],
+  ];
+
+  test("each gets its answers, and what it took is given back", async () => {
+    const kit = await startKit({ workers: 1 });
+    const server = serve(kit.app.fetch, "127.0.0.1", 0);
+    for (const [what, pieces, statuses] of cases) {
+      const socket = connect(server.port, "127.0.0.1").on("error", () => {});
+      let text = "";
+      socket.setEncoding("latin1").on("data", (piece: string) => {
+        text += piece;
+      });
+      const answers = () => [...text.matchAll(/HTTP\/1\.1 (\d{3})/g)].map(([, status]) => Number(status));
+      for (const [i, piece] of pieces.entries()) {
+        socket.write(piece, "latin1");
+        await until(() => answers().length > i || socket.destroyed);
+        await sleep(50); // the whole answer
+      }
+      await until(() => answers().length >= statuses.length || socket.destroyed);
+      expect([what, ...answers()]).toEqual([what, ...statuses]);
+      socket.destroy();
+    }
+    await until(() => kit.idle());
+    await within(server.stop());
+    await kit.stop();
+  });
+});
 
 describe("with AUTH_TOKEN", () => {
   let coordinator: Program;
