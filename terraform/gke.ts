@@ -146,7 +146,8 @@ export class Gke extends Stack {
         oauthScopes: SCOPES,
         shieldedInstanceConfig: SHIELDED,
         workloadMetadataConfig: { mode: "GKE_METADATA" }, // hides the node's account from pods
-        kubeletConfig: { insecureKubeletReadonlyPortEnabled: "FALSE" },
+        // Without the second one, the provider of version 6 turns limits of CPU off.
+        kubeletConfig: { insecureKubeletReadonlyPortEnabled: "FALSE", cpuCfsQuota: true },
         metadata: { "disable-legacy-endpoints": "true" },
       },
     });

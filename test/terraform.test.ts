@@ -124,6 +124,7 @@ describeStacks("the stacks", () => {
     const pool = body("google_container_node_pool");
     expect(pool.autoscaling).toEqual({ total_min_node_count: 1, total_max_node_count: 4, location_policy: "BALANCED" });
     expect(pool.node_config.workload_metadata_config).toEqual({ mode: "GKE_METADATA" });
+    expect(pool.node_config.kubelet_config).toMatchObject({ cpu_cfs_quota: true });
   });
 
   test("give machines their own accounts with few roles, secure boot, and no public address", () => {
@@ -245,6 +246,15 @@ describeStacks("settings", () => {
       expect(terraform.backend).toEqual({ gcs: { bucket: "my-state", prefix: `sobel/${name}` } });
     expect(network.provider.google[0].region).toBe("europe-west1");
     expect(gke.output.registry.value).toBe("europe-west1-docker.pkg.dev/my-project-123/sobel");
+  });
+
+  test("choose the system of a VM for its architecture", async () => {
+    const arm = await synthesized({ NODE_MACHINE: "t2a-standard-4", WORKER_MACHINE: "t2a-standard-2" });
+    const images = [await synthesized(), arm].map(({ workers }) => {
+      const { template } = workers.resource.google_compute_instance_template;
+      return template.disk[0].source_image.split("/").at(-1);
+    });
+    expect(images).toEqual(["cos-stable", "cos-arm64-stable"]);
   });
 
   const wrong: [Record<string, string>, string][] = [
