@@ -45,7 +45,7 @@ export function paramsOf(request: Request, task: Task, body = ""): Values {
   }
 }
 
-const EXPECTED = "expected the parameters as a JSON object or a form";
+const EXPECTED = "expected the parameters as a JSON object or as name=value&…";
 
 function objectOf(body: string): Record<string, unknown> {
   try {

@@ -104,12 +104,13 @@ export async function allTasks(own: Tasks, results: Results): Promise<Task[]> {
   return [...own.names().map((name) => own.newest(name)!), ...others.map((name) => offered.newest(name)!)];
 }
 
-/** The newest version of a task, or that of its name: `grow.2`. Undefined if neither the program nor a live worker has it. */
+/** The newest version of a task, or that of its name: `grow.1`, `grow.2`. Undefined if neither the program nor a live worker has it. */
 export async function findTask(own: Tasks, results: Results, name: string): Promise<Task | undefined> {
-  const known = own.newest(name) ?? own.get(name);
+  const wire = name.replace(/\.1$/, "");
+  const known = own.newest(name) ?? own.get(wire);
   if (known) return known;
   const offered = await offeredTasks(own, results);
-  return offered.newest(name) ?? offered.get(name);
+  return offered.newest(name) ?? offered.get(wire);
 }
 
 /** The version with which a job was begun, for a client that sends its picture again. Undefined if no program has it. */

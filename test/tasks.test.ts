@@ -457,7 +457,8 @@ describeWith(["rabbitmq", "redis"], "a fleet", () => {
       const plain = await coordinator();
       expectSame(await post(plain), tinted(2));
       for (const origin of [young, plain]) expectSame(await post(origin, "tint.2"), tinted(2));
-      expect((await ask(`${young}/tasks/tint.1`, { method: "POST", body: photo })).status).toBe(422);
+      expectSame(await post(young, "tint.1"), tinted(1));
+      expect((await ask(`${young}/tasks/tint.3`, { method: "POST", body: photo })).status).toBe(422);
       expectSame(await pixelsOf(await resultOf(plain, id)), tinted(2));
     },
     LONG,
