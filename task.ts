@@ -12,9 +12,8 @@
  * and it may run again. A picture task returns pixels. A data task returns JSON, and merges the data of two bands. A list
  * task needs no picture: it makes pieces of JSON, runs each, and merges.
  *
- * Invariant: the result does not depend on the number of bands. For pixels the halo ensures this. A data task ensures it
- * and a list task ensure it
- * themselves: their `merge` must be associative.
+ * Invariant: the result does not depend on the number of bands. For pixels the halo ensures this. Data tasks and list tasks
+ * ensure it themselves: their `merge` must be associative.
  *
  * Not here: how tasks are found and checked (tasks/index.ts) and run (tasks/run.ts), how a band reaches one (worker.ts).
  */
@@ -89,7 +88,7 @@ interface BandTask<P extends Params> extends TaskBase<P> {
   pieces?: undefined;
   /** How many rows above and below a pixel the task reads. */
   halo: number | ((params: Values<P>) => number);
-  /** What a pixel is: 1 grey, the default; 3 RGB, over white where it is transparent; 4 RGBA. The result is the same. */
+  /** What a pixel is: 1 grey, the default; 3 RGB, over white where it is transparent; 4 RGBA. */
   channels?: Channels;
   /** About how many pixels a band has; by default the setting `BAND_PIXELS`. Fewer suit a task of much work. */
   bandPixels?: number;
@@ -106,9 +105,11 @@ export interface PictureTask<P extends Params = Params> extends BandTask<P> {
     task: DataTask;
     find(data: unknown, params: Values<P>): { [Name in keyof P]?: NoInfer<ValueOf<P[Name]>> };
   };
+  /** What a pixel of the result is. By default the same as `channels`. */
+  resultChannels?: Channels;
   /** So many pixels, in each direction, become one: the result is `⌈width / shrink⌉ × ⌈height / shrink⌉`. By default 1. */
   shrink?: number | ((params: Values<P>) => number);
-  /** @returns the band's own rows: `width × rows` pixels, or those that they shrink to. They are read before the next band is run, and not later. */
+  /** @returns `width × rows` pixels, or those that they shrink to. They are read before the next band is run, and not later. */
   run(band: View, params: Values<P>): Awaitable<Uint8Array | Uint8ClampedArray>;
 }
 
@@ -247,6 +248,10 @@ export function haloOf(task: Pick<Task, "name" | "halo">, params: Values): numbe
   throw new TaskError(`task ${task.name}: expected a halo of 0 to ${MAX_HALO} rows, got ${halo}`);
 }
 
+export function resultChannelsOf(task: Task): Channels {
+  return (isData(task) ? undefined : task.resultChannels) ?? task.channels ?? 1;
+}
+
 /** How many pixels become one, in each direction. @throws TaskError */
 export function shrinkOf(task: Task, params: Values): number {
   if (isData(task)) return 1;
@@ -255,13 +260,10 @@ export function shrinkOf(task: Task, params: Values): number {
   throw new TaskError(`task ${task.name}: expected to shrink by 1 to ${MAX_SHRINK}, got ${shrink}`);
 }
 
-export function isShrink(shrink: unknown): boolean {
-  return Number.isInteger(shrink) && (shrink as number) >= 1 && (shrink as number) <= MAX_SHRINK;
-}
-
-export function isHalo(halo: unknown): boolean {
-  return Number.isInteger(halo) && (halo as number) >= 0 && (halo as number) <= MAX_HALO;
-}
+const isWhole = (value: unknown, from: number, to: number) =>
+  typeof value === "number" && Number.isInteger(value) && from <= value && value <= to;
+export const isShrink = (shrink: unknown) => isWhole(shrink, 1, MAX_SHRINK);
+export const isHalo = (halo: unknown) => isWhole(halo, 0, MAX_HALO);
 
 /** A task's parameters as one JSON schema, without the hidden ones. Clients make a form of it. */
 export function schemaOf(params: Params = {}) {

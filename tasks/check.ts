@@ -45,7 +45,7 @@ const KEYWORDS = new Map<unknown, string[]>([
 const ANY = ["name", "version", "description", "params", "run"];
 const BAND = [...ANY, "halo", "channels", "bandPixels"];
 const KEYS = {
-  picture: [...BAND, "first", "shrink"],
+  picture: [...BAND, "first", "shrink", "resultChannels"],
   data: [...BAND, "merge", "finish"],
   list: [...ANY, "pieces", "takes", "merge", "finish"],
 };
@@ -54,7 +54,7 @@ const KEYS = {
 export function expectTask(task: Partial<Task> | undefined): asserts task is Task {
   expect(isRecord(task), "an export called task", task);
   const { name, version = 1, description, params = {}, run } = task as Partial<Task>;
-  const { halo, bandPixels = 1, channels = 1 } = task as Partial<DataTask>;
+  const { halo, bandPixels = 1, channels = 1, resultChannels = 1 } = task as Partial<PictureTask>;
   const { pieces, takes } = task as Partial<ListTask>;
   expect(isString(name) && NAME.test(name), "a name of lower-case letters, digits and hyphens", name);
   expect(Number.isInteger(version) && version >= 1, "a version that is a whole number from 1", version);
@@ -65,7 +65,8 @@ export function expectTask(task: Partial<Task> | undefined): asserts task is Tas
   expect(takes === undefined || takes === "text" || takes === "bytes", "takes to be text or bytes", takes);
   expect(typeof run === "function", "a function run", run);
   expect(Number.isInteger(bandPixels) && bandPixels >= 1, "bandPixels that is a whole number from 1", bandPixels);
-  expect([1, 3, 4].includes(channels), "channels that are 1, 3 or 4", channels);
+  for (const depth of [channels, resultChannels])
+    expect([1, 3, 4].includes(depth), "channels that are 1, 3 or 4", depth);
   expect(description === undefined || isString(description), "a description that is a string", description);
   expect(isRecord(params), "params to be an object", params);
   for (const [param, schema] of Object.entries(params)) expectParam(param, schema);

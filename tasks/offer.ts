@@ -13,12 +13,24 @@
  *
  * Not here: which workers offer what (index.ts), how the tasks are checked (check.ts).
  */
-import { type DataTask, type Input, isData, isList, type Params, type Task, TaskError, type Values } from "../task.ts";
+import type { Channels } from "../picture/picture.ts";
+import {
+  type DataTask,
+  type Input,
+  isData,
+  isList,
+  type Params,
+  type PictureTask,
+  type Task,
+  TaskError,
+  type Values,
+} from "../task.ts";
 import { expectTask } from "./check.ts";
 
 type Amount = number | string;
 
-export interface Offer extends Pick<Task, "name" | "version" | "description" | "params" | "channels"> {
+export interface Offer extends Pick<PictureTask, "name" | "version" | "description" | "params" | "channels"> {
+  resultChannels?: Channels | undefined;
   halo?: Amount | Record<string, unknown>;
   shrink?: number | undefined;
   bandPixels?: number | undefined;
@@ -39,9 +51,9 @@ const MERGES: Record<string, (a: unknown, b: unknown) => unknown> = {
 /** What workers of this project offer of a task. Null if coordinators need its module, for one of its functions or tasks. */
 export function offerOf(task: Task): Offer | null {
   if (isData(task) || task.first) return null;
-  const { name, version, description, params, channels, halo, shrink, bandPixels } = task;
+  const { name, version, description, params, channels, resultChannels, halo, shrink, bandPixels } = task;
   if (typeof halo === "function" || typeof shrink === "function") return null;
-  return { name, version, description, params, channels, halo, shrink, bandPixels };
+  return { name, version, description, params, channels, resultChannels, halo, shrink, bandPixels };
 }
 
 /**
@@ -53,12 +65,14 @@ export function taskOf(offer: Offer, known: (name: string) => Task | undefined =
     throw new TaskError(`task ${offer.name}: expected to be run by the workers that offer it`);
   };
   try {
-    const { name, version, description, params, channels, shrink, bandPixels, merge, pieces } = offer;
+    const { name, version, description, params, channels, resultChannels, shrink, bandPixels, merge, pieces } = offer;
     const task = { name, version, description, params, run } as Record<string, unknown>;
     if (merge !== undefined) task.merge = mergeOf(merge);
     if (pieces !== undefined) Object.assign(task, piecesOf(pieces, params));
     else task.halo = haloOf(offer.halo, params);
-    const given = Object.entries({ channels, shrink, bandPixels }).filter(([, value]) => value !== undefined);
+    const given = Object.entries({ channels, resultChannels, shrink, bandPixels }).filter(
+      ([, value]) => value !== undefined,
+    );
     Object.assign(task, Object.fromEntries(given));
     if (offer.first !== undefined) task.first = firstOf(offer.first, known);
     expectTask(task as Partial<Task>);

@@ -5,7 +5,7 @@
  */
 import { type Cut, type Plan, planBands } from "../chunk.ts";
 import type { Raster } from "../picture/picture.ts";
-import { haloOf, shrinkOf, type Task, type Values } from "../task.ts";
+import { haloOf, resultChannelsOf, shrinkOf, type Task, type Values } from "../task.ts";
 
 /** What a request asks for. */
 export interface Asked {
@@ -26,7 +26,7 @@ export function planOf(task: Task, asked: Asked, { width, height, channels }: Om
   const pixels = task.bandPixels ?? asked.bandPixels;
   const plan = (cut: Partial<Cut>) => {
     const bands = planBands(width, height, halo, { pixels, channels, shrink, ...cut });
-    return { ...bands, channels: task.channels ?? 1, shrink };
+    return { ...bands, channels: resultChannelsOf(task), shrink };
   };
   if (bandRows !== null) return { ...plan({ rows: bandRows }), bandsBy: "request" as const };
   if (bands !== null) return { ...plan({ bands }), bandsBy: "request" as const };

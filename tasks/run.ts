@@ -13,6 +13,7 @@ import {
   isData,
   isList,
   type ListTask,
+  resultChannelsOf,
   shrinkOf,
   type Task,
   TaskError,
@@ -59,10 +60,10 @@ export async function runTask(task: Task, band: BandToRun): Promise<Uint8Array |
   const made: unknown = await task.run(view, params);
   const bytes = made instanceof Uint8ClampedArray ? new Uint8Array(made.buffer, made.byteOffset, made.length) : made;
   const shrink = shrinkOf(task, params);
-  const [w, h] = [Math.ceil(width / shrink), Math.ceil(rows / shrink)];
-  if (bytes instanceof Uint8Array && bytes.length === h * w * channels) return bytes;
+  const [w, h, depth] = [Math.ceil(width / shrink), Math.ceil(rows / shrink), resultChannelsOf(task)];
+  if (bytes instanceof Uint8Array && bytes.length === h * w * depth) return bytes;
   const got = bytes instanceof Uint8Array ? bytes.length : ((bytes as object | null)?.constructor?.name ?? bytes);
-  const pixels = channels === 1 ? "pixels" : `pixels of ${channels} bytes`;
+  const pixels = depth === 1 ? "pixels" : `pixels of ${depth} bytes`;
   throw new TaskError(`task ${task.name}: expected ${h} × ${w} ${pixels}, got ${got}`);
 }
 
@@ -70,7 +71,7 @@ export async function runTask(task: Task, band: BandToRun): Promise<Uint8Array |
 export async function encodedResult(task: Task, band: BandToRun): Promise<Uint8Array> {
   const made = await runTask(task, band);
   if (typeof made === "string") return Buffer.from(made);
-  const channels = task.channels ?? 1;
+  const channels = resultChannelsOf(task);
   const width = Math.ceil(band.width / shrinkOf(task, checkedValues(task, band.params)));
   return encodeBand(made, width, made.length / width / channels, channels);
 }

@@ -245,7 +245,12 @@ function expectLists(originOf: () => string) {
       ["/tasks/primes", '{"below": "5"}', 400, 'below: expected a whole number from 0 to 1000000000000, got "5"'],
       ["/tasks/primes", '{"above": 5}', 400, 'unknown parameter "above": primes has below'],
       ["/tasks/primes?below=3", '{"below": 5}', 400, "below: expected one value, got several"],
-      ["/tasks/primes", "{below}", 400, /^body: expected the parameters as a JSON object or as name=value&…, got 7 characters/],
+      [
+        "/tasks/primes",
+        "{below}",
+        400,
+        /^body: expected the parameters as a JSON object or as name=value&…, got 7 characters/,
+      ],
       ["/tasks/primes", "\x89PNG", 400, /^body: expected the parameters .*, or none: primes takes no file$/],
       ["/tasks/many?n=0", "", 500, /^the task failed: many: expected at least one piece/],
       ["/tasks/many?n=9&fail=5", "", 500, "the task failed: many: piece 5 cannot be made (test/tasks/many.ts:13)"],

@@ -66,6 +66,13 @@ describeWith(["rabbitmq", "redis", "python"], "a worker in Python offers", () =>
     }
   });
 
+  test("a picture task that makes grey of colour", async () => {
+    const data = random(WIDTH * HEIGHT * 3);
+    const colour = Buffer.from(encode({ width: WIDTH, height: HEIGHT, channels: 3, data }));
+    const red = data.filter((_, i) => i % 3 === 0);
+    expectSame(await pixelsIn(await post("red", colour)), red);
+  });
+
   test("a data task, with a named merge and bands of its own size", async () => {
     const answer = await post("greys");
     expect(await answer.json()).toEqual(counts);

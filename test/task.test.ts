@@ -173,6 +173,32 @@ describe("a task", () => {
     await expect(by(257, 3)).rejects.toThrow("task plain: expected to shrink by 1 to 256, got 257");
   });
 
+  test("may make grey of colour, in any number of bands", async () => {
+    const pixels = random(5 * 9 * 3);
+    const red = pictureTask({
+      name: "red",
+      channels: 3,
+      resultChannels: 1,
+      halo: 0,
+      run: ({ pixels }) => pixels.filter((_, i) => i % 3 === 0),
+    });
+    expectTask(red);
+    expect(taskOf(JSON.parse(JSON.stringify(offerOf(red))))).toMatchObject({ channels: 3, resultChannels: 1 });
+    for (const bandPixels of [5, 15, 45]) {
+      const image = imageOf(pixels, 5, 3, undefined, 3);
+      const png = Buffer.concat(await Array.fromAsync(transform(image, red, bandPixels)));
+      expectSame(
+        decode(png).data as Uint8Array,
+        (await runTask(red, { ...band, pixels, channels: 3, halo: [0, 0] })) as Uint8Array,
+      );
+      expect(decode(png)).toMatchObject({ width: 5, height: 9, channels: 1 });
+    }
+    const same = { ...red, run: ({ pixels }: { pixels: Uint8Array }) => pixels };
+    await expect(runTask(same, { ...band, channels: 3, pixels, halo: [0, 0] })).rejects.toThrow(
+      "expected 9 × 5 pixels, got 135",
+    );
+  });
+
   test("may be async", async () => {
     const later = async (view: { pixels: Uint8Array; rows: number }) => {
       await new Promise((wake) => setTimeout(wake, 1));
@@ -266,9 +292,9 @@ describe("a task", () => {
       { ...plain, params: { by: { type: "integer" } }, halo: ({ by }: Values) => by },
       "task plain: expected a halo of 0 to 256 rows, got undefined",
     ],
-    [{ ...plain, chanels: 3 } as never, `expected only ${BAND_KEYS}, first, shrink, got "chanels"`],
+    [{ ...plain, chanels: 3 } as never, `expected only ${BAND_KEYS}, first, shrink, resultChannels, got "chanels"`],
     [{ ...plain, merge: 5 as never }, "expected a function merge, got 5"],
-    [{ ...plain, finish: () => 5 } as never, `expected only ${BAND_KEYS}, first, shrink, got "finish"`],
+    [{ ...plain, finish: () => 5 } as never, `expected only ${BAND_KEYS}, first, shrink, resultChannels, got "finish"`],
     [{ ...rows, finish: 5 as never }, "expected a function finish, got 5"],
     [{ ...rows, first: {} } as never, `expected only ${BAND_KEYS}, merge, finish, got "first"`],
     ...(

@@ -11,6 +11,7 @@ offers = [
     {"name": "greys", "halo": 0, "merge": "sum", "bandPixels": 1000},
     {"name": "squares", "merge": "concat", "pieces": {"to": "n", "step": 3}, "params": {"n": {"type": "integer", "default": 10}}},
     {"name": "letters", "merge": "sum", "pieces": {"lines": 100}},
+    {"name": "red", "halo": 0, "channels": 3, "resultChannels": 1},
     {"name": "share", "halo": 0, "params": {"counts": counts}, "first": {"param": "counts", "task": "histogram"}},
 ]
 
@@ -34,6 +35,9 @@ def result(task):
         return json.dumps([n * n for a, b in task["datos"] for n in range(a, b)]).encode()
     if name == "letters":
         return json.dumps(letters(task["datos"])).encode()
+    if name == "red":
+        colour = cv2.imdecode(np.frombuffer(base64.b64decode(task["imagen"]), np.uint8), cv2.IMREAD_COLOR)
+        return cv2.imencode(".png", colour[:, :, 2])[1].tobytes()
     grey = cv2.imdecode(np.frombuffer(base64.b64decode(task["imagen"]), np.uint8), cv2.IMREAD_GRAYSCALE)
     if name == "greys":
         return json.dumps(np.bincount(grey.ravel(), minlength=256).tolist()).encode()
