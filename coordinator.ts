@@ -45,7 +45,7 @@ import { enqueue, jobOf, merge, removeJob, startOrResume } from "./job.ts";
 import { withLease } from "./jobs/lease.ts";
 import { startEmbedded } from "./jobs/threads.ts";
 import { caSetting } from "./ops/address.ts";
-import { type Log, openLog } from "./ops/log.ts";
+import { type Log, openLog, openProgramLog } from "./ops/log.ts";
 import { BackendGauges, CoordinatorMetrics, FleetMetrics, openRegistry } from "./ops/metrics.ts";
 import {
   answerHelp,
@@ -60,7 +60,6 @@ import {
   DEFAULT_UPLOAD_BYTES,
   DRAIN_MS,
   hostsSetting,
-  levelSetting,
   setting,
   tokenSetting,
 } from "./ops/settings.ts";
@@ -352,7 +351,7 @@ async function main(): Promise<void> {
   };
   const authToken = tokenSetting();
   const classroom = classroomSetting();
-  const log = openLog(levelSetting());
+  const log = openProgramLog();
   const registry = openRegistry(true);
   const tasks = await loadTasks(process.env.TASKS);
   const backends = await connect(tasks, log, registry);

@@ -31,10 +31,10 @@ import type { Delivery, Done, Failure, Outcome, Queue, Results, WorkerInfo } fro
 import { type Chunk, isChunkId, parseChunkId } from "./chunk.ts";
 import { caSetting } from "./ops/address.ts";
 import { unlessAborted, within } from "./ops/deadline.ts";
-import { type Fields, type Log, openLog } from "./ops/log.ts";
+import { type Fields, type Log, openProgramLog } from "./ops/log.ts";
 import type { DeadLetterReason, WorkerMetrics } from "./ops/metrics.ts";
 import { obey } from "./ops/obey.ts";
-import { answerHelp, classroomSetting, levelSetting, STOP_MS, setting } from "./ops/settings.ts";
+import { answerHelp, classroomSetting, STOP_MS, setting } from "./ops/settings.ts";
 import { BEAT_MS } from "./results.ts";
 import { loadTasks, onlyThese, type Tasks } from "./tasks/index.ts";
 import { offerOf } from "./tasks/offer.ts";
@@ -350,7 +350,7 @@ async function main(): Promise<void> {
   const name = WORKER_NAME || `${hostname()}-${process.pid}`;
   const tasks = await loadTasks(modules);
   const only = onlyThese(tasks, process.env.WORKER_TASKS);
-  const log = openLog(levelSetting());
+  const log = openProgramLog();
   if (!RABBITMQ_URL || !REDIS_URL)
     throw new Error("RABBITMQ_URL and REDIS_URL: expected both; coordinator.ts runs without them, with own workers");
   // Loaded here and not above: the thread does not need them.

@@ -11,7 +11,7 @@
  * Not pino: it writes through a stream or a thread, and its synchronous mode throws when a pipe is full.
  */
 import process from "node:process";
-import { LEVELS, type Level } from "./settings.ts";
+import { LEVELS, type Level, levelSetting } from "./settings.ts";
 
 export type Fields = Record<string, unknown>;
 
@@ -34,6 +34,13 @@ export function openLog(level: Level, fields: Fields = {}): Log {
     error: write("error"),
     with: (more) => openLog(level, { ...fields, ...more }),
   };
+}
+
+/** The log of a program. What its libraries print is logged too: ioredis warns of a password that the server does not need. */
+export function openProgramLog(): Log {
+  const log = openLog(levelSetting());
+  console.warn = (...parts: unknown[]) => log.warn(parts.join(" "));
+  return log;
 }
 
 function line(level: Level, msg: string, fields: Fields): string {

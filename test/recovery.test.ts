@@ -57,8 +57,7 @@ describeWith(["rabbitmq", "redis"], "recovery", () => {
   });
   /** Every program that still runs must exit with 0: none of these faults ends one. */
   afterEach(async () => {
-    for (const program of programs) program.kill("SIGTERM");
-    for (const program of programs.splice(0)) expect(await within(program.exited), program.out).toBe(0);
+    await stopped();
     await withChannel(async (channel) => {
       for (const queue of [QUEUE, DEAD_LETTERS]) await channel.purgeQueue(queue);
     });
@@ -253,6 +252,27 @@ describeWith(["rabbitmq", "redis"], "recovery", () => {
     expect(await jobAt(origin, id)).toMatchObject({ state: "done", error: null });
     expect(await results.incidents(id)).toEqual([]);
   }, 120_000);
+
+  test("Redis is killed again and again, needs no password and is old-fashioned: every line of the logs is JSON", async () => {
+    const own = await startRedis({ args: ["--rename-command", "HELLO", ""] });
+    const env = { TASKS: "test/tasks/slow.ts", REDIS_URL: own.url.replace("//", "//:needless@") };
+    const origin = await startCoordinator(env);
+    const worker = await startWorker("one", env);
+    const put = (id: string) =>
+      ask(`${origin}/jobs/${id}?task=slow&ms=500`, { method: "PUT", body: four }).catch(() => {});
+    for (let i = 0; i < 3; i++) {
+      const early = put(crypto.randomUUID());
+      await sleep(300); // a band is in progress
+      await own.kill();
+      const late = put(crypto.randomUUID());
+      await sleep(300);
+      await own.restart();
+      await Promise.all([early, late]);
+    }
+    expect(worker.out).toMatch(/^\{.*does not require a password.*\}$/m);
+    await stopped();
+    await own.stop();
+  });
 
   test("Redis comes back with older data: an accepted job fails with the reason, and is done once sent again", async () => {
     const bandPixels = 50_000;
@@ -535,7 +555,13 @@ async function ended(name: string): Promise<void> {
 
 async function stopped(): Promise<void> {
   for (const program of programs) program.kill();
-  for (const program of programs.splice(0)) expect(await within(program.exited), program.out).toBe(0);
+  for (const program of programs.splice(0)) {
+    expect(await within(program.exited), program.out).toBe(0);
+    const rest = program.out
+      .split("\n")
+      .filter((line) => !/^(Sobel, distributed: .*|\w+: (at work|finishing .*)|)$/.test(line));
+    for (const line of rest) expect(() => JSON.parse(line)).not.toThrow();
+  }
 }
 
 async function accepted(origin: string, body: Bytes, query = "workers=4"): Promise<string> {
