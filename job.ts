@@ -313,7 +313,8 @@ export async function* merge(
     for await (const picture of resultsOf(watch, keep, signal)) {
       const { rows } = bandRows(whole, band);
       const form = { width: whole.width, rows, channels: job.channels };
-      const part = stitcher.band(picture, rows) ?? stitcher.band(await ownForm(picture, form, band), rows)!;
+      const own = async () => ownForm(picture, form).catch((error) => rejected(watch, band, error, keep));
+      const part = stitcher.band(picture, rows) ?? stitcher.band(await own(), rows)!;
       // The head goes with the first band: one piece, one write.
       yield band === 0 ? Buffer.concat([stitcher.head(), part]) : part;
       band++;
@@ -343,7 +344,7 @@ async function mergeData(
       const data: unknown = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
       all = band === 0 ? data : task.merge(all, data);
     } catch (error) {
-      throw unusable(band, error as Error);
+      await rejected(watch, band, error as Error, keep);
     }
     band++;
   }
@@ -358,7 +359,8 @@ async function* resultsOf(watch: JobWatch, keep: boolean, signal?: AbortSignal):
   const load = async (band: number) => {
     await watch.until(() => watch.done.has(band), signal);
     const result = await results.load(chunkIdOf(id, band)).catch((error) => {
-      throw error instanceof WireError ? unusable(band, error) : error;
+      if (error instanceof WireError) return rejected(watch, band, error, keep);
+      throw error;
     });
     if (!result) {
       // A done job has all its bands. Sending the picture again makes this one again.
@@ -385,10 +387,15 @@ export function unusable(band: number, cause: Error): JobError {
   return new JobError("failed", `band ${band}: its result cannot be used: ${sentenceOf(cause)}`, "bad_result");
 }
 
-/** A third-party result, encoded so that it can be stitched. */
-async function ownForm(picture: Uint8Array, form: BandForm, band: number): Promise<Uint8Array> {
-  const pixels = await pixelsOf(picture, form).catch((error) => {
-    throw error instanceof ImageError ? unusable(band, error) : error;
-  });
-  return encodeBand(pixels, form.width, form.rows, form.channels);
+/** Forgets such a result, so that the band is done again when the picture is sent again. @throws JobError */
+async function rejected(watch: JobWatch, band: number, cause: Error, keep: boolean): Promise<never> {
+  const { results } = watch.backends;
+  if (keep) await results.drop(chunkIdOf(watch.id, band));
+  if (keep) await results.forgetExpired(watch.id);
+  throw unusable(band, cause);
+}
+
+/** A third-party result, encoded so that it can be stitched. @throws ImageError */
+async function ownForm(picture: Uint8Array, form: BandForm): Promise<Uint8Array> {
+  return encodeBand(await pixelsOf(picture, form), form.width, form.rows, form.channels);
 }

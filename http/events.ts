@@ -36,8 +36,7 @@ export function view(job: Job, done: Map<number, Done>, isKnown: boolean) {
     byWorker[worker].ms += ms;
   }
   const open = state === "uploading" || state === "running";
-  // The size of a third-party result is not recorded.
-  const isForeign = [...done.values()].some(({ bytes }) => bytes === 0);
+  const isForeign = [...done.values()].some(({ foreign }) => foreign);
   const waiting = open && !isForeign && !isKnown;
   const lossy = [...done.values()].some((record) => record.lossy);
   const asked = { task, kind, params, first, width, height, workers: job.workers, created };

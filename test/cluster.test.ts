@@ -559,6 +559,7 @@ describeWith(["rabbitmq", "redis"], "a cluster", () => {
 
   test.each([
     ["text", async () => Buffer.from("done!"), /^band 0: its result cannot be used: not an image/],
+    ["nothing", async () => Buffer.alloc(0), /^band 0: its result cannot be used: not an image: .*no bytes$/],
     [
       "a narrower picture",
       async () => greyPng(new Uint8Array(300), 10, 30),

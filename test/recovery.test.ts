@@ -97,6 +97,25 @@ describeWith(["rabbitmq", "redis"], "recovery", () => {
     await expectEdges(origin, id, four);
   });
 
+  test.each(["", "!", Buffer.from("no picture").toString("base64")])(
+    "a done job with a result that cannot be used (%p): its client gets the reason, sends again, and gets its edges",
+    async (result) => {
+      const origin = await startCoordinator();
+      await startWorker("one");
+      const id = await accepted(origin, four);
+      await until(async () => (await jobAt(origin, id)).state === "done");
+      await store.set(`resultado:{${id}}:0`, result, "KEEPTTL");
+      const answer = await ask(`${origin}/jobs/${id}/result`);
+      expect([answer.status, (await answer.json()).detail]).toEqual([
+        500,
+        expect.stringMatching(/^band 0: its result cannot be used: /),
+      ]);
+      expect(await jobAt(origin, id)).toMatchObject({ state: "uploading", done: 3 });
+      await resent(origin, id, four);
+      await expectEdges(origin, id, four);
+    },
+  );
+
   test("a job is revived and sent again while a client follows it: every band is enqueued again", async () => {
     const origin = await startCoordinator();
     const id = await accepted(origin, four);
