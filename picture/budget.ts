@@ -21,8 +21,9 @@ export class BusyError extends Error {
 /** Decodes that wait, and for how long, ms. */
 const QUEUE = 16;
 const PATIENCE_MS = 30_000;
-/** A decode of at most this share of the memory passes the queue: a small picture does not wait for large ones. */
+/** A decode of at most this share of the memory, and so many bytes, passes the queue: a small picture does not wait. */
 const SMALL = 1 / 16;
+const SMALL_BYTES = 64 << 20;
 /** How often the size of the process is checked while a picture is held, ms. */
 const RELIEF_MS = 100;
 /** The share of collected bodies; the rest is for decodes. */
@@ -92,7 +93,7 @@ class Decodes extends Budget {
    * @throws BusyError where too many wait, or after 30 s
    */
   async enter(bytes: number): Promise<DecodeShare> {
-    const isSmall = bytes <= this.bytes * SMALL;
+    const isSmall = bytes <= Math.min(this.bytes * SMALL, SMALL_BYTES);
     if (isSmall && bytes <= this.free) return { ...this.take(bytes), decoded() {} };
     return this.#queue.length === 0 && this.#hasRoom(bytes) ? this.#start(bytes) : this.#wait(bytes);
   }

@@ -3,6 +3,7 @@
 //
 // No test measures time or the memory of the process: what is compared is bytes that were read, shares, and answers.
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
+import { availableParallelism } from "node:os";
 import { deflateSync } from "node:zlib";
 import sharp from "sharp";
 import { BusyError, breathe, PictureMemory } from "../picture/budget.ts";
@@ -236,6 +237,21 @@ describe("the memory of all pictures", () => {
       const ids = scans.map((ids) => [...ids]);
       expect(readJpeg(jpeg(frame, ids)).frame.holdsCoefficients, `${frame} ${ids.join("; ")}`).toBe(expected);
     }
+  });
+
+  test("large decodes wait for each other, however much memory there is: they take the threads that inflate PNGs", async () => {
+    const { decodes } = new PictureMemory(2 ** 40);
+    let running = 0;
+    const shares = Array.from({ length: availableParallelism() }, async () => {
+      const share = await decodes.enter(512 * MIB);
+      running++;
+      return share;
+    });
+    await new Promise((wake) => setImmediate(wake));
+    expect(running).toBe(Math.max(1, availableParallelism() >> 1));
+    (await decodes.enter(64 * MIB)).release();
+    for (const share of shares) (await share).release();
+    expect(decodes.free).toBe(decodes.bytes);
   });
 
   test("large decodes wait for each other, in their order; a small one passes", async () => {
