@@ -361,7 +361,7 @@ export interface Results {
 
   /** Adds a job to the list of all jobs. */
   listJob(id: string): Promise<void>;
-  /** Ids of the jobs in the list, newest first, removed ones included. @param limit how many at most */
+  /** Ids of the jobs in the list, newest first, expired ones included. @param limit how many at most */
   listed(limit: number): Promise<string[]>;
 
   beat(worker: WorkerInfo): Promise<void>;

@@ -76,6 +76,7 @@ export class LocalResults implements Results {
   async removeJob(id: string): Promise<void> {
     clearTimeout(this.#jobs.get(id)?.expiry);
     this.#jobs.delete(id);
+    this.#list = this.#list.filter((other) => other !== id);
     this.#publish(id);
   }
 

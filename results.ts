@@ -147,7 +147,7 @@ export class RedisResults implements Results {
     steps.publish(key, "job");
     const results = Array.from({ length: bands }, (_, band) => resultKey(chunkIdOf(id, band)));
     for (let i = 0; i < results.length; i += 500) steps.unlink(...results.slice(i, i + 500));
-    await all(steps);
+    await Promise.all([all(steps), this.#redis.zrem(JOB_LIST, id)]);
   }
 
   async lease(id: string, owner: string, ms: number): Promise<boolean> {

@@ -39,7 +39,7 @@ export async function controlWorker(
   return new Response(null, { status: 202 });
 }
 
-/** GET /jobs: the newest jobs of all, without those that are gone. */
+/** GET /jobs: the newest jobs of all, without those that have expired. */
 export async function listJobs(context: ClassReads, request: Request): Promise<Response> {
   expectAllowed(context, request, "wall");
   const { results, tasks } = context;

@@ -12,6 +12,8 @@ import { lostAt } from "./turns.js";
 import { number, t } from "./words.js";
 
 const ACTIONS = /** @type {const} */ (["pause", "stop", "kill"]);
+/** Words would take a second line for each worker. */
+const SIGNS = { pause: "❚❚", resume: "►", stop: "■", kill: "✕" };
 
 const $ = (/** @type {string} */ id) => /** @type {any} */ (document.getElementById(id));
 
@@ -122,7 +124,8 @@ function renderOrders(row, name, lost) {
       const button = document.createElement("button");
       button.type = "button";
       button.dataset.action = action;
-      button.textContent = t.actions[action];
+      button.textContent = SIGNS[action];
+      button.title = t.actions[action];
       button.ariaLabel = t.actionOn(t.actions[action], name);
       button.addEventListener("click", () => order(name, action));
       return button;

@@ -1,11 +1,14 @@
 /**
  * The report of a job as one HTML file to hand in: settings, picture with its bands, timeline, runs and the experiment.
  *
+ * The timeline is an image of its own, so that its styles and those of the figure do not meet.
+ *
  * Invariant: the file needs nothing else, neither this server nor another.
  */
 import { experimentOf, figureOf } from "./experiment.js";
 import { escaped } from "./speedup.js";
 import { askedOf, leadOf, metaOf, timeOf } from "./texts.js";
+import { timelineSvg } from "./timeline.js";
 import { lang, t } from "./words.js";
 
 const STYLE = `body{max-width:64rem;margin:2rem auto;padding:0 1rem;font:16px/1.5 system-ui,sans-serif;color:#14191b;background:#fff}
@@ -18,8 +21,8 @@ export function reportOf(job) {
   const date = new Date(job.start || job.added).toLocaleString(lang, { dateStyle: "long", timeStyle: "medium" });
   const facts = [
     [words.date, date],
-    ["", askedOf(job)],
-    ["", metaOf(job)],
+    [words.task, askedOf(job)],
+    [words.picture, metaOf(job)],
     [t.workersAxis, job.workers ? String(job.workers) : t.everyone],
     [leadOf(job), timeOf(job)],
     ["id", job.id],
@@ -28,7 +31,6 @@ export function reportOf(job) {
   const canvas = /** @type {HTMLCanvasElement | null} */ (document.getElementById("mosaic"));
   const picture = canvas && canvas.width > 1 ? `<p><img alt="" src="${canvas.toDataURL("image/png")}"></p>` : "";
   const runs = document.querySelector("#runs table");
-  const timeline = document.querySelector("#timeline svg");
   const figure = figureOf(experimentOf(job.name));
   const part = (/** @type {string} */ head, /** @type {string | null | undefined} */ body) =>
     body ? `<h2>${escaped(head)}</h2>${body}` : "";
@@ -36,7 +38,7 @@ export function reportOf(job) {
     `<h1>${escaped(job.name)}</h1>`,
     part(words.settings, `<table>${cells}</table>`),
     picture,
-    part(words.timeline, timeline?.outerHTML),
+    part(words.timeline, `<p><img alt="" src="data:image/svg+xml,${encodeURIComponent(timelineSvg())}"></p>`),
     part(words.runs, runs?.outerHTML.replace(/<\/?button[^>]*>/g, "")),
     part(words.experiment, figure),
   ].join("\n");

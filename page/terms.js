@@ -53,6 +53,7 @@ export const en = {
   },
   resumes: "Finished bands are kept, and the work resumes when it is back.",
   barsOf: (/** @type {string} */ n, /** @type {string} */ top) => `${n} values as bars; the largest is ${top}`,
+  withWorkers: (/** @type {number} */ n) => (n === 1 ? "1 worker" : `${n} workers`),
   idleQueues: (/** @type {string} */ n, /** @type {boolean} */ all) =>
     all ? `Nothing waits for any of the ${n} tasks.` : `Nothing waits for the other ${n} tasks.`,
   inside: { look: "Show one", putBack: "Put back", taken: "A worker has taken it meanwhile." },
@@ -107,6 +108,7 @@ export const es = {
   },
   resumes: "Las bandas terminadas se conservan, y el trabajo sigue cuando vuelva.",
   barsOf: (n, top) => `${n} valores como barras; el mayor es ${top}`,
+  withWorkers: (n) => (n === 1 ? "1 worker" : `${n} workers`),
   idleQueues: (n, all) =>
     all
       ? `No hay nada esperando para ninguna de las ${n} tareas.`

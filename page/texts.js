@@ -44,11 +44,12 @@ export function askedOf({ task, query, status }) {
 }
 
 /** @param {import("./jobs.js").Job} of */
-export function metaOf({ size, status }) {
+export function metaOf({ size, workers, status }) {
   const { kind, width, height, bands } = status;
   const pieces = kind === "list" && height !== bands ? t.piecesIn(number(height ?? 0)) : "";
   const extent = kind === "list" ? pieces : width && `${width} × ${height}`;
-  return [size > 0 && fileSize(size), extent, bands && t.bandsIn(number(bands), bands)].filter(Boolean).join(" · ");
+  const count = bands && t.bandsIn(number(bands), bands);
+  return [size > 0 && fileSize(size), extent, count, workers && t.withWorkers(workers)].filter(Boolean).join(" · ");
 }
 
 /** @param {import("./jobs.js").Job} of */

@@ -86,7 +86,15 @@ const en = {
   fleet: (/** @type {number} */ workers, /** @type {number} */ machines, /** @type {number} */ cores) =>
     `1 to ${workers} workers, ${machines === 1 ? "1 machine" : `${machines} machines`}, ${cores} cores`,
   best: (/** @type {string} */ speedup) => `speed-up ${speedup}`,
-  report: { settings: "Settings", runs: "This picture", timeline: "Timeline", experiment: "Experiment", date: "Date" },
+  report: {
+    settings: "Settings",
+    runs: "This picture",
+    timeline: "Timeline",
+    experiment: "Experiment",
+    date: "Date",
+    task: "Task",
+    picture: "Picture",
+  },
   wallLocal:
     "Only this machine can open this address. For phones, start the coordinator with HOST=0.0.0.0 and open its address.",
   wallOwn: "Only the jobs of this browser: the setting CLASSROOM=wall shows those of all.",
@@ -201,6 +209,8 @@ const es = {
     timeline: "Línea de tiempo",
     experiment: "Experimento",
     date: "Fecha",
+    task: "Tarea",
+    picture: "Imagen",
   },
   wallLocal:
     "Solo esta máquina puede abrir esta dirección. Para los teléfonos, iniciá el coordinador con HOST=0.0.0.0 y abrí su dirección.",
@@ -304,6 +314,7 @@ const spanish = {
   times: "Tiempos, s",
   median: "Mediana, s",
   speedupHead: "Aceleración",
+  speedupShort: "Acel.",
   efficiencyHead: "Eficiencia",
   noscript: "Esta página necesita JavaScript.",
 };

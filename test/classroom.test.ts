@@ -14,6 +14,7 @@ import {
   violations,
 } from "./browser.ts";
 import { describeWith, freePort, type Program } from "./servers.ts";
+import { until } from "./wait.ts";
 
 setDefaultTimeout(60_000);
 
@@ -27,7 +28,7 @@ describeWith(["chromium"], "the page in a class", () => {
   beforeAll(async () => {
     const port = await freePort();
     origin = `http://127.0.0.1:${port}`;
-    coordinator = await startCoordinator(port, { CLASSROOM: "wall" });
+    coordinator = await startCoordinator(port, { CLASSROOM: "wall,inside" });
     browser = await launch();
   });
   afterAll(async () => {
@@ -63,7 +64,7 @@ describeWith(["chromium"], "the page in a class", () => {
     await page.selectOption("#task", "blur"); // its parameters do not push the stage down
     await page.setInputFiles("#file", photo);
     await untilPhase(page, "done");
-    for (const id of ["frame", "download", "curl", "view-compare", "zoom-in", "time"]) {
+    for (const id of ["frame", "download", "curl", "report", "view-compare", "zoom-in", "time"]) {
       const box = (await page.locator(`#${id}`).boundingBox())!;
       expect({ id, in: box.y >= 0 && box.y + box.height <= height, wide: box.x + box.width <= width }).toEqual({
         id,
@@ -71,6 +72,8 @@ describeWith(["chromium"], "the page in a class", () => {
         wide: true,
       });
     }
+    const isCut = () => [...document.querySelectorAll("#runs .table")].some((box) => box.scrollWidth > box.clientWidth);
+    expect(await page.evaluate(isCut)).toBe(false);
     const before = await page.locator("#frame").boundingBox();
     await page.click("#more");
     expect(await page.locator("#params").isVisible()).toBe(true);
@@ -123,6 +126,7 @@ describeWith(["chromium"], "the page in a class", () => {
     // A run is shown, and the picture survives a reload, so it can be sent again.
     await page.getByRole("button", { name: "Show the run with 2 workers" }).click();
     expect(await page.locator("#runs-rows [aria-current]").textContent()).toBe("2");
+    expect(await page.locator("#meta").textContent()).toEndWith(" · 2 workers");
     await page.reload();
     await untilCount(page, "#runs-rows tr", 5);
     await page.getByRole("button", { name: "Again with 2 workers" }).click();
@@ -218,6 +222,15 @@ describeWith(["chromium"], "the page in a class", () => {
     ]) {
       expect(report).toContain(part);
     }
+    const handedIn = await newPage(browser);
+    await handedIn.setContent(report);
+    const [bands, timeline] = await handedIn
+      .locator("img")
+      .evaluateAll((images) =>
+        (images as HTMLImageElement[]).map(({ naturalWidth, src }) => [naturalWidth, decodeURIComponent(src)] as const),
+      );
+    expect([bands![0] > 0, timeline![0] > 0]).toEqual([true, true]);
+    expect(timeline![1]).toMatch(/<style[^>]*>.*class="compute"/s);
     expect(report).not.toMatch(/(src|href)="(?!data:)|<b>\.png|<script|<button/);
     const zip = (await saved("#zip")).toString("latin1");
     for (const name of ["<b>.sobel.png", "<b>.sobel-2.png", "two.sobel.png"]) expect(zip).toContain(name);
@@ -245,7 +258,8 @@ describeWith(["chromium"], "the page in a class", () => {
     expect([right!.y, right!.x > left!.x + left!.width]).toEqual([left!.y, true]);
     await figures.nth(1).click();
     expect(await page.locator("#caption").textContent()).toContain("other.png");
-    expect(await figures.nth(1).getAttribute("aria-current")).toBe("true");
+    for (let n = 0; n < 2; n++) await page.waitForResponse(/\/workers$/); // news of the workers leaves the focus alone
+    expect(await page.evaluate(() => document.activeElement?.getAttribute("aria-current"))).toBe("true");
     expect(await violations(page)).toEqual([]);
   });
 
@@ -263,6 +277,12 @@ describeWith(["chromium"], "the page in a class", () => {
     await card.waitFor();
     expect(await card.textContent()).toMatch(/^scharr\d+,\d s$/);
     expect(await violations(wall)).toEqual([]);
+    // A job that is gone takes no place in the list.
+    await (await fetch(`${origin}/tasks/sobel`, { method: "POST", body: new Uint8Array(photo.buffer) })).arrayBuffer();
+    await until(async () => {
+      const { jobs } = await (await fetch(`${origin}/jobs?limit=1`)).json();
+      return jobs[0]?.id === id;
+    });
     expect(problems).toEqual([]);
   });
 
@@ -281,7 +301,7 @@ describeWith(["chromium"], "the page in a class", () => {
     expect(await page.locator("#say-lead").textContent()).toBe("Esto no es una imagen");
     expect(await page.locator("#say-remedy").textContent()).toContain("Elegí una imagen");
     expect(await page.locator("#say-another").isVisible()).toBe(true);
-    expect(await page.locator(".bars").isVisible()).toBe(false);
+    for (const part of [".bars", "#time", "#runs"]) expect(await page.locator(part).isVisible()).toBe(false);
     expect(await violations(page)).toEqual([]);
   });
 });

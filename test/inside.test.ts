@@ -4,6 +4,7 @@ import { connect } from "amqplib";
 import type { Browser } from "playwright-core";
 import { launch, newPage, png, startCoordinator, untilCount, untilText, violations } from "./browser.ts";
 import { describeWith, freePort, type Program, sharedServers, startRedis } from "./servers.ts";
+import { until } from "./wait.ts";
 
 setDefaultTimeout(60_000);
 
@@ -24,7 +25,7 @@ describeWith(["chromium", "rabbitmq", "redis"], "the look inside", () => {
   beforeAll(async () => {
     rabbitmq = (await sharedServers()).rabbitmq.url;
     const redis = await startRedis();
-    origin = await start({ RABBITMQ_URL: rabbitmq, REDIS_URL: redis.url, AUTH_TOKEN: TOKEN });
+    origin = await start({ RABBITMQ_URL: rabbitmq, REDIS_URL: redis.url, AUTH_TOKEN: TOKEN, CLASSROOM: "wall" });
     browser = await launch();
   });
   afterAll(async () => {
@@ -82,6 +83,16 @@ describeWith(["chromium", "rabbitmq", "redis"], "the look inside", () => {
     await untilText(page, "#inside-queues tr:not([hidden])", "sobel30Mostrar uno");
     await page.fill("#inside-job", crypto.randomUUID());
     await page.locator("#inside-none").waitFor();
+
+    // A job that is gone takes no place in the list of all.
+    const headersOf = { headers: { authorization } };
+    const listed = async () => (await (await fetch(`${origin}/jobs?limit=1`, headersOf)).json()).jobs;
+    const other = crypto.randomUUID();
+    fetch(`${origin}/jobs/${other}`, { method: "PUT", ...headersOf, body }).catch(() => {});
+    await until(async () => (await listed())[0]?.id === other);
+    await fetch(`${origin}/jobs/${other}`, { method: "DELETE", ...headersOf });
+    await until(async () => (await listed())[0]?.id === id);
+
     await channel.purgeQueue("tareas");
     await page.locator("#inside-waiting").waitFor({ state: "hidden" });
     await connection.close();

@@ -240,6 +240,8 @@ describeWith(["chromium", "rabbitmq", "redis"], "the timeline of worker processe
     await untilPhase(page, "done");
     await page.getByRole("button", { name: "Pause w10" }).click();
     await page.getByRole("button", { name: "Resume w10" }).waitFor();
+    const hidden = await page.locator("#legend").evaluate((list) => list.scrollHeight - list.clientHeight);
+    expect(hidden).toBeLessThanOrEqual(0); // the three workers with their buttons are in view
     await page.getByRole("button", { name: "Resume w10" }).click();
     await page.getByRole("button", { name: "Pause w10" }).waitFor();
     expect(await violations(page)).toEqual([]);
