@@ -238,10 +238,11 @@ describeWith(["chromium", "rabbitmq", "redis"], "the timeline of worker processe
     const page = await open();
     await page.setInputFiles("#file", photo);
     await untilPhase(page, "done");
-    await page.getByRole("button", { name: "Pause w10" }).click();
-    await page.getByRole("button", { name: "Resume w10" }).waitFor();
+    await page.getByRole("button", { name: "Pause w10" }).waitFor();
     const hidden = await page.locator("#legend").evaluate((list) => list.scrollHeight - list.clientHeight);
     expect(hidden).toBeLessThanOrEqual(0); // the three workers with their buttons are in view
+    await page.getByRole("button", { name: "Pause w10" }).click();
+    await page.getByRole("button", { name: "Resume w10" }).waitFor();
     await page.getByRole("button", { name: "Resume w10" }).click();
     await page.getByRole("button", { name: "Pause w10" }).waitFor();
     expect(await violations(page)).toEqual([]);
