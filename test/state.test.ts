@@ -12,6 +12,7 @@ import { startOrResume } from "../job.ts";
 import { RedisResults } from "../results.ts";
 import { JobError, stateOf } from "../watch.ts";
 import { describeWith, type RedisServer, startRedis } from "./servers.ts";
+import { until } from "./wait.ts";
 
 const TTL = 100;
 /** All keys grow older by this before each step, s: a key that is not renewed shows. */
@@ -510,6 +511,20 @@ describeWith(["redis"], "the state of a job", () => {
     },
     60_000,
   );
+
+  test("the lease of a job has one owner, until that one releases it or lets it lapse", async () => {
+    for (const store of [results, new LocalResults(TTL)]) {
+      const { id } = await worldOf(store, crypto.randomUUID(), []);
+      const take = (owner: string, ms = 10_000) => store.lease(id, owner, ms);
+      expect([await take("a"), await take("b"), await take("a")]).toEqual([true, false, true]);
+      await store.release(id, "b");
+      expect([await store.isLeased(id), await take("b")]).toEqual([true, false]);
+      await store.release(id, "a");
+      expect([await store.isLeased(id), await take("b", 50), await take("a")]).toEqual([false, true, false]);
+      await until(() => take("a"));
+      await store.removeJob(id, 2);
+    }
+  });
 
   test("two coordinators with different pictures: one enqueues all its bands, or none does", async () => {
     // The first band is the same in both.
