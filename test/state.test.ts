@@ -12,7 +12,7 @@ import { startOrResume } from "../job.ts";
 import { RedisResults } from "../results.ts";
 import { JobError, stateOf } from "../watch.ts";
 import { describeWith, type RedisServer, startRedis } from "./servers.ts";
-import { until } from "./wait.ts";
+import { sleep, until } from "./wait.ts";
 
 const TTL = 100;
 /** All keys grow older by this before each step, s: a key that is not renewed shows. */
@@ -631,6 +631,16 @@ describeWith(["redis"], "the state of a job", () => {
         expect((await results.done(world.id)).size).toBe(1);
       },
     );
+
+    test("a worker that loses the queue may say so after the next one has the band", async () => {
+      const world = await worldOf(results, crypto.randomUUID(), enqueuer);
+      const [a, b] = ["a", "b"].map((name) => ({ ...first, name, deliveries: 1 }));
+      await results.begin(chunk(world, 0), a);
+      const begun = results.begin(chunk(world, 0), b);
+      await sleep(50); // it has looked for `a`
+      await results.cutOff(chunk(world, 0), a);
+      expect(await begun).toBe("elsewhere");
+    });
 
     test("a worker that loses the queue, goes on and dies counts as lost", async () => {
       const world = await worldOf(results, crypto.randomUUID(), enqueuer);
