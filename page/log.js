@@ -43,10 +43,10 @@ function noteLights(of) {
   if (began === undefined) return;
   const noted = outages.get(of) ?? new Map();
   outages.set(of, noted);
-  for (const backend of /** @type {const} */ (["rabbitmq", "redis"])) {
-    const light = system.backends?.[backend];
+  const coordinator = { up: !system.silent, since: began + Date.now() - of.start };
+  for (const [backend, light] of Object.entries({ ...system.backends, coordinator })) {
     const wasOut = [...noted.values()].findLast((line) => line.backend === backend)?.up === false;
-    if (!light || light.since < began || light.up !== wasOut) continue;
+    if (light.since < began || light.up !== wasOut) continue;
     noted.set(`${backend} ${light.since}`, { at: light.since - began, backend, up: light.up });
   }
 }
@@ -64,7 +64,7 @@ function linesOf(of) {
     return { at, band, bad: true, text: [texts[what]?.() ?? what, error].filter(Boolean).join(" ") };
   });
   const lights = [...(outages.get(of)?.values() ?? [])].map(({ at, backend, up }) => {
-    const name = backend === "redis" ? "Redis" : "RabbitMQ";
+    const name = { redis: "Redis", rabbitmq: "RabbitMQ" }[backend] ?? t.theCoordinator;
     return { at, band: undefined, bad: !up, text: up ? t.backLine(name) : t.awayLine(name) };
   });
   return [...incidents, ...lights].sort((a, b) => a.at - b.at);

@@ -9,6 +9,7 @@ export const en = {
   tellHow: "A bar shows its figures. Enter or a click marks its band in the picture; Ctrl and the wheel zoom.",
   queueDepth: "queue",
   coordinator: "coordinator",
+  theCoordinator: "The coordinator",
   cutting: "read and cut",
   cutFor: (/** @type {string} */ serial, /** @type {string} */ until) =>
     serial
@@ -66,6 +67,7 @@ export const es = {
   tellHow: "Cada barra muestra sus cifras. Enter o un clic marca su banda en la imagen; Ctrl y la rueda amplían.",
   queueDepth: "cola",
   coordinator: "coordinador",
+  theCoordinator: "El coordinador",
   cutting: "leer y cortar",
   cutFor: (serial, until) =>
     serial

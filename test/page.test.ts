@@ -491,6 +491,7 @@ describeWith(["chromium"], "page", () => {
     // The download starts with the last event, the figures are rendered at the next frame.
     await untilPhase(page, "done");
     expect(await page.locator("#ratio").textContent()).toBe("19 of 19");
+    expect(await page.locator("#log-lines").textContent()).toContain("The coordinator is away");
   });
 
   test("a busy server: the retry waits for Retry-After", async () => {
