@@ -143,8 +143,9 @@ function draw() {
     group(job.workers ? "lanes" : "workers");
   }
   const turns = job ? turnsOf(job) : [];
-  $("timeline").hidden = turns.length === 0;
-  if (!job || turns.length === 0) return;
+  // From the start, so that nothing below it moves.
+  $("timeline").hidden = !job || (turns.length === 0 && !["sending", "running"].includes(job.phase));
+  if (!job || $("timeline").hidden) return;
   const now = isOpen(job) ? nowOf(job) : 0;
   const whole = wholeOf();
   const { from, to } = view.zoomed ?? { from: 0, to: whole };

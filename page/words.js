@@ -286,7 +286,7 @@ const spanish = {
   cancel: "Cancelar",
   retry: "Reintentar",
   download: "Descargar",
-  curl: "Copiar como curl",
+  curl: "Copiar curl",
   view: "Vista",
   mosaic: "Bandas",
   compare: "Antes y después",
