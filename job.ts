@@ -16,6 +16,7 @@
 import { randomUUID } from "node:crypto";
 import type { Change, Job, Results } from "./backends.ts";
 import { type Band, bandRows, chunkIdOf, rowsCrc, split, WireError } from "./chunk.ts";
+import { decider } from "./jobs/decided.ts";
 import { lanesOf, windowOf, withLease } from "./jobs/lease.ts";
 import { Pool } from "./picture/buffers.ts";
 import { type BandForm, pixelsOf } from "./picture/foreign.ts";
@@ -27,6 +28,7 @@ import {
   derivedParams,
   firstOf,
   haloOf,
+  isList,
   kindOf,
   type ListTask,
   sharedParams,
@@ -73,10 +75,6 @@ export function jobOf(id: string, task: Task, asked: Asked, image: Omit<Raster, 
     error: null,
     failure: null,
   };
-}
-
-function haloFor(task: Task, params: Values): number {
-  return ofTask(() => haloOf(task, params));
 }
 
 /** Runs a function of the task. What it throws fails the job. @throws JobError; ImageError */
@@ -139,9 +137,8 @@ export async function enqueue(
 ): Promise<void> {
   const { params, preJobId } = watch.expectJob();
   const step = firstOf(task, params);
-  const halo = haloFor(task, params);
   if (!step || !preJobId || "bands" in image)
-    return watch.enqueuing(() => enqueueBands(watch, image, halo, params, signal));
+    return watch.enqueuing(() => enqueueBands(watch, image, task, params, signal));
   const spool = await disk.open(image);
   try {
     await watch.enqueuing(async () => {
@@ -149,7 +146,7 @@ export async function enqueue(
       const found = ofTask(() => derivedParams(task, step, data, params));
       await update(watch, { derivedParams: found }, watch.expectJob().attempt);
       const complete = { ...params, ...found };
-      await enqueueBands(watch, spool.again(image), haloFor(task, complete), complete, signal);
+      await enqueueBands(watch, spool.again(image), task, complete, signal);
     });
   } finally {
     await spool.close();
@@ -181,7 +178,7 @@ async function runFirstStep(
     try {
       const either = AbortSignal.any([signal, cancelled.signal]);
       if (!(await results.findJob(main.id))) throw gone();
-      await watch.enqueuing(() => enqueueBands(watch, image, haloFor(task, params), params, either));
+      await watch.enqueuing(() => enqueueBands(watch, image, task, params, either));
       data = await mergeData(watch, task, true, either);
     } catch (error) {
       if (!(await results.findJob(main.id))) await results.removeJob(id);
@@ -203,10 +200,14 @@ async function runFirstStep(
 async function enqueueBands(
   watch: JobWatch,
   image: Raster | PieceList,
-  halo: number,
+  task: Task,
   params: Values,
   signal: AbortSignal,
 ): Promise<void> {
+  const halo = ofTask(() => haloOf(task, params));
+  const isDecided = decider(watch, task, params);
+  const known = Math.max(-1, ...watch.sent.keys(), ...watch.done.keys()) + 1;
+  let isCut = false;
   const { queue, results } = watch.backends;
   const job = watch.expectJob();
   const hasRoom = windowOf(job, results);
@@ -240,12 +241,12 @@ async function enqueueBands(
   };
   try {
     for await (const band of "bands" in image ? image.bands(job) : split(image, { ...job, halo }, pool)) {
+      isCut = band.number >= known && (await isDecided());
+      if (isCut) break;
       bands = band.number + 1;
       const crc = rowsCrc(band);
       const before = watch.done.get(band.number)?.crc ?? watch.sent.get(band.number);
-      if (before !== undefined && before !== crc) {
-        throw differs(band.number);
-      }
+      if (before !== undefined && before !== crc) throw differs(band.number);
       if (before !== undefined) {
         pool.give(band.pixels);
         continue;
@@ -276,7 +277,8 @@ async function enqueueBands(
       "conflict",
       `this job was started with another text: it has ${job.bands} bands, and this one ${bands}`,
     );
-  const counted = "isCounted" in image && !image.isCounted && { bands, height: bands };
+  const isNew = "isCounted" in image && (isCut || !image.isCounted);
+  const counted = isNew && { bands, height: image.isCounted ? Math.min(job.height, bands * job.rows) : bands };
   await update(watch, { enqueued: true, cutMs, ...counted }, job.attempt);
 }
 
@@ -343,6 +345,7 @@ async function mergeData(
     try {
       const data: unknown = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
       all = band === 0 ? data : task.merge(all, data);
+      if (isList(task) && task.isDecided?.(all, params)) break;
     } catch (error) {
       await rejected(watch, band, error as Error, keep);
     }

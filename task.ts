@@ -149,6 +149,8 @@ export interface ListTask<P extends Params = Params, Piece = unknown, Part = unk
   takes?: "text" | "bytes";
   /** What there is to do, each piece a JSON value. An iterable is walked twice: first it is counted. */
   pieces(params: Values<P>, input: Input): Iterable<Piece> | AsyncIterable<Piece>;
+  /** Whether the data of the first pieces are the answer, whatever the others give: the rest is not run. */
+  isDecided?(merged: Part, params: Values<P>): boolean;
   /** @returns the data of one piece */
   run(piece: Piece, params: Values<P>): Awaitable<Part>;
 }

@@ -74,6 +74,7 @@ export async function* transformList(
   for await (const band of list.bands({ rows })) {
     const part = JSON.parse((await runTask(task, { ...band, height: 1, params })) as string);
     merged = band.number === 0 ? part : task.merge(merged, part);
+    if (task.isDecided?.(merged, params)) break;
   }
   yield Buffer.from(`${JSON.stringify(finished(task, merged, params))}\n`);
 }

@@ -47,7 +47,7 @@ const BAND = [...ANY, "halo", "channels", "bandPixels"];
 const KEYS = {
   picture: [...BAND, "first", "shrink", "resultChannels"],
   data: [...BAND, "merge", "finish"],
-  list: [...ANY, "pieces", "takes", "merge", "finish"],
+  list: [...ANY, "pieces", "takes", "merge", "isDecided", "finish"],
 };
 
 /** Checks a module's export `task`. @throws TaskError that names the first fault */
@@ -55,7 +55,7 @@ export function expectTask(task: Partial<Task> | undefined): asserts task is Tas
   expect(isRecord(task), "an export called task", task);
   const { name, version = 1, description, params = {}, run } = task as Partial<Task>;
   const { halo, bandPixels = 1, channels = 1, resultChannels = 1 } = task as Partial<PictureTask>;
-  const { pieces, takes } = task as Partial<ListTask>;
+  const { pieces, takes, isDecided } = task as Partial<ListTask>;
   expect(isString(name) && NAME.test(name), "a name of lower-case letters, digits and hyphens", name);
   expect(Number.isInteger(version) && version >= 1, "a version that is a whole number from 1", version);
   const isBand = pieces === undefined;
@@ -78,6 +78,7 @@ export function expectTask(task: Partial<Task> | undefined): asserts task is Tas
   expect(shrinks, `shrink to be a whole number from 1 to ${MAX_SHRINK}, or a function`, shrink);
   expect(!("merge" in task) || typeof merge === "function", "a function merge", merge);
   expect(finish === undefined || typeof finish === "function", "a function finish", finish);
+  expect(isDecided === undefined || typeof isDecided === "function", "a function isDecided", isDecided);
   const defaults = defaultsOf(task as Task);
   if (first !== undefined) expectFirst(first, task as Task, defaults);
   // A halo that depends on a derived parameter cannot be computed yet.

@@ -35,6 +35,7 @@ export const task = listTask({
     return null;
   },
   merge: (before: string | null, after: string | null) => before ?? after,
+  isDecided: (word) => word !== null,
 });
 
 /** All words of so many letters, in the order of the alphabet. */

@@ -68,6 +68,7 @@ export function taskOf(offer: Offer, known: (name: string) => Task | undefined =
     const { name, version, description, params, channels, resultChannels, shrink, bandPixels, merge, pieces } = offer;
     const task = { name, version, description, params, run } as Record<string, unknown>;
     if (merge !== undefined) task.merge = mergeOf(merge);
+    if (merge === "first" && pieces) task.isDecided = (merged: unknown) => merged !== null;
     if (pieces !== undefined) Object.assign(task, piecesOf(pieces, params));
     else task.halo = haloOf(offer.halo, params);
     const given = Object.entries({ channels, resultChannels, shrink, bandPixels }).filter(

@@ -88,7 +88,10 @@ function samplesOf({ pixels, channels: from }: BandToRun, to: Channels): Uint8Ar
 async function runPieces(task: ListTask, json: Uint8Array, params: Values): Promise<string> {
   const pieces = JSON.parse(new TextDecoder().decode(json)) as unknown[];
   let merged = await partOf(task, pieces[0], params);
-  for (const piece of pieces.slice(1)) merged = task.merge(merged, await partOf(task, piece, params));
+  for (const piece of pieces.slice(1)) {
+    if (task.isDecided?.(merged, params)) break;
+    merged = task.merge(merged, await partOf(task, piece, params));
+  }
   return jsonOf(task, merged);
 }
 

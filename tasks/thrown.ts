@@ -22,7 +22,7 @@ const FRAME = /(?:^|[ (])((?:file:\/\/)?\/.+?):(\d+):\d+\)?$/gm;
 export function placed(task: Task, file: string): Task {
   const all = task as unknown as Record<string, unknown>;
   const own: Record<string, unknown> = {};
-  for (const name of ["run", "halo", "shrink", "merge", "finish"])
+  for (const name of ["run", "halo", "shrink", "merge", "isDecided", "finish"])
     if (typeof all[name] === "function") own[name] = guarded(all[name] as Call, name);
   if (isList(task)) own.pieces = guarded((values, input) => walked(task.pieces(values, input)), "pieces");
   const first = isData(task) ? undefined : task.first;

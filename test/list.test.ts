@@ -162,7 +162,10 @@ describe("a list is cut", () => {
 
   test.each([
     [{ pieces: 5 }, "expected a function pieces, got 5"],
-    [{ halo: 1 }, 'expected only name, version, description, params, run, pieces, takes, merge, finish, got "halo"'],
+    [
+      { halo: 1 },
+      'expected only name, version, description, params, run, pieces, takes, merge, isDecided, finish, got "halo"',
+    ],
     [{ takes: "picture" }, 'expected takes to be text or bytes, got "picture"'],
     [{ merge: 1 }, "expected a function merge, got 1"],
   ] as [object, string][])("by a task that is checked: %o", (fault, sentence) => {
@@ -253,7 +256,7 @@ function expectLists(originOf: () => string) {
       ],
       ["/tasks/primes", "\x89PNG", 400, /^body: expected the parameters .*, or none: primes takes no file$/],
       ["/tasks/many?n=0", "", 500, /^the task failed: many: expected at least one piece/],
-      ["/tasks/many?n=9&fail=5", "", 500, "the task failed: many: piece 5 cannot be made (test/tasks/many.ts:13)"],
+      ["/tasks/many?n=9&fail=5", "", 500, "the task failed: many: piece 5 cannot be made (test/tasks/many.ts:14)"],
       ["/tasks/words", "x".repeat(5 << 20), 413, "word too long: expected at most 4194304 bytes, got more"],
     ] as [string, string, number, string | RegExp][]) {
       const answer = await ask(path, { method: "POST", body });
@@ -315,6 +318,25 @@ function expectLists(originOf: () => string) {
     const post = (body: ReadableStream) => ask("/tasks/words", { method: "POST", body, duplex: "half" } as RequestInit);
     expect(await (await post(chunked((controller) => controller.close()))).json()).toMatchObject({ lines: 400_000 });
     await expect(post(chunked((controller) => controller.error(new Error("cut"))))).rejects.toThrow();
+  });
+
+  test("an answer that is decided is not waited for", async () => {
+    for (const n of [9, 200, 1000])
+      expect(await json(`/tasks/many?n=${n}&ms=5&enough=3`)).toMatchObject({ sum: 3, from: 0, to: 3 });
+    expect(await alone("many", "n=200&enough=3")).toMatchObject({ sum: 3, from: 0, to: 3 });
+  });
+
+  test("the pieces after a decided answer are not enqueued, also when the job is resumed", async () => {
+    const id = crypto.randomUUID();
+    const put = () => ask(`/jobs/${id}?task=many&n=200&ms=20&enough=3`, { method: "PUT" });
+    expect((await put()).status).toBe(202);
+    await until(async () => (await json(`/jobs/${id}`, {})).state === "done");
+    const { bands, height, done } = await json(`/jobs/${id}`, {});
+    expect([height, done, bands < 100]).toEqual([bands, bands, true]);
+    expect(await json(`/jobs/${id}/result`, {})).toMatchObject({ from: 0, to: 3 });
+    expect((await put()).status).toBe(202);
+    expect(await json(`/jobs/${id}`, {})).toMatchObject({ state: "done", bands, height });
+    expect((await ask(`/jobs/${id}`, { method: "DELETE" })).status).toBe(204);
   });
 
   test("cancel", async () => {

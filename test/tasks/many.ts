@@ -6,6 +6,7 @@ export const task = listTask({
   params: {
     n: { type: "integer", minimum: 0, default: 1000 },
     ms: { type: "integer", minimum: 0, default: 0 },
+    enough: { type: "integer", minimum: -1, default: -1 },
     fail: { type: "integer", minimum: -1, default: -1 },
   },
   *pieces({ n, fail }) {
@@ -19,5 +20,6 @@ export const task = listTask({
     return { sum: i, from: i, to: i + 1, order: true };
   },
   merge: (a, b) => ({ sum: a.sum + b.sum, from: a.from, to: b.to, order: a.order && b.order && a.to === b.from }),
+  isDecided: ({ to }, { enough }) => to === enough,
   finish: ({ sum, from, to, order }) => ({ sum, from, to, order }),
 });
