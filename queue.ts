@@ -56,8 +56,11 @@ export class RabbitQueue implements Queue {
   #publishing = 0;
   /** When the last publish was confirmed, ms since 1970. */
   #confirmedAt = 0;
-  /** Queues declared on this connection. */
-  #declared = new Set<string>();
+  /**
+   * Queues declared on this connection, each with a channel of its own. There a third party's queue with other arguments
+   * closes no other channel, and amqplib has one question at a time in flight on a channel.
+   */
+  #declared = new Map<string, Promise<Channel>>();
   /** Ids of messages that the broker returned because no queue exists for them. */
   readonly #returned = new Set<string>();
   readonly #consumers = new Set<Consumer>();
@@ -109,7 +112,7 @@ export class RabbitQueue implements Queue {
       if (this.#model === model) this.#connection.restart();
     });
     channel.on("return", (message) => this.#returned.add(message.properties.messageId));
-    this.#declared = new Set();
+    this.#declared = new Map();
     this.#blocked = false;
     this.#model = model;
     await channel.prefetch(1);
@@ -126,18 +129,28 @@ export class RabbitQueue implements Queue {
   }
 
   /**
-   * Declares a queue once per connection. A third party may have declared it with other arguments. That closes the channel
-   * which asks, so it is asked on a channel of its own.
-   * @throws QueueError that names the queue and the cure
+   * Declares a queue once per connection.
+   * @returns its channel
+   * @throws QueueError
    */
-  async #declare(queue: string): Promise<void> {
-    const model = this.#model;
-    if (!model) throw new QueueError(NOT_CONNECTED.detail);
-    if (this.#declared.has(queue)) return;
-    const channel = await model.createChannel();
+  #declare(queue: string): Promise<Channel> {
+    const all = this.#declared;
+    const known = all.get(queue);
+    if (known) return known;
+    const opened = this.#open(queue);
+    all.set(queue, opened);
+    const drop = () => all.get(queue) === opened && all.delete(queue);
+    opened.then((channel) => channel.on("close", drop), drop);
+    return opened;
+  }
+
+  /** A third party may have declared the queue with other arguments. @throws QueueError that names the queue and the cure */
+  async #open(queue: string): Promise<Channel> {
+    if (!this.#model) throw new QueueError(NOT_CONNECTED.detail);
+    const channel = await this.#model.createChannel();
     channel.on("error", () => {});
     try {
-      await (queue === DEAD_LETTERS ? this.#assertDeadLetters(channel) : this.#assert(channel, queue));
+      await this.#assert(channel, queue);
     } catch (cause) {
       if ((cause as { code?: number }).code !== PRECONDITION_FAILED) throw cause;
       const cure = `delete it (rabbitmqctl delete_queue ${queue}), it is declared again by itself`;
@@ -145,16 +158,12 @@ export class RabbitQueue implements Queue {
       this.#log.error("queue cannot be used", { queue, error });
       throw error;
     }
-    // Not awaited: amqplib never answers a close if the connection ends first.
-    channel.close().catch(() => {});
-    this.#declared.add(queue);
-  }
-
-  #assertDeadLetters(channel: Channel) {
-    return channel.assertQueue(DEAD_LETTERS, { durable: true, arguments: { "x-queue-type": "quorum" } });
+    return channel;
   }
 
   #assert(channel: Channel, queue: string) {
+    if (queue === DEAD_LETTERS)
+      return channel.assertQueue(DEAD_LETTERS, { durable: true, arguments: { "x-queue-type": "quorum" } });
     return channel.assertQueue(queue, {
       durable: true,
       deadLetterExchange: "",
@@ -170,15 +179,12 @@ export class RabbitQueue implements Queue {
   }
 
   async depth(task: string): Promise<{ waiting: number; consumers: number }> {
-    await this.#declare(queueOf(task));
-    // Asserted, not checked: a check of a missing queue closes the channel.
-    const asserted = await this.#answered((channel) => this.#assert(channel, queueOf(task)));
-    return { waiting: asserted.messageCount, consumers: asserted.consumerCount };
+    const { messageCount: waiting, consumerCount: consumers } = await this.#stateOf(queueOf(task));
+    return { waiting, consumers };
   }
 
   async deadLetters(): Promise<number> {
-    await this.#declare(DEAD_LETTERS);
-    return (await this.#answered((channel) => this.#assertDeadLetters(channel))).messageCount;
+    return (await this.#stateOf(DEAD_LETTERS)).messageCount;
   }
 
   async peek(task: string): Promise<Peeked | null> {
@@ -206,13 +212,15 @@ export class RabbitQueue implements Queue {
     }
   }
 
-  /** Asks the broker, for `ANSWER_MS` at most. @throws QueueError */
-  async #answered<T>(ask: (channel: ConfirmChannel) => PromiseLike<T>): Promise<T> {
+  /** Asks the broker about a queue, for `ANSWER_MS` at most. @throws QueueError */
+  async #stateOf(queue: string) {
     if (!this.#channel) throw new QueueError(NOT_CONNECTED.detail);
     // While the broker is short of memory or disk it reads nothing from publishers, not even questions.
     if (this.#blocked) throw new QueueError(BLOCKED.detail);
     const late = () => new QueueError(`RabbitMQ is unavailable: no answer in ${ANSWER_MS} ms`);
-    return within(ask(this.#channel), ANSWER_MS, late);
+    const channel = await this.#declare(queue);
+    // Asserted, not checked: a check of a missing queue closes the channel.
+    return within(this.#assert(channel, queue), ANSWER_MS, late);
   }
 
   async publish(chunk: Chunk): Promise<void> {
@@ -282,6 +290,11 @@ export class RabbitQueue implements Queue {
         clearTimeout(timer);
         // The broker returns a message before it confirms it.
         if (this.#returned.delete(messageId)) {
+          // The next attempt declares it. Not awaited: amqplib never answers a close if the connection ends first.
+          this.#declared
+            .get(queue)
+            ?.then((channel) => channel.close())
+            .catch(() => {});
           this.#declared.delete(queue);
           reject(new Error(`no queue ${queue}`));
         } else if (error) reject(error);
@@ -299,7 +312,7 @@ export class RabbitQueue implements Queue {
       tasks.map(queueOf),
       (message, channel) => this.#deliver(message, channel, handle),
       {
-        declare: (queue) => this.#declare(queue),
+        waiting: async (queue) => (await this.#assert(await this.#declare(queue), queue)).messageCount,
         // The next connection attaches it again.
         restart: () => this.#connection.restart(),
       },

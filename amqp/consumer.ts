@@ -3,8 +3,10 @@
  *
  * A prefetch counts per consumer, so one that is busy with a message of one queue would hold one of each other queue, which
  * an idle worker could do. Therefore: while it is idle it consumes from all queues. When a message takes longer than
- * `HOLD_MS` it cancels, requeues what else has arrived, and from then on asks the queues in turn (`basic.get`), so that each
- * gets its share. When all are empty it consumes again. Small bands never come to that, so they cost nothing more.
+ * `HOLD_MS` it cancels, requeues what else has arrived, and from then on gets messages one by one (`basic.get`) from the
+ * queues that have some, in turn, so that each gets its share. Which queues these are it asks while a message is worked on,
+ * so that over a long way a message costs one round trip. When all are empty it consumes again. Small bands never come to
+ * that, so they cost nothing more.
  *
  * Invariant: a message that is not being worked on is held for `HOLD_MS` at most.
  *
@@ -16,8 +18,8 @@ import { within } from "../ops/deadline.ts";
 
 /** A message that waits this long behind another one is requeued, for a worker that is idle, ms. */
 export const HOLD_MS = 50;
-/** How long the broker may take to answer a cancel, ms. */
-const ANSWER_MS = 2_000;
+/** How long the broker may take to answer the cancels of all queues, one after the other, ms. */
+const ANSWER_MS = 10_000;
 /** A queue that cannot be used is tried again after this long, ms. */
 const RETRY_MS = 5_000;
 
@@ -39,7 +41,7 @@ export class Consumer {
   constructor(
     readonly queues: string[],
     readonly deliver: (message: Message, channel: ConfirmChannel) => Promise<void>,
-    readonly broker: { declare(queue: string): Promise<void>; restart(): void },
+    readonly broker: { waiting(queue: string): Promise<number>; restart(): void },
     readonly onConsuming: (consuming: boolean) => void = () => {},
     readonly holdMs = HOLD_MS,
   ) {}
@@ -72,18 +74,23 @@ export class Consumer {
     // A consume on the last connection may have been answered after that was detached.
     this.#tags.clear();
     let slow = false;
+    let look: Promise<string[]> | undefined;
     while (isCurrent()) {
-      const message = slow ? await this.#ask(channel) : await this.#next(channel, isCurrent);
+      const message = slow ? await this.#get(channel, look) : await this.#next(channel, isCurrent);
+      look = undefined;
       if (!message) {
         slow = false;
         continue;
       }
       const delivered = this.deliver(message, channel);
       let leaving: Promise<void> | undefined;
-      const timer = setTimeout(() => {
+      const leave = () => {
         leaving = this.#unsubscribe(channel);
         leaving.catch(() => {}); // awaited below
-      }, this.holdMs);
+      };
+      const timer = slow ? undefined : setTimeout(leave, this.holdMs);
+      if (slow) look = this.#filled();
+      look?.catch(() => {}); // awaited by `#get`
       await delivered;
       clearTimeout(timer);
       await leaving;
@@ -93,7 +100,7 @@ export class Consumer {
 
   /** Consumes from all queues until a message arrives. */
   async #next(channel: ConfirmChannel, isCurrent: () => boolean): Promise<Message | undefined> {
-    if (this.#tags.size === 0) await this.#subscribe(channel);
+    if (this.#tags.size < this.queues.length) await this.#subscribe(channel);
     while (isCurrent() && this.#arrived.length === 0) {
       const retry = this.#refused.size > 0 ? setTimeout(() => this.#wake(), RETRY_MS) : undefined;
       await new Promise<void>((wake) => {
@@ -105,20 +112,30 @@ export class Consumer {
     return isCurrent() ? this.#arrived.shift() : undefined;
   }
 
-  /** The next message of one of the queues, in turn. */
-  async #ask(channel: ConfirmChannel): Promise<Message | undefined> {
-    for (let i = 0; i < this.queues.length; i++) {
-      const queue = this.queues[this.#turn++ % this.queues.length];
-      const usable = await this.#declared(queue);
-      const message = usable && (await channel.get(queue));
-      if (message) return message;
+  /** The next message of one of the queues, in turn. @param look the queues that had messages a while ago */
+  async #get(channel: ConfirmChannel, look: Promise<string[]> = this.#filled()): Promise<Message | undefined> {
+    for (let queues = await look; queues.length > 0; queues = await this.#filled()) {
+      for (const queue of queues) {
+        const message = await channel.get(queue);
+        if (!message) continue; // another worker was faster
+        this.#turn = this.queues.indexOf(queue) + 1;
+        return message;
+      }
     }
     return undefined;
   }
 
+  /** The queues that have messages, in turn. All are asked at once. */
+  async #filled(): Promise<string[]> {
+    const inTurn = [...this.queues.slice(this.#turn), ...this.queues.slice(0, this.#turn)];
+    const counts = await Promise.all(inTurn.map((queue) => this.#waiting(queue)));
+    return inTurn.filter((_, i) => counts[i] > 0);
+  }
+
   async #subscribe(channel: ConfirmChannel): Promise<void> {
+    await Promise.all(this.queues.map((queue) => this.#waiting(queue)));
     for (const queue of this.queues) {
-      if (this.#tags.has(queue) || !(await this.#declared(queue))) continue;
+      if (this.#tags.has(queue) || this.#refused.has(queue)) continue;
       const { consumerTag } = await channel.consume(queue, (message) => {
         // Null: the broker has cancelled this consumer, for example because the queue was deleted.
         if (message === null) return this.broker.restart();
@@ -131,24 +148,25 @@ export class Consumer {
     this.onConsuming(true);
   }
 
-  /** A queue that cannot be used is logged, and left alone for a while. */
-  async #declared(queue: string): Promise<boolean> {
-    if ((this.#refused.get(queue) ?? 0) > Date.now()) return false;
+  /** How many messages wait in a queue. One that cannot be used is logged, and left alone for a while. */
+  async #waiting(queue: string): Promise<number> {
+    if ((this.#refused.get(queue) ?? 0) > Date.now()) return 0;
     try {
-      await this.broker.declare(queue);
+      const count = await this.broker.waiting(queue);
+      this.#refused.delete(queue);
+      return count;
     } catch (error) {
       if (!(error instanceof QueueError)) throw error;
       this.#refused.set(queue, Date.now() + RETRY_MS);
-      return false;
+      return 0;
     }
-    this.#refused.delete(queue);
-    return true;
   }
 
   async #unsubscribe(channel: ConfirmChannel): Promise<void> {
     const tags = [...this.#tags.values()];
     this.#tags.clear();
-    await Promise.all(tags.map((tag) => within(channel.cancel(tag), ANSWER_MS, "RabbitMQ did not answer a cancel")));
+    const cancelled = Promise.all(tags.map((tag) => channel.cancel(tag)));
+    await within(cancelled, ANSWER_MS, "RabbitMQ did not answer a cancel");
     for (const message of this.#arrived.splice(0)) settle(() => requeue(channel, message));
     this.onConsuming(false);
   }

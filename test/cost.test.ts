@@ -40,6 +40,7 @@ describeWith(["rabbitmq", "redis"], "a distributed job", () => {
   let fetch: (request: Request) => Response | Promise<Response>;
   let results: RedisResults;
   let worker: Worker;
+  let workers = 1;
   const closing: (() => Promise<void>)[] = [];
 
   beforeAll(async () => {
@@ -94,8 +95,8 @@ describeWith(["rabbitmq", "redis"], "a distributed job", () => {
 
   /** Redis's count of each command, commands inside scripts included, and the counts of the proxy. */
   async function counts(): Promise<Record<string, number>> {
-    // A finished job is removed in the background. Two keys remain, those of the worker.
-    while ((await redis.client!.dbsize()) > 2) await Bun.sleep(5);
+    // A finished job is removed in the background. The list of workers remains, and a key for each.
+    while ((await redis.client!.dbsize()) > 1 + workers) await Bun.sleep(5);
     await Bun.sleep(50);
     const info = await redis.client!.info("commandstats");
     const commands = [...info.matchAll(/cmdstat_([a-z|]+):calls=(\d+)/g)].map(([, name, calls]) => [
@@ -166,6 +167,24 @@ describeWith(["rabbitmq", "redis"], "a distributed job", () => {
     expect(perBand(`sent ${ACK}`)).toBe(1);
     expect(many[`got ${ACK}`]).toBeLessThanOrEqual(12); // the broker may confirm several at once
     expect(few[`sent ${DECLARE}`] ?? 0).toBe(0); // a job declares no queue
+  });
+
+  test("a band that takes long costs one get of one queue, however many queues there are", async () => {
+    const log = openLog("error");
+    const queue = await RabbitQueue.connect(`amqp://guest:guest@127.0.0.1:${wire.port}`, log, 0);
+    const slow = new Worker({ queue, results, tasks, name: "slow", bandTimeout: 10_000, log });
+    await worker.pause(true);
+    await slow.start();
+    workers++;
+    const [few, many] = [await counted(2), await counted(12)];
+    await slow.stop();
+    workers--;
+    await queue.close();
+    await worker.pause(false);
+    expect(tasks.size).toBeGreaterThan(10);
+    const gets = (many[`sent ${GET}`] - few[`sent ${GET}`]) / 10;
+    expect(gets).toBeGreaterThan(0);
+    expect(gets).toBeLessThanOrEqual(1.5);
   });
 
   test("a pixel is 4/3 bytes on the wire to a worker, plus at most 1 %", async () => {
@@ -263,6 +282,7 @@ const DECLARE = "50.10";
 const PUBLISH = "60.40";
 const DELIVER = "60.60";
 const ACK = "60.80";
+const GET = "60.70";
 
 interface CountingProxy {
   port: number;
