@@ -253,6 +253,50 @@ describe("PUT /jobs/:id", () => {
     expectSame(await bytesOf(await ask(`/jobs/${id}/result`)), edgesOfPhoto);
   });
 
+  test("a band that could not be enqueued is sent with the next attempt, though a client follows the job", async () => {
+    const kit = await startKit({ workers: 1 });
+    const id = crypto.randomUUID();
+    const put = () => kit.ask(`/jobs/${id}?workers=1`, { method: "PUT", body: photo });
+    const events = await kit.ask(`/events?jobs=${id}`);
+    kit.queue.onPublish = () => {
+      if (kit.queue.published.length === 3) throw new QueueError("RabbitMQ is unavailable");
+    };
+    await expectProblem(await put(), 503, /RabbitMQ is unavailable/);
+    expect((await put()).status).toBe(202);
+    expect(await events.text()).toContain("event: done");
+    await kit.stop();
+  });
+
+  test("the answer to an upload that fails comes after all that it has sent", async () => {
+    const kit = await startKit({ workers: 0 });
+    const gate = Promise.withResolvers<void>();
+    kit.queue.publish = async ({ chunkId }) => {
+      if (!chunkId.endsWith(":0")) throw new QueueError("RabbitMQ is unavailable");
+      await gate.promise;
+    };
+    let isAnswered = false;
+    const answer = kit.ask(`/jobs/${crypto.randomUUID()}`, { method: "PUT", body: photo });
+    answer.finally(() => {
+      isAnswered = true;
+    });
+    await sleep(300);
+    expect(isAnswered).toBe(false);
+    gate.resolve();
+    expect((await answer).status).toBe(503);
+    await kit.stop();
+  });
+
+  test("rows that another coordinator has for a band are a conflict", async () => {
+    const kit = await startKit({ workers: 0 });
+    const id = crypto.randomUUID();
+    const answer = kit.ask(`/jobs/${id}?workers=1`, { method: "PUT", body: photo });
+    await until(() => kit.queue.published.length === 1);
+    await kit.results.expectRows(id, 1, 12_345, (await kit.results.findJob(id))!.attempt);
+    await kit.startWorkers(1);
+    await expectProblem(await answer, 409, /another picture: band 1 differs/);
+    await kit.stop();
+  });
+
   test("an id can be used again after a corrupt picture", async () => {
     const id = crypto.randomUUID();
     const cut = photo.subarray(0, photo.length - 20);
