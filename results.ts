@@ -201,12 +201,13 @@ export class RedisResults implements Results {
       if (answer === "alone") return { lost: 0, claim: { worker: by.name, deliveries: by.deliveries }, hasJob: false };
       if (answer === "go") return { lost: Number(number), claim: claimFrom(claim), hasJob: true };
       if (answer === "drop") return null;
-      const isAlive = (await this.workers()).some((worker) => claimOf(worker) === claim);
+      const holder = (await this.workers()).find((worker) => claimOf(worker) === claim);
       // Two copies of one message, where a publish was repeated: the other one is in progress.
-      if (isAlive && by.deliveries === 0) return null;
-      if (isAlive && number === "1") return "elsewhere";
+      if (holder && by.deliveries === 0) return null;
+      // Since it said so, it may have given the band up: Redis was silent, too.
+      if (number === "1" && holder?.busy === jobId) return "elsewhere";
       // Its heartbeat outlives a worker that was killed. One that only lost its connection says so at once.
-      if (isAlive && looks === 0) await sleep(CUT_OFF_MS);
+      if (holder && looks === 0) await sleep(CUT_OFF_MS);
       else isVoid = claim;
     }
   }

@@ -230,7 +230,8 @@ export class Worker {
       await this.#retry(() => results.unclaim(chunkId, by()));
       return { do: "renew" };
     }
-    lost?.then(() => this.#retry(() => results.cutOff(chunkId, by()))).catch(() => {}); // it counts as lost
+    const cutOff = () => results.beat(this.#info).then(() => results.cutOff(chunkId, by())); // the beat names the job
+    lost?.then(() => this.#retry(cutOff)).catch(() => {}); // it counts as lost
     const start = performance.now();
     let result: BandResult;
     try {
@@ -328,7 +329,6 @@ export class Worker {
   }
 }
 
-/** ms, to a tenth. */
 const tenths = (ms: number) => Math.round(ms * 10) / 10;
 
 const ABOUT = `Joins the fleet: takes bands off the queue in RabbitMQ, runs their task, stores the results in Redis. Start as many

@@ -602,6 +602,7 @@ describeWith(["redis"], "the state of a job", () => {
       async (...order) => {
         const world = await worldOf(results, crypto.randomUUID(), enqueuer);
         const [a, b] = ["a", "b"].map((name) => ({ ...first, name, deliveries: name === "a" ? 0 : 1 }));
+        await results.beat({ ...alive, name: "a", busy: world.id });
         expect(await results.begin(chunk(world, 0), a)).toMatchObject({ lost: 0 });
         let isCutOff = false;
         const begin = async () => {
@@ -635,6 +636,7 @@ describeWith(["redis"], "the state of a job", () => {
     test("a worker that loses the queue may say so after the next one has the band", async () => {
       const world = await worldOf(results, crypto.randomUUID(), enqueuer);
       const [a, b] = ["a", "b"].map((name) => ({ ...first, name, deliveries: 1 }));
+      await results.beat({ ...alive, name: "a", busy: world.id });
       await results.begin(chunk(world, 0), a);
       const begun = results.begin(chunk(world, 0), b);
       await sleep(50); // it has looked for `a`
@@ -642,9 +644,19 @@ describeWith(["redis"], "the state of a job", () => {
       expect(await begun).toBe("elsewhere");
     });
 
+    test("a worker that loses the queue, and then gives its band up, is not waited for", async () => {
+      const world = await worldOf(results, crypto.randomUUID(), enqueuer);
+      const [a, b] = ["a", "b"].map((name) => ({ ...first, name, deliveries: 1 }));
+      await results.begin(chunk(world, 0), a);
+      await results.cutOff(chunk(world, 0), a);
+      await results.beat({ ...alive, name: "a", busy: "" });
+      expect(await results.begin(chunk(world, 0), b)).toMatchObject({ lost: 1 });
+    });
+
     test("a worker that loses the queue, goes on and dies counts as lost", async () => {
       const world = await worldOf(results, crypto.randomUUID(), enqueuer);
       const [a, b] = ["a", "b"].map((name) => ({ ...first, name, deliveries: 1 }));
+      await results.beat({ ...alive, name: "a", busy: world.id });
       await results.begin(chunk(world, 0), a);
       await results.cutOff(chunk(world, 0), a);
       expect(await results.begin(chunk(world, 0), b)).toBe("elsewhere");
