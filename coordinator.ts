@@ -70,7 +70,7 @@ import { SpoolDisk } from "./picture/spool.ts";
 import { RabbitQueue } from "./queue.ts";
 import { RedisResults } from "./results.ts";
 import { isData, type Task } from "./task.ts";
-import { allTasks, findTask, findTaskToResume, loadTasks, type Tasks } from "./tasks/index.ts";
+import { allTasks, faultOf, findTask, findTaskToResume, loadTasks, type Tasks } from "./tasks/index.ts";
 import { JobError, JobWatch } from "./watch.ts";
 
 export interface Dependencies extends Backends {
@@ -298,6 +298,8 @@ async function withUpload<T>(
 async function taskOr422({ tasks, results }: Context, name: string): Promise<Task> {
   const task = await findTask(tasks, results, name);
   if (task) return task;
+  const fault = await faultOf(tasks, results, name);
+  if (fault) throw new HttpError(422, `the task ${name} that a worker offers is invalid: ${fault}`);
   const known = (await allTasks(tasks, results)).map(({ name }) => name);
   throw new HttpError(422, `unknown task ${JSON.stringify(name)}: expected ${known.join(", ")}`);
 }

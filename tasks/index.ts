@@ -21,6 +21,8 @@ const NO_TASKS = ["index.ts", "check.ts", "list.ts", "offer.ts", "plan.ts", "run
 
 /** All versions of all tasks, by their names on the wire. */
 export class Tasks extends Map<string, Task> {
+  /** What is wrong with those that were ignored, by their names. */
+  readonly faults = new Map<string, string>();
   /** The file of each. */
   readonly files = new Map<string, string>();
 
@@ -113,6 +115,11 @@ export async function findTask(own: Tasks, results: Results, name: string): Prom
   return offered.newest(name) ?? offered.get(wire);
 }
 
+/** Why a task that a worker offers is ignored. */
+export async function faultOf(own: Tasks, results: Results, name: string): Promise<string | undefined> {
+  return (await offeredTasks(own, results)).faults.get(name);
+}
+
 /** The version with which a job was begun, for a client that sends its picture again. Undefined if no program has it. */
 export async function findTaskToResume(
   own: Tasks,
@@ -143,7 +150,8 @@ async function offeredTasks(own: Tasks, results: Results): Promise<Tasks> {
   const seen = remembered.get(results) ?? new Map<string, Task>();
   remembered.set(results, seen);
   for (const offer of (await results.workers()).flatMap(({ offers }) => offers)) {
-    const task = taskOf(offer, (name) => own.newest(name));
+    const report = (fault: string) => offered.faults.set(offer?.name, fault);
+    const task = taskOf(offer, (name) => own.newest(name), report);
     if (!task || offered.has(wireName(task))) continue;
     offered.set(wireName(task), task);
     seen.delete(wireName(task));

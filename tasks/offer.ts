@@ -59,8 +59,13 @@ export function offerOf(task: Task): Offer | null {
 /**
  * A task that only workers can run. Null if the offer is invalid.
  * @param known finds the task of a first step
+ * @param report gets what is wrong with the offer
  */
-export function taskOf(offer: Offer, known: (name: string) => Task | undefined = () => undefined): Task | null {
+export function taskOf(
+  offer: Offer,
+  known: (name: string) => Task | undefined = () => undefined,
+  report: (fault: string) => void = () => {},
+): Task | null {
   const run = () => {
     throw new TaskError(`task ${offer.name}: expected to be run by the workers that offer it`);
   };
@@ -78,7 +83,8 @@ export function taskOf(offer: Offer, known: (name: string) => Task | undefined =
     if (offer.first !== undefined) task.first = firstOf(offer.first, known);
     expectTask(task as Partial<Task>);
     return task as unknown as Task;
-  } catch {
+  } catch (error) {
+    report((error as Error).message);
     return null;
   }
 }

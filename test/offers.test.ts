@@ -99,6 +99,14 @@ describeWith(["rabbitmq", "redis", "python"], "a worker in Python offers", () =>
     ]);
   });
 
+  test("an invalid task, which is refused with the reason", async () => {
+    const answer = await fetch(`${origin}/tasks/wrong`, { method: "POST", body: photo });
+    const detail =
+      "the task wrong that a worker offers is invalid: expected an expression of a parameter, got 2*raduis";
+    expect([answer.status, (await answer.json()).detail]).toEqual([422, detail]);
+    expect(await (await fetch(`${origin}/tasks`)).text()).not.toContain('"wrong"');
+  });
+
   test("a task of two steps: the first is this project's", async () => {
     expectSame(
       await pixelsIn(await post("share")),

@@ -12,6 +12,7 @@ offers = [
     {"name": "squares", "merge": "concat", "pieces": {"to": "n", "step": 3}, "params": {"n": {"type": "integer", "default": 10}}},
     {"name": "letters", "merge": "sum", "pieces": {"lines": 100}},
     {"name": "red", "halo": 0, "channels": 3, "resultChannels": 1},
+    {"name": "wrong", "halo": "2*raduis", "params": {"radius": radius}},
     {"name": "share", "halo": 0, "params": {"counts": counts}, "first": {"param": "counts", "task": "histogram"}},
 ]
 
