@@ -3,17 +3,15 @@
 //
 // Not here: what one file says by itself. The API server and `docker compose` check that, and deploy.test.ts checks all fields
 // and their types against the schemas.
-import { readdirSync, readFileSync } from "node:fs";
-import { dirname, join } from "node:path";
 import type { Deployment, StatefulSet } from "kubernetes-types/apps/v1";
 import type { ConfigMap, Container, EnvVar, PodSpec, Service } from "kubernetes-types/core/v1";
 import type { LabelSelector } from "kubernetes-types/meta/v1";
 import type { Ingress, NetworkPolicy, NetworkPolicyPeer, NetworkPolicyPort } from "kubernetes-types/networking/v1";
 import { DRAIN_MS, SETTINGS, STOP_MS } from "../ops/settings.ts";
-import type { Dockerfile, Model, Thing } from "./deployment.ts";
+import type { Model, Thing } from "./deployment.ts";
 import type { ScaledObject, TriggerAuthentication } from "./extensions.ts";
+import { contents } from "./image-contents.ts";
 
-const PROJECT = join(import.meta.dirname, "..");
 const NAMESPACE = "sobel";
 const PROGRAMS: Record<string, "coordinator.ts" | "worker.ts"> = { coordinator: "coordinator.ts", worker: "worker.ts" };
 /** How long each program takes to end, at most, seconds. */
@@ -329,52 +327,9 @@ function images(model: Model): string[] {
       ...(compose.ports && { compose: Number(String(compose.ports[0]).split(":").at(-1)) }),
     };
     if (new Set(Object.values(numbers)).size !== 1) faults.push(`${name}: different ports: ${JSON.stringify(numbers)}`);
-    faults.push(...contents(model, name, dockerfile));
+    faults.push(...contents(model, name, PROGRAMS[name]));
   }
   return faults;
-}
-
-function contents({ bunVersion, dockerignore }: Model, name: string, dockerfile: Dockerfile): string[] {
-  const faults: string[] = [];
-  const file = `Dockerfile.${name}`;
-  const [runtime, entry] = dockerfile.entrypoint;
-  if (runtime !== "bun" || entry !== PROGRAMS[name]) faults.push(`${file}: starts ${dockerfile.entrypoint.join(" ")}`);
-  const version = dockerfile.text.match(/^ARG BUN_VERSION=(.*)$/m)?.[1];
-  if (version !== bunVersion) faults.push(`${file}: Bun ${version}, tested with ${bunVersion}`);
-  const needed = [...reached(PROGRAMS[name]), "package.json"].filter((one) => !one.endsWith("/"));
-  const brings = (copied: string, one: string) => one === copied || (copied.endsWith("/") && one.startsWith(copied));
-  for (const one of needed) {
-    if (!dockerfile.copied.some((copied) => brings(copied, one)))
-      faults.push(`${file}: add ${one}, which ${entry} needs`);
-  }
-  const admitted = dockerignore.split("\n").filter((line) => line.startsWith("!"));
-  for (const copied of dockerfile.copied) {
-    if (!needed.some((one) => brings(copied, one))) faults.push(`${file}: ${copied} is not needed`);
-    if (!admitted.some((line) => new Bun.Glob(line.slice(1)).match(copied)))
-      faults.push(`.dockerignore excludes ${copied}`);
-  }
-  return faults;
-}
-
-/** The files that a program needs: itself, and all that it reaches by imports and by `new URL(…, import.meta.url)`. */
-function reached(entry: string, seen = new Set<string>()): Set<string> {
-  if (seen.has(entry)) return seen;
-  seen.add(entry);
-  if (entry.endsWith("/")) {
-    for (const name of readdirSync(join(PROJECT, entry))) reached(join(entry, name), seen);
-  }
-  if (!entry.endsWith(".ts")) return seen;
-  // An importer does not need what a file does as a program of its own.
-  const text = readFileSync(join(PROJECT, entry), "utf8").replace(/^if \(import\.meta\.main\).*$/gm, "");
-  const imports = /^(?:import|export) (?!type )[^;]*?from "(\.[^"]+)"|import\("(\.[^"]+)"\)/gm;
-  const addresses = /new URL\("([^"]+)", import\.meta\.url\)/g;
-  for (const pattern of [imports, addresses]) {
-    for (const [, one, other] of text.matchAll(pattern)) {
-      const path = join(dirname(entry), one ?? other);
-      if (path !== ".") reached(one === "." ? `${path}/` : path, seen); // "..": for the names of files only
-    }
-  }
-  return seen;
 }
 
 /** Policies deny by default. A connection is allowed on both sides, and docs/kubernetes.md lists exactly the allowed ones. */
