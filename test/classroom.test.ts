@@ -207,6 +207,12 @@ describeWith(["chromium"], "the page in a class", () => {
     const caption = (await page.locator("#caption").textContent()) ?? "";
     expect(caption).toMatch(/^<b>\.png · sobel · 1 a 2 workers, 1 máquina, \d+ núcleos · .*20\d\d/);
 
+    const drawn = await page
+      .locator("#charts .tick")
+      .first()
+      .evaluate((text) => getComputedStyle(text));
+    expect([drawn.stroke, drawn.opacity]).toEqual(["none", "1"]); // the timeline has ticks too
+
     const saved = async (id: string) => {
       const download = page.waitForEvent("download");
       await page.click(id);
