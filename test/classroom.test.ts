@@ -72,6 +72,7 @@ describeWith(["chromium"], "the page in a class", () => {
         wide: true,
       });
     }
+    expect((await page.locator("#actions").boundingBox())!.height).toBeLessThanOrEqual(45); // one line, as before the end
     const isCut = () => [...document.querySelectorAll("#runs .table")].some((box) => box.scrollWidth > box.clientWidth);
     expect(await page.evaluate(isCut)).toBe(false);
     const before = await page.locator("#frame").boundingBox();
