@@ -209,6 +209,15 @@ describeWith(["rabbitmq", "redis"], "recovery", () => {
     expect(await messages(DEAD_LETTERS)).toBe(0);
   });
 
+  test("a queue that is deleted without a consumer is declared again with the next band", async () => {
+    const origin = await startCoordinator();
+    await accepted(origin, photo(1)); // the coordinator has declared it
+    await withChannel((channel) => channel.deleteQueue(QUEUE));
+    const id = await accepted(origin, four);
+    await startWorker("one");
+    await expectEdges(origin, id, four);
+  });
+
   test("RabbitMQ silent for 8 s, so that a band is published twice: it is computed once, one band at a time", async () => {
     const DIARY = join(temporaryFolder("diary"), "diary");
     const env = { TASKS: "test/tasks/diary.ts", DIARY };
