@@ -257,8 +257,8 @@ export interface WorkerInfo {
 }
 
 /**
- * What a watcher gets: a band is done or claimed, something went wrong, a third-party worker reports, or the whole picture is enqueued. Undefined: anything
- * may have changed.
+ * What a watcher gets: a band is done or claimed, something went wrong, a third-party worker reports, or the whole picture is
+ * enqueued. Undefined: anything may have changed.
  */
 export type Hint =
   | { band: number; done: Done }
@@ -389,8 +389,8 @@ export interface Claimant {
 }
 
 /**
- * Null: the band needs no work. Elsewhere: a worker that has lost the queue goes on with it. `lost`: how many workers died while they computed it. Without a job, a third party sent the
- * message: the result is stored, and nothing is recorded.
+ * Null: the band needs no work. `elsewhere`: a worker that has lost the queue goes on with it. `lost`: how many workers died
+ * while they computed it. Without a job, a third party sent the message: the result is stored, and nothing is recorded.
  */
 export type Begun = { lost: number; claim: Claim; hasJob: boolean } | "elsewhere" | null;
 

@@ -49,13 +49,14 @@ const pool = new Pool(16 << 20);
 export function jobOf(id: string, task: Task, asked: Asked, image: Omit<Raster, "blocks">): Job {
   const { params, workers } = asked;
   const { width, height, rows, bands, bandsBy, channels, shrink } = ofTask(() => planOf(task, asked, image));
+  const times = { enqueuedAt: null, cutMs: null, mergedAt: null, mergeMs: null };
+  const outcome = { derivedParams: null, error: null, failure: null };
   return {
     id,
     task: wireName(task),
     kind: kindOf(task),
     params,
     preJobId: firstOf(task, params) ? randomUUID() : null,
-    derivedParams: null,
     workers,
     width,
     height,
@@ -66,14 +67,10 @@ export function jobOf(id: string, task: Task, asked: Asked, image: Omit<Raster, 
     shrink,
     created: Date.now(),
     began: 0,
-    enqueuedAt: null,
-    cutMs: null,
-    mergedAt: null,
-    mergeMs: null,
+    ...times,
+    ...outcome,
     attempt: Date.now(),
     enqueued: false,
-    error: null,
-    failure: null,
   };
 }
 

@@ -5,6 +5,7 @@
  * Invariant: no process outlives the benchmark (test/servers.ts), and no control group does.
  */
 import { mkdirSync, readdirSync, readFileSync, rmdirSync, writeFileSync } from "node:fs";
+import { type AddressInfo, connect, createServer, type Socket } from "node:net";
 import { join } from "node:path";
 import process from "node:process";
 import {
@@ -42,6 +43,33 @@ export class Service {
     for await (const _ of response.body!);
   }
 
+  /** Sends a picture as a job, until it is accepted. */
+  async accept(id: string, picture: BodyInit): Promise<void> {
+    const response = await fetch(`${this.url}/jobs/${id}`, { method: "PUT", body: picture });
+    if (response.status !== 202) throw new Error(`coordinator: expected 202, got ${response.status}`);
+    await response.arrayBuffer();
+  }
+
+  /** Waits until a job is done. */
+  async done(id: string): Promise<void> {
+    for (;;) {
+      const { state, error } = await (await fetch(`${this.url}/jobs/${id}`)).json();
+      if (state === "failed") throw new Error(`job failed: ${error}`);
+      if (state === "done") return;
+      await new Promise((wake) => setTimeout(wake, 20));
+    }
+  }
+
+  /** Sends a picture as a job, until it is done. */
+  async put(id: string, picture: BodyInit): Promise<void> {
+    await this.accept(id, picture);
+    await this.done(id);
+  }
+
+  async remove(id: string): Promise<void> {
+    await fetch(`${this.url}/jobs/${id}`, { method: "DELETE" });
+  }
+
   async stop(): Promise<void> {
     this.program.kill();
     await this.program.exited;
@@ -62,6 +90,17 @@ export class Cluster {
 
   static async start(): Promise<Cluster> {
     return new Cluster(...(await Promise.all([startRabbitMQ(), startRedis()])));
+  }
+
+  /** The same servers, behind a network with this round trip, ms. Its coordinator and workers are others. */
+  async behind(roundTripMs: number): Promise<Cluster> {
+    const far = new Cluster(this.rabbitmq, this.redis);
+    for (const name of ["RABBITMQ_URL", "REDIS_URL"]) {
+      const url = new URL(this.env[name]);
+      url.port = String(await delayed(Number(url.port), roundTripMs / 2));
+      far.env[name] = url.href;
+    }
+    return far;
   }
 
   coordinator(): Promise<Service> {
@@ -97,11 +136,37 @@ export class Cluster {
     return { RabbitMQ: (await this.rabbitmq.ctl("version")).trim(), Redis: redis };
   }
 
-  async stop(): Promise<void> {
+  /** Ends coordinator and workers, not the servers. */
+  async leave(): Promise<void> {
     await this.resize(0);
     await (await this.#coordinator)?.stop();
+    this.#coordinator = undefined;
+  }
+
+  async stop(): Promise<void> {
+    await this.leave();
     await Promise.all([this.rabbitmq.stop(), this.redis.stop()]);
   }
+}
+
+/**
+ * A proxy on this machine that holds every byte back for `ms` in each direction, as a long way does: the kernel here may not
+ * be able to delay packets. @returns its port
+ */
+async function delayed(target: number, ms: number): Promise<number> {
+  const pass = (from: Socket, to: Socket) => {
+    from.on("data", (bytes) => setTimeout(() => to.write(bytes), ms));
+    from.on("error", () => {}); // `close` follows
+    from.on("close", () => setTimeout(() => to.destroy(), ms));
+  };
+  const server = createServer({ noDelay: true }, (client) => {
+    const upstream = connect({ port: target, host: "127.0.0.1", noDelay: true });
+    pass(client, upstream);
+    pass(upstream, client);
+  });
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  server.unref();
+  return (server.address() as AddressInfo).port;
 }
 
 /** Bun's allocator keeps freed pages for a minute, as in the Dockerfiles. A value from outside takes precedence. */
@@ -123,6 +188,11 @@ function cpuSeconds(pid: number): number {
 export function peakMegabytes(pid: number): number {
   const [, kibibytes] = /VmHWM:\s+(\d+)/.exec(readFileSync(`/proc/${pid}/status`, "utf8"))!;
   return (Number(kibibytes) * 1024) / 1e6;
+}
+
+/** The peak begins again at what the process uses now. */
+export function forgetPeak(pid: number): void {
+  writeFileSync(`/proc/${pid}/clear_refs`, "5");
 }
 
 const PERIOD_US = 10_000;

@@ -1,14 +1,31 @@
 /**
  * How the benchmark measures: subjects run alternately, so that other load on the machine affects all of them alike.
  *
- * Not here: what is measured (rows.ts).
+ * Not here: what is measured (rows.ts, load.ts).
  */
+import type { Sketch } from "./pictures.ts";
 
 /** One program or function under measurement. */
 export interface Subject {
   name: string;
   /** Does the work once. @returns seconds */
   once(): Promise<number>;
+}
+
+/** One figure, with the peer's if there is one. */
+export interface Row {
+  what: string;
+  /** What was computed: a picture, or a task without one. */
+  picture: Sketch | string;
+  ours: number;
+  unit: "s" | "ms" | "MB" | "bytes/px" | "jobs/s" | "CPU ms/Mpx";
+  /** Measured alternately with ours, in the same unit. */
+  peer?: { name: string; value: number };
+  ratio?: Ratio;
+  /** The workers of a distributed job, the share of a core that each may use, and the round trip to the servers, ms. */
+  workers?: { count: number; share: number; roundTrip?: number };
+  /** Whether README.md shows the row, too. */
+  readme?: true;
 }
 
 /** Ours ÷ the peer's. Below 1, ours is faster or smaller. `low` and `high` are the quartiles of the pairs' ratios. */
@@ -54,4 +71,13 @@ export function quantile(values: number[], part: number): number {
   const place = (sorted.length - 1) * part;
   const at = Math.floor(place);
   return sorted[at] + ((sorted[at + 1] ?? sorted[at]) - sorted[at]) * (place - at);
+}
+
+/** Ours, as a subject. */
+export function subject(step: () => unknown): Subject {
+  return { name: "ours", once: () => timed(step) };
+}
+
+export function distributedName(workers: number): string {
+  return `distributed, ${workers} ${workers === 1 ? "worker" : "workers"}`;
 }

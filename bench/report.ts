@@ -7,9 +7,9 @@ import { readFileSync, writeFileSync } from "node:fs";
 import { cpus, totalmem } from "node:os";
 import process from "node:process";
 import { summarize, svgOf } from "../page/speedup.js";
+import type { Row } from "./measure.ts";
 import { outputOf } from "./peers.ts";
 import { megapixels, type Sketch } from "./pictures.ts";
-import type { Row } from "./rows.ts";
 import type { Bench } from "./setup.ts";
 
 export interface Report {
@@ -80,13 +80,25 @@ function comparisons(rows: Row[]): Row[] {
 /** Distributed jobs by number of workers. Speed-up is relative to one worker of the same share. */
 export function scalingTable(rows: Row[]): string[][] {
   const lines = rows.flatMap(({ workers, picture, ours }) => {
-    const one = rows.find((row) => row.workers?.count === 1 && row.workers.share === workers?.share);
+    const one = rows.find((row) => row.workers?.count === 1 && sameWorkers(row.workers, workers));
     if (!workers || !one) return [];
     const [speed, speedup] = [workers.share === 1 ? "full speed" : percent(workers.share), one.ours / ours];
     const times = [`${figure(ours)} s`, speedup.toFixed(2), percent(speedup / workers.count)];
-    return [[String(workers.count), speed, pictureName(picture), ...times]];
+    return [
+      [
+        String(workers.count),
+        speed,
+        workers.roundTrip ? `${workers.roundTrip} ms` : "",
+        pictureName(picture),
+        ...times,
+      ],
+    ];
   });
-  return [["workers", "share of a core each", "work", "seconds", "speed-up", "efficiency"], ...lines];
+  return [["workers", "share of a core each", "round trip", "work", "seconds", "speed-up", "efficiency"], ...lines];
+}
+
+function sameWorkers(a: Row["workers"], b: Row["workers"]): boolean {
+  return a?.share === b?.share && a?.roundTrip === b?.roundTrip;
 }
 
 /** What one core carries, from the rows on CPU time. */
@@ -135,7 +147,7 @@ function percent(part: number): string {
 
 /** The measured speed-up of slow workers as an SVG, drawn as the page draws its own experiments. */
 export function scalingPlot(rows: Row[]): string {
-  const slow = rows.filter(({ workers }) => workers && workers.share < 1);
+  const slow = rows.filter(({ workers }) => workers && workers.share < 1 && !workers.roundTrip);
   const { picture, workers: one } = slow[0];
   const summary = summarize(slow.map(({ workers, ours }) => ({ workers: workers!.count, times: [1000 * ours] })));
   const words = {

@@ -1,13 +1,12 @@
 /**
  * The rows of the benchmark: each function measures one thing and returns its figures.
  *
- * Not here: how time is measured (measure.ts), what is started (setup.ts), how rows are printed (report.ts).
+ * Not here: the rows on load (load.ts), how time is measured (measure.ts), what is started (setup.ts), how rows are printed (report.ts).
  */
 import { rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import process from "node:process";
-import { Readable } from "node:stream";
 import { inflateSync } from "node:zlib";
 import sharp from "sharp";
 import { type Band, chunkIdOf, encodeMessage, planBands, split } from "../chunk.ts";
@@ -21,27 +20,22 @@ import { encodeBand } from "../picture/png-write.ts";
 import { RabbitQueue } from "../queue.ts";
 import { task as sobel } from "../sobel.ts";
 import { inPieces, UNLIMITED } from "../test/pictures.ts";
-import { limitCpu, peakMegabytes, Service } from "./cluster.ts";
-import { alternate, compare, median, quantile, type Ratio, type Subject, timed } from "./measure.ts";
+import type { Service } from "./cluster.ts";
+import { backlog, latency, memory, scaling } from "./load.ts";
+import {
+  alternate,
+  compare,
+  distributedName,
+  median,
+  quantile,
+  type Row,
+  type Subject,
+  subject,
+  timed,
+} from "./measure.ts";
 import { runToEnd } from "./peers.ts";
-import { megapixels, pngPieces, type Sketch } from "./pictures.ts";
+import { megapixels } from "./pictures.ts";
 import { type Bench, PICTURES } from "./setup.ts";
-
-/** One figure, with the peer's if there is one. */
-export interface Row {
-  what: string;
-  /** What was computed: a picture, or a task without one. */
-  picture: Sketch | string;
-  ours: number;
-  unit: "s" | "ms" | "MB" | "bytes/px" | "jobs/s" | "CPU ms/Mpx";
-  /** Measured alternately with ours, in the same unit. */
-  peer?: { name: string; value: number };
-  ratio?: Ratio;
-  /** The workers of a distributed job, and the share of a core that each may use. */
-  workers?: { count: number; share: number };
-  /** Whether README.md shows the row, too. */
-  readme?: true;
-}
 
 /** By the names that `--only` takes, in the order in which they are measured and printed. README.md's rows are first. */
 export const ROWS: Record<string, (bench: Bench) => Promise<Row[]>> = {
@@ -58,11 +52,10 @@ export const ROWS: Record<string, (bench: Bench) => Promise<Row[]>> = {
   cpu,
   wire,
   memory,
+  backlog,
   scaling,
+  latency,
 };
-
-/** A worker on a slow machine is imitated by this share of a core. */
-const SLOW_SHARE = 0.1;
 
 /** Our kernel over the bands of a picture. The copy shows the limit that memory sets. */
 async function kernel(bench: Bench): Promise<Row[]> {
@@ -262,57 +255,6 @@ async function wire(bench: Bench): Promise<Row[]> {
   ];
 }
 
-/** Peak memory of processes that are started for a single picture. */
-async function memory(bench: Bench): Promise<Row[]> {
-  const cluster = await bench.cluster();
-  const large = [PICTURES["24 Mpx"], PICTURES["216 Mpx"], PICTURES["1000 Mpx"]];
-  const rows: Row[] = [];
-  for (const picture of bench.quick ? [bench.sketch] : large) {
-    await cluster.resize(0);
-    await cluster.resize(2);
-    const service = await Service.start(cluster.env);
-    // Line art is drawn while it is sent. A photo comes from its file, because drawing it is slower than the job.
-    const drawn = () => Readable.toWeb(Readable.from(pngPieces(picture))) as unknown as ReadableStream;
-    await service.send(picture.kind === "photo" ? await bench.file(picture) : drawn());
-    const worker = Math.max(...cluster.workers.map(({ pid }) => peakMegabytes(pid)));
-    const coordinator = peakMegabytes(service.program.pid);
-    rows.push({ what: "peak memory, coordinator", picture, ours: coordinator, unit: "MB" });
-    rows.push({ what: "peak memory, larger of 2 workers", picture, ours: worker, unit: "MB" });
-    await service.stop();
-  }
-  return rows;
-}
-
-/**
- * Workers that may use a tenth of a core each, so that this machine has room for several. Each gets 1 ms of every 10 ms,
- * finds its caches cold and needs more CPU time than at full speed: the speed-up holds for such workers alone.
- */
-async function scaling(bench: Bench): Promise<Row[]> {
-  if (bench.noCpuLimit) return [];
-  const cluster = await bench.cluster();
-  const service = await cluster.coordinator();
-  const millions = bench.quick ? 4 : 40;
-  const task = `primes?below=${millions * 1e6}`;
-  const rows: Row[] = [];
-  for (const count of bench.quick ? [1, 2] : [1, 2, 4, 8]) {
-    await cluster.resize(count);
-    await service.run(task); // at full speed, until the runtime has compiled the hot code
-    const release = limitCpu(
-      cluster.workers.map(({ pid }) => pid),
-      SLOW_SHARE,
-    );
-    try {
-      const [seconds] = await alternate([subject(() => service.run(task))], bench.quick ? 1 : 3);
-      const what = `${distributedName(count)} at ${100 * SLOW_SHARE} % of a core`;
-      const workers = { count, share: SLOW_SHARE };
-      rows.push({ what, picture: `primes below ${millions} million`, ours: median(seconds), unit: "s", workers });
-    } finally {
-      release();
-    }
-  }
-  return rows;
-}
-
 /** A whole job beside OpenCV's in one process, on all cores. */
 async function wholeJob(bench: Bench, what: string, ours: () => unknown, marks: Partial<Row> = {}): Promise<Row[]> {
   const subjects = [subject(ours), ...bench.opencv({ do: "job", threads: bench.cores })];
@@ -333,14 +275,6 @@ function rowsOf(base: Pick<Row, "what" | "picture" | "unit">, subjects: Subject[
     const peer = { name: subjects[i + 1].name, value: value(seconds) };
     return { ...base, ours: value(ours), peer, ratio: compare(ours, seconds) };
   });
-}
-
-function subject(step: () => unknown): Subject {
-  return { name: "ours", once: () => timed(step) };
-}
-
-function distributedName(workers: number): string {
-  return `distributed, ${workers} ${workers === 1 ? "worker" : "workers"}`;
 }
 
 type BandWithEdges = Band & { edges: Uint8Array<ArrayBuffer> };

@@ -18,6 +18,9 @@ export const PICTURES = {
   "216 Mpx": { kind: "photo", width: 18_000, height: 12_000 },
   /** The default of MAX_PIXELS. */
   "1000 Mpx": { kind: "line art", width: 31_250, height: 32_000 },
+  "1000 Mpx photo": { kind: "photo", width: 31_250, height: 32_000 },
+  /** 10,000 pixels. */
+  tiny: { kind: "photo", width: 100, height: 100 },
 } satisfies Record<string, Sketch>;
 
 export class Bench {

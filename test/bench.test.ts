@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { crc32 } from "node:zlib";
 import { decode } from "fast-png";
 import sharp from "sharp";
-import { alternate, compare, median, quantile } from "../bench/measure.ts";
+import { alternate, compare, median, quantile, type Row } from "../bench/measure.ts";
 import { drawnRows, KINDS, type Kind, pngPieces, scanlines } from "../bench/pictures.ts";
 import {
   asMarkdown,
@@ -19,7 +19,7 @@ import {
   scalingTable,
   sizingTable,
 } from "../bench/report.ts";
-import { ROWS, type Row } from "../bench/rows.ts";
+import { ROWS } from "../bench/rows.ts";
 import { collectPixels } from "../picture/picture.ts";
 import { readPng } from "../picture/png-read.ts";
 import { inPieces, UNLIMITED } from "./pictures.ts";
@@ -92,8 +92,8 @@ describe("measuring", () => {
 
 describe("the report", () => {
   const picture = { kind: "photo", width: 6000, height: 4000 } as const;
-  const job = (count: number, share: number, ours: number): Row => {
-    return { what: "distributed", picture, ours, unit: "s", workers: { count, share } };
+  const job = (count: number, share: number, ours: number, roundTrip?: number): Row => {
+    return { what: "distributed", picture, ours, unit: "s", workers: { count, share, roundTrip } };
   };
 
   test("a row names its picture, both figures and their ratio", () => {
@@ -112,13 +112,16 @@ describe("the report", () => {
     expect(rowTable([{ ...row, ratio: { value: 0.99, low: 0.99, high: 0.99 } }])[1].at(-1)).toBe("0.99");
   });
 
-  test("speed-up is relative to one worker of the same share", () => {
-    const rows = [job(1, 1, 0.9), job(2, 1, 0.75), job(1, 0.1, 4), job(4, 0.1, 1.25), job(2, 0.5, 1)];
+  test("speed-up is relative to one worker of the same share and distance", () => {
+    const near = [job(1, 1, 0.9), job(2, 1, 0.75), job(1, 0.1, 4), job(4, 0.1, 1.25), job(2, 0.5, 1)];
+    const rows = [...near, job(1, 0.1, 5, 50), job(2, 0.1, 4, 50)];
     expect(scalingTable(rows).slice(1)).toEqual([
-      ["1", "full speed", "24 Mpx photo", "0.9 s", "1.00", "100 %"],
-      ["2", "full speed", "24 Mpx photo", "0.75 s", "1.20", "60 %"],
-      ["1", "10 %", "24 Mpx photo", "4 s", "1.00", "100 %"],
-      ["4", "10 %", "24 Mpx photo", "1.25 s", "3.20", "80 %"],
+      ["1", "full speed", "", "24 Mpx photo", "0.9 s", "1.00", "100 %"],
+      ["2", "full speed", "", "24 Mpx photo", "0.75 s", "1.20", "60 %"],
+      ["1", "10 %", "", "24 Mpx photo", "4 s", "1.00", "100 %"],
+      ["4", "10 %", "", "24 Mpx photo", "1.25 s", "3.20", "80 %"],
+      ["1", "10 %", "50 ms", "24 Mpx photo", "5 s", "1.00", "100 %"],
+      ["2", "10 %", "50 ms", "24 Mpx photo", "4 s", "1.25", "63 %"],
     ]);
   });
 
@@ -145,7 +148,7 @@ describe("the report", () => {
   });
 
   test("draws the jobs of slow workers as an SVG that another program reads", async () => {
-    const svg = scalingPlot([job(1, 1, 1), job(1, 0.1, 4), job(2, 0.1, 2), job(4, 0.1, 1.25)]);
+    const svg = scalingPlot([job(1, 1, 1), job(1, 0.1, 4), job(2, 0.1, 2), job(4, 0.1, 1.25), job(1, 0.1, 9, 50)]);
     const { format, width } = await sharp(Buffer.from(svg)).metadata();
     expect([format, width]).toEqual(["svg", 960]);
     expect(svg).toContain("<title>24 Mpx photo, workers at 10 % of a core each</title>");
