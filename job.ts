@@ -5,13 +5,13 @@
  * another that died.
  *
  * A task may need a first step over the whole picture (tasks/threshold.ts). That step is a job of its own, with its own
- * record and bands. It is enqueued and merged here before the second step begins; meanwhile the rows are kept on disk, so
- * the client sends the picture once. Both steps are enqueued before the picture is accepted (202). So the promise for one
- * job holds for two: after 202 only workers are needed, and before it, sending again resumes in the step that stopped.
+ * record and bands. It is merged here before the second step begins; meanwhile the rows are kept on disk, so the client sends
+ * the picture once. Both are enqueued before the picture is accepted (202): after that, only workers are needed.
  *
  * Invariant: at most `workers` bands of a job are in flight, so at most that many workers are busy with it.
  *
- * Not here: HTTP (coordinator.ts), the state of a job (watch.ts) and its lease (jobs/lease.ts), how a picture is read and stitched (picture/).
+ * Not here: HTTP (coordinator.ts), the state of a job (watch.ts) and its lease (jobs/lease.ts), how a picture is read and
+ * stitched (picture/).
  */
 import { randomUUID } from "node:crypto";
 import type { Change, Job, Results } from "./backends.ts";
@@ -388,10 +388,9 @@ export function unusable(band: number, cause: Error): JobError {
 }
 
 /** Forgets such a result, so that the band is done again when the picture is sent again. @throws JobError */
-async function rejected(watch: JobWatch, band: number, cause: Error, keep: boolean): Promise<never> {
-  const { results } = watch.backends;
-  if (keep) await results.drop(chunkIdOf(watch.id, band));
-  if (keep) await results.forgetExpired(watch.id);
+async function rejected({ id, backends }: JobWatch, band: number, cause: Error, keep: boolean): Promise<never> {
+  if (keep) await backends.results.drop(chunkIdOf(id, band));
+  if (keep) await backends.results.forgetExpired(id);
   throw unusable(band, cause);
 }
 
