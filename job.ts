@@ -10,17 +10,17 @@
  *
  * Invariant: at most `workers` bands of a job are in flight, so at most that many workers are busy with it.
  *
- * Not here: HTTP (coordinator.ts), the state of a job (watch.ts) and its lease (jobs/lease.ts), how a picture is read and
+ * Not here: HTTP (coordinator.ts), the state of a job (watch.ts), its record and lease (jobs/), how a picture is read and
  * stitched (picture/).
  */
-import { randomUUID } from "node:crypto";
-import type { Change, Job, Results } from "./backends.ts";
+import type { Change, Job } from "./backends.ts";
 import { type Band, bandRows, chunkIdOf, rowsCrc, split, WireError } from "./chunk.ts";
 import { decider } from "./jobs/decided.ts";
 import { lanesOf, windowOf, withLease } from "./jobs/lease.ts";
+import { jobOf, ofTask, startOrResume } from "./jobs/record.ts";
 import { Pool } from "./picture/buffers.ts";
 import { type BandForm, pixelsOf } from "./picture/foreign.ts";
-import { ImageError, type Raster } from "./picture/picture.ts";
+import type { Raster } from "./picture/picture.ts";
 import { encodeBand, Stitcher } from "./picture/png-write.ts";
 import type { SpoolDisk } from "./picture/spool.ts";
 import {
@@ -29,95 +29,19 @@ import {
   firstOf,
   haloOf,
   isList,
-  kindOf,
   type ListTask,
   sharedParams,
   type Task,
   type Values,
-  wireName,
 } from "./task.ts";
 import type { PieceList } from "./tasks/list.ts";
-import { type Asked, planOf, resultOf } from "./tasks/plan.ts";
+import { resultOf } from "./tasks/plan.ts";
 import { finished } from "./tasks/run.ts";
 import { sentenceOf } from "./tasks/thrown.ts";
 import { gone, JobError, JobWatch } from "./watch.ts";
 
 /** Buffers of confirmed bands, reused for the next bands of any job. */
 const pool = new Pool(16 << 20);
-
-/** The record of a new job. */
-export function jobOf(id: string, task: Task, asked: Asked, image: Omit<Raster, "blocks">): Job {
-  const { params, workers } = asked;
-  const { width, height, rows, bands, bandsBy, channels, shrink } = ofTask(() => planOf(task, asked, image));
-  const times = { enqueuedAt: null, cutMs: null, mergedAt: null, mergeMs: null };
-  const outcome = { derivedParams: null, error: null, failure: null };
-  return {
-    id,
-    task: wireName(task),
-    kind: kindOf(task),
-    params,
-    preJobId: firstOf(task, params) ? randomUUID() : null,
-    workers,
-    width,
-    height,
-    rows,
-    bands,
-    bandsBy,
-    channels,
-    shrink,
-    created: Date.now(),
-    began: 0,
-    ...times,
-    ...outcome,
-    attempt: Date.now(),
-    enqueued: false,
-  };
-}
-
-/** Runs a function of the task. What it throws fails the job. @throws JobError; ImageError */
-function ofTask<T>(step: () => T): T {
-  try {
-    return step();
-  } catch (error) {
-    if (error instanceof ImageError) throw error;
-    throw new JobError("failed", `the task failed: ${sentenceOf(error as Error)}`);
-  }
-}
-
-/**
- * Writes a job's record, unless there is one with the same task, parameters and size.
- * @throws JobError "conflict"
- */
-export async function startOrResume(results: Results, asked: Job): Promise<void> {
-  const found = await results.findJob(asked.id);
-  if (!found) return results.putJob(asked);
-  if (shown(found) === shown(asked)) {
-    // A failed job starts its next attempt. Bands that are done are not done again, unless their results are gone.
-    await results.reviveJob(asked.id);
-    return results.forgetExpired(asked.id);
-  }
-  if (found.error === null) {
-    const [begun, now] = [shown(found), shown(asked)];
-    throw new JobError("conflict", `this job was started with another picture or task: ${begun}; this one is ${now}`);
-  }
-  await removeJob(results, found);
-  await results.putJob(asked);
-}
-
-/** What must be the same when a picture is sent again, as far as its header shows it. */
-function shown({ task, kind, params, width, height }: Job): string {
-  const values = Object.entries(params).map(
-    ([name, value]) => `, ${name} ${typeof value === "object" ? JSON.stringify(value) : value}`,
-  );
-  // A list follows from the parameters, or it is not known how long it is.
-  return `${kind === "list" ? "" : `${width} × ${height}, `}${task}${values.join("")}`;
-}
-
-/** Removes a job, and the job of its first step. */
-export async function removeJob(results: Results, { id, kind, preJobId, bands }: Job): Promise<void> {
-  await results.removeJob(id, kind === "list" ? undefined : bands);
-  if (preJobId) await results.removeJob(preJobId);
-}
 
 /**
  * Does everything until a job needs only workers: its first step, if it has one, then its bands.
@@ -205,37 +129,15 @@ async function enqueueBands(
   const isDecided = decider(watch, task, params);
   const known = Math.max(-1, ...watch.sent.keys(), ...watch.done.keys()) + 1;
   let isCut = false;
-  const { queue, results } = watch.backends;
   const job = watch.expectJob();
-  const hasRoom = windowOf(job, results);
+  const hasRoom = windowOf(job, watch.backends.results);
   const own = Object.keys(params).length > 0 ? params : undefined;
   const sending = new Set<Promise<void>>();
   const failed = new AbortController();
   const stop = AbortSignal.any([signal, failed.signal]);
   const lanes = lanesOf(watch);
-  let bands = 0;
-  let waited = 0;
+  let [bands, waited] = [0, 0];
   const start = performance.now();
-  const send = async (band: Band, crc: number, lane: number | undefined) => {
-    const { width, channels, pixels, number } = band;
-    const height = pixels.length / width / channels;
-    if (!(await results.expectRows(job.id, number, crc, job.attempt, lane))) throw differs(number);
-    const chunk = {
-      chunkId: chunkIdOf(job.id, number),
-      task: job.task,
-      params: own,
-      attempt: job.attempt,
-      halo: band.halo,
-      position: [band.y, job.height] as [number, number],
-      width,
-      height,
-      channels,
-      pixels,
-      isList: band.isList,
-    };
-    await queue.publish(chunk);
-    await results.markSent(job.id, number, crc, job.attempt);
-  };
   try {
     for await (const band of "bands" in image ? image.bands(job) : split(image, { ...job, halo }, pool)) {
       isCut = band.number >= known && (await isDecided());
@@ -252,7 +154,7 @@ async function enqueueBands(
       await watch.until(() => hasRoom(watch.inFlight), stop);
       waited += performance.now() - full;
       watch.send(band.number, crc);
-      const sent = send(band, crc, lanes(band.number))
+      const sent = send(watch, job, band, crc, own, lanes(band.number))
         .catch((error) => {
           watch.sent.delete(band.number); // other users of this watch must not take it for sent
           failed.abort(error);
@@ -269,14 +171,32 @@ async function enqueueBands(
   }
   stop.throwIfAborted();
   const cutMs = Math.round((performance.now() - start - waited) * 10) / 10;
-  if (job.enqueued && bands !== job.bands)
-    throw new JobError(
-      "conflict",
-      `this job was started with another text: it has ${job.bands} bands, and this one ${bands}`,
-    );
+  if (job.enqueued && bands !== job.bands) {
+    const both = `it has ${job.bands} bands, and this one ${bands}`;
+    throw new JobError("conflict", `this job was started with another text: ${both}`);
+  }
   const isNew = "isCounted" in image && (isCut || !image.isCounted);
   const counted = isNew && { bands, height: image.isCounted ? Math.min(job.height, bands * job.rows) : bands };
   await update(watch, { enqueued: true, cutMs, ...counted }, job.attempt);
+}
+
+/** Records a band's rows, publishes it, and records that it is sent. @throws JobError "conflict"; QueueError */
+async function send(
+  { backends: { queue, results } }: JobWatch,
+  job: Job,
+  band: Band,
+  crc: number,
+  params: Values | undefined,
+  lane: number | undefined,
+): Promise<void> {
+  const { id, task, attempt } = job;
+  const { number, y, halo, width, channels, pixels, isList } = band;
+  if (!(await results.expectRows(id, number, crc, attempt, lane))) throw differs(number);
+  const height = pixels.length / width / channels;
+  const position: [number, number] = [y, job.height];
+  const chunkId = chunkIdOf(id, number);
+  await queue.publish({ chunkId, task, params, attempt, halo, position, width, height, channels, pixels, isList });
+  await results.markSent(id, number, crc, attempt);
 }
 
 function differs(band: number): JobError {

@@ -134,8 +134,8 @@ export function main(args: string[]): void {
     // Exits when the output is written: standard input may stay open after the end of the picture.
     () => process.stdout.write("", () => process.exit()),
     (error) => {
-      console.error(`sobel.ts: ${sentenceOf(error)}`);
       const isUsage = error instanceof TypeError || error instanceof ParamError;
+      console.error(`sobel.ts: ${isUsage ? error.message : sentenceOf(error)}`);
       process.exit(error.exitCode ?? (isUsage ? 2 : 1));
     },
   );

@@ -5,7 +5,8 @@
  */
 
 import type { Backends, Job } from "../backends.ts";
-import { merge, removeJob } from "../job.ts";
+import { merge } from "../job.ts";
+import { removeJob } from "../jobs/record.ts";
 import type { Log } from "../ops/log.ts";
 import type { CoordinatorMetrics } from "../ops/metrics.ts";
 import { Stitcher } from "../picture/png-write.ts";

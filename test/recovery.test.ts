@@ -9,7 +9,7 @@ import { encode } from "fast-png";
 import { Redis } from "ioredis";
 import type { Backends, WorkerInfo } from "../backends.ts";
 import { isKnown } from "../http/events.ts";
-import { jobOf } from "../job.ts";
+import { jobOf } from "../jobs/record.ts";
 import { DEAD_LETTERS, QUEUE } from "../queue.ts";
 import { RedisResults } from "../results.ts";
 import { loadTasks } from "../tasks/index.ts";

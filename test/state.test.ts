@@ -8,7 +8,7 @@ import { Redis } from "ioredis";
 import type { BandTimes, Begun, Claimant, Job, Results } from "../backends.ts";
 import { chunkIdOf } from "../chunk.ts";
 import { LocalResults } from "../embedded.ts";
-import { startOrResume } from "../job.ts";
+import { startOrResume } from "../jobs/record.ts";
 import { RedisResults } from "../results.ts";
 import { JobError, stateOf } from "../watch.ts";
 import { describeWith, type RedisServer, startRedis } from "./servers.ts";
