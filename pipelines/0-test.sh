@@ -9,9 +9,15 @@
 # Expect about ten minutes, a few more if packages must be installed. The last line is `N passed, N failed`; a failed check
 # counts as one. Exit code 0 if all pass. Safe to run again at any time.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=SCRIPTDIR/lib.sh
-source pipelines/lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+cd "$(dirname "$script_path")/.."
+
+case "$*" in
+  "") ;;
+  -h | --help) usage && exit ;;
+  *) die "unknown argument $1; expected nothing or --help" ;;
+esac
 
 failures=()
 
