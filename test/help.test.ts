@@ -5,7 +5,9 @@ import { spawnSync } from "node:child_process";
 import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { SETTINGS } from "../ops/settings.ts";
+import { spanishTasks } from "../page/descriptions.js";
 import { DEFAULT_LIMITS } from "../picture/read.ts";
+import { loadTasks } from "../tasks/index.ts";
 import { binaries, temporaryFolder } from "./servers.ts";
 
 setDefaultTimeout(30_000);
@@ -102,6 +104,16 @@ describe("the documents", () => {
     const missing = pages.filter((name) => !linksOf("README.md").includes(`docs/${name}`));
     expect(missing).toEqual([]);
     expect(readFileSync(join(root, "README.md"), "utf8").split("\n").length).toBeLessThanOrEqual(181);
+  });
+
+  test("every task is in both READMEs, and is described in Spanish with its parameters", async () => {
+    const missing = [...(await loadTasks()).values()].flatMap(({ name, params = {} }) => {
+      const readmes = ["README.md", "docs/README.es.md"].filter((file) => !textOf(file).includes(`\`${name}\``));
+      const shown = Object.entries(params).filter(([, { description, hidden }]) => description && !hidden);
+      const described = [name, ...shown.map(([param]) => `${name}.${param}`)];
+      return [...readmes.map((file) => `${file}: ${name}`), ...described.filter((text) => !spanishTasks[text])];
+    });
+    expect(missing).toEqual([]);
   });
 });
 
