@@ -218,9 +218,9 @@ export class RabbitQueue implements Queue {
     // While the broker is short of memory or disk it reads nothing from publishers, not even questions.
     if (this.#blocked) throw new QueueError(BLOCKED.detail);
     const late = () => new QueueError(`RabbitMQ is unavailable: no answer in ${ANSWER_MS} ms`);
-    const channel = await this.#declare(queue);
     // Asserted, not checked: a check of a missing queue closes the channel.
-    return within(this.#assert(channel, queue), ANSWER_MS, late);
+    const state = this.#declare(queue).then((channel) => this.#assert(channel, queue));
+    return within(state, ANSWER_MS, late);
   }
 
   async publish(chunk: Chunk): Promise<void> {

@@ -310,15 +310,19 @@ export class JobWatch {
   /** Records that a band is about to be sent. */
   send(band: number, crc: number): void {
     this.sent.set(band, crc);
-    if (this.#pace.isFast && this.#due - Date.now() > this.#pace.pause) this.#schedule();
+    if (this.#pace.isFast && this.#due - Date.now() > this.#pause()) this.#schedule();
   }
 
   /** Looks often while the job changes, less and less often while it does not. */
-  #schedule(): void {
+  #pause(): number {
     const quiet = Date.now() - this.#heard;
     const usual = this.job ? Math.min(Math.max(LOOK_MS, quiet / 4), REFRESH_MS) : UNKNOWN_MS * (1 + Math.random());
     const own = this.#unclaimed().length > 0 ? Math.min(usual, this.#pace.pause) : usual;
-    const pause = Math.max(own, GAP_MS * JobWatch.#shared.get(this.backends.results)!.size);
+    return Math.max(own, GAP_MS * JobWatch.#shared.get(this.backends.results)!.size);
+  }
+
+  #schedule(): void {
+    const pause = this.#pause();
     this.#due = Date.now() + pause;
     clearTimeout(this.#timer);
     this.#timer = setTimeout(async () => {

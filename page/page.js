@@ -48,8 +48,6 @@ function take(files) {
   const now = chosen();
   if (!now || !isOpen(now)) choose(batch[0]);
   renderList();
-  // The first job of another tab.
-  onJob.add((job, what) => what === "list" && !chosen() && jobs.includes(job) && choose(job));
 }
 
 /** @param {boolean} yes */
