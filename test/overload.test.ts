@@ -231,11 +231,11 @@ describe("what is held for a client is bounded", () => {
   /** A job of 48 MB of events, several times what the kernel buffers of a connection; and a client that reads none of them. */
   async function unreadEvents() {
     const kit = await startKit({ workers: 0 });
-    const id = crypto.randomUUID();
+    const [other, id] = [crypto.randomUUID(), crypto.randomUUID()];
     const bands = 3000;
-    expect((await kit.ask(`/jobs/${id}`, { method: "PUT", body: small })).status).toBe(202);
-    const job = (await kit.results.findJob(id))!;
-    await kit.results.putJob({ ...job, bands });
+    expect((await kit.ask(`/jobs/${other}`, { method: "PUT", body: small })).status).toBe(202);
+    const job = (await kit.results.findJob(other))!;
+    await kit.results.putJob({ ...job, id, bands });
     const enqueue = spyOn(ReadableStreamDefaultController.prototype, "enqueue");
     const setTimer = spyOn(globalThis, "setInterval");
     const client = await rawUpload(kit.origin, `GET /jobs/${id}/events`, 0);
