@@ -235,6 +235,7 @@ describe("what is held for a client is bounded", () => {
     const bands = 3000;
     expect((await kit.ask(`/jobs/${other}`, { method: "PUT", body: small })).status).toBe(202);
     const job = (await kit.results.findJob(other))!;
+    await kit.ask(`/jobs/${other}`, { method: "DELETE" });
     await kit.results.putJob({ ...job, id, bands });
     const enqueue = spyOn(ReadableStreamDefaultController.prototype, "enqueue");
     const setTimer = spyOn(globalThis, "setInterval");
