@@ -210,6 +210,7 @@ export class LocalResults implements Results {
     const entry = this.#jobs.get(jobId);
     if (!entry || entry.job.error !== null || isStale(entry, attempt)) return false;
     if (entry.rows.get(band)?.crc !== done.crc) return false;
+    if (entry.job.enqueued && band >= entry.job.bands) return false; // a list was decided without it
     entry.bands.set(band, picture.slice());
     entry.claims.delete(band);
     this.#renew(entry);

@@ -127,7 +127,7 @@ async function enqueueBands(
 ): Promise<void> {
   const halo = ofTask(() => haloOf(task, params));
   const isDecided = decider(watch, task, params);
-  const known = Math.max(-1, ...watch.sent.keys(), ...watch.done.keys()) + 1;
+  const known = () => [...watch.sent.keys(), ...watch.done.keys()].reduce((all, band) => Math.max(all, band + 1), 0);
   let isCut = false;
   const job = watch.expectJob();
   const hasRoom = windowOf(job, watch.backends.results);
@@ -140,7 +140,7 @@ async function enqueueBands(
   const start = performance.now();
   try {
     for await (const band of "bands" in image ? image.bands(job) : split(image, { ...job, halo }, pool)) {
-      isCut = band.number >= known && (await isDecided());
+      isCut = (await isDecided()) && band.number >= known();
       if (isCut) break;
       bands = band.number + 1;
       const crc = rowsCrc(band);
@@ -171,8 +171,9 @@ async function enqueueBands(
   }
   stop.throwIfAborted();
   const cutMs = Math.round((performance.now() - start - waited) * 10) / 10;
-  if (job.enqueued && bands !== job.bands) {
-    const both = `it has ${job.bands} bands, and this one ${bands}`;
+  const least = job.enqueued ? job.bands : known();
+  if (bands < least || (job.enqueued && bands > least)) {
+    const both = `it has ${least} bands, and this one ${bands}`;
     throw new JobError("conflict", `this job was started with another text: ${both}`);
   }
   const isNew = "isCounted" in image && (isCut || !image.isCounted);

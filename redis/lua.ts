@@ -117,10 +117,7 @@ export const EXPIRE_ONCE = `
 if redis.call('TTL', KEYS[1]) == -1 then return redis.call('EXPIRE', KEYS[1], ARGV[1]) end
 return 0`;
 
-/**
- * Changes a record. ARGV hint, attempt or empty, how long the picture was read and cut where it is all enqueued now, ms, or
- * empty, field, value, …
- */
+/** Changes a record. ARGV hint, attempt or empty, `cutMs` where all is enqueued now or empty, field, value, … */
 export const UPDATE = `${RENEW}${STALE}${CLOCK}
 local ttl, attempt, began, enqueued = unpack(redis.call('HMGET', KEYS[1], 'ttl', 'attempt', 'began', 'enqueued'))
 if not ttl or stale(attempt, ARGV[2]) then return 0 end
@@ -213,13 +210,15 @@ return 0`;
 
 /** Stores a band. KEYS job, result; ARGV band, done record, picture, CRC, attempt, TTL where there is no record. */
 export const STORE = `${RENEW}${STALE}${CLOCK}
-local ttl, failed, attempt, bands, began = unpack(redis.call('HMGET', KEYS[1], 'ttl', 'error', 'attempt', 'bands', 'began'))
+local ttl, failed, attempt, bands, began, enqueued =
+  unpack(redis.call('HMGET', KEYS[1], 'ttl', 'error', 'attempt', 'bands', 'began', 'enqueued'))
 if not ttl and ARGV[5] == '' then
   redis.call('SET', KEYS[2], ARGV[3], 'EX', ARGV[6])
   return 1
 end
 if not ttl or failed ~= '' or stale(attempt, ARGV[5]) then return 0 end
 if redis.call('HGET', KEYS[1] .. ':rows', ARGV[1]) ~= ARGV[4] then return 0 end
+if enqueued == '1' and tonumber(ARGV[1]) >= tonumber(bands) then return 0 end -- a list was decided without it
 redis.call('SET', KEYS[2], ARGV[3], 'EX', ttl)
 redis.call('HDEL', KEYS[1], 'suspect', 'looked')
 redis.call('HDEL', KEYS[1] .. ':claims', ARGV[1], ARGV[1] .. ' claim', ARGV[1] .. ' lost', ARGV[1] .. ' losers',

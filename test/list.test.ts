@@ -320,6 +320,21 @@ function expectLists(originOf: () => string) {
     await expect(post(chunked((controller) => controller.error(new Error("cut"))))).rejects.toThrow();
   });
 
+  test("the beginning of a text, sent again in its place before all of it had arrived, is refused", async () => {
+    const id = crypto.randomUUID();
+    const client = new AbortController();
+    const begun = new ReadableStream({ start: (controller) => controller.enqueue(text.subarray(0, 5000)) });
+    const put = (init: RequestInit) => ask(`/jobs/${id}?task=bytes&size=1000`, { method: "PUT", ...init });
+    const first = put({ body: begun, duplex: "half", signal: client.signal } as RequestInit);
+    await until(async () => (await json(`/jobs/${id}`, {})).done >= 4);
+    client.abort();
+    await expect(first).rejects.toThrow();
+    expect((await put({ body: text.subarray(0, 2000) })).status).toBe(409);
+    expect((await put({ body: text.subarray(0, 9000) })).status).toBe(202);
+    await until(async () => (await json(`/jobs/${id}`, {})).state === "done");
+    expect((await ask(`/jobs/${id}`, { method: "DELETE" })).status).toBe(204);
+  });
+
   test("an answer that is decided is not waited for", async () => {
     for (const n of [9, 200, 1000])
       expect(await json(`/tasks/many?n=${n}&ms=5&enough=3`)).toMatchObject({ sum: 3, from: 0, to: 3 });

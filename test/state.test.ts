@@ -555,6 +555,19 @@ describeWith(["redis"], "the state of a job", () => {
     }
   });
 
+  test("a list is decided while a band is under way that was sent and not noted as sent: it is done without that band", async () => {
+    for (const store of [results, new LocalResults(TTL)]) {
+      const world = await worldOf(store, crypto.randomUUID(), []);
+      for (const band of [0, 1]) await store.expectRows(world.id, band, CRC[band], 1); // and the coordinator dies
+      await store.updateJob(world.id, { enqueued: true, cutMs: 1, bands: 1, height: 1 }, 1); // the next one
+      expect(await store.store(chunk(world, 1), tag("x"), record(1), 1)).toBe(false);
+      expect(await store.store(chunk(world, 0), tag("x"), record(0), 1)).toBe(true);
+      const [job, done] = [await store.findJob(world.id), await store.done(world.id)];
+      expect(stateOf(job!, done.size)).toBe("done");
+      await store.removeJob(world.id, 2);
+    }
+  });
+
   describe("two copies of a message", () => {
     const info = {
       host: "h",
