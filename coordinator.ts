@@ -33,7 +33,7 @@ import {
   result,
 } from "./http/jobs.ts";
 import { Lights } from "./http/lights.ts";
-import { jobId, query } from "./http/params.ts";
+import { decodable, jobId, query } from "./http/params.ts";
 import { StreamPlaces, UploadPlaces } from "./http/places.ts";
 import { Previews } from "./http/preview.ts";
 import { expectToken, HttpError, methodNotAllowed, problem, streamed } from "./http/respond.ts";
@@ -124,6 +124,7 @@ export function createApp(dependencies: Dependencies) {
     .onError(({ error, request, route }) =>
       metrics.answered(request, route, problem(orMethod(error, request), request, log)),
     )
+    .onBeforeHandle(({ params }) => decodable(params))
     .onAfterHandle(({ request, route, responseValue }) => {
       metrics.answered(request, route, responseValue as Response);
     })

@@ -11,10 +11,14 @@ import { ParamError, queryValues, type Task, type Values } from "../task.ts";
 import { WIDTHS } from "./preview.ts";
 import { HttpError } from "./respond.ts";
 
-/** @param text null where the path is not valid percent-encoding */
-export function jobId(text: string | null): string {
-  const id = text?.toLowerCase();
-  if (!id || !isJobId(id)) throw new HttpError(400, `job id: expected a UUID, got ${JSON.stringify(text)}`);
+/** Elysia gives null for a part of the path that it cannot decode. */
+export function decodable(parts: Record<string, string | null> = {}): void {
+  if (Object.values(parts).includes(null)) throw new HttpError(400, "path: expected valid percent-encoding");
+}
+
+export function jobId(text: string): string {
+  const id = text.toLowerCase();
+  if (!isJobId(id)) throw new HttpError(400, `job id: expected a UUID, got ${JSON.stringify(text)}`);
   return id;
 }
 

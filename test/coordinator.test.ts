@@ -350,7 +350,8 @@ describe("invalid requests", () => {
         ["DELETE", ""],
       ]) {
         const init = { method, body: method === "PUT" ? small : undefined };
-        await expectProblem(await ask(`/jobs/${id}${path}`, init), 400, /job id: expected a UUID, got/);
+        const why = id.endsWith("%A") ? /path: expected valid percent-encoding/ : /job id: expected a UUID, got/;
+        await expectProblem(await ask(`/jobs/${id}${path}`, init), 400, why);
       }
     }
     await expectServing();
