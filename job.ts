@@ -128,7 +128,6 @@ async function enqueueBands(
   const halo = ofTask(() => haloOf(task, params));
   const isDecided = decider(watch, task, params);
   const known = () => [...watch.sent.keys(), ...watch.done.keys()].reduce((all, band) => Math.max(all, band + 1), 0);
-  let isCut = false;
   const job = watch.expectJob();
   const hasRoom = windowOf(job, watch.backends.results);
   const own = Object.keys(params).length > 0 ? params : undefined;
@@ -136,7 +135,7 @@ async function enqueueBands(
   const failed = new AbortController();
   const stop = AbortSignal.any([signal, failed.signal]);
   const lanes = lanesOf(watch);
-  let [bands, waited] = [0, 0];
+  let [bands, waited, isCut] = [0, 0, false];
   const start = performance.now();
   try {
     for await (const band of "bands" in image ? image.bands(job) : split(image, { ...job, halo }, pool)) {
@@ -172,10 +171,8 @@ async function enqueueBands(
   stop.throwIfAborted();
   const cutMs = Math.round((performance.now() - start - waited) * 10) / 10;
   const least = job.enqueued ? job.bands : known();
-  if (bands < least || (job.enqueued && bands > least)) {
-    const both = `it has ${least} bands, and this one ${bands}`;
-    throw new JobError("conflict", `this job was started with another text: ${both}`);
-  }
+  if (bands < least || (job.enqueued && bands > least))
+    throw new JobError("conflict", `this job was started with another text, of ${least} bands; this one has ${bands}`);
   const isNew = "isCounted" in image && (isCut || !image.isCounted);
   const counted = isNew && { bands, height: image.isCounted ? Math.min(job.height, bands * job.rows) : bands };
   await update(watch, { enqueued: true, cutMs, ...counted }, job.attempt);
