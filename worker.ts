@@ -19,8 +19,6 @@
  *
  * Invariant: a band done twice gives the same bytes under the same key, so a redelivery is harmless.
  *
- * The embedded coordinator starts several `Worker`s in its own process.
- *
  * Not here: what a band is (chunk.ts), what a task is (task.ts) and the thread it runs in (tasks/thread.ts), the queue and
  * the store (queue.ts, results.ts).
  */
@@ -80,7 +78,6 @@ export interface WorkerOptions {
   log: Log;
   /** It takes orders (ops/obey.ts). */
   control?: boolean;
-  /** Counts outcomes. */
   metrics?: WorkerMetrics | undefined;
 }
 
@@ -186,13 +183,17 @@ export class Worker {
     const { signal } = this.#contact;
     metrics?.busy.inc();
     this.#info.busy = isChunkId(chunkId) ? parseChunkId(chunkId).jobId : "";
+    const outcome = this.#outcomeOf(delivery);
     try {
-      return await unlessAborted(this.#outcomeOf(delivery), signal);
+      return await unlessAborted(outcome, signal);
     } catch (error) {
       // Redis is unreachable, or unavailable while this worker shuts down: another worker gets the band.
       this.#log.warn("band requeued", { chunk: chunkId, error });
       metrics?.bands.inc({ task: "", outcome: "requeued" });
       if (signal.aborted) await this.#thread.end();
+      // When Redis answers again, this worker is alive, but it does not have the band.
+      const unclaim = () => this.#options.results.unclaim(chunkId, { ...this.#info, ...delivery, heldMs: 0 });
+      if (signal.aborted && !this.#stopping) outcome.then(unclaim, unclaim).catch(() => {});
       return { do: "retry" };
     } finally {
       metrics?.busy.dec();
@@ -292,9 +293,8 @@ export class Worker {
     const { jobId: job } = parseChunkId(chunkId);
     const { message, at } = error;
     this.#log.warn("band failed", { job, chunk: chunkId, task, attempt: failures, of: ATTEMPTS, error: message, at });
-    if (failures >= ATTEMPTS) {
+    if (failures >= ATTEMPTS)
       return this.#deadLetter({ chunkId, attempt }, `failed ${failures} times: ${why}`, "task_failed", task);
-    }
     this.#options.metrics?.bands.inc({ task, outcome: "retried" });
     return { do: "retry" };
   }
@@ -308,19 +308,19 @@ export class Worker {
     metrics?.bands.inc({ task, outcome: "dead_lettered" });
     if (jobId !== undefined) {
       const of = { band, attempt, worker: this.#info.name };
-      const fail = () => results.failJob(jobId, `band ${band}: ${why}`, FAILURES[reason], of);
-      await this.#retry(fail);
+      await this.#retry(() => results.failJob(jobId, `band ${band}: ${why}`, FAILURES[reason], of));
     }
     return { do: "dead-letter", reason: why };
   }
 
   /** Retries until the store answers. Throws while the worker shuts down, and once the store is unreachable. */
   async #retry<T>(step: () => Promise<T>): Promise<T> {
+    const { signal } = this.#contact;
     for (let pause = 100; ; pause = Math.min(2 * pause, 2_000)) {
       try {
-        return await step();
+        return await unlessAborted(step(), signal); // a late answer is of no use: the band has been given back
       } catch (error) {
-        if (this.#stopping || this.#contact.signal.aborted) throw error;
+        if (this.#stopping || signal.aborted) throw error;
         this.#log.warn("result store unavailable, retrying", { error });
         this.#options.metrics?.storeRetries.inc();
         await sleep(pause);

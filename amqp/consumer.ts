@@ -50,7 +50,10 @@ export class Consumer {
   attach(channel: ConfirmChannel): void {
     this.detach();
     this.#channel = channel;
-    this.#running = this.#running.then(() => this.#run(channel)).catch(() => this.broker.restart());
+    const failed = () => {
+      if (this.#channel === channel) this.broker.restart(); // not where another connection has replaced it
+    };
+    this.#running = this.#running.then(() => this.#run(channel)).catch(failed);
   }
 
   detach(): void {
@@ -67,6 +70,8 @@ export class Consumer {
     if (channel) await this.#unsubscribe(channel).catch(() => {});
     this.#wake();
     await this.#running;
+    // It may have been consuming from more queues meanwhile.
+    if (channel && this.#tags.size > 0) await this.#unsubscribe(channel).catch(() => {});
   }
 
   async #run(channel: ConfirmChannel): Promise<void> {
@@ -82,6 +87,7 @@ export class Consumer {
         slow = false;
         continue;
       }
+      if (!isCurrent()) return settle(() => requeue(channel, message)); // stopped before it arrived
       const delivered = this.deliver(message, channel);
       let leaving: Promise<void> | undefined;
       const leave = () => {
@@ -133,13 +139,15 @@ export class Consumer {
   }
 
   async #subscribe(channel: ConfirmChannel): Promise<void> {
-    await Promise.all(this.queues.map((queue) => this.#waiting(queue)));
-    for (const queue of this.queues) {
-      if (this.#tags.has(queue) || this.#refused.has(queue)) continue;
+    const missing = this.queues.filter((queue) => !this.#tags.has(queue));
+    await Promise.all(missing.map((queue) => this.#waiting(queue)));
+    for (const queue of missing) {
+      if (this.#stopped) return;
+      if (this.#refused.has(queue)) continue;
       const { consumerTag } = await channel.consume(queue, (message) => {
         // Null: the broker has cancelled this consumer, for example because the queue was deleted.
         if (message === null) return this.broker.restart();
-        if (this.#channel !== channel || this.#stopped) return settle(() => requeue(channel, message));
+        if (this.#channel !== channel) return;
         this.#arrived.push(message);
         this.#wake();
       });

@@ -4,9 +4,10 @@ import { afterAll, afterEach, beforeAll, expect, setDefaultTimeout, test } from 
 import { readFileSync, writeFileSync } from "node:fs";
 import { connect as tcp } from "node:net";
 import { join } from "node:path";
-import { connect as amqp, type Channel } from "amqplib";
+import { connect as amqp, type Channel, type ConfirmChannel } from "amqplib";
 import { encode } from "fast-png";
 import { Redis } from "ioredis";
+import { Consumer } from "../amqp/consumer.ts";
 import type { Backends, WorkerInfo } from "../backends.ts";
 import { isKnown } from "../http/events.ts";
 import { jobOf } from "../jobs/record.ts";
@@ -365,6 +366,53 @@ describeWith(["rabbitmq", "redis"], "recovery", () => {
     await until(async () => (await jobAt(origin, next)).state === "done");
     await stopped();
     await proxy.refuse();
+  });
+
+  test.each(["before it has claimed the band", "while it computes the band"])(
+    "a worker whose connection to Redis is silent %s gives it back: later it neither computes nor claims it",
+    async (when) => {
+      const DIARY = join(temporaryFolder("diary"), "diary");
+      writeFileSync(DIARY, "");
+      const env = { TASKS: "test/tasks/diary.ts", DIARY, DIARY_MS: "60000" };
+      const origin = await startCoordinator(env);
+      const proxy = await startProxy(await freePort(), redis.port);
+      const worker = await startWorker("one", { ...env, REDIS_URL: `redis://127.0.0.1:${proxy.port}` });
+      const isEarly = when.startsWith("before");
+      let speak = isEarly ? proxy.silence() : undefined;
+      const id = await accepted(origin, photo(1, true), "task=diary");
+      const wrote = isEarly ? "" : "begin 0\n";
+      await until(() => readFileSync(DIARY, "utf8") === wrote);
+      speak ??= proxy.silence();
+      await worker.waitFor(/band requeued/, 30_000);
+      await until(async () => (await messages(`${QUEUE}.diary`)) === 1);
+      await withChannel((channel) => channel.purgeQueue(`${QUEUE}.diary`)); // so that the worker does not get it again
+      speak();
+      await worker.waitFor(/result store answers again, taking bands/, 20_000);
+      await sleep(500);
+      expect(await results.claims(id)).toEqual(new Map());
+      expect(readFileSync(DIARY, "utf8")).toBe(wrote);
+      await stopped();
+      await proxy.refuse();
+    },
+  );
+
+  test("a consumer that is stopped while it subscribes leaves no consumer behind", async () => {
+    await withChannel(async (channel) => {
+      const queues = Array.from({ length: 20 }, (_, i) => `${QUEUE}.stopped-${i}`);
+      const consumers = (queue: string) => channel.checkQueue(queue).then(({ consumerCount }) => consumerCount);
+      for (const queue of queues) await channel.assertQueue(queue, { exclusive: true });
+      const broker = { waiting: async () => 0, restart() {} };
+      const consumer = new Consumer(queues, async () => {}, broker);
+      const stopped = Promise.withResolvers<void>();
+      const consume = channel.consume.bind(channel);
+      channel.consume = (queue, ...rest) => {
+        if (queue === queues[10]) stopped.resolve(consumer.stop());
+        return consume(queue, ...rest);
+      };
+      consumer.attach(channel as ConfirmChannel);
+      await stopped.promise;
+      for (const queue of queues) expect(await consumers(queue)).toBe(0);
+    });
   });
 
   test.each(["distributed", "in one process"])(
