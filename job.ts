@@ -262,7 +262,8 @@ async function mergeData(
       all = band === 0 ? data : task.merge(all, data);
       if (isList(task) && task.isDecided?.(all, params)) break;
     } catch (error) {
-      await rejected(watch, band, error as Error, keep);
+      // Computed again, a result of the project's own workers would be the same: the task's merge is at fault.
+      await rejected(watch, band, error as Error, keep && watch.done.get(band)?.foreign === true);
     }
     band++;
   }

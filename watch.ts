@@ -47,8 +47,6 @@ export function stateOf(job: Job, done: number): State {
 /** A watch without hints looks at the records this often: at first, and when nothing has happened for long, ms. */
 const LOOK_MS = 200;
 const REFRESH_MS = 2_000;
-/** Looks of all watches together are this far apart, ms: thousands of jobs may wait in the queue. */
-const GAP_MS = 10;
 /** A watch looks for a job that does not exist this often, or half as often, ms: anyone may ask for one. */
 const UNKNOWN_MS = 10_000;
 
@@ -161,6 +159,7 @@ export class JobWatch {
     if (--entry.users > 0) return;
     all.delete(this.id);
     this.#closed = true;
+    this.#pace.open.delete(this);
     clearTimeout(this.#timer);
     this.#unwatch?.then(
       (unwatch) => unwatch(),
@@ -303,6 +302,8 @@ export class JobWatch {
   }
 
   #emit(): void {
+    const isOpen = this.job && ["uploading", "running"].includes(stateOf(this.job, this.done.size));
+    this.#pace.open[isOpen && !this.#closed ? "add" : "delete"](this);
     this.version++;
     this.#changes.emit("change");
   }
@@ -318,7 +319,7 @@ export class JobWatch {
     const quiet = Date.now() - this.#heard;
     const usual = this.job ? Math.min(Math.max(LOOK_MS, quiet / 4), REFRESH_MS) : UNKNOWN_MS * (1 + Math.random());
     const own = this.#unclaimed().length > 0 ? Math.min(usual, this.#pace.pause) : usual;
-    return Math.max(own, GAP_MS * JobWatch.#shared.get(this.backends.results)!.size);
+    return Math.max(own, this.#pace.turn);
   }
 
   #schedule(): void {

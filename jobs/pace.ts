@@ -14,11 +14,15 @@ const SHORTEST_MS = 5;
 const LONGEST_MS = 200;
 /** The pause while no such worker is known, ms. Such a look only sees whether the same band still waits. */
 const SLOW_MS = 100;
+/** Looks of all watches together are this far apart, ms: thousands of jobs may wait in the queue. */
+const GAP_MS = 10;
 /** For how long after a result it is expected that others come, ms. */
 const MEMORY_MS = 60_000;
 
 export class Pace {
   static readonly #ofResults = new WeakMap<Results, Pace>();
+  /** The watches of unfinished jobs. */
+  readonly open = new Set<unknown>();
   #found = Number.NEGATIVE_INFINITY;
   #pause = SHORTEST_MS;
 
@@ -37,6 +41,11 @@ export class Pace {
   /** The pause before the next look, ms. */
   get pause(): number {
     return this.isFast ? this.#pause : SLOW_MS;
+  }
+
+  /** The shortest pause of one watch, so that those of all unfinished jobs have their turn, ms. */
+  get turn(): number {
+    return GAP_MS * this.open.size;
   }
 
   /** @param found results that a look has found */

@@ -286,10 +286,11 @@ function refollow() {
       ["sending", "interrupted", "running"].includes(job.phase) || (job.phase === "done" && job.doneBands.size === 0)
     );
   });
-  if (wanted.every(({ id }) => followed.has(id))) return;
+  const tooMany = document.hidden && jobs.some(({ id, elsewhere }) => elsewhere && followed.has(id));
+  if (!tooMany && wanted.every(({ id }) => followed.has(id))) return;
   unfollow();
   followed = new Set(wanted.slice(0, MAX_FOLLOWED).map(({ id }) => id));
-  unfollow = follow([...followed], hear);
+  unfollow = followed.size > 0 ? follow([...followed], hear) : () => {};
 }
 
 /** @param {string} name @param {any} data */

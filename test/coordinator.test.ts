@@ -37,6 +37,8 @@ import { type Log, openLog } from "../ops/log.ts";
 import { onePiece } from "../picture/picture.ts";
 import { readImage } from "../picture/read.ts";
 import { task as sobel } from "../sobel.ts";
+import type { DataTask } from "../task.ts";
+import { loadTasks } from "../tasks/index.ts";
 import { JobError, JobWatch } from "../watch.ts";
 import {
   BAND_PIXELS,
@@ -338,6 +340,24 @@ describe("invalid requests", () => {
     const path = `/jobs/${crypto.randomUUID()}?task=canny`;
     await expectProblem(await ask(path, { method: "PUT", body: small }), 422, unknown);
     await expectServing();
+  });
+
+  test("a task's merge that throws: 500 with its reason, and the job keeps its bands", async () => {
+    const tasks = await loadTasks();
+    const kit = await startKit({ workers: 1, tasks });
+    const merge = spyOn(tasks.get("histogram") as DataTask, "merge").mockImplementation(() => {
+      throw new Error("cannot add");
+    });
+    try {
+      const id = crypto.randomUUID();
+      expect((await kit.ask(`/jobs/${id}?task=histogram`, { method: "PUT", body: photo })).status).toBe(202);
+      await until(async () => (await (await kit.ask(`/jobs/${id}`)).json()).state === "done");
+      for (let i = 0; i < 2; i++) await expectProblem(await kit.ask(`/jobs/${id}/result`), 500, /cannot add/);
+      merge.mockRestore();
+      expect((await kit.ask(`/jobs/${id}/result`)).status).toBe(200);
+    } finally {
+      await kit.stop();
+    }
   });
 
   test("ids that are not UUIDs", async () => {
