@@ -3,7 +3,7 @@ import base64, json, os, threading, time
 import cv2, numpy as np, pika, redis
 
 store = redis.Redis.from_url(os.environ["REDIS_URL"])
-name = os.environ["WORKER_NAME"]
+name = os.environ.get("WORKER_NAME", f"python-{os.getpid()}")
 radius = {"type": "integer", "minimum": 0, "maximum": 9, "default": 1}
 counts = {"type": "array", "items": {"type": "integer"}, "hidden": True}
 offers = [
