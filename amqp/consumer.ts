@@ -34,6 +34,7 @@ export class Consumer {
   readonly #arrived: Message[] = [];
   #wake: () => void = () => {};
   #stopped = false;
+  #working = false;
   /** The queue that is asked first. */
   #turn = 0;
   #running: Promise<void> = Promise.resolve();
@@ -71,7 +72,7 @@ export class Consumer {
     this.#wake();
     await this.#running;
     // It may have been consuming from more queues meanwhile.
-    if (channel && this.#tags.size > 0) await this.#unsubscribe(channel).catch(() => {});
+    if (channel) await this.#unsubscribe(channel).catch(() => {});
   }
 
   async #run(channel: ConfirmChannel): Promise<void> {
@@ -81,13 +82,15 @@ export class Consumer {
     let slow = false;
     let look: Promise<string[]> | undefined;
     while (isCurrent()) {
-      const message = slow ? await this.#get(channel, look) : await this.#next(channel, isCurrent);
+      const message =
+        this.#arrived.shift() ?? (slow ? await this.#get(channel, look) : await this.#next(channel, isCurrent));
       look = undefined;
       if (!message) {
         slow = false;
         continue;
       }
       if (!isCurrent()) return settle(() => requeue(channel, message)); // stopped before it arrived
+      this.#working = true;
       const delivered = this.deliver(message, channel);
       let leaving: Promise<void> | undefined;
       const leave = () => {
@@ -98,6 +101,7 @@ export class Consumer {
       if (slow) look = this.#filled();
       look?.catch(() => {}); // awaited by `#get`
       await delivered;
+      this.#working = false;
       clearTimeout(timer);
       await leaving;
       slow = this.#tags.size === 0;
@@ -175,7 +179,9 @@ export class Consumer {
     this.#tags.clear();
     const cancelled = Promise.all(tags.map((tag) => channel.cancel(tag)));
     await within(cancelled, ANSWER_MS, "RabbitMQ did not answer a cancel");
-    for (const message of this.#arrived.splice(0)) settle(() => requeue(channel, message));
+    // The next message may come between the acknowledgement of one and the cancel: it is worked on.
+    const kept = this.#working || this.#stopped ? 0 : 1;
+    for (const message of this.#arrived.splice(kept)) settle(() => requeue(channel, message));
     this.onConsuming(false);
   }
 }

@@ -185,6 +185,8 @@ describeWith(["rabbitmq", "redis"], "a distributed job", () => {
     const gets = (many[`sent ${GET}`] - few[`sent ${GET}`]) / 10;
     expect(gets).toBeGreaterThan(0);
     expect(gets).toBeLessThanOrEqual(1.5);
+    // None was requeued: a redelivery looks like the loss of a worker.
+    expect(many[`sent ${REJECT}`] ?? 0).toBe(0);
   });
 
   test("a pixel is 4/3 bytes on the wire to a worker, plus at most 1 %", async () => {
@@ -283,6 +285,7 @@ const PUBLISH = "60.40";
 const DELIVER = "60.60";
 const ACK = "60.80";
 const GET = "60.70";
+const REJECT = "60.90";
 
 interface CountingProxy {
   port: number;
