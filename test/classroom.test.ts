@@ -266,8 +266,9 @@ describeWith(["chromium"], "the page in a class", () => {
     const says =
       /^other\.png · median · radius=2 · 1 a 2 workers, 3 máquinas, \d+ núcleos · .*20\d\d.*: aceleración \d,\d\d$/;
     expect(await figures.nth(1).locator("span").textContent()).toMatch(says);
-    const [left, right] = await Promise.all([0, 1].map((i) => figures.nth(i).boundingBox()));
-    expect([right!.y, right!.x > left!.x + left!.width]).toEqual([left!.y, true]);
+    // At one moment: the page may still move.
+    const [left, right] = await figures.evaluateAll((all) => all.map((figure) => figure.getBoundingClientRect()));
+    expect([right.y, right.x > left.x + left.width]).toEqual([left.y, true]);
     await figures.nth(1).click();
     expect(await page.locator("#caption").textContent()).toContain("other.png");
     for (let n = 0; n < 2; n++) await page.waitForResponse(/\/workers$/); // news of the workers leaves the focus alone
