@@ -19,6 +19,9 @@ import { HttpError, pathOf } from "./respond.ts";
 /** `gone`: the job was cancelled through another coordinator, or its records have expired. */
 export type End = "done" | "failed" | "cancelled" | "gone";
 
+/** A third-party worker may say its name this long after its result was seen, ms. */
+const NAME_MS = 1_000;
+
 export class Follower {
   /** Jobs that have not ended, by id. The same picture sent twice is one job. */
   readonly #followed = new Map<string, { cancelled: boolean }>();
@@ -68,7 +71,7 @@ export class Follower {
     watch
       .until(isDone)
       .then(() => this.ended(job, "done"), failed)
-      .finally(close);
+      .finally(() => (isNamed(watch) ? close() : setTimeout(close, NAME_MS)));
   }
 
   /** Call this before an unfinished job is removed. */
@@ -91,6 +94,10 @@ export class Follower {
       this.log.info(`job ${state}`, { job: id, task, ms });
     }
   }
+}
+
+function isNamed({ done }: JobWatch): boolean {
+  return [...done.values()].every(({ worker }) => worker !== "foreign");
 }
 
 export function failureOf(error: unknown): Failure {
