@@ -91,7 +91,7 @@ export async function latency(bench: Bench): Promise<Row[]> {
 async function slowWorkers(bench: Bench, cluster: Cluster, roundTrip?: number): Promise<Row[]> {
   if (bench.noCpuLimit) return [];
   const service = await cluster.coordinator();
-  const millions = bench.quick ? 1 : 20;
+  const millions = bench.quick ? 1 : 400;
   const task = `primes?below=${millions * 1e6}${bench.quick ? "&bands=4" : ""}`;
   const rows: Row[] = [];
   for (const count of bench.quick ? [1, 2] : [1, 2, 4, 8]) {
