@@ -76,22 +76,22 @@ export async function backlog(bench: Bench): Promise<Row[]> {
  * finds its caches cold and needs more CPU time than at full speed: the speed-up holds for such workers alone.
  */
 export async function scaling(bench: Bench): Promise<Row[]> {
-  return slowWorkers(bench, await bench.cluster());
+  return slowWorkers(bench, await bench.cluster(), 400);
 }
 
-/** The same, with a long way between coordinator, workers and servers. */
+/** The same with less work, and a long way between coordinator, workers and servers. */
 export async function latency(bench: Bench): Promise<Row[]> {
   const far = await (await bench.cluster()).behind(ROUND_TRIP_MS);
   await (await bench.cluster()).leave(); // its workers share the queues
-  const rows = await slowWorkers(bench, far, ROUND_TRIP_MS);
+  const rows = await slowWorkers(bench, far, 20, ROUND_TRIP_MS);
   await far.leave();
   return rows;
 }
 
-async function slowWorkers(bench: Bench, cluster: Cluster, roundTrip?: number): Promise<Row[]> {
+async function slowWorkers(bench: Bench, cluster: Cluster, most: number, roundTrip?: number): Promise<Row[]> {
   if (bench.noCpuLimit) return [];
   const service = await cluster.coordinator();
-  const millions = bench.quick ? 1 : 400;
+  const millions = bench.quick ? 1 : most;
   const task = `primes?below=${millions * 1e6}${bench.quick ? "&bands=4" : ""}`;
   const rows: Row[] = [];
   for (const count of bench.quick ? [1, 2] : [1, 2, 4, 8]) {
