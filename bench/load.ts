@@ -11,7 +11,7 @@ import { type Bench, PICTURES } from "./setup.ts";
 
 /** A worker on a slow machine is imitated by this share of a core. */
 const SLOW_SHARE = 0.1;
-/** The round trip to other continents' machines is about this long, ms. */
+/** The round trip of a long way, ms. */
 const ROUND_TRIP_MS = 50;
 
 /** Time of a single large picture, and peak memory of each process, those of the program started for it. */

@@ -1,7 +1,8 @@
 /**
  * The rows of the benchmark: each function measures one thing and returns its figures.
  *
- * Not here: the rows on load (load.ts), how time is measured (measure.ts), what is started (setup.ts), how rows are printed (report.ts).
+ * Not here: the rows on load (load.ts), how time is measured (measure.ts), what is started (setup.ts), how rows are printed
+ * (report.ts).
  */
 import { rm } from "node:fs/promises";
 import { tmpdir } from "node:os";

@@ -96,6 +96,7 @@ export class Follower {
   }
 }
 
+/** Whether each worker has said its name: redis/lua.ts records the others as `foreign`. */
 function isNamed({ done }: JobWatch): boolean {
   return [...done.values()].every(({ worker }) => worker !== "foreign");
 }

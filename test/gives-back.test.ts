@@ -378,3 +378,20 @@ test("a connection between two requests is closed after a while, and one whose a
     await kit.stop();
   }
 });
+
+test("a done job is watched a moment longer, where a third-party worker may still say its name", async () => {
+  const kit = await startKit({ workers: 0 });
+  try {
+    const id = crypto.randomUUID();
+    const body = Buffer.from(encode({ width: 3, height: 3, channels: 1, data: new Uint8Array(9) }));
+    expect((await kit.ask(`/jobs/${id}`, { method: "PUT", body })).status).toBe(202);
+    const crc = (await kit.results.sent(id)).get(0)!;
+    const done = { worker: "foreign", ms: 0, crc, bytes: 0, deliveries: 0 };
+    await kit.results.store(`{${id}}:0`, body, done, undefined);
+    expect((await (await kit.ask(`/jobs/${id}`)).json()).state).toBe("done");
+    expect(kit.results.watched).toBe(1);
+    await until(() => kit.results.watched === 0);
+  } finally {
+    await kit.stop();
+  }
+});
