@@ -16,58 +16,36 @@ export type Settings = ReturnType<typeof readSettings>;
 /** @throws Error with the variable's name, the expected value, and the value that it has */
 export function readSettings(env: Environment) {
   const { text, whole, flag } = reader(env);
+  const machine = (name: string, usual: string) =>
+    text(name, usual, MACHINE, `a machine type with Persistent Disk, such as ${usual}`);
   const REGION = text("REGION", "us-central1", /^[a-z]+-[a-z]+\d+$/, "a region, such as europe-west1");
   const inRegion = new RegExp(`^${REGION}-[a-z]$`);
+  const ofRegion = new RegExp(`^${REGION}(-[a-z])?$`);
   // Nearly every region has a zone b.
   const ZONE = text("ZONE", `${REGION}-b`, inRegion, `a zone of ${REGION}, such as ${REGION}-b`);
   const settings = {
     /** The project's id. No default. */
-    PROJECT: text(
-      "PROJECT",
-      undefined,
-      /^[a-z][a-z0-9-]{4,28}[a-z0-9]$/,
-      "the id of your project, such as my-project-123",
-    ),
+    PROJECT: text("PROJECT", undefined, PROJECT_ID, "the id of your project, such as my-project-123"),
     REGION,
     /** The zone of the worker VMs. */
     ZONE,
     /** A zone; or the region, for a control plane and nodes in three zones, at a higher price. */
-    CLUSTER_LOCATION: text(
-      "CLUSTER_LOCATION",
-      ZONE,
-      new RegExp(`^${REGION}(-[a-z])?$`),
-      `${REGION} or one of its zones, such as ${ZONE}`,
-    ),
+    CLUSTER_LOCATION: text("CLUSTER_LOCATION", ZONE, ofRegion, `${REGION} or one of its zones, such as ${ZONE}`),
     RELEASE_CHANNEL: text("RELEASE_CHANNEL", "REGULAR", /^(RAPID|REGULAR|STABLE)$/, "RAPID, REGULAR or STABLE"),
     /** The type of the cluster's nodes, and the limits of their autoscaler. */
-    NODE_MACHINE: text(
-      "NODE_MACHINE",
-      "e2-standard-4",
-      MACHINE,
-      "a machine type with Persistent Disk, such as e2-standard-4",
-    ),
+    NODE_MACHINE: machine("NODE_MACHINE", "e2-standard-4"),
     NODES_MIN: whole("NODES_MIN", 1, 1, 100),
     NODES_MAX: whole("NODES_MAX", 4, 1, 100),
     /** If true, nothing deletes the cluster, not even 9-destroy.sh. Default false: the cluster of a course is temporary. */
     DELETION_PROTECTION: flag("DELETION_PROTECTION", false),
     /** Worker VMs: number, type, and whether they are spot VMs, which are cheaper and may be stopped at any time. */
     WORKERS: whole("WORKERS", 3, 0, 1000),
-    WORKER_MACHINE: text(
-      "WORKER_MACHINE",
-      "e2-standard-2",
-      MACHINE,
-      "a machine type with Persistent Disk, such as e2-standard-2",
-    ),
+    WORKER_MACHINE: machine("WORKER_MACHINE", "e2-standard-2"),
     WORKER_SPOT: flag("WORKER_SPOT", false),
     /** The tag of the images. Default: the commit. */
     TAG: text("TAG", defaultTag(env), /^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$/, "a tag for the images, such as v1"),
     /** A bucket for Terraform's state. Empty: the folder terraform/state on this machine. */
-    STATE_BUCKET: text(
-      "STATE_BUCKET",
-      "",
-      /^([a-z0-9][a-z0-9._-]{1,61}[a-z0-9])?$/,
-      "the name of a bucket, or nothing",
-    ),
+    STATE_BUCKET: text("STATE_BUCKET", "", BUCKET, "the name of a bucket, or nothing"),
     /** Address ranges that may open the page, comma-separated. Empty: no public address, only kubectl port-forward. */
     PAGE_SOURCE_RANGES: text(
       "PAGE_SOURCE_RANGES",
@@ -89,6 +67,8 @@ const architecture = (machine: string) => (machine.startsWith("t2a-") ? "arm64" 
 
 /** Not of the fourth generation: it has no Persistent Disk, which the boot disks and the volumes of k8s/ are. */
 const MACHINE = /^(?![a-z]4)[a-z][a-z0-9]*-[a-z0-9-]+$/;
+const PROJECT_ID = /^[a-z][a-z0-9-]{4,28}[a-z0-9]$/;
+const BUCKET = /^([a-z0-9][a-z0-9._-]{1,61}[a-z0-9])?$/;
 const BYTE = "(25[0-5]|2[0-4]\\d|1?\\d?\\d)";
 const RANGE = `${BYTE}(\\.${BYTE}){3}/(3[0-2]|[12]?\\d)`;
 const RANGES = new RegExp(`^(${RANGE}(,${RANGE})*)?$`);
