@@ -115,6 +115,7 @@ interface ChunkHead {
 }
 
 async function readChunkHead(file: ByteReader): Promise<ChunkHead> {
+  await breathe(); // a file may have millions of chunks
   return headIn(await file.read(8));
 }
 
@@ -309,6 +310,7 @@ async function writeIdats(zlib: Inflate, file: ByteReader, first: ChunkHead, hea
   };
   let head = first;
   while (head.type === "IDAT") {
+    await breathe();
     for (let left = head.length; left > 0; ) {
       const most = Math.min(left, COMPRESSED_BYTES - filled);
       let part = file.take(most);
