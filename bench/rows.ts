@@ -35,7 +35,7 @@ import {
   timed,
 } from "./measure.ts";
 import { runToEnd } from "./peers.ts";
-import { megapixels } from "./pictures.ts";
+import { idatOf, megapixels } from "./pictures.ts";
 import { type Bench, PICTURES } from "./setup.ts";
 
 /** By the names that `--only` takes, in the order in which they are measured and printed. README.md's rows are first. */
@@ -292,14 +292,4 @@ async function bandsOf(bench: Bench, picture = bench.sketch): Promise<BandWithEd
 function edgesOf({ pixels, width, rows, edges }: BandWithEdges): Uint8Array {
   simd().sobel(pixels, width, rows, edges);
   return edges;
-}
-
-/** The zlib stream of a PNG. */
-function idatOf(file: Buffer): Buffer {
-  const parts: Buffer[] = [];
-  for (let at = 8; at < file.length; at += 12 + file.readUInt32BE(at)) {
-    const payload = file.subarray(at + 8, at + 8 + file.readUInt32BE(at));
-    if (file.toString("latin1", at + 4, at + 8) === "IDAT") parts.push(payload);
-  }
-  return Buffer.concat(parts);
 }
