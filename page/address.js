@@ -3,7 +3,7 @@
  *
  * Not here: jobs (jobs.js).
  */
-import { jobs, visit } from "./jobs.js";
+import { byId, visit } from "./jobs.js";
 import { choose } from "./stage.js";
 
 /** Shows the job that the address names, if the server still has it. @returns {Promise<boolean>} whether it does */
@@ -11,7 +11,7 @@ export async function openAddress() {
   const named = new URLSearchParams(location.hash.slice(1));
   const id = named.get("job") ?? "";
   if (!/^[0-9a-f-]{36}$/.test(id)) return false;
-  const job = jobs.find((known) => known.id === id) ?? (await visit(id, named.get("name") || id.slice(0, 8)));
+  const job = byId(id) ?? (await visit(id, named.get("name") || id.slice(0, 8)));
   if (job) choose(job);
   return job !== undefined;
 }

@@ -13,7 +13,7 @@
  */
 import { fresh, isOpen, isUnsent, jobOf, newJob, queryOf, recordOf } from "./job.js";
 import { preview } from "./preview.js";
-import { ask, fleet, follow, onFleet, Problem, upload } from "./server.js";
+import { accountOf, ask, fleet, follow, onFleet, Problem, upload } from "./server.js";
 import * as store from "./store.js";
 import { hearLights } from "./system.js";
 import { record } from "./turns.js";
@@ -42,11 +42,15 @@ let tab = "";
 /** @type {() => void} */
 let unfollow = () => {};
 let followed = new Set(/** @type {string[]} */ ([]));
+/** Other tabs with jobs. */
+const watched = new Set(/** @type {string[]} */ ([]));
 
 /** @param {Job} job @param {"phase" | "progress" | "list"} what */
 function notify(job, what) {
   for (const listener of onJob) listener(job, what);
 }
+
+export const byId = (/** @type {string} */ id) => jobs.find((job) => job.id === id);
 
 /**
  * Queues files in their order.
@@ -69,8 +73,7 @@ export function add(files, workers, what) {
 /** Makes one preview at a time: each may hold a whole picture for a moment. @param {Job[]} batch */
 async function show(batch) {
   for (const job of batch) {
-    if (!job.file) continue;
-    job.preview ??= await preview(job.file);
+    job.preview ??= await preview(/** @type {File} */ (job.file));
     job.unseen = !job.preview;
     if (job.preview) store.putPreview(job.id, job.preview);
     notify(job, "progress");
@@ -110,50 +113,60 @@ export async function restore() {
   tab = found.tab;
   for (const job of jobs) keep(job); // jobs that were added meanwhile
   store.hearTabs(
-    (record) => {
-      hearPut(record);
-      refollow();
-    },
-    (id) => {
-      const job = jobs.find((known) => known.id === id);
-      if (job) unlist(job);
-    },
+    (record) => hearPut(record).then(refollow),
+    (id) => unlist(byId(id)),
   );
-  for (const record of await store.records(({ phase }) => !isOpen(/** @type {Job} */ ({ phase })))) {
-    if (jobs.some(({ id }) => id === record.id)) continue;
-    if (found.isAlive(record.tab)) {
-      await hearPut(record);
-      continue;
-    }
-    const job = jobOf(record);
-    job.preview = (await store.getPreview(job.id)) ?? null;
-    job.file = (await store.getFile(job.picture)) ?? null;
-    if (job.phase === "cancelled") {
-      store.drop(job.id);
-      continue;
-    }
-    if (isUnsent(job)) await requeue(job);
-    list(job);
-    keep(job);
+  await load(found.isAlive);
+}
+
+/** Lists the stored jobs, and continues those whose tab was closed. @param {(tab: string) => boolean} isAlive */
+async function load(isAlive) {
+  for (const record of await store.records((record) => !isOpen(record))) {
+    const known = byId(record.id);
+    if (known && (!known.elsewhere || isAlive(record.tab))) continue;
+    if (isAlive(record.tab)) await hearPut(record);
+    else if (record.phase === "cancelled") store.drop(record.id);
+    else await takeOver(record, known ?? jobOf(record));
   }
   refollow();
   next();
 }
 
+/** @param {any} record @param {Job} job */
+async function takeOver({ downloaded }, job) {
+  job.preview ??= (await store.getPreview(job.id)) ?? null;
+  job.file ??= (await store.getFile(job.picture)) ?? null;
+  if (isUnsent(job)) await requeue(job);
+  Object.assign(job, { elsewhere: false, downloaded });
+  list(job);
+  keep(job);
+}
+
+/** Takes over the jobs of another tab once it is closed. @param {string} other */
+function watch(other) {
+  if (watched.has(other)) return;
+  watched.add(other);
+  store.onceClosed(other, () => {
+    watched.delete(other);
+    return load((tab) => tab !== other);
+  });
+}
+
 /** @param {Job} job */
 function list(job) {
-  jobs.unshift(job);
+  if (!jobs.includes(job)) jobs.unshift(job);
   jobs.sort((a, b) => b.batch - a.batch || a.added - b.added);
   notify(job, "list");
 }
 
 /** News of a job of another tab. It may be that this tab's was cancelled there. @param {any} record */
 async function hearPut(record) {
-  const known = jobs.find(({ id }) => id === record.id);
+  const known = byId(record.id);
   if (known && !known.elsewhere) return record.phase === "cancelled" && isOpen(known) ? cancel(known) : undefined;
   const { phase, start, end, status, problem } = jobOf(record);
   const job = known ?? jobOf(record);
   Object.assign(job, { phase, start, end, status, problem, elsewhere: true, kept: true, downloaded: true });
+  watch(record.tab);
   if (!known) list(job);
   notify(job, "phase");
   job.preview ??= (await store.getPreview(job.id)) ?? null;
@@ -161,16 +174,10 @@ async function hearPut(record) {
   notify(job, "phase");
 }
 
-/**
- * Shows a job of another browser, by its id: it is listed and followed, and not downloaded by itself.
- * @param {string} id @param {string} name
- */
+/** Lists and follows a job of another browser. Its result is not saved by itself. @param {string} id @param {string} name */
 export async function visit(id, name) {
-  const known = await ask(`/jobs/${id}`).then(
-    (answer) => answer.json(),
-    () => null,
-  );
-  const found = jobs.find((job) => job.id === id);
+  const known = await accountOf(id);
+  const found = byId(id);
   if (found || !known) return found;
   const { task, params, workers, created } = known;
   const query = new URLSearchParams(Object.entries(params ?? {}).map(([key, value]) => [key, String(value)]));
@@ -192,10 +199,7 @@ async function requeue(job) {
   job.phase = "queued";
   if (job.file) return;
   // The server may have accepted it just before the page was closed.
-  const known = await ask(`/jobs/${job.id}`).then(
-    (answer) => answer.json(),
-    () => null,
-  );
+  const known = await accountOf(job.id);
   job.phase = known && known.state !== "uploading" ? "running" : "lost";
 }
 
@@ -218,15 +222,13 @@ async function send(job) {
   job.start ||= Date.now();
   enter(job, "sending");
   refollow();
-  const progress = (/** @type {number} */ sent) => {
-    job.sent = sent;
-    notify(job, "progress");
-  };
   try {
-    const { signal } = job.control;
     // A file that was moved or changed on disk cannot be read again, but its stored copy can.
     const file = (job.tries > 0 && (await store.getFile(job.picture))) || /** @type {Blob} */ (job.file);
-    const account = await upload(`/jobs/${job.id}?${queryOf(job)}`, file, signal, progress);
+    const account = await upload(`/jobs/${job.id}?${queryOf(job)}`, file, job.control.signal, (sent) => {
+      job.sent = sent;
+      notify(job, "progress");
+    });
     job.sent = 1;
     job.tries = 0;
     if (job.phase === "sending") enter(job, "running");
@@ -296,7 +298,7 @@ function refollow() {
 /** @param {string} name @param {any} data */
 function hear(name, data) {
   if (name === "backends") return hearLights(data);
-  const job = jobs.find(({ id }) => id === data.id);
+  const job = byId(data.id);
   if (name === "done" || name === "failed" || (name === "unknown" && job?.phase === "done")) followed.delete(data.id);
   if (followed.size === 0) unfollow(); // otherwise the browser would reconnect
   if (!job) return;
@@ -316,9 +318,8 @@ function learn(job, account) {
   if (state === "failed" && isOpen(job)) {
     const problem = new Problem("job", error);
     const { control } = job;
-    const sooner = job.phase !== "sending";
     // If the job was sent again meanwhile, the failure is of the earlier upload.
-    setTimeout(() => job.control === control && fail(job, problem), sooner ? 0 : ANSWER_FIRST_MS);
+    setTimeout(() => job.control === control && fail(job, problem), job.phase === "sending" ? ANSWER_FIRST_MS : 0);
   } else if (state === "done" && isOpen(job)) enter(job, "done");
   else notify(job, "progress");
 }
@@ -329,8 +330,7 @@ async function missing(job) {
   if (job.phase !== "running") return;
   const answer = await ask(`/jobs/${job.id}`).catch((error) => error);
   if (job.phase !== "running" || answer.status !== 404) return;
-  if (job.file) fail(job, new Problem(0));
-  else fail(job, answer);
+  fail(job, job.file ? new Problem(0) : answer);
 }
 
 /** @param {Job} job */
@@ -390,8 +390,9 @@ export function forget(job) {
   release(job);
 }
 
-/** @param {Job} job */
+/** @param {Job | undefined} job */
 function unlist(job) {
+  if (!job) return;
   jobs.splice(jobs.indexOf(job), 1);
   notify(job, "list");
 }

@@ -146,6 +146,13 @@ export async function ask(url, options) {
   throw new Problem(answer.status, detail, Number(answer.headers.get("retry-after")));
 }
 
+/** The state of a job; null if the server has none. @param {string} id */
+export const accountOf = (id) =>
+  ask(`/jobs/${id}`).then(
+    (answer) => answer.json(),
+    () => null,
+  );
+
 /**
  * PUTs the raw file. Resolves with the state of the job when every band is in the queue or done. Until then the page
  * must be able to send the file again.

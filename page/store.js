@@ -12,6 +12,8 @@ const MAX_JOBS = 50;
 /** Limits of one stored file and of all of them, bytes. Files beyond are not stored. */
 const MAX_FILE = 512 * 2 ** 20;
 const MAX_FILES = 1024 * 2 ** 20;
+/** A tab that is reloaded is back within this time, ms. */
+const RELOAD_MS = 2_000;
 
 /** @typedef {"jobs" | "files" | "previews"} Shelf */
 
@@ -177,6 +179,23 @@ function hold(tab) {
     };
     navigator.locks.request(`tab ${tab}`, { signal }, forGood).catch(() => resolve(false));
   });
+}
+
+/**
+ * Calls `then` once another tab is closed, and not only reloaded. One tab at a time: the next one calls its own after it.
+ * Never, where the browser has no locks.
+ * @param {string} tab @param {() => Promise<void>} then
+ */
+export async function onceClosed(tab, then) {
+  let closed = !navigator.locks;
+  while (!closed) {
+    await navigator.locks.request(`tab ${tab}`, () => {});
+    await new Promise((wake) => setTimeout(wake, RELOAD_MS));
+    await navigator.locks.request(`tab ${tab}`, { ifAvailable: true }, async (lock) => {
+      closed = lock !== null;
+      if (lock) await then();
+    });
+  }
 }
 
 /** A version 4 UUID. `randomUUID` is missing on plain HTTP from another host. @returns {string} */
