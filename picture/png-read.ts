@@ -19,7 +19,7 @@
  * Source: PNG Specification (Third Edition), https://www.w3.org/TR/png-3/; RFC 1950; RFC 1951.
  */
 import { crc32, createInflate, type Inflate } from "node:zlib";
-import { breathe, type HeldMemory } from "./budget.ts";
+import { breathe, breatheAtTimes, type HeldMemory } from "./budget.ts";
 import { ByteReader } from "./byte-reader.ts";
 import { turned } from "./orientation.ts";
 import { type Channels, checkSize, ImageError, type PixelLimits, type Raster } from "./picture.ts";
@@ -115,7 +115,7 @@ interface ChunkHead {
 }
 
 async function readChunkHead(file: ByteReader): Promise<ChunkHead> {
-  await breathe(); // a file may have millions of chunks
+  await breatheAtTimes(); // a file may have millions of chunks
   return headIn(await file.read(8));
 }
 
@@ -310,7 +310,7 @@ async function writeIdats(zlib: Inflate, file: ByteReader, first: ChunkHead, hea
   };
   let head = first;
   while (head.type === "IDAT") {
-    await breathe();
+    await breatheAtTimes();
     for (let left = head.length; left > 0; ) {
       const most = Math.min(left, COMPRESSED_BYTES - filled);
       let part = file.take(most);

@@ -402,8 +402,8 @@ describe("the main thread answers between blocks", () => {
     ["before the pixels", chunk("tEXt", Buffer.from("a\0b")), true],
     ["behind the pixels", chunk("tEXt", Buffer.from("a\0b")), false],
     ["of the pixels", chunk("IDAT", Buffer.alloc(0)), true],
-  ])("a PNG with 300,000 chunks %s lets others have their turn", async (_where, small, isBefore) => {
-    const [many, pixels] = [Buffer.concat(Array(300_000).fill(small)), chunk("IDAT", deflateSync(Buffer.alloc(2)))];
+  ])("a PNG with 100,000 chunks %s lets others have their turn", async (_where, small, isBefore) => {
+    const [many, pixels] = [Buffer.concat(Array(100_000).fill(small)), chunk("IDAT", deflateSync(Buffer.alloc(2)))];
     const chunks = isBefore ? [many, pixels] : [pixels, many];
     const png = Buffer.concat([SIGNATURE, ihdr(1, 1, 8, GREY), ...chunks, chunk("IEND")]);
     let [turns, isRead] = [0, false];
@@ -417,7 +417,7 @@ describe("the main thread answers between blocks", () => {
     };
     expect(await collectPixels(await readImage(whole(), DEFAULT_LIMITS))).toHaveLength(1);
     isRead = true;
-    expect(turns).toBeGreaterThan(5);
+    expect(turns).toBeGreaterThan(2);
   });
 });
 
