@@ -242,16 +242,21 @@ export class RabbitQueue implements Queue {
   }
 
   async #publish(chunk: Chunk): Promise<void> {
+    const attempt = chunk.attempt !== undefined && { "x-attempt": chunk.attempt };
+    const queue = queueOf(chunk.task);
+    await this.#untilConfirmed(async (channel) => {
+      await this.#declare(queue);
+      // Encoded here, for each attempt: the message is in a buffer that the next one uses.
+      return this.#confirmed(channel, queue, encodeMessage(chunk), chunk.chunkId, { "x-sent": Date.now(), ...attempt });
+    });
+  }
+
+  /** Publishes with `step`, again and again for `PUBLISH_MS`. @throws QueueError */
+  async #untilConfirmed(step: (channel: ConfirmChannel) => Promise<void>): Promise<void> {
     const deadline = Date.now() + PUBLISH_MS;
     for (let pause = 100; ; pause = Math.min(2 * pause, 1_000)) {
       try {
-        const channel = await this.#usable(deadline);
-        const queue = queueOf(chunk.task);
-        await this.#declare(queue);
-        // Encoded here, for each attempt: the message is in a buffer that the next one uses.
-        const body = encodeMessage(chunk);
-        const headers = { "x-sent": Date.now(), ...(chunk.attempt !== undefined && { "x-attempt": chunk.attempt }) };
-        return await this.#confirmed(channel, queue, body, chunk.chunkId, headers);
+        return await step(await this.#usable(deadline));
       } catch (cause) {
         if (cause instanceof QueueError && this.#channel) throw cause;
         if (Date.now() + pause > deadline)
@@ -347,8 +352,13 @@ export class RabbitQueue implements Queue {
         outcome.do === "renew"
           ? [routingKey, { ...kept, "x-sent": sent }]
           : [DEAD_LETTERS, { ...kept, "x-reason": outcome.reason, "x-queue": routingKey }];
-      // First the copy, then the acknowledgement: a crash in between leaves two, which is harmless.
-      settled = await this.#confirmed(channel, to, message.content, chunkId, also).then(
+      const copy = async (on: ConfirmChannel) => {
+        await this.#declare(to).catch(() => {}); // it may have been deleted; with other arguments it takes messages, too
+        return this.#confirmed(on, to, message.content, chunkId, also);
+      };
+      // First the copy, then the acknowledgement: a crash in between leaves two, which is harmless. The job of a dead letter
+      // has failed, so a worker that gets the band again drops it: its copy outlives the connection.
+      settled = await (outcome.do === "renew" ? copy(channel) : this.#untilConfirmed(copy)).then(
         () => true,
         () => false,
       );

@@ -95,10 +95,6 @@ export class RedisResults implements Results {
     subscriber.on("message", (channel: string, message: string) =>
       this.#events.emit(channel, channel.startsWith("worker:") ? message : hintFrom(message)),
     );
-    // Messages published while the connection was down are lost: every watcher reads the records again.
-    subscriber.on("ready", () => {
-      for (const channel of this.#events.eventNames()) this.#events.emit(channel);
-    });
   }
 
   async putJob(job: Job): Promise<void> {
@@ -281,8 +277,7 @@ export class RedisResults implements Results {
   }
 
   onCommand(worker: string, listener: (action: string) => void): Promise<() => void> {
-    // After each connect every listener is called without a message.
-    return this.#subscribe(`worker:${worker}`, (action?: string) => action !== undefined && listener(action));
+    return this.#subscribe(`worker:${worker}`, listener);
   }
 
   async keysOf({ id, bands }: Job, limit: number): Promise<StoredKey[]> {
@@ -312,7 +307,7 @@ export class RedisResults implements Results {
     return this.#redis.zrevrange(JOB_LIST, 0, limit - 1);
   }
 
-  async #subscribe(channel: string, listener: (message?: never) => void): Promise<() => void> {
+  async #subscribe<T>(channel: string, listener: (message: T) => void): Promise<() => void> {
     this.#events.on(channel, listener);
     await this.#connection.subscriber.subscribe(channel);
     return () => {

@@ -39,6 +39,7 @@ export class Follower {
     if (reason === "job_failed") this.metrics.failed.inc({ reason: failureOf(error) });
     const level = reason === "job_failed" ? "error" : ["busy", "queue"].includes(reason) ? "warn" : "info";
     const { method } = request;
+    if (reason === "store") return; // the answer to it is logged with the error
     this.log[level]("upload refused", { method, path: pathOf(request), reason, error });
   }
 

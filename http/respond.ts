@@ -99,9 +99,12 @@ function expected(error: unknown, request: Request): HttpError | undefined {
 /** Logs the error. */
 function unexpected(error: unknown, request: Request, log: Log): HttpError {
   // Without the query: a client may have put a token there by mistake.
-  const stack = error instanceof Error ? error.stack : undefined;
-  log.error("request failed", { method: request.method, path: pathOf(request), error, stack });
-  if (isRedisError(error)) return unavailable(`Redis is unavailable; retry in ${RETRY_SECONDS} s`);
+  const about = { method: request.method, path: pathOf(request), error };
+  if (isRedisError(error)) {
+    log.warn("request refused, Redis is unavailable", about);
+    return unavailable(`Redis is unavailable; retry in ${RETRY_SECONDS} s`);
+  }
+  log.error("request failed", { ...about, stack: error instanceof Error ? error.stack : undefined });
   return unavailable("the request failed inside the coordinator; its log has the reason");
 }
 

@@ -274,7 +274,9 @@ describeWith(["rabbitmq", "redis"], "a message of no job", () => {
     await channel.sendToQueue("tareas.throws", Buffer.from(JSON.stringify({ ...message, task: "throws" })));
     await until(async () => (await channel.checkQueue(DEAD_LETTERS)).messageCount === 1);
     await programs[0].waitFor(/"band failed".*"attempt":3,"of":3/);
-    await programs[0].waitFor(/"band dead-lettered".*"failed 3 times: this task is ill \(test\/tasks\/throws\.ts:8\)"/);
+    await programs[0].waitFor(
+      /"band dead-lettered".*"failed 3 times: this task is ill \(test\/tasks\/throws\.ts:10\)"/,
+    );
     expect(await store.keys("*{*")).toEqual([]);
     await channel.deleteQueue("tareas.throws");
   });

@@ -269,6 +269,24 @@ describeWith(["rabbitmq", "redis"], "recovery", () => {
     await proxy.refuse();
   });
 
+  test("RabbitMQ is cut while a band fails for the third time: its dead letter is kept", async () => {
+    const proxy = await startProxy(await freePort(), rabbitmq.port);
+    const env = { TASKS: "test/tasks/throws.ts", THROWS_MS: "1000" };
+    const origin = await startCoordinator(env);
+    await startWorker("one", { ...env, RABBITMQ_URL: `amqp://guest:guest@127.0.0.1:${proxy.port}` });
+    await withChannel((channel) => channel.deleteQueue(DEAD_LETTERS)); // and the queue is declared again
+    const id = await accepted(origin, photo(1), "task=throws");
+    const failures = () => store.hget(`job:{${id}}:failures`, "0");
+    await until(async () => (await failures()) === "2" && (await results.claims(id)).size === 1);
+    proxy.cut();
+    await until(async () => (await jobAt(origin, id)).state === "failed");
+    const quorum = { durable: true, arguments: { "x-queue-type": "quorum" } };
+    await withChannel((channel) => channel.assertQueue(DEAD_LETTERS, quorum)); // the next line needs it
+    await until(async () => (await messages(DEAD_LETTERS)) === 1);
+    await stopped();
+    await proxy.refuse();
+  });
+
   test("all machines sleep for 40 s in the middle of a job: it goes on", async () => {
     const env = { TASKS: "test/tasks/slow.ts" };
     const origin = await startCoordinator(env);
@@ -393,6 +411,7 @@ describeWith(["rabbitmq", "redis"], "recovery", () => {
       await sleep(500);
       expect(await results.claims(id)).toEqual(new Map());
       expect(readFileSync(DIARY, "utf8")).toBe(wrote);
+      expect(await store.exists(`job:{${id}}:failures`)).toBe(0); // its thread was ended: the task did not throw
       await stopped();
       await proxy.refuse();
     },

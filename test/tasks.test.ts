@@ -243,7 +243,7 @@ describe("a task's own functions", () => {
     programs.push(program);
     const [origin] = await program.waitFor(/http:\/\/127\.0\.0\.1:\d+/);
     expect((await ask(`${origin}/tasks/throws?bands=1`, { method: "POST", body: photo })).status).toBe(500);
-    await program.waitFor(/"error":"this task is ill","at":"test\/tasks\/throws\.ts:8"/);
+    await program.waitFor(/"error":"this task is ill","at":"test\/tasks\/throws\.ts:10"/);
     await endAll();
   });
 
