@@ -18,10 +18,9 @@ export interface Kernel {
 
   /**
    * Undoes the row filters (PNG specification, clause 9) in place, and sets every filter byte to 0.
-   * @param lines k × (1 + rowBytes) bytes
+   * @param lines k × (1 + rowBytes) bytes; a filter byte above 4 is taken for none
    * @param bytesPerPixel 1, 2, 3, 4, 6 or 8; 1 for depths below 8 bits
    * @param previous rowBytes bytes: the row above, unfiltered (zeros at the top); overwritten with the last row
-   * @throws RangeError also on a filter byte above 4
    */
   unfilter(lines: Uint8Array, rowBytes: number, bytesPerPixel: number, previous: Uint8Array): void;
 
@@ -185,9 +184,6 @@ function expectLines(lines: Uint8Array, rowBytes: number): number {
   const rows = lines.length / (1 + rowBytes);
   if (!Number.isInteger(rows)) {
     throw new RangeError(`lines: expected a multiple of ${1 + rowBytes} bytes, got ${lines.length}`);
-  }
-  for (let at = 0; at < lines.length; at += 1 + rowBytes) {
-    if (lines[at] > 4) throw new RangeError(`row filter: expected 0 to 4, got ${lines[at]}`);
   }
   return rows;
 }

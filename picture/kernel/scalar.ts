@@ -4,23 +4,38 @@
 // Invariant: every byte equals that of kernel.as.ts. The tests run one table of cases on both.
 
 const SUB = 1;
-const UP = 2;
-const AVERAGE = 3;
-const PAETH = 4;
 
 export function unfilter(lines: Uint8Array, rowBytes: number, bytesPerPixel: number, previous: Uint8Array): void {
   let above = previous;
-  let up = 0;
-  for (let row = 1; row < lines.length; row += 1 + rowBytes) {
-    unfilterRow(lines, row, rowBytes, bytesPerPixel, above, up);
-    above = lines;
-    up = row;
+  for (let at = 0; at < lines.length; at += 1 + rowBytes) {
+    const filter = lines[at];
+    lines[at] = 0;
+    const row = lines.subarray(at + 1, at + 1 + rowBytes);
+    for (let i = 0; i < rowBytes; i++) {
+      const [left, aboveLeft] = i < bytesPerPixel ? [0, 0] : [row[i - bytesPerPixel], above[i - bytesPerPixel]];
+      row[i] += predicted(filter, left, above[i], aboveLeft);
+    }
+    above = row;
   }
-  if (above === lines) previous.set(lines.subarray(up, up + rowBytes));
+  previous.set(above);
+}
+
+/** What a filter predicts from the bytes to the left (a), above (b) and above left (c): PNG specification, clause 9. */
+function predicted(filter: number, a: number, b: number, c: number): number {
+  if (filter === 0) return 0;
+  if (filter === SUB) return a;
+  if (filter === 2) return b;
+  if (filter === 3) return (a + b) >> 1;
+  const [toA, toB, toC] = [Math.abs(b - c), Math.abs(a - c), Math.abs(a + b - 2 * c)];
+  if (toA <= toB && toA <= toC) return a;
+  return toB <= toC ? b : c;
 }
 
 export function luminance(pixels: Uint8Array, channels: number, grey: Uint8Array): void {
-  luminanceRun(pixels, 0, channels, grey, 0, grey.length);
+  for (let i = 0, at = 0; i < grey.length; i++, at += channels) {
+    const y = channels < 3 ? pixels[at] : weigh(pixels[at], pixels[at + 1], pixels[at + 2]);
+    grey[i] = channels % 2 === 1 ? y : overWhite(y, pixels[at + channels - 1]);
+  }
 }
 
 export function unfilterLuminance(
@@ -31,15 +46,9 @@ export function unfilterLuminance(
   grey: Uint8Array,
 ): void {
   const rowBytes = width * channels;
-  let above = previous;
-  let up = 0;
-  for (let row = 1, out = 0; row < lines.length; row += 1 + rowBytes, out += width) {
-    unfilterRow(lines, row, rowBytes, channels, above, up);
-    luminanceRun(lines, row, channels, grey, out, width);
-    above = lines;
-    up = row;
-  }
-  if (above === lines) previous.set(lines.subarray(up, up + rowBytes));
+  unfilter(lines, rowBytes, channels, previous);
+  for (let line = 1, at = 0; line < lines.length; line += 1 + rowBytes, at += width)
+    luminance(lines.subarray(line, line + rowBytes), channels, grey.subarray(at, at + width));
 }
 
 export function filterSub(
@@ -49,13 +58,10 @@ export function filterSub(
   lines: Uint8Array,
   bytesPerPixel: number,
 ): number {
-  let at = 0;
-  let pos = 0;
-  for (let y = 0; y < rows; y++) {
-    lines[pos++] = SUB;
-    for (let x = 0; x < rowBytes; x++, at++) {
-      lines[pos++] = x < bytesPerPixel ? pixels[at] : pixels[at] - pixels[at - bytesPerPixel];
-    }
+  for (let y = 0, at = 0, to = 0; y < rows; y++) {
+    lines[to++] = SUB;
+    for (let x = 0; x < rowBytes; x++, at++)
+      lines[to++] = x < bytesPerPixel ? pixels[at] : pixels[at] - pixels[at - bytesPerPixel];
   }
   return adler32(lines);
 }
@@ -73,66 +79,7 @@ export function adler32(bytes: Uint8Array, adler = 1): number {
     s1 %= 65521;
     s2 %= 65521;
   }
-  return s2 * 65536 + s1;
-}
-
-function unfilterRow(
-  lines: Uint8Array,
-  row: number,
-  rowBytes: number,
-  bpp: number,
-  above: Uint8Array,
-  up: number,
-): void {
-  const filter = lines[row - 1];
-  const first = row + bpp;
-  const end = row + rowBytes;
-  lines[row - 1] = 0;
-  // The bytes to the left of the first pixel are 0, so Sub adds nothing there, and Paeth predicts the byte above.
-  if (filter === SUB) {
-    for (let i = first; i < end; i++) lines[i] += lines[i - bpp];
-  } else if (filter === UP) {
-    for (let i = row; i < end; i++) lines[i] += above[up++];
-  } else if (filter === AVERAGE) {
-    for (let i = row; i < first; i++) lines[i] += above[up++] >> 1;
-    for (let i = first; i < end; i++) lines[i] += (lines[i - bpp] + above[up++]) >> 1;
-  } else if (filter === PAETH) {
-    for (let i = row; i < first; i++) lines[i] += above[up++];
-    for (let i = first; i < end; i++, up++) {
-      const a = lines[i - bpp];
-      const b = above[up];
-      const c = above[up - bpp];
-      // The specification's predictor, without its distances (see paethLessC in unfilter.as.ts) and without branches:
-      // in a photograph the processor would mispredict every other one. Shifts by 31 make masks of signs.
-      const t = 3 * c - a - b;
-      const less = (a - b) & ((a - b) >> 31);
-      const low = b + less;
-      const high = a - less;
-      lines[i] += c + (((high - c) & ((t - low - 1) >> 31)) | ((low - c) & ((high - t - 1) >> 31)));
-    }
-  }
-}
-
-function luminanceRun(
-  pixels: Uint8Array,
-  pos: number,
-  channels: number,
-  grey: Uint8Array,
-  out: number,
-  count: number,
-): void {
-  const end = out + count;
-  if (channels === 1) {
-    grey.set(pixels.subarray(pos, pos + count), out);
-  } else if (channels === 2) {
-    for (; out < end; pos += 2) grey[out++] = overWhite(pixels[pos], pixels[pos + 1]);
-  } else if (channels === 3) {
-    for (; out < end; pos += 3) grey[out++] = weigh(pixels[pos], pixels[pos + 1], pixels[pos + 2]);
-  } else {
-    for (; out < end; pos += 4) {
-      grey[out++] = overWhite(weigh(pixels[pos], pixels[pos + 1], pixels[pos + 2]), pixels[pos + 3]);
-    }
-  }
+  return ((s2 << 16) | s1) >>> 0;
 }
 
 /** BT.601 in 15 bits, as OpenCV's cvtColor(BGR2GRAY). */
