@@ -59,6 +59,8 @@ const COMPRESSION_NAMES: Record<number, string> = {
   50002: "JPEG XL",
 };
 const FORMATS: Record<number, string> = { 2: "signed integers", 3: "floating point", 5: "complex", 6: "complex" };
+/** Numerator and denominator. */
+const FRACTION = 5;
 /** Bytes of a value, by its type. */
 const TYPE_BYTES = [0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8];
 
@@ -138,80 +140,63 @@ function unread(what: string, remedy = "save it as RGB or grey of 8 bits"): Imag
   return new ImageError("unknown-format", `unknown kind of TIFF: a TIFF ${what} is not read; ${remedy}`);
 }
 
-/** The entries of one directory, in either byte order, classic or Big. */
+/** The entries of the first directory, in either byte order, classic or Big. */
 class Directory {
-  private constructor(
-    readonly bytes: Buffer,
-    readonly isLittle: boolean,
-    readonly isBig: boolean,
-    readonly at: number,
-  ) {}
+  /** Where the entry of each tag is. Of several, the first counts. */
+  readonly #entries = new Map<number, number>();
+  readonly #isLittle: boolean;
+  /** Bytes of an offset, of the number of entries, and of an entry. */
+  readonly #wide: number;
+  readonly #countBytes: number;
+  readonly #entryBytes: number;
+  readonly #at: number;
+  readonly #isWhole: boolean;
+
+  private constructor(readonly bytes: Buffer) {
+    this.#isLittle = bytes[0] === 0x49;
+    const isBig = bytes[this.#isLittle ? 2 : 3] === 0x2b;
+    [this.#wide, this.#countBytes, this.#entryBytes] = isBig ? [8, 8, 20] : [4, 2, 12];
+    this.#at = this.#number(this.#wide, this.#wide) ?? 0;
+    const first = this.#at + this.#countBytes;
+    const end = first + (this.#number(this.#at, this.#countBytes) ?? Number.NaN) * this.#entryBytes;
+    this.#isWhole = this.#at > 0 && end <= bytes.length;
+    for (let at = first; this.#isWhole && at < end; at += this.#entryBytes) {
+      const tag = this.#number(at, 2)!;
+      if (!this.#entries.has(tag)) this.#entries.set(tag, at);
+    }
+  }
 
   /** Undefined where it is not in these bytes. */
   static first(bytes: Buffer): Directory | undefined {
-    if (bytes.length < 8 || !isTiff(bytes)) return undefined;
-    const isLittle = bytes[0] === 0x49;
-    const isBig = bytes[isLittle ? 2 : 3] === 0x2b;
-    const header = new Directory(bytes, isLittle, isBig, 0);
-    const at = isBig ? (header.number(8, 8) ?? 0) : header.number(4, 4)!;
-    const directory = new Directory(bytes, isLittle, isBig, at);
-    return directory.length === undefined ? undefined : directory;
+    const directory = bytes.length >= 8 && isTiff(bytes) ? new Directory(bytes) : undefined;
+    return directory?.#isWhole ? directory : undefined;
   }
 
   /** An unsigned number; undefined where it is not in the file. */
-  number(at: number, size: number): number | undefined {
-    if (at < 0 || at + size > this.bytes.length) return undefined;
+  #number(at: number, size: number): number | undefined {
     const { bytes } = this;
-    if (size === 8) return Number(this.isLittle ? bytes.readBigUInt64LE(at) : bytes.readBigUInt64BE(at));
-    return this.isLittle ? bytes.readUIntLE(at, size) : bytes.readUIntBE(at, size);
-  }
-
-  get #countBytes(): number {
-    return this.isBig ? 8 : 2;
-  }
-
-  get #entryBytes(): number {
-    return this.isBig ? 20 : 12;
-  }
-
-  /** The number of entries; undefined where they are not all in the file. */
-  get length(): number | undefined {
-    const length = this.number(this.at, this.#countBytes);
-    if (length === undefined || this.at === 0) return undefined;
-    const end = this.at + this.#countBytes + length * this.#entryBytes;
-    return end <= this.bytes.length ? length : undefined;
-  }
-
-  /** Where the entry of a tag is. */
-  #find(tag: number): number | undefined {
-    for (let i = 0; i < this.length!; i++) {
-      const at = this.at + this.#countBytes + i * this.#entryBytes;
-      if (this.number(at, 2) === tag) return at;
-    }
-    return undefined;
+    if (at + size > bytes.length) return undefined;
+    if (size === 8) return Number(this.#isLittle ? bytes.readBigUInt64LE(at) : bytes.readBigUInt64BE(at));
+    return this.#isLittle ? bytes.readUIntLE(at, size) : bytes.readUIntBE(at, size);
   }
 
   /** The values of a tag, 16 at most: unsigned numbers, and fractions. */
   values(tag: number, absent: number[]): number[] {
-    const at = this.#find(tag);
+    const at = this.#entries.get(tag);
     if (at === undefined) return absent;
-    const type = this.number(at + 2, 2)!;
-    const isFraction = type === 5;
+    const type = this.#number(at + 2, 2)!;
     const size = TYPE_BYTES[type] ?? 0;
-    const wide = this.isBig ? 8 : 4;
-    const count = Math.min(16, this.number(at + 4, wide)!);
-    const inline = at + 4 + wide;
-    const from = size * this.number(at + 4, wide)! <= wide ? inline : (this.number(inline, wide) ?? 0);
-    const values = Array.from({ length: size > 0 ? count : 0 }, (_, i) =>
-      isFraction ? this.#fraction(from + i * size) : this.number(from + i * size, size),
-    );
-    const known = values.filter((value) => value !== undefined);
+    const count = size > 0 ? this.#number(at + 4, this.#wide)! : 0;
+    const inline = at + 4 + this.#wide;
+    const from = size * count <= this.#wide ? inline : this.#number(inline, this.#wide)!;
+    const known = Array.from({ length: Math.min(16, count) }, (_, i) =>
+      type === FRACTION ? this.#fraction(from + i * size) : this.#number(from + i * size, size),
+    ).filter((value) => value !== undefined);
     return known.length > 0 ? known : absent;
   }
 
-  /** Numerator and denominator. */
   #fraction(at: number): number | undefined {
-    const [over, under] = [this.number(at, 4), this.number(at + 4, 4)];
+    const [over, under] = [this.#number(at, 4), this.#number(at + 4, 4)];
     return over !== undefined && under ? over / under : undefined;
   }
 
@@ -221,8 +206,8 @@ class Directory {
 
   /** Changes the single value of a tag that the directory has. */
   set(tag: number, value: number): void {
-    const at = this.#find(tag);
-    if (at !== undefined) this.#put(at + (this.isBig ? 12 : 8), value, TYPE_BYTES[this.number(at + 2, 2)!]);
+    const at = this.#entries.get(tag);
+    if (at !== undefined) this.#put(at + 4 + this.#wide, value, TYPE_BYTES[this.#number(at + 2, 2)!]);
   }
 
   orientation(): number {
@@ -232,25 +217,18 @@ class Directory {
 
   /** Removes all other entries, sorts the rest, and makes this the last directory. */
   keep(tags: Set<number>): void {
-    const [count, size] = [this.#countBytes, this.#entryBytes];
-    const entries = new Map<number, Buffer>();
-    for (let i = 0; i < this.length!; i++) {
-      const at = this.at + count + i * size;
-      const tag = this.number(at, 2)!;
-      const isValid = tag !== ORIENTATION || this.value(tag, 1) === this.orientation();
-      if (tags.has(tag) && isValid && !entries.has(tag))
-        entries.set(tag, Buffer.from(this.bytes.subarray(at, at + size)));
-    }
-    const sorted = [...entries].sort(([a], [b]) => a - b).map(([, entry]) => entry);
-    this.#put(this.at, sorted.length, count);
-    let at = this.at + count;
-    for (const entry of sorted) at += entry.copy(this.bytes, at);
-    if (at + (this.isBig ? 8 : 4) <= this.bytes.length) this.#put(at, 0, this.isBig ? 8 : 4);
+    if (this.value(ORIENTATION, 1) !== this.orientation()) this.#entries.delete(ORIENTATION);
+    const kept = [...this.#entries].filter(([tag]) => tags.has(tag)).sort(([a], [b]) => a - b);
+    const entries = Buffer.concat(kept.map(([, at]) => this.bytes.subarray(at, at + this.#entryBytes)));
+    const first = this.#at + this.#countBytes;
+    const end = first + entries.copy(this.bytes, first);
+    this.#put(this.#at, kept.length, this.#countBytes);
+    if (end + this.#wide <= this.bytes.length) this.#put(end, 0, this.#wide);
   }
 
   #put(at: number, value: number, size: number): void {
     this.bytes.fill(0, at, at + size);
-    this.bytes[this.isLittle ? at : at + size - 1] = value & 0xff;
-    this.bytes[this.isLittle ? at + 1 : at + size - 2] = value >> 8;
+    this.bytes[this.#isLittle ? at : at + size - 1] = value & 0xff;
+    this.bytes[this.#isLittle ? at + 1 : at + size - 2] = value >> 8;
   }
 }
