@@ -35,11 +35,10 @@ const COMPRESSED_BYTES = 1 << 18;
 const INFLATE = { chunkSize: 1 << 20, highWaterMark: 1 << 20 };
 
 /** Ancillary chunks of the specification that change no sample. */
-const METADATA = new Set(
-  "acTL bKGD cHRM cICP cLLI dSIG eXIf fcTL fdAT gAMA hIST iCCP iTXt mDCV oFFs pCAL pHYs sBIT sCAL sPLT sRGB sTER tEXt tIME zTXt".split(
-    " ",
-  ),
-);
+const METADATA = new Set([
+  ...["acTL", "bKGD", "cHRM", "cICP", "cLLI", "dSIG", "eXIf", "fcTL", "fdAT", "gAMA", "hIST", "iCCP", "iTXt"],
+  ...["mDCV", "oFFs", "pCAL", "pHYs", "sBIT", "sCAL", "sPLT", "sRGB", "sTER", "tEXt", "tIME", "zTXt"],
+]);
 /**
  * So many bytes are searched for an eXIf chunk behind the pixels, before the first row is read. It delays no row: zlib
  * gets no fewer.
@@ -90,21 +89,10 @@ export async function readPng(
     await file.complete(memory);
     await memory.hold(copies * width * height * channels);
   }
-  const scanlines = () => new Scanlines(file, firstIdat, header);
-  const blocks = interlaced ? deinterlaced(header, scanlines, channels, memory) : blocksOf(header, scanlines, channels);
-  const read = { width, height, channels, blocks };
-  return isTurned ? turned(read, header.orientation, memory) : upright(read, header);
-}
-
-/** The picture as it is. @throws ImageError where an orientation comes behind the pixels: they are on their way already */
-function upright(picture: Raster, header: Header): Raster {
-  const blocks = async function* () {
-    yield* picture.blocks;
-    if (header.orientation === 1) return;
-    const why = "with its orientation behind its pixels";
-    throw new ImageError("unknown-format", `unknown kind of PNG: a PNG ${why} is not read; save it turned upright`);
-  };
-  return { ...picture, blocks: blocks() };
+  const rows = (lines: ByteReader) =>
+    interlaced ? deinterlaced(header, lines, channels, memory) : rowsOf(header, lines, width, height, channels);
+  const read = { width, height, channels, blocks: walk(file, firstIdat, header, rows) };
+  return isTurned ? turned(read, header.orientation, memory) : read;
 }
 
 /** A chunk's payload length in bytes and its type. `crc` covers what has been read of it. */
@@ -142,7 +130,7 @@ async function readPayload(file: ByteReader, head: ChunkHead, min: number, max: 
   return payload;
 }
 
-/** Skips a chunk. A wrong CRC of metadata cannot change a pixel. That of another chunk may: its type may be the wrong part. */
+/** Skips a chunk. A wrong CRC of metadata cannot change a pixel. Elsewhere the type may be what is wrong. */
 async function skipChunk(file: ByteReader, head: ChunkHead): Promise<void> {
   for (let left = head.length; left > 0; ) {
     const part = await file.more(left);
@@ -172,10 +160,7 @@ async function readHeader(file: ByteReader, limits: PixelLimits): Promise<Header
   const signature = await file.read(8);
   if (!PNG_SIGNATURE.every((byte, i) => signature[i] === byte)) throw corrupt("no PNG signature");
   const head = await readChunkHead(file);
-  if (head.type === "CgBI") {
-    const why = "optimised for iPhones (CgBI)";
-    throw new ImageError("unknown-format", `unknown kind of PNG: a PNG ${why} is not read; save it as a plain PNG`);
-  }
+  if (head.type === "CgBI") throw unread("optimised for iPhones (CgBI)", "as a plain PNG");
   if (head.type !== "IHDR") throw corrupt(`first chunk: expected IHDR, got ${head.type}`);
   const payload = await readPayload(file, head, 13, 13);
   const width = uint32At(payload, 0);
@@ -236,56 +221,53 @@ function isTransparency({ length }: ChunkHead, { colour, palette, transparency }
 }
 
 /**
+ * The picture's rows, out of its scanlines. After the last row the file is read to its end: a little more image data cannot
+ * change a pixel, but the checksum counts, and so does the rest of the file.
+ */
+async function* walk(
+  file: ByteReader,
+  first: ChunkHead,
+  header: Header,
+  rows: (lines: ByteReader) => AsyncGenerator<Uint8Array>,
+): AsyncGenerator<Uint8Array> {
+  const isUpright = header.orientation === 1;
+  const lines = new ByteReader(inflated(file, first, header), () => corrupt("too little image data"));
+  try {
+    yield* rows(lines);
+    for (let left = MAX_SURPLUS_BYTES; ; ) {
+      const part = await lines.some(MAX_SURPLUS_BYTES);
+      if (part.length === 0) break;
+      left -= part.length;
+      if (left < 0) throw corrupt("too much image data");
+    }
+    // The rows are on their way already, and cannot be turned.
+    if (isUpright && header.orientation > 1) throw unread("with its orientation behind its pixels", "turned upright");
+  } finally {
+    await lines.close();
+  }
+}
+
+/**
  * The scanlines. zlib inflates in a thread of the runtime. Meanwhile this thread reads the file and converts rows.
  * Back-pressure keeps both from running ahead by more than a few buffers.
  */
-class Scanlines extends ByteReader {
-  readonly #file: ByteReader;
-  readonly #reading: Reading;
-
-  constructor(file: ByteReader, first: ChunkHead, header: Header) {
-    const reading: Reading = { done: Promise.resolve() };
-    super(inflated(reading, file, first, header), () => corrupt("too little image data"));
-    this.#file = file;
-    this.#reading = reading;
-  }
-
-  /** After the last row: a little more cannot change a pixel. The checksum counts, and so does the rest of the file. */
-  async finish(): Promise<void> {
-    for (let surplus = 0; ; ) {
-      const part = await this.some(MAX_SURPLUS_BYTES);
-      if (part.length === 0) break;
-      surplus += part.length;
-      if (surplus > MAX_SURPLUS_BYTES) throw corrupt("too much image data");
-    }
-    await this.#reading.done;
-  }
-
-  override async close(): Promise<void> {
-    await super.close();
-    // Not awaited: a caller that stops early does not wait for a source that has stalled.
-    this.#file.close().catch(() => {});
-  }
-}
-
-/** The file is read up to IEND while its rows are walked. */
-interface Reading {
-  done: Promise<void>;
-}
-
-async function* inflated(reading: Reading, file: ByteReader, first: ChunkHead, header: Header) {
+async function* inflated(file: ByteReader, first: ChunkHead, header: Header): AsyncGenerator<Uint8Array> {
   const zlib = createInflate(INFLATE);
   zlib.on("error", () => {}); // the walk below gets it; one that comes after it would end the process
   let fileError: unknown;
-  reading.done = writeIdats(zlib, file, first, header);
-  reading.done.catch((error) => {
+  const reading = writeIdats(zlib, file, first, header);
+  reading.catch((error) => {
     fileError = error;
     zlib.destroy(error);
   });
   try {
     yield* zlib;
+    await reading;
   } catch (error) {
     throw error === fileError ? error : corrupt(`compressed data: ${(error as Error).message}`, error);
+  } finally {
+    // Not awaited: a caller that stops early does not wait for a source that has stalled.
+    file.close().catch(() => {});
   }
 }
 
@@ -331,16 +313,6 @@ async function writeIdats(zlib: Inflate, file: ByteReader, first: ChunkHead, hea
   if (!zlib.destroyed) zlib.end();
 }
 
-async function* blocksOf(header: Header, open: () => Scanlines, channels: Channels): AsyncGenerator<Uint8Array> {
-  const lines = open();
-  try {
-    yield* rowsOf(header, lines, header.width, header.height, channels);
-    await lines.finish();
-  } finally {
-    await lines.close();
-  }
-}
-
 /** Reads `height` scanlines of `width` pixels. Yields them as rows, in blocks that share one buffer. */
 async function* rowsOf(
   header: Header,
@@ -367,32 +339,30 @@ async function* rowsOf(
 /** Adam7: seven small pictures, one after the other. Their pixels lie on seven grids of the whole. */
 async function* deinterlaced(
   header: Header,
-  open: () => Scanlines,
+  lines: ByteReader,
   channels: Channels,
   memory?: HeldMemory,
 ): AsyncGenerator<Uint8Array> {
   const { width, height } = header;
-  const lines = open();
   const whole = new Uint8Array(width * height * channels);
   memory?.own(whole);
-  try {
-    for (const [x0, y0, dx, dy] of ADAM7) {
-      const passWidth = Math.ceil((width - x0) / dx);
-      const passHeight = Math.ceil((height - y0) / dy);
-      if (passWidth <= 0 || passHeight <= 0) continue;
-      let y = y0;
-      for await (const block of rowsOf(header, lines, passWidth, passHeight, channels)) {
-        for (let at = 0; at < block.length; y += dy) {
-          for (let x = x0; x < width; x += dx) {
-            const to = (y * width + x) * channels;
-            for (let c = 0; c < channels; c++) whole[to + c] = block[at++];
-          }
+  for (const [x0, y0, dx, dy] of ADAM7) {
+    const passWidth = Math.ceil((width - x0) / dx);
+    const passHeight = Math.ceil((height - y0) / dy);
+    if (passWidth <= 0 || passHeight <= 0) continue;
+    let y = y0;
+    for await (const block of rowsOf(header, lines, passWidth, passHeight, channels)) {
+      for (let at = 0; at < block.length; y += dy) {
+        for (let x = x0; x < width; x += dx) {
+          const to = (y * width + x) * channels;
+          for (let c = 0; c < channels; c++) whole[to + c] = block[at++];
         }
       }
     }
-    await lines.finish();
-  } finally {
-    await lines.close();
   }
   yield whole;
+}
+
+function unread(what: string, remedy: string): ImageError {
+  return new ImageError("unknown-format", `unknown kind of PNG: a PNG ${what} is not read; save it ${remedy}`);
 }

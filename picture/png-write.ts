@@ -44,6 +44,7 @@ import {
 } from "./png-format.ts";
 
 const scratch = new Scratch();
+const scanlines = new Scratch();
 
 const ZLIB_HEADER = Uint8Array.of(0x78, 0x01);
 /** The most bytes that a stored block of deflate holds. */
@@ -65,7 +66,7 @@ const EMPTY_TAIL = pngChunk("IDAT", LAST_BLOCK, uint32(1));
  */
 export function encodeBand(pixels: Uint8Array, width: number, rows: number, channels: Channels = 1): Uint8Array {
   const rowBytes = width * channels;
-  const lines = scratch.take(rows * (1 + rowBytes));
+  const lines = scanlines.take(rows * (1 + rowBytes));
   const adler = kernel.filterSub(pixels, rowBytes, rows, lines, channels);
   const tail = pngChunk("IDAT", LAST_BLOCK, uint32(adler));
   return Buffer.concat([frontOf(width, rows, channels), ...chunkParts("IDAT", deflateRuns(lines)), tail, END]);
@@ -93,34 +94,21 @@ export function encodeStored(pixels: Uint8Array, width: number, rows: number, ch
   };
   const header = headerChunk(width, rows, channels);
   for (const part of [PNG_SIGNATURE, header, uint32(data), Buffer.from("IDAT"), ZLIB_HEADER]) put(part);
-  let adler = 1;
+  const lines = scanlines.take(length);
+  for (let y = 0; y < rows; y++) {
+    lines[y * (1 + rowBytes)] = 0; // filter None
+    copySamples(pixels, y * rowBytes, lines, y * (1 + rowBytes) + 1, rowBytes);
+  }
   for (let from = 0; from < length; from += MAX_STORED) {
     const size = Math.min(MAX_STORED, length - from);
     const last = from + size === length ? 1 : 0;
     put(Uint8Array.of(last, size, size >> 8, ~size, ~size >> 8));
-    const block = png.subarray(at, at + size);
-    fillLines(block, pixels, rowBytes, from);
-    adler = kernel.adler32(block, adler);
-    at += size;
+    put(lines.subarray(from, from + size));
   }
-  put(uint32(adler));
+  put(uint32(kernel.adler32(lines)));
   put(uint32(crc32(png.subarray(FRONT_BYTES + 4, at))));
   put(END);
   return png;
-}
-
-/** Fills `lines` with the scanlines of `pixels`, all with filter None, from their byte `from` on. */
-function fillLines(lines: Uint8Array, pixels: Uint8Array, rowBytes: number, from: number): void {
-  const row = Math.floor(from / (1 + rowBytes));
-  let column = from - row * (1 + rowBytes);
-  let sample = row * rowBytes + Math.max(0, column - 1);
-  for (let at = 0; at < lines.length; column = 0) {
-    if (column === 0) lines[at++] = 0;
-    const length = Math.min(rowBytes - Math.max(0, column - 1), lines.length - at);
-    copySamples(pixels, sample, lines, at, length);
-    at += length;
-    sample += length;
-  }
 }
 
 /** A view of a short row costs more than its pixels, and a narrow picture has millions of rows. */
@@ -229,22 +217,16 @@ export class Stitcher {
 /** Finds the middle IDAT by its position: all bytes around it are fixed, except for the checksum. */
 function bandData(png: Uint8Array, before: Buffer): { chunk: Uint8Array; adler: number } | undefined {
   const end = png.length - EMPTY_TAIL.length - END.length;
-  if (end < before.length + 12 || !before.equals(png.subarray(0, before.length))) return undefined;
   const chunk = png.subarray(before.length, end);
   const adler = uint32At(png, end + 10);
   const tail = Buffer.concat([pngChunk("IDAT", LAST_BLOCK, uint32(adler)), END]);
-  if (!tail.equals(png.subarray(end))) return undefined;
-  return isIdat(chunk) ? { chunk, adler } : undefined;
+  const fits = end >= before.length && before.equals(png.subarray(0, before.length)) && tail.equals(png.subarray(end));
+  return fits && isIdat(chunk) ? { chunk, adler } : undefined;
 }
 
 /** Whether these bytes are one IDAT chunk with the right CRC. */
 function isIdat(chunk: Uint8Array): boolean {
-  const length = chunk.length - 12;
-  if (length < 0) return false;
+  const end = chunk.length - 4;
   const type = String.fromCharCode(...chunk.subarray(4, 8));
-  return (
-    uint32At(chunk, 0) === length &&
-    type === "IDAT" &&
-    uint32At(chunk, 8 + length) === crc32(chunk.subarray(4, 8 + length))
-  );
+  return uint32At(chunk, 0) === end - 8 && type === "IDAT" && uint32At(chunk, end) === crc32(chunk.subarray(4, end));
 }

@@ -168,8 +168,9 @@ class Directory {
 
   /** Undefined where it is not in these bytes. */
   static first(bytes: Buffer): Directory | undefined {
-    const directory = bytes.length >= 8 && isTiff(bytes) ? new Directory(bytes) : undefined;
-    return directory?.#isWhole ? directory : undefined;
+    if (bytes.length < 8 || !isTiff(bytes)) return undefined;
+    const directory = new Directory(bytes);
+    return directory.#isWhole ? directory : undefined;
   }
 
   /** An unsigned number; undefined where it is not in the file. */
