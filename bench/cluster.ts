@@ -236,14 +236,12 @@ export function limitCpu(pids: number[], share: number): () => void {
 function makeGroup(name: string, quota: number): string {
   const isV1 = readdirSync("/sys/fs/cgroup").includes("cpu");
   const folder = join(isV1 ? "/sys/fs/cgroup/cpu" : "/sys/fs/cgroup", name);
+  const settings = isV1
+    ? { "cpu.cfs_period_us": PERIOD_US, "cpu.cfs_quota_us": quota }
+    : { "cpu.max": `${quota} ${PERIOD_US}` };
   mkdirSync(folder);
   try {
-    if (isV1) {
-      writeFileSync(join(folder, "cpu.cfs_period_us"), String(PERIOD_US));
-      writeFileSync(join(folder, "cpu.cfs_quota_us"), String(quota));
-    } else {
-      writeFileSync(join(folder, "cpu.max"), `${quota} ${PERIOD_US}`);
-    }
+    for (const [file, value] of Object.entries(settings)) writeFileSync(join(folder, file), String(value));
   } catch (error) {
     rmdirSync(folder);
     throw error;

@@ -13,9 +13,9 @@
 import { ImageError } from "./picture.ts";
 import { orientationIn } from "./tiff.ts";
 
-export interface Frame {
-  width: number;
-  height: number;
+/** What the decoder gets. */
+export interface Jpeg {
+  file: Buffer;
   components: number;
   /** The decoder holds all coefficients: the picture is progressive, or its components come in several scans. */
   holdsCoefficients: boolean;
@@ -31,47 +31,45 @@ export function sizeInJpeg(bytes: Buffer): { width: number; height: number } | u
 
 /**
  * Removes, in place, what the decoder does not need.
- * @returns the shorter file
  * @throws ImageError "corrupt" where scans are missing; "unknown-format" for kinds of JPEG that are not read
  */
-export function readJpeg(bytes: Buffer): { file: Buffer; frame: Frame } {
+export function readJpeg(bytes: Buffer): Jpeg {
   const writer = new Writer(bytes);
   const scans: Scan[] = [];
-  let frame: ReturnType<typeof frameAt> | undefined;
-  for (const { marker, at, end, next } of segments(bytes)) {
-    if (isFrame(marker)) {
-      frame = frameAt(bytes, at, end);
-      writer.keep(at, end);
-    } else if (marker === SOS) {
-      if (!frame) throw corrupt("a scan comes before the frame");
-      const scan = scanAt(bytes, at, end, frame.ids);
-      scans.push(scan);
-      // Some phones write 0 for the last coefficient of a sequential scan.
-      if (!isProgressive(frame.marker)) bytes.set([0, 63, 0], end - 3);
-      // The only scan: the decoder looks for its end itself.
-      if (!isProgressive(frame.marker) && scan.components.length === frame.components) {
-        const eoi = bytes.lastIndexOf(Uint8Array.of(0xff, EOI));
-        writer.keep(at, eoi < end ? bytes.length : eoi);
-        break;
-      }
-      writer.keep(at, next());
-    } else if (TABLES.has(marker)) writer.keep(at, end);
-    else if (marker === APP0) writer.jfif(at, end);
-    else if (marker === APP14) writer.adobe(at, end);
-    else if (marker === APP1) writer.exif(at, end);
+  let frame: Frame | undefined;
+  for (const { marker, at, end } of segments(bytes)) {
+    if (isFrame(marker)) frame = frameAt(bytes, at, end);
+    if (isFrame(marker) || KEPT.has(marker)) writer.keep(at, end);
+    if (marker === APP0) writer.jfif(at, end);
+    if (marker === APP1) writer.exif(at, end);
+    if (marker === APP14) writer.adobe(at, end);
+    if (marker !== SOS) continue;
+    if (!frame) throw corrupt("a scan comes before the frame");
+    const scan = scanAt(bytes, at, end, frame.ids);
+    scans.push(scan);
+    // Some phones write 0 for the last coefficient of a sequential scan.
+    if (!frame.isProgressive) bytes.set([0, 63, 0], end - 3);
+    // The only scan: the decoder looks for its end itself.
+    const isOnly = !frame.isProgressive && scan.components.length === frame.ids.length;
+    const eoi = isOnly ? bytes.lastIndexOf(Uint8Array.of(0xff, EOI)) : end;
+    writer.keep(at, eoi < end ? bytes.length : eoi);
+    if (isOnly) break;
   }
   if (!frame) throw corrupt("there is no frame");
   expectComplete(frame, scans);
-  const holdsCoefficients = isProgressive(frame.marker) || scans[0].components.length < frame.components;
-  return { file: writer.end(frame.components), frame: { ...frame, holdsCoefficients } };
+  const components = frame.ids.length;
+  const holdsCoefficients = frame.isProgressive || scans[0].components.length < components;
+  return { file: writer.end(components), components, holdsCoefficients };
 }
 
 const [SOS, EOI, APP0, APP1, APP14] = [0xda, 0xd9, 0xe0, 0xe1, 0xee];
-/** Huffman and arithmetic tables, quantisation tables, the number of lines, the restart interval. */
-const TABLES = new Set([0xc4, 0xcc, 0xdb, 0xdc, 0xdd]);
+/** The data of a scan, which have no marker. */
+const DATA = 0;
+/** Huffman and arithmetic tables, quantisation tables, the number of lines, the restart interval; data. */
+const KEPT = new Set([0xc4, 0xcc, 0xdb, 0xdc, 0xdd, DATA]);
 /** The frame of JPEG-LS, ITU-T T.87. */
 const JPEG_LS = 0xf7;
-/** Baseline, extended, progressive; the same two with arithmetic coding. */
+/** Baseline, extended, progressive; the last two with arithmetic coding. */
 const FRAMES = new Set([0xc0, 0xc1, 0xc2, 0xc9, 0xca]);
 
 function isFrame(marker: number): boolean {
@@ -79,32 +77,24 @@ function isFrame(marker: number): boolean {
   return (marker >= 0xc0 && marker <= 0xcf && !isOther) || marker === JPEG_LS;
 }
 
-function isProgressive(marker: number): boolean {
-  return marker === 0xc2 || marker === 0xca;
-}
-
 /**
- * The segments from `at` to `end`; the data of a scan reach to `next`. Bytes between segments are skipped, as decoders do.
+ * The segments from `at` to `end`, and the data of each scan. Bytes between segments are skipped, as decoders do.
  * @throws ImageError "corrupt"
  */
-function* segments(bytes: Buffer): Generator<{ marker: number; at: number; end: number; next: () => number }> {
-  for (let at = 2; ; ) {
-    at = bytes.indexOf(0xff, at);
-    while (at >= 0 && bytes[at + 1] === 0xff) at++;
-    if (at < 0 || at + 4 > bytes.length) break;
+function* segments(bytes: Buffer): Generator<{ marker: number; at: number; end: number }> {
+  for (let at = bytes.indexOf(0xff, 2); at >= 0 && at + 4 <= bytes.length; at = bytes.indexOf(0xff, at)) {
     const marker = bytes[at + 1];
-    if (marker === EOI) break;
-    const isAlone = marker <= 1 || (marker >= 0xd0 && marker <= 0xd8);
-    const length = isAlone ? 0 : bytes.readUInt16BE(at + 2);
-    if (!isAlone && length < 2) throw corrupt(`segment length: expected at least 2, got ${length}`);
-    const end = Math.min(at + 2 + length, bytes.length);
-    let found: number | undefined;
-    const next = () => {
-      found ??= marker === SOS ? endOfScan(bytes, end) : end;
-      return found;
-    };
-    if (!isAlone) yield { marker, at, end, next };
-    at = next();
+    if (marker === EOI) return;
+    if (marker === 0xff) at++;
+    else if (marker <= 1 || (marker >= 0xd0 && marker <= 0xd8)) at += 2;
+    else {
+      const length = bytes.readUInt16BE(at + 2);
+      if (length < 2) throw corrupt(`segment length: expected at least 2, got ${length}`);
+      const end = Math.min(at + 2 + length, bytes.length);
+      yield { marker, at, end };
+      at = marker === SOS ? endOfScan(bytes, end) : end;
+      if (marker === SOS) yield { marker: DATA, at: end, end: at };
+    }
   }
 }
 
@@ -112,7 +102,13 @@ function sizeAt(bytes: Buffer, at: number): { width: number; height: number } {
   return { width: bytes.readUInt16BE(at + 7), height: bytes.readUInt16BE(at + 5) };
 }
 
-function frameAt(bytes: Buffer, at: number, end: number) {
+interface Frame {
+  isProgressive: boolean;
+  /** Of its components. */
+  ids: number[];
+}
+
+function frameAt(bytes: Buffer, at: number, end: number): Frame {
   const marker = bytes[at + 1];
   if (!FRAMES.has(marker))
     throw unread(marker === 0xc3 ? "without loss (lossless)" : "of another process (hierarchical, lossless, JPEG-LS)");
@@ -121,10 +117,9 @@ function frameAt(bytes: Buffer, at: number, end: number) {
   const precision = bytes[at + 4];
   if (precision !== 8) throw unread(`with ${precision} bits a sample`);
   if (![1, 3, 4].includes(components)) throw unread(`with ${components} components`);
-  const size = sizeAt(bytes, at);
-  if (size.height === 0) throw unread("that gives its height after its pixels (DNL)");
+  if (sizeAt(bytes, at).height === 0) throw unread("that gives its height after its pixels (DNL)");
   const ids = Array.from({ length: components }, (_, i) => bytes[at + 10 + 3 * i]);
-  return { marker, ...size, components, ids, holdsCoefficients: true };
+  return { isProgressive: marker === 0xc2 || marker === 0xca, ids };
 }
 
 /** What a scan brings: coefficients `first` to `last` of these components, down to bit `low`. */
@@ -153,16 +148,13 @@ function endOfScan(bytes: Buffer, from: number): number {
 }
 
 /** @throws ImageError "corrupt" where a coefficient of a component is never sent to its last bit */
-function expectComplete({ marker, components }: { marker: number; components: number }, scans: Scan[]): void {
-  for (let component = 0; component < components; component++) {
+function expectComplete({ isProgressive, ids }: Frame, scans: Scan[]): void {
+  for (let component = 0; component < ids.length; component++) {
     const own = scans.filter((scan) => scan.components.includes(component));
-    if (own.length === 0) throw corrupt(`component ${component + 1} of ${components} is missing: the file is cut off`);
-    if (!isProgressive(marker)) continue;
-    for (let k = 0; k < 64; k++) {
-      if (!own.some(({ first, last, low }) => first <= k && k <= last && low === 0)) {
-        throw corrupt("the last scans of a progressive picture are missing: the file is cut off");
-      }
-    }
+    if (own.length === 0) throw corrupt(`component ${component + 1} of ${ids.length} is missing: the file is cut off`);
+    const isSent = (k: number) => own.some(({ first, last, low }) => first <= k && k <= last && low === 0);
+    if (isProgressive && !Array.from({ length: 64 }, (_, k) => k).every(isSent))
+      throw corrupt("the last scans of a progressive picture are missing: the file is cut off");
   }
 }
 
@@ -226,8 +218,6 @@ function corrupt(what: string): ImageError {
 }
 
 function unread(what: string): ImageError {
-  return new ImageError(
-    "unknown-format",
-    `unknown kind of JPEG: a JPEG ${what} is not read; save it as a JPEG of 8 bits`,
-  );
+  const remedy = "save it as a JPEG of 8 bits";
+  return new ImageError("unknown-format", `unknown kind of JPEG: a JPEG ${what} is not read; ${remedy}`);
 }

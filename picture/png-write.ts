@@ -26,7 +26,7 @@
  * Not here: where bands begin and end (chunk.ts), how they are compressed (kernel/deflate.ts).
  * Source: PNG Specification (Third Edition), https://www.w3.org/TR/png-3/; RFC 1950; RFC 1951.
  */
-import { crc32 } from "node:zlib";
+import { crc32, inflateSync } from "node:zlib";
 import { Scratch } from "./buffers.ts";
 import { deflateRuns } from "./kernel/deflate.ts";
 import { kernel } from "./kernel/kernel.ts";
@@ -138,10 +138,9 @@ export function decodeStored(png: Uint8Array): Pixels | undefined {
   const idat = png.subarray(FRONT_BYTES, end);
   if (!expected.equals(png.subarray(0, FRONT_BYTES)) || !isIdat(idat) || !END.equals(png.subarray(end)))
     return undefined;
-  if (width === 0 || height === 0) return undefined;
   const rowBytes = width * channels;
   const lines = storedBytes(idat.subarray(8, -4), height * (1 + rowBytes));
-  if (!lines) return undefined;
+  if (!lines || width === 0) return undefined;
   const pixels = new Uint8Array(height * rowBytes);
   for (let y = 0; y < height; y++) {
     const at = y * (1 + rowBytes);
@@ -151,26 +150,15 @@ export function decodeStored(png: Uint8Array): Pixels | undefined {
   return { width, height, channels, pixels };
 }
 
-/**
- * The content of a zlib stream of stored blocks (RFC 1951, 3.2.4), valid until the next call.
- * @returns undefined unless `data` is such a stream, to its last byte, and holds `length` bytes
- */
+/** The content of a zlib stream. @returns undefined unless it has `length` bytes, and is not compressed */
 function storedBytes(data: Uint8Array, length: number): Uint8Array | undefined {
-  if (data.length < length || !ZLIB_HEADER.every((byte, i) => data[i] === byte)) return undefined;
-  const bytes = scratch.take(length);
-  let at = ZLIB_HEADER.length;
-  let filled = 0;
-  for (let last = false; !last; ) {
-    const size = data[at + 1] | (data[at + 2] << 8);
-    const complement = data[at + 3] | (data[at + 4] << 8);
-    if (data[at] > 1 || (size ^ complement) !== 0xffff || filled + size > length) return undefined;
-    last = data[at] === 1;
-    bytes.set(data.subarray(at + 5, at + 5 + size), filled);
-    at += 5 + size;
-    filled += size;
+  if (length === 0 || data.length < length) return undefined;
+  try {
+    const bytes = inflateSync(data, { chunkSize: Math.max(64, length), maxOutputLength: length });
+    return bytes.length === length ? bytes : undefined;
+  } catch {
+    return undefined;
   }
-  const whole = filled === length && at + 4 === data.length;
-  return whole && uint32At(data, at) === kernel.adler32(bytes) ? bytes : undefined;
 }
 
 /** Stitches bands to one PNG: `head()`, then `band()` for each band from the top down, then `tail()`, in file order. */

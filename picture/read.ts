@@ -136,11 +136,8 @@ async function examine(body: Buffer, format: Format): Promise<Examined> {
   if (format === "GIF") return { file: body, island: await expectWholeFrame(body) };
   if (format === "AVIF") readAvif(body);
   if (format === "JPEG") {
-    const { file, frame } = readJpeg(body);
-    const { holdsCoefficients } = frame;
-    return frame.components < 4
-      ? { file, holdsCoefficients }
-      : { file, holdsCoefficients, isCmyk: true, toRgb: lightToRgb };
+    const { components, ...jpeg } = readJpeg(body);
+    return { ...jpeg, ...(components === 4 && { isCmyk: true, toRgb: lightToRgb }) };
   }
   if (format !== "TIFF") return { file: body };
   const { isCmyk, ycbcr, hasSurplus } = readTiff(body);

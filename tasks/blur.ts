@@ -49,7 +49,7 @@ function radiusOf(sigma: number): number {
 }
 
 /** `2 × radius + 1` whole numbers. Their sum is 256. */
-export function weightsOf(sigma: number): Int32Array {
+function weightsOf(sigma: number): Int32Array {
   const radius = radiusOf(sigma);
   const bell = Array.from({ length: radius }, (_, i) => Math.exp((-0.5 * (radius - i) ** 2) / (sigma * sigma)));
   const whole = 2 * bell.reduce((sum, value) => sum + value, 0) + 1;

@@ -122,11 +122,9 @@ function noPieces(): TaskError {
 const turn = () => new Promise((wake) => setImmediate(wake));
 
 /** A text may have any line ends: cut after a line feed, it has them all. */
-const LINE_END = new Uint8Array(256);
-LINE_END[10] = 1;
+const isLineEnd = (byte: number) => byte === 10;
 /** White space of ASCII. No other character has these bytes in UTF-8. */
-const SPACE = new Uint8Array(256);
-for (const byte of [9, 10, 11, 12, 13, 32]) SPACE[byte] = 1;
+const isSpace = (byte: number) => byte === 32 || (byte >= 9 && byte <= 13);
 
 /** The body of a request, cut while it arrives. */
 class Body implements Input {
@@ -136,21 +134,20 @@ class Body implements Input {
   constructor(readonly body: AsyncIterable<Uint8Array>) {}
 
   lines(bytes?: number): AsyncIterable<string> {
-    return this.#text(bytes, LINE_END, "line");
+    return this.#text(bytes, isLineEnd, "line");
   }
 
   words(bytes?: number): AsyncIterable<string> {
-    return this.#text(bytes, SPACE, "word");
+    return this.#text(bytes, isSpace, "word");
   }
 
   async *bytes(bytes?: number): AsyncGenerator<string> {
     for await (const piece of this.#cut(bytes, (held) => held.length)) yield piece.toBase64();
   }
 
-  async *#text(bytes: number | undefined, ends: Uint8Array, what: string): AsyncGenerator<string> {
+  async *#text(bytes: number | undefined, isEnd: (byte: number) => boolean, what: string): AsyncGenerator<string> {
     const end = (held: Uint8Array) => {
-      let at = held.length;
-      while (at > 0 && ends[held[at - 1]] === 0) at--;
+      const at = held.findLastIndex(isEnd) + 1;
       if (at > 0 || held.length < MAX_UNCUT_BYTES) return at;
       throw new ImageError("too-large", `${what} too long: expected at most ${MAX_UNCUT_BYTES} bytes, got more`);
     };
@@ -165,32 +162,22 @@ class Body implements Input {
   /** @param end how many of the bytes that are held may be a piece; 0: read more */
   async *#cut(size = FULL_BYTES, end: (held: Uint8Array) => number): AsyncGenerator<Uint8Array> {
     this.size = size;
-    let held = new Uint8Array(size);
-    let length = 0;
-    let empty = true;
+    let [parts, length, window, isFirst] = [[] as Uint8Array[], 0, size, true];
     for await (const block of this.body) {
-      for (let at = 0; at < block.length; ) {
-        const part = block.subarray(at, at + held.length - length);
-        held.set(part, length);
-        length += part.length;
-        at += part.length;
-        if (length < held.length) continue;
-        const cut = end(held);
-        if (cut === 0) {
-          const larger = new Uint8Array(2 * length);
-          larger.set(held);
-          held = larger;
-          continue;
-        }
-        yield held.slice(0, cut);
-        empty = false;
-        const rest = held.subarray(cut);
-        held = new Uint8Array(Math.max(size, 2 * rest.length));
-        held.set(rest);
-        length = rest.length;
+      parts.push(block);
+      length += block.length;
+      if (length < window) continue;
+      let held: Uint8Array = Buffer.concat(parts);
+      while (held.length >= window) {
+        const cut = end(held.subarray(0, window));
+        if (cut > 0) yield held.subarray(0, cut);
+        isFirst &&= cut === 0;
+        held = held.subarray(cut);
+        window = cut > 0 ? Math.max(size, 2 * (window - cut)) : 2 * window;
       }
+      [parts, length] = [[held], held.length];
     }
     // An empty body is one empty piece.
-    if (length > 0 || empty) yield held.slice(0, length);
+    if (length > 0 || isFirst) yield Buffer.concat(parts);
   }
 }

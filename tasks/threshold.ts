@@ -29,7 +29,7 @@ export const task = pictureTask({
 });
 
 /** @param counts how often each grey occurs */
-export function otsu(counts: number[]): number {
+function otsu(counts: number[]): number {
   const scale = 1 / counts.reduce((sum, count) => sum + count, 0);
   const mean = counts.reduce((sum, count, grey) => sum + grey * count, 0) * scale;
   let [share1, mean1, best, level] = [0, 0, 0, 0];

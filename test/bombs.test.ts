@@ -235,7 +235,7 @@ describe("the memory of all pictures", () => {
     ] as const;
     for (const [frame, scans, expected] of cases) {
       const ids = scans.map((ids) => [...ids]);
-      expect(readJpeg(jpeg(frame, ids)).frame.holdsCoefficients, `${frame} ${ids.join("; ")}`).toBe(expected);
+      expect(readJpeg(jpeg(frame, ids)).holdsCoefficients, `${frame} ${ids.join("; ")}`).toBe(expected);
     }
   });
 
