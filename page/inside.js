@@ -27,6 +27,8 @@ let dead = -1;
 export async function setUpInside() {
   onSystem.add(() => {
     $("inside-link").hidden = !system.classroom.inside;
+    if ($("inside").dataset.mode !== system.mode) renderInside();
+    $("inside").dataset.mode = system.mode ?? "";
   });
   if (new URLSearchParams(location.search).get("view") !== "inside") return;
   document.body.dataset.view = "inside";
@@ -37,6 +39,19 @@ export async function setUpInside() {
     if (!document.hidden) await attempt(showQueues);
     await new Promise((wake) => setTimeout(wake, POLL_MS));
   }
+}
+
+/** Writes all texts again: the language has changed, or the mode is known. */
+export function renderInside() {
+  if ($("inside").hidden) return;
+  for (const row of rows.values()) row.remove();
+  rows.clear();
+  dead = -1;
+  for (const id of ["put-text", "message-text"]) $(id).textContent = "";
+  $("message").hidden = true;
+  $("inside-where").textContent = system.mode ? t.inside[system.mode] : "";
+  attempt(showQueues);
+  showKeys();
 }
 
 /** Runs a step, and says why it failed. @param {() => Promise<void>} step */

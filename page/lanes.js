@@ -90,9 +90,9 @@ function niceStep(min) {
 /**
  * The bar of one turn.
  * @param {SVGGElement} bar @param {import("./turns.js").Turn} turn
- * @param {{ begin: number, before: number, end: number, height: number, wide: number, name: string, colour: string }} place
+ * @param {{ begin: number, before: number, end: number, height: number, wide: number, name: string, colour: string, room: Room }} place
  */
-export function fillBar(bar, turn, { begin, before, end, height, wide, name, colour }) {
+export function fillBar(bar, turn, { begin, before, end, height, wide, name, colour, room }) {
   const [y, tall] = [3, height - 6];
   const rect = (
     /** @type {string} */ kind,
@@ -114,7 +114,7 @@ export function fillBar(bar, turn, { begin, before, end, height, wide, name, col
   const middle = height / 2;
   if (begin > since)
     parts.push(element("line", { class: "wait", x1: percent(since), x2: percent(begin), y1: middle, y2: middle }));
-  if (turn.failed !== undefined) parts.push(...gone(turn, { begin, y, tall, height, rect }));
+  if (turn.failed !== undefined) parts.push(...gone(turn, { begin, y, tall, height, rect, room }));
   else {
     const claimed = Math.max(begin, turn.claimed ?? begin);
     const computed = Math.max(claimed, turn.computed ?? end);
@@ -130,18 +130,30 @@ export function fillBar(bar, turn, { begin, before, end, height, wide, name, col
   bar.replaceChildren(...parts);
 }
 
+/** Where beside its cross the text of a turn without a result has room. @typedef {"right" | "left" | "none"} Room */
+
+/** @param {import("./turns.js").Turn["why"]} why @param {number} band */
+const whyOf = (why, band) => (why === "threw" ? t.threwShort : t.lostShort)(number(band));
+
+/** @param {import("./turns.js").Turn} turn @param {number} at px from the left edge of the row @param {number} width px @returns {Room} */
+export function roomOf({ why, band }, at, width) {
+  const text = 20 + LETTER * whyOf(why, band).length;
+  return at + text <= width ? "right" : at >= text ? "left" : "none";
+}
+
 /**
  * A turn without a result: an empty box, crossed out.
  * @param {import("./turns.js").Turn} turn
- * @param {{ begin: number, y: number, tall: number, height: number, rect: (kind: string, from: number, to: number) => SVGElement }} place
+ * @param {{ begin: number, y: number, tall: number, height: number, rect: (kind: string, from: number, to: number) => SVGElement, room: Room }} place
  */
-function gone(turn, { begin, y, tall, height, rect }) {
+function gone(turn, { begin, y, tall, height, rect, room }) {
   const { failed = begin, band } = turn;
   const cross = element("svg", { x: percent(failed), y: 0, overflow: "visible", width: 1, height });
   const middle = height / 2;
   cross.append(element("path", { class: "cross", d: `M4 ${middle - 4}l8 8m0 -8l-8 8` }));
-  const text = turn.why === "threw" ? t.threwShort(number(band)) : t.lostShort(number(band));
-  cross.append(element("text", { class: "why", x: 17, y: middle + 4 }, text));
+  const text = whyOf(turn.why, band);
+  const place = room === "left" ? { x: -3, "text-anchor": "end" } : { x: 17, "text-anchor": "start" };
+  if (room !== "none") cross.append(element("text", { class: "why", y: middle + 4, ...place }, text));
   const box = rect("gone", Math.min(begin, failed), failed);
   box.setAttribute("y", String(y + 0.5));
   box.setAttribute("height", String(tall - 1));

@@ -86,6 +86,7 @@ export function renderLog() {
     line.textContent = text;
     if (band !== undefined) {
       line.setAttribute("type", "button");
+      line.className = "bare";
       line.addEventListener("click", () => onMark(band));
     }
     item.append(time, line);

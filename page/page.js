@@ -6,7 +6,7 @@
  */
 import { openAddress, writeAddress } from "./address.js";
 import { renderExperiment, setUpExperiment } from "./experiment.js";
-import { setUpInside } from "./inside.js";
+import { renderInside, setUpInside } from "./inside.js";
 import { isOpen } from "./job.js";
 import { add, jobs, onJob, restore, wouldLose } from "./jobs.js";
 import { refreshList, renderList, setUpList } from "./list.js";
@@ -146,6 +146,7 @@ function renderLanguage() {
   renderTimeline();
   renderLog();
   renderPipeline();
+  renderInside();
   for (const row of $("list").children) translate(row);
   refreshList();
   refresh();

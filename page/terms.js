@@ -54,10 +54,16 @@ export const en = {
   },
   resumes: "Finished bands are kept, and the work resumes when it is back.",
   barsOf: (/** @type {string} */ n, /** @type {string} */ top) => `${n} values as bars; the largest is ${top}`,
-  withWorkers: (/** @type {number} */ n) => (n === 1 ? "1 worker" : `${n} workers`),
+  withWorkers: (/** @type {number} */ n) => (n === 1 ? "1 worker at a time" : `${n} workers at a time`),
   idleQueues: (/** @type {string} */ n, /** @type {boolean} */ all) =>
     all ? `Nothing waits for any of the ${n} tasks.` : `Nothing waits for the other ${n} tasks.`,
-  inside: { look: "Show one", putBack: "Put back", taken: "A worker has taken it meanwhile." },
+  inside: {
+    look: "Show one",
+    putBack: "Put back",
+    taken: "A worker has taken it meanwhile.",
+    distributed: "The queue is RabbitMQ, the store is Redis.",
+    embedded: "Queue and store are in the memory of this one process: there is no RabbitMQ and no Redis.",
+  },
   putBackDone: (/** @type {string} */ n) => `Put back: ${n}. Now send the picture again under the same id.`,
 };
 
@@ -110,12 +116,18 @@ export const es = {
   },
   resumes: "Las bandas terminadas se conservan, y el trabajo sigue cuando vuelva.",
   barsOf: (n, top) => `${n} valores como barras; el mayor es ${top}`,
-  withWorkers: (n) => (n === 1 ? "1 worker" : `${n} workers`),
+  withWorkers: (n) => (n === 1 ? "1 worker por vez" : `${n} workers por vez`),
   idleQueues: (n, all) =>
     all
       ? `No hay nada esperando para ninguna de las ${n} tareas.`
       : `No hay nada esperando para las otras ${n} tareas.`,
-  inside: { look: "Mostrar uno", putBack: "Devolver", taken: "Un worker ya lo tomó." },
+  inside: {
+    look: "Mostrar uno",
+    putBack: "Devolver",
+    taken: "Un worker ya lo tomó.",
+    distributed: "La cola es RabbitMQ, el almacén es Redis.",
+    embedded: "La cola y el almacén están en la memoria de este único proceso: no hay RabbitMQ ni Redis.",
+  },
   putBackDone: (n) => `Devueltas: ${n}. Ahora enviá la imagen otra vez con el mismo id.`,
 };
 
@@ -137,13 +149,13 @@ export const spanish = {
   countStored: "guardadas",
   asBars: "Barras",
   inside: "Por dentro",
-  insideQueues: "Mensajes que esperan en RabbitMQ",
+  insideQueues: "Mensajes en la cola",
   waitingHead: "Esperando",
   message: "El mensaje",
   bandPicture: "La imagen de la banda",
-  insideKeys: "Claves de un trabajo en Redis",
+  insideKeys: "Claves de un trabajo en el almacén",
   insideJob: "Trabajo",
-  insideNone: "Redis no tiene nada de este trabajo.",
+  insideNone: "El almacén no tiene nada de este trabajo.",
   keyHead: "Clave",
   typeHead: "Tipo",
   sizeHead: "Tamaño",

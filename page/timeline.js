@@ -12,7 +12,7 @@ import { colourOf } from "./colours.js";
 import { figuresOf } from "./figures.js";
 import { isOpen } from "./job.js";
 import { onJob } from "./jobs.js";
-import { axisOf, dressed, element, fillBar, fillDepth, fillOwn, percentOf, textIn } from "./lanes.js";
+import { axisOf, dressed, element, fillBar, fillDepth, fillOwn, percentOf, roomOf, textIn } from "./lanes.js";
 import { byName, fleet } from "./server.js";
 import { beginOf, depthOf, endOf, keyOf, lostAt, nowOf, turnsOf } from "./turns.js";
 import { View } from "./view.js";
@@ -212,7 +212,8 @@ function layOut(of, turns, shown) {
     const begin = Math.max(ends.get(name) ?? 0, beginOf(turn));
     const key = keyOf(turn);
     seen.add(key);
-    drawBar(row, turn, key, { begin, before: ends.get(name) ?? 0, height, scale, now: shown.now });
+    const room = roomOf(turn, ((turn.failed ?? 0) - shown.from) * scale, width - GUTTER);
+    drawBar(row, turn, key, { begin, before: ends.get(name) ?? 0, height, scale, now: shown.now, room });
     ends.set(name, Math.max(ends.get(name) ?? 0, endOf(turn, shown.now)));
   }
   for (const [key, { bar }] of bars) {
@@ -288,25 +289,15 @@ function label(row, text, colour = "", lost = false) {
 
 /**
  * @param {{ time: SVGSVGElement }} row @param {import("./turns.js").Turn} turn @param {string} key
- * @param {{ begin: number, before: number, height: number, scale: number, now: number }} place
+ * @param {{ begin: number, before: number, height: number, scale: number, now: number, room: import("./lanes.js").Room }} place
  */
-function drawBar(row, turn, key, { begin, before, height, scale, now }) {
+function drawBar(row, turn, key, { begin, before, height, scale, now, room }) {
   const { claimed, computed, stored, failed, deliveries } = turn;
   const wide = (endOf(turn, now) - begin) * scale;
   const showsName = grouped === "lanes" ? turn.worker : "";
   const open = stored === undefined && failed === undefined;
-  const text = [
-    begin,
-    claimed,
-    computed,
-    stored,
-    failed,
-    deliveries,
-    height,
-    wide > 24,
-    Math.round(wide / 8),
-    open && now,
-  ].join();
+  const at = [begin, claimed, computed, stored, failed, open && now];
+  const text = [...at, deliveries, height, wide > 24, Math.round(wide / 8), room].join();
   let found = bars.get(key);
   if (found?.text === text) return;
   if (!found) {
@@ -325,6 +316,7 @@ function drawBar(row, turn, key, { begin, before, height, scale, now }) {
     wide,
     name: showsName,
     colour: colourOf(turn.worker),
+    room,
   });
   found.bar.setAttribute("aria-label", figuresOf(turn, Boolean(job?.workers)));
 }

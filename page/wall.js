@@ -96,6 +96,7 @@ function show(list) {
 /** @param {string} id */
 function newCard(id) {
   const card = document.createElement("li");
+  card.className = "card";
   const image = document.createElement("img");
   image.alt = "";
   card.append(image, document.createElement("b"), document.createElement("span"), document.createElement("i"));

@@ -46,7 +46,11 @@ describeWith(["chromium", "rabbitmq", "redis"], "the look inside", () => {
     await page.fill("#token", TOKEN);
     await page.keyboard.press("Enter");
     await page.getByRole("link", { name: "Por dentro" }).click();
+    await page.click("#en");
+    await untilText(page, "#inside-queues tr:not([hidden])", "sobel30Show one");
+    await page.click("#es");
     await untilText(page, "#inside-queues tr:not([hidden])", "sobel30Mostrar uno");
+    expect(await page.locator("#inside-where").textContent()).toBe("La cola es RabbitMQ, el almacén es Redis.");
     expect(await page.locator(".bar").isVisible()).toBe(false);
     await page.getByRole("button", { name: "Mostrar uno" }).click();
     await page.waitForFunction(
@@ -96,6 +100,18 @@ describeWith(["chromium", "rabbitmq", "redis"], "the look inside", () => {
     await channel.purgeQueue("tareas");
     await page.locator("#inside-waiting").waitFor({ state: "hidden" });
     await connection.close();
+  });
+
+  test("in one process there is no RabbitMQ and no Redis; the texts follow the language", async () => {
+    const page = await newPage(browser);
+    await page.goto(`${await start({ CLASSROOM: "inside" })}/?view=inside`);
+    await page.waitForFunction(() => document.querySelector("#inside-where")?.textContent?.includes("one process"));
+    await page.waitForFunction(() => document.querySelector("#inside-idle")?.textContent?.startsWith("Nothing waits"));
+    expect((await page.locator("#inside").textContent())?.match(/RabbitMQ|Redis/g)).toEqual(["RabbitMQ", "Redis"]);
+    await page.click("#es");
+    await page.waitForFunction(() => document.querySelector("#inside-idle")?.textContent?.startsWith("No hay nada"));
+    expect(await page.locator("#inside-where").textContent()).toEndWith("no hay RabbitMQ ni Redis.");
+    expect(await violations(page)).toEqual([]);
   });
 
   test("without the setting and without a token there is no link, and the view says what is missing", async () => {

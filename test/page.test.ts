@@ -942,9 +942,9 @@ describeWith(["chromium"], "page", () => {
     await program.exited;
   });
 
-  for (const colorScheme of ["light", "dark"] as const) {
-    test(`axe reports no violation: ${colorScheme}`, async () => {
-      const page = await open({ colorScheme });
+  for (const colours of [{ colorScheme: "light" }, { colorScheme: "dark" }, { forcedColors: "active" }] as const) {
+    test(`axe reports no violation: ${Object.values(colours)}`, async () => {
+      const page = await open(colours);
       await page.waitForSelector("#alive[data-ready]");
       expect(await violations(page)).toEqual([]);
       await slow(page, 5e5);
@@ -955,6 +955,11 @@ describeWith(["chromium"], "page", () => {
       await page.locator("#compare").waitFor();
       await untilStill(page); // a colour that fades in has too little contrast
       expect(await violations(page)).toEqual([]);
+      if ("forcedColors" in colours) {
+        const pressed = (yes: boolean) =>
+          page.locator(`.tools [aria-pressed="${yes}"]`).evaluate((button) => getComputedStyle(button).backgroundColor);
+        expect(await pressed(true)).not.toBe(await pressed(false));
+      }
       await page.click("#es");
       await page.setInputFiles("#file", text);
       await untilPhase(page, "failed");

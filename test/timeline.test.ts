@@ -113,6 +113,17 @@ describeWith(["chromium", "rabbitmq", "redis"], "the timeline of worker processe
     );
     expect(await violations(page)).toEqual([]);
 
+    for (const width of [390, 1024]) {
+      await page.setViewportSize({ width, height: 768 });
+      const beyond = () =>
+        page.evaluate(() => {
+          const right = (of: Element) => of.getBoundingClientRect().right;
+          const svg = document.querySelector("#timeline-picture")!;
+          return [...svg.querySelectorAll("text")].filter((text) => right(text) > right(svg)).length;
+        });
+      await until(async () => (await beyond()) === 0);
+    }
+
     // After a reload all is as before, with the same colours.
     const colours = await swatches(page);
     expect(new Set(colours).size).toBe(3);
