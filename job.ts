@@ -42,6 +42,8 @@ import { gone, JobError, JobWatch } from "./watch.ts";
 
 /** Buffers of confirmed bands, reused for the next bands of any job. */
 const pool = new Pool(16 << 20);
+/** So many results are loaded ahead of the one that is merged: over a long way, each load takes a round trip. */
+const AHEAD = 8;
 
 /**
  * Does everything until a job needs only workers: its first step, if it has one, then its bands.
@@ -243,7 +245,7 @@ export async function* merge(
 }
 
 /**
- * A data task's result for the whole picture. Holds the data of two bands at most, and what they merge into.
+ * A data task's result for the whole picture. Holds the data of `AHEAD` + 1 bands at most, and what they merge into.
  * @param watch of a job whose record exists
  * @throws JobError
  */
@@ -288,16 +290,15 @@ async function* resultsOf(watch: JobWatch, keep: boolean, signal?: AbortSignal):
     }
     return result;
   };
-  let next = load(0);
-  for (let band = 0; band < bands; band++) {
-    const result = await next;
-    if (band + 1 < bands) {
-      next = load(band + 1);
-      next.catch(() => {}); // awaited in the next round
+  const loading: Promise<Uint8Array>[] = [];
+  for (let band = 0, next = 0; band < bands; band++) {
+    for (; next < bands && next <= band + AHEAD; next++) {
+      loading.push(load(next));
+      loading.at(-1)!.catch(() => {}); // awaited in its turn
     }
-    yield result;
-    // The last one is removed with the job.
-    if (!keep && band + 1 < bands) await results.drop(chunkIdOf(id, band));
+    yield (await loading.shift())!;
+    // Not awaited: it would expire. The last one is removed with the job.
+    if (!keep && band + 1 < bands) results.drop(chunkIdOf(id, band)).catch(() => {});
   }
 }
 

@@ -10,7 +10,7 @@
  */
 
 import { EventEmitter, once } from "node:events";
-import type { Channel, ChannelModel, ConfirmChannel, ConsumeMessage, GetMessage } from "amqplib";
+import type { ChannelModel, ConfirmChannel, ConsumeMessage, GetMessage } from "amqplib";
 import { NOT_CONNECTED, RabbitConnection } from "./amqp/connection.ts";
 import { Consumer, HOLD_MS, requeue, settle } from "./amqp/consumer.ts";
 import { DEAD_LETTERS, lookAt, peekAt, putBack, QUEUE } from "./amqp/letters.ts";
@@ -50,17 +50,16 @@ export class RabbitQueue implements Queue {
   readonly #log: Log;
   readonly #connection: RabbitConnection;
   #model: ChannelModel | undefined;
-  #channel: ConfirmChannel | undefined;
   #blocked = false;
   #trouble: Trouble | null = NOT_CONNECTED;
   #publishing = 0;
   /** When the last publish was confirmed, ms since 1970. */
   #confirmedAt = 0;
   /**
-   * Queues declared on this connection, each with a channel of its own. There a third party's queue with other arguments
-   * closes no other channel, and amqplib has one question at a time in flight on a channel.
+   * Queues declared on this connection, each with a channel of its own for all that concerns it. So a queue with other
+   * arguments, or one that is deleted, costs no other queue anything, and questions to several queues are asked at once.
    */
-  #declared = new Map<string, Promise<Channel>>();
+  #declared = new Map<string, Promise<ConfirmChannel>>();
   /** Ids of messages that the broker returned because no queue exists for them. */
   readonly #returned = new Set<string>();
   readonly #consumers = new Set<Consumer>();
@@ -93,12 +92,11 @@ export class RabbitQueue implements Queue {
 
   #lost(trouble: Trouble): void {
     this.#trouble = trouble;
-    this.#channel = undefined;
     this.#model = undefined;
     for (const consumer of this.#consumers) consumer.detach();
   }
 
-  /** Runs after every connect. A channel error closes the connection, so that this runs again. */
+  /** Runs after every connect. */
   async #setUp(model: ChannelModel): Promise<void> {
     model.on("blocked", () => {
       this.#blocked = true;
@@ -106,26 +104,18 @@ export class RabbitQueue implements Queue {
     model.on("unblocked", () => {
       this.#blocked = false;
     });
-    const channel = await model.createConfirmChannel();
-    channel.on("error", () => {});
-    channel.on("close", () => {
-      if (this.#model === model) this.#connection.restart();
-    });
-    channel.on("return", (message) => this.#returned.add(message.properties.messageId));
     this.#declared = new Map();
     this.#blocked = false;
     this.#model = model;
-    await channel.prefetch(1);
     // Before the first chunk: a third-party worker may connect first, with a passive declaration.
-    for (const queue of [DEAD_LETTERS, QUEUE]) {
-      await this.#declare(queue).catch((error) => {
+    const declare = (queue: string) =>
+      this.#declare(queue).catch((error) => {
         if (!(error instanceof QueueError)) throw error;
       });
-    }
-    this.#channel = channel;
+    await Promise.all([DEAD_LETTERS, QUEUE].map(declare));
     this.#trouble = null;
-    for (const consumer of this.#consumers) consumer.attach(channel);
-    this.#changes.emit("channel");
+    for (const consumer of this.#consumers) consumer.attach();
+    this.#changes.emit("connected");
   }
 
   /**
@@ -133,23 +123,37 @@ export class RabbitQueue implements Queue {
    * @returns its channel
    * @throws QueueError
    */
-  #declare(queue: string): Promise<Channel> {
+  #declare(queue: string): Promise<ConfirmChannel> {
     const all = this.#declared;
     const known = all.get(queue);
     if (known) return known;
     const opened = this.#open(queue);
     all.set(queue, opened);
     const drop = () => all.get(queue) === opened && all.delete(queue);
-    opened.then((channel) => channel.on("close", drop), drop);
+    opened.then((channel) => {
+      const lose = () => {
+        drop();
+        for (const consumer of this.#consumers) consumer.closed(channel);
+      };
+      channel.on("close", lose);
+      channel.on("error", (error) => this.#log.warn("channel of a queue lost, opening another", { queue, error }));
+      // The broker has cancelled a consumer: the queue was deleted.
+      channel.on("cancel", () => {
+        lose();
+        channel.close().catch(() => {});
+      });
+    }, drop);
     return opened;
   }
 
   /** A third party may have declared the queue with other arguments. @throws QueueError that names the queue and the cure */
-  async #open(queue: string): Promise<Channel> {
+  async #open(queue: string): Promise<ConfirmChannel> {
     if (!this.#model) throw new QueueError(NOT_CONNECTED.detail);
-    const channel = await this.#model.createChannel();
+    const channel = await this.#model.createConfirmChannel();
     channel.on("error", () => {});
+    channel.on("return", (message) => this.#returned.add(message.properties.messageId));
     try {
+      await channel.prefetch(1);
       await this.#assert(channel, queue);
     } catch (cause) {
       if ((cause as { code?: number }).code !== PRECONDITION_FAILED) throw cause;
@@ -161,7 +165,7 @@ export class RabbitQueue implements Queue {
     return channel;
   }
 
-  #assert(channel: Channel, queue: string) {
+  #assert(channel: ConfirmChannel, queue: string) {
     if (queue === DEAD_LETTERS)
       return channel.assertQueue(DEAD_LETTERS, { durable: true, arguments: { "x-queue-type": "quorum" } });
     return channel.assertQueue(queue, {
@@ -214,7 +218,7 @@ export class RabbitQueue implements Queue {
 
   /** Asks the broker about a queue, for `ANSWER_MS` at most. @throws QueueError */
   async #stateOf(queue: string) {
-    if (!this.#channel) throw new QueueError(NOT_CONNECTED.detail);
+    if (this.#trouble) throw new QueueError(NOT_CONNECTED.detail);
     // While the broker is short of memory or disk it reads nothing from publishers, not even questions.
     if (this.#blocked) throw new QueueError(BLOCKED.detail);
     const late = () => new QueueError(`RabbitMQ is unavailable: no answer in ${ANSWER_MS} ms`);
@@ -244,21 +248,21 @@ export class RabbitQueue implements Queue {
   async #publish(chunk: Chunk): Promise<void> {
     const attempt = chunk.attempt !== undefined && { "x-attempt": chunk.attempt };
     const queue = queueOf(chunk.task);
-    await this.#untilConfirmed(async (channel) => {
-      await this.#declare(queue);
-      // Encoded here, for each attempt: the message is in a buffer that the next one uses.
-      return this.#confirmed(channel, queue, encodeMessage(chunk), chunk.chunkId, { "x-sent": Date.now(), ...attempt });
-    });
+    // Encoded for each attempt: the message is in a buffer that the next one uses.
+    await this.#untilConfirmed(queue, (channel) =>
+      this.#confirmed(channel, queue, encodeMessage(chunk), chunk.chunkId, { "x-sent": Date.now(), ...attempt }),
+    );
   }
 
-  /** Publishes with `step`, again and again for `PUBLISH_MS`. @throws QueueError */
-  async #untilConfirmed(step: (channel: ConfirmChannel) => Promise<void>): Promise<void> {
+  /** Publishes with `step`, on a queue's channel, again and again for `PUBLISH_MS`. @throws QueueError */
+  async #untilConfirmed(queue: string, step: (channel: ConfirmChannel) => Promise<void>): Promise<void> {
     const deadline = Date.now() + PUBLISH_MS;
     for (let pause = 100; ; pause = Math.min(2 * pause, 1_000)) {
       try {
-        return await step(await this.#usable(deadline));
+        await this.#connected(deadline);
+        return await step(await this.#declare(queue));
       } catch (cause) {
-        if (cause instanceof QueueError && this.#channel) throw cause;
+        if (cause instanceof QueueError && !this.#trouble) throw cause;
         if (Date.now() + pause > deadline)
           throw new QueueError(`RabbitMQ is unavailable: ${(cause as Error).message}`, { cause });
         await new Promise((wake) => setTimeout(wake, pause));
@@ -266,14 +270,13 @@ export class RabbitQueue implements Queue {
     }
   }
 
-  async #usable(deadline: number): Promise<ConfirmChannel> {
-    while (!this.#channel) {
+  async #connected(deadline: number): Promise<void> {
+    while (this.#trouble) {
       const signal = AbortSignal.timeout(Math.max(0, deadline - Date.now()));
-      await once(this.#changes, "channel", { signal }).catch(() => {
+      await once(this.#changes, "connected", { signal }).catch(() => {
         throw new Error("not connected");
       });
     }
-    return this.#channel;
   }
 
   /**
@@ -289,23 +292,19 @@ export class RabbitQueue implements Queue {
   ): Promise<void> {
     const options = { persistent: true, mandatory: true, contentType: "application/json", messageId, headers };
     // No wait for `drain`: each publish waits for its confirm, and a job's window bounds how many there are.
-    return new Promise<void>((resolve, reject) => {
+    await new Promise<void>((resolve, reject) => {
       const timer = setTimeout(() => reject(new Error(`no confirm within ${CONFIRM_MS} ms`)), CONFIRM_MS);
       channel.sendToQueue(queue, body, options, (error) => {
         clearTimeout(timer);
-        // The broker returns a message before it confirms it.
-        if (this.#returned.delete(messageId)) {
-          // The next attempt declares it. Not awaited: amqplib never answers a close if the connection ends first.
-          this.#declared
-            .get(queue)
-            ?.then((channel) => channel.close())
-            .catch(() => {});
-          this.#declared.delete(queue);
-          reject(new Error(`no queue ${queue}`));
-        } else if (error) reject(error);
+        if (error) reject(error);
         else resolve();
       });
     });
+    // The broker returns a message before it confirms it.
+    if (!this.#returned.delete(messageId)) return;
+    // For the next attempt. Its channel stays open: it may have other messages in flight.
+    await this.#assert(await this.#declare(queue), queue);
+    throw new Error(`no queue ${queue}`);
   }
 
   async consume(
@@ -317,6 +316,7 @@ export class RabbitQueue implements Queue {
       tasks.map(queueOf),
       (message, channel) => this.#deliver(message, channel, handle),
       {
+        open: (queue) => this.#declare(queue),
         waiting: async (queue) => (await this.#assert(await this.#declare(queue), queue)).messageCount,
         // The next connection attaches it again.
         restart: () => this.#connection.restart(),
@@ -325,7 +325,7 @@ export class RabbitQueue implements Queue {
       this.holdMs,
     );
     this.#consumers.add(consumer);
-    if (this.#channel) consumer.attach(this.#channel);
+    if (!this.#trouble) consumer.attach();
     return async () => {
       this.#consumers.delete(consumer);
       await consumer.stop();
@@ -358,7 +358,7 @@ export class RabbitQueue implements Queue {
       };
       // First the copy, then the acknowledgement: a crash in between leaves two, which is harmless. The job of a dead letter
       // has failed, so a worker that gets the band again drops it: its copy outlives the connection.
-      settled = await (outcome.do === "renew" ? copy(channel) : this.#untilConfirmed(copy)).then(
+      settled = await (outcome.do === "renew" ? copy(channel) : this.#untilConfirmed(routingKey, copy)).then(
         () => true,
         () => false,
       );
@@ -369,18 +369,18 @@ export class RabbitQueue implements Queue {
   readonly isLocal = false;
 
   trouble(): Trouble | null {
-    return this.#channel ? null : (this.#trouble ?? NOT_CONNECTED);
+    return this.#trouble;
   }
 
   async ping(): Promise<void> {
     const trouble = this.#blocked ? BLOCKED : this.trouble();
     if (trouble) throw new UnavailableError(trouble.code, trouble.detail);
     // The smallest request that has an answer. It changes nothing.
-    await this.#channel?.prefetch(1);
+    await (await this.#declare(DEAD_LETTERS)).prefetch(1);
   }
 
   async close(): Promise<void> {
-    this.#channel = undefined;
+    this.#trouble = NOT_CONNECTED;
     await this.#connection.stop();
   }
 }

@@ -8,30 +8,43 @@
  * so that over a long way a message costs one round trip. When all are empty it consumes again. Small bands never come to
  * that, so they cost nothing more.
  *
+ * All that concerns a queue happens on that queue's own channel: amqplib has one question at a time in flight on a channel, so
+ * all queues are asked at once. A channel that closes costs no other queue anything, and its queue is consumed again.
+ *
  * Invariant: a message that is not being worked on is held for `HOLD_MS` at most.
  *
  * Not here: connections, publishing, what a message means (queue.ts).
  */
 import type { ConfirmChannel, ConsumeMessage, GetMessage } from "amqplib";
-import { QueueError } from "../backends.ts";
 import { within } from "../ops/deadline.ts";
 
 /** A message that waits this long behind another one is requeued, for a worker that is idle, ms. */
 export const HOLD_MS = 50;
-/** How long the broker may take to answer the cancels of all queues, one after the other, ms. */
+/** How long the broker may take to answer the cancels, ms. */
 const ANSWER_MS = 10_000;
 /** A queue that cannot be used is tried again after this long, ms. */
 const RETRY_MS = 5_000;
 
 type Message = ConsumeMessage | GetMessage;
+/** A message, and the channel that it came from. */
+type Taken = { message: Message; channel: ConfirmChannel };
+
+interface Broker {
+  /** The channel of a queue, which is declared, with a prefetch of 1. */
+  open(queue: string): Promise<ConfirmChannel>;
+  waiting(queue: string): Promise<number>;
+  restart(): void;
+}
 
 export class Consumer {
-  #channel: ConfirmChannel | undefined;
-  /** Tags of the running consumers, by queue. */
-  readonly #tags = new Map<string, string>();
+  /** The connection that it consumes on; undefined while there is none. */
+  #attached: symbol | undefined;
+  /** The channels of the running consumers, by queue. */
+  readonly #channels = new Map<string, ConfirmChannel>();
+  readonly #tag = crypto.randomUUID();
   /** Queues that cannot be used, and when to try them again, ms since 1970. */
   readonly #refused = new Map<string, number>();
-  readonly #arrived: Message[] = [];
+  #arrived: Taken[] = [];
   #wake: () => void = () => {};
   #stopped = false;
   #working = false;
@@ -42,94 +55,104 @@ export class Consumer {
   constructor(
     readonly queues: string[],
     readonly deliver: (message: Message, channel: ConfirmChannel) => Promise<void>,
-    readonly broker: { waiting(queue: string): Promise<number>; restart(): void },
+    readonly broker: Broker,
     readonly onConsuming: (consuming: boolean) => void = () => {},
     readonly holdMs = HOLD_MS,
   ) {}
 
   /** A new connection: what was in progress on the old one has been requeued by the broker. */
-  attach(channel: ConfirmChannel): void {
+  attach(): void {
     this.detach();
-    this.#channel = channel;
+    const attached = Symbol();
+    this.#attached = attached;
+    const isCurrent = () => this.#attached === attached && !this.#stopped;
     const failed = () => {
-      if (this.#channel === channel) this.broker.restart(); // not where another connection has replaced it
+      if (this.#attached === attached) this.broker.restart(); // not where another connection has replaced it
     };
-    this.#running = this.#running.then(() => this.#run(channel)).catch(failed);
+    this.#running = this.#running.then(() => this.#run(isCurrent)).catch(failed);
   }
 
   detach(): void {
-    this.#channel = undefined;
-    this.#tags.clear();
-    this.#refused.clear();
-    this.#arrived.length = 0;
+    this.#attached = undefined;
+    this.#channels.clear();
+    this.#arrived = [];
+    this.#wake();
+  }
+
+  /** A channel is closed, or has lost its queue: what it delivered has been requeued by the broker. */
+  closed(channel: ConfirmChannel): void {
+    for (const [queue, of] of this.#channels) if (of === channel) this.#channels.delete(queue);
+    this.#arrived = this.#arrived.filter((taken) => taken.channel !== channel);
     this.#wake();
   }
 
   async stop(): Promise<void> {
-    const channel = this.#channel;
     this.#stopped = true;
-    if (channel) await this.#unsubscribe(channel).catch(() => {});
+    await this.#unsubscribe().catch(() => {});
     this.#wake();
     await this.#running;
-    // It may have been consuming from more queues meanwhile.
-    if (channel) await this.#unsubscribe(channel).catch(() => {});
   }
 
-  async #run(channel: ConfirmChannel): Promise<void> {
-    const isCurrent = () => this.#channel === channel && !this.#stopped;
-    // A consume on the last connection may have been answered after that was detached.
-    this.#tags.clear();
+  async #run(isCurrent: () => boolean): Promise<void> {
+    // A question on the last connection may have been answered after that was detached.
+    this.#channels.clear();
+    this.#refused.clear();
     let slow = false;
     let look: Promise<string[]> | undefined;
     while (isCurrent()) {
-      const message =
-        this.#arrived.shift() ?? (slow ? await this.#get(channel, look) : await this.#next(channel, isCurrent));
+      const taken = this.#arrived.shift() ?? (slow ? await this.#get(look) : await this.#next(isCurrent));
       look = undefined;
-      if (!message) {
+      if (!taken) {
         slow = false;
         continue;
       }
+      const { message, channel } = taken;
       if (!isCurrent()) return settle(() => requeue(channel, message)); // stopped before it arrived
       this.#working = true;
       const delivered = this.deliver(message, channel);
       let leaving: Promise<void> | undefined;
       const leave = () => {
-        leaving = this.#unsubscribe(channel);
-        leaving.catch(() => {}); // awaited below
+        leaving = this.#unsubscribe();
+        look = leaving.then(() => this.#filled());
+        look.catch(() => {}); // `leaving` is awaited below
       };
       const timer = slow ? undefined : setTimeout(leave, this.holdMs);
       if (slow) look = this.#filled();
-      look?.catch(() => {}); // awaited by `#get`
       await delivered;
       this.#working = false;
       clearTimeout(timer);
       await leaving;
-      slow = this.#tags.size === 0;
+      slow = this.#channels.size === 0;
     }
   }
 
   /** Consumes from all queues until a message arrives. */
-  async #next(channel: ConfirmChannel, isCurrent: () => boolean): Promise<Message | undefined> {
-    if (this.#tags.size < this.queues.length) await this.#subscribe(channel);
+  async #next(isCurrent: () => boolean): Promise<Taken | undefined> {
     while (isCurrent() && this.#arrived.length === 0) {
+      if (this.#channels.size < this.queues.length) await this.#subscribe();
+      if (!isCurrent() || this.#arrived.length > 0) break;
+      if (this.#channels.size + this.#refused.size < this.queues.length) continue; // a channel was closed meanwhile
       const retry = this.#refused.size > 0 ? setTimeout(() => this.#wake(), RETRY_MS) : undefined;
       await new Promise<void>((wake) => {
         this.#wake = wake;
       });
       clearTimeout(retry);
-      if (this.#refused.size > 0 && isCurrent() && this.#arrived.length === 0) await this.#subscribe(channel);
     }
     return isCurrent() ? this.#arrived.shift() : undefined;
   }
 
   /** The next message of one of the queues, in turn. @param look the queues that had messages a while ago */
-  async #get(channel: ConfirmChannel, look: Promise<string[]> = this.#filled()): Promise<Message | undefined> {
+  async #get(look: Promise<string[]> = this.#filled()): Promise<Taken | undefined> {
     for (let queues = await look; queues.length > 0; queues = await this.#filled()) {
       for (const queue of queues) {
-        const message = await channel.get(queue);
-        if (!message) continue; // another worker was faster
+        const taken = await this.#unlessRefused(queue, async () => {
+          const channel = await this.broker.open(queue);
+          const message = await channel.get(queue);
+          return message && { message, channel };
+        });
+        if (!taken) continue; // another worker was faster
         this.#turn = this.queues.indexOf(queue) + 1;
-        return message;
+        return taken;
       }
     }
     return undefined;
@@ -138,50 +161,52 @@ export class Consumer {
   /** The queues that have messages, in turn. All are asked at once. */
   async #filled(): Promise<string[]> {
     const inTurn = [...this.queues.slice(this.#turn), ...this.queues.slice(0, this.#turn)];
-    const counts = await Promise.all(inTurn.map((queue) => this.#waiting(queue)));
-    return inTurn.filter((_, i) => counts[i] > 0);
+    const waiting = (queue: string) => this.#unlessRefused(queue, () => this.broker.waiting(queue));
+    const counts = await Promise.all(inTurn.map(waiting));
+    return inTurn.filter((_, i) => (counts[i] ?? 0) > 0);
   }
 
-  async #subscribe(channel: ConfirmChannel): Promise<void> {
-    const missing = this.queues.filter((queue) => !this.#tags.has(queue));
-    await Promise.all(missing.map((queue) => this.#waiting(queue)));
-    for (const queue of missing) {
-      if (this.#stopped) return;
-      if (this.#refused.has(queue)) continue;
-      const { consumerTag } = await channel.consume(queue, (message) => {
-        // Null: the broker has cancelled this consumer, for example because the queue was deleted.
-        if (message === null) return this.broker.restart();
-        if (this.#channel !== channel) return;
-        this.#arrived.push(message);
-        this.#wake();
-      });
-      this.#tags.set(queue, consumerTag);
-    }
+  async #subscribe(): Promise<void> {
+    const missing = this.queues.filter((queue) => !this.#channels.has(queue));
+    await Promise.all(missing.map((queue) => this.#unlessRefused(queue, () => this.#consume(queue))));
     this.onConsuming(true);
   }
 
-  /** How many messages wait in a queue. One that cannot be used is logged, and left alone for a while. */
-  async #waiting(queue: string): Promise<number> {
-    if ((this.#refused.get(queue) ?? 0) > Date.now()) return 0;
+  async #consume(queue: string): Promise<void> {
+    const channel = await this.broker.open(queue);
+    if (this.#stopped) return;
+    this.#channels.set(queue, channel); // before the answer: a cancel that comes now is sent after it
+    const arrive = (message: ConsumeMessage | null) => {
+      if (message === null) return; // the broker has cancelled this consumer: the channel is being closed
+      this.#arrived.push({ message, channel });
+      this.#wake();
+    };
+    await channel.consume(queue, arrive, { consumerTag: this.#tag });
+  }
+
+  /** @returns undefined for a queue that cannot be used; it is left alone for a while */
+  async #unlessRefused<T>(queue: string, ask: () => Promise<T>): Promise<T | undefined> {
+    if ((this.#refused.get(queue) ?? 0) > Date.now()) return undefined;
     try {
-      const count = await this.broker.waiting(queue);
+      const answer = await ask();
       this.#refused.delete(queue);
-      return count;
-    } catch (error) {
-      if (!(error instanceof QueueError)) throw error;
+      return answer;
+    } catch {
+      this.#channels.delete(queue);
       this.#refused.set(queue, Date.now() + RETRY_MS);
-      return 0;
+      return undefined;
     }
   }
 
-  async #unsubscribe(channel: ConfirmChannel): Promise<void> {
-    const tags = [...this.#tags.values()];
-    this.#tags.clear();
-    const cancelled = Promise.all(tags.map((tag) => channel.cancel(tag)));
-    await within(cancelled, ANSWER_MS, "RabbitMQ did not answer a cancel");
+  async #unsubscribe(): Promise<void> {
+    const channels = [...this.#channels.values()];
+    this.#channels.clear();
+    // One that is closed consumes nothing any more.
+    const cancelled = channels.map((channel) => channel.cancel(this.#tag).catch(() => {}));
+    await within(Promise.all(cancelled), ANSWER_MS, "RabbitMQ did not answer a cancel");
     // The next message may come between the acknowledgement of one and the cancel: it is worked on.
     const kept = this.#working || this.#stopped ? 0 : 1;
-    for (const message of this.#arrived.splice(kept)) settle(() => requeue(channel, message));
+    for (const { message, channel } of this.#arrived.splice(kept)) settle(() => requeue(channel, message));
     this.onConsuming(false);
   }
 }

@@ -20,6 +20,7 @@ import { RedisResults } from "../results.ts";
 import { loadTasks } from "../tasks/index.ts";
 import { Worker } from "../worker.ts";
 import { describeWith, freePort, type RedisServer, sharedServers, startRedis } from "./servers.ts";
+import { until } from "./wait.ts";
 
 const tasks = await loadTasks();
 
@@ -239,13 +240,34 @@ test("threads get ArrayBuffers and no views, which Deno would scan byte by byte"
   expect(sent.flat().filter((field) => ArrayBuffer.isView(field))).toEqual([]);
 });
 
+test("a merge loads a few results at once, and no more", async () => {
+  const { worker, results, fetch } = await embedded(BAND_PIXELS);
+  const url = `http://localhost/jobs/${crypto.randomUUID()}`;
+  await fetch(new Request(url, { method: "PUT", body: (await photo(12)).bytes }));
+  while ((await (await fetch(new Request(url))).json()).state !== "done") await Bun.sleep(5);
+  const answer = Promise.withResolvers<void>();
+  const load = results.load.bind(results);
+  const loads = spyOn(results, "load").mockImplementation(async (id) => {
+    await answer.promise;
+    return load(id);
+  });
+  const result = fetch(new Request(`${url}/result`));
+  await until(() => loads.mock.calls.length === 9);
+  await Bun.sleep(50);
+  expect(loads).toHaveBeenCalledTimes(9);
+  answer.resolve();
+  expect((await (await result).arrayBuffer()).byteLength).toBeGreaterThan(1_000);
+  expect(loads).toHaveBeenCalledTimes(12);
+  await worker.stop();
+});
+
 /** Coordinator and worker in this process. */
-async function embedded() {
+async function embedded(bandPixels?: number) {
   const results = new LocalResults(600);
   const queue = new LocalQueue();
   const worker = new Worker({ queue, results, tasks, name: "counted", bandTimeout: 10_000, log });
   await worker.start();
-  return { worker, fetch: createApp({ queue, results, tasks }).fetch };
+  return { worker, results, fetch: createApp({ queue, results, tasks, bandPixels }).fetch };
 }
 
 /** The largest buffer that this thread allocates while `step` runs, bytes. */

@@ -11,7 +11,7 @@ import { chunkIdOf, planBands } from "../chunk.ts";
 import { transform } from "../cli/local.ts";
 import { openLog } from "../ops/log.ts";
 import { readImage } from "../picture/read.ts";
-import { DEAD_LETTERS, QUEUE, RabbitQueue } from "../queue.ts";
+import { DEAD_LETTERS, QUEUE, queueOf, RabbitQueue } from "../queue.ts";
 import { task as sobel } from "../sobel.ts";
 import { Client, generator, startProxy, type TcpProxy } from "./faults.ts";
 import { expectSame, inPieces } from "./pictures.ts";
@@ -228,12 +228,10 @@ describeWith(["rabbitmq", "redis"], "faults", () => {
   test("many bands go to RabbitMQ a few at a time, as the earlier ones are confirmed", async () => {
     const queue = await RabbitQueue.connect(throughProxy(), openLog("warn"));
     await until(() => queue.trouble() === null);
-    const size = { width: 3, height: 1, channels: 1 as const };
-    const band = { task: "sobel", halo: [0, 0] as [number, number], ...size, pixels: new Uint8Array(3) };
-    await queue.publish({ ...band, chunkId: chunkIdOf(crypto.randomUUID(), 0) }); // the queue is known from now on
+    await queue.publish(tiny("sobel", 0)); // the queue is known from now on
     const letGo = proxy.hold();
     const job = crypto.randomUUID();
-    const crowd = Array.from({ length: 40 }, (_, i) => queue.publish({ ...band, chunkId: chunkIdOf(job, i) }));
+    const crowd = Array.from({ length: 40 }, (_, i) => queue.publish(tiny("sobel", i, job)));
     const waiting = () => withChannel(async (channel) => (await channel.checkQueue(QUEUE)).messageCount);
     await until(async () => (await waiting()) >= 17);
     await sleep(500);
@@ -243,6 +241,81 @@ describeWith(["rabbitmq", "redis"], "faults", () => {
     expect(await waiting()).toBe(41);
     await withChannel((channel) => channel.purgeQueue(QUEUE));
     await queue.close();
+  });
+
+  test("all queues are consumed at once, and left at once: over a long way, one round trip", async () => {
+    await withQueues(["one", "two", "three", "four"], async (queue, tasks) => {
+      const consumers = async (expected: number) => {
+        for (const task of tasks) await until(async () => (await queueState(task)).consumerCount === expected);
+      };
+      await (await queue.consume(tasks, async () => ({ do: "done" })))(); // the queues are known from now on
+      const answer = proxy.hold();
+      const subscribed = Promise.withResolvers<void>();
+      const stop = await queue.consume(
+        tasks,
+        async () => ({ do: "done" }),
+        () => subscribed.resolve(),
+      );
+      await consumers(1);
+      answer();
+      await subscribed.promise;
+      const answerAgain = proxy.hold();
+      const stopped = stop();
+      await consumers(0);
+      answerAgain();
+      await stopped;
+    });
+  });
+
+  test("a queue deleted while a band of another is in progress costs only itself, and is consumed again", async () => {
+    await withQueues(["one", "two"], async (queue, tasks) => {
+      const [begun, end] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
+      const done: string[] = [];
+      let lost = false;
+      const stop = await queue.consume(tasks, async (delivery) => {
+        const { task } = await delivery.open();
+        delivery.lost?.then(() => (lost = true));
+        begun.resolve();
+        if (task === "one") await end.promise;
+        done.push(task);
+        return { do: "done" };
+      });
+      await queue.publish(tiny("one", 0));
+      await begun.promise;
+      await withChannel((channel) => channel.deleteQueue(queueOf("two")));
+      await queue.publish(tiny("two", 1)); // it comes back, and the queue is declared again
+      expect(await queueState("two")).toMatchObject({ messageCount: 1, consumerCount: 0 });
+      end.resolve();
+      await until(() => done.length === 2);
+      expect([done, lost]).toEqual([["one", "two"], false]);
+      for (const task of tasks) {
+        await until(async () => (await queueState(task)).consumerCount === 1);
+        expect(await queueState(task)).toMatchObject({ messageCount: 0 });
+      }
+      // While it is idle: it consumes again at once.
+      await withChannel((channel) => channel.deleteQueue(queueOf("one")));
+      await until(
+        () =>
+          queueState("one").then(
+            ({ consumerCount }) => consumerCount === 1,
+            () => false,
+          ),
+        4_000,
+      );
+      await stop();
+    });
+  });
+
+  test("several bands that come back at once, as their queue was deleted, are enqueued once each", async () => {
+    await withQueues(["one"], async (queue) => {
+      await queue.publish(tiny("one", 0));
+      const channels = () => rabbitmq.ctl("list_channels", "pid");
+      const before = await channels();
+      await withChannel((channel) => channel.deleteQueue(queueOf("one")));
+      await Promise.all(Array.from({ length: 8 }, (_, i) => queue.publish(tiny("one", i))));
+      await until(async () => (await queueState("one")).messageCount === 8);
+      expect(await channels()).toBe(before); // none was closed: it could have a band in progress
+    });
   });
 
   test("the connection to RabbitMQ cut while a worker subscribes: it subscribes on the next one", async () => {
@@ -779,8 +852,8 @@ function servers(): Record<string, string> {
   return { RABBITMQ_URL: `${rabbitmq.url}?heartbeat=${HEARTBEAT}`, REDIS_URL: redis.url, RESULT_TTL_SECONDS: "300" };
 }
 
-function throughProxy(): string {
-  return `amqp://guest:guest@127.0.0.1:${proxy.port}?heartbeat=${HEARTBEAT}`;
+function throughProxy(heartbeat = HEARTBEAT): string {
+  return `amqp://guest:guest@127.0.0.1:${proxy.port}?heartbeat=${heartbeat}`;
 }
 
 /** Sends the picture; `put` is its answer. */
@@ -864,6 +937,25 @@ async function keys(): Promise<string[]> {
 
 async function messages(queue: string): Promise<number> {
   return withChannel(async (channel) => (await channel.checkQueue(queue)).messageCount);
+}
+
+/** A client of queues that no other test uses. Its connection and what it holds stay as they are for a minute. */
+async function withQueues(tasks: string[], step: (queue: RabbitQueue, tasks: string[]) => Promise<void>) {
+  const queue = await RabbitQueue.connect(throughProxy(60), openLog("error"), 60_000);
+  await until(() => queue.trouble() === null);
+  await step(queue, tasks);
+  await queue.close();
+  await withChannel((channel) => Promise.all(tasks.map((task) => channel.deleteQueue(queueOf(task)))));
+}
+
+function queueState(task: string) {
+  return withChannel((channel) => channel.checkQueue(queueOf(task)));
+}
+
+/** A band of three pixels. */
+function tiny(task: string, band: number, job: string = crypto.randomUUID()) {
+  const size = { width: 3, height: 1, channels: 1 as const };
+  return { task, chunkId: chunkIdOf(job, band), halo: [0, 0] as [number, number], ...size, pixels: new Uint8Array(3) };
 }
 
 /** A connection for one step: earlier ones may have died with the server. Unsettled messages are requeued at its end. */

@@ -4,7 +4,7 @@ import { afterAll, afterEach, beforeAll, expect, setDefaultTimeout, test } from 
 import { readFileSync, writeFileSync } from "node:fs";
 import { connect as tcp } from "node:net";
 import { join } from "node:path";
-import { connect as amqp, type Channel, type ConfirmChannel } from "amqplib";
+import { connect as amqp, type Channel } from "amqplib";
 import { encode } from "fast-png";
 import { Redis } from "ioredis";
 import { Consumer } from "../amqp/consumer.ts";
@@ -418,22 +418,26 @@ describeWith(["rabbitmq", "redis"], "recovery", () => {
   );
 
   test("a consumer that is stopped while it subscribes leaves no consumer behind", async () => {
-    await withChannel(async (channel) => {
-      const queues = Array.from({ length: 20 }, (_, i) => `${QUEUE}.stopped-${i}`);
-      const consumers = (queue: string) => channel.checkQueue(queue).then(({ consumerCount }) => consumerCount);
-      for (const queue of queues) await channel.assertQueue(queue, { exclusive: true });
-      const broker = { waiting: async () => 0, restart() {} };
-      const consumer = new Consumer(queues, async () => {}, broker);
-      const stopped = Promise.withResolvers<void>();
-      const consume = channel.consume.bind(channel);
-      channel.consume = (queue, ...rest) => {
+    const connection = await amqp(rabbitmq.url);
+    const channel = await connection.createChannel();
+    const queues = Array.from({ length: 20 }, (_, i) => `${QUEUE}.stopped-${i}`);
+    for (const queue of queues) await channel.assertQueue(queue, { exclusive: true });
+    const stopped = Promise.withResolvers<void>();
+    const open = async (queue: string) => {
+      const own = await connection.createConfirmChannel();
+      const consume = own.consume.bind(own);
+      own.consume = (...args) => {
+        const consuming = consume(...args);
         if (queue === queues[10]) stopped.resolve(consumer.stop());
-        return consume(queue, ...rest);
+        return consuming;
       };
-      consumer.attach(channel as ConfirmChannel);
-      await stopped.promise;
-      for (const queue of queues) expect(await consumers(queue)).toBe(0);
-    });
+      return own;
+    };
+    const consumer = new Consumer(queues, async () => {}, { open, waiting: async () => 0, restart() {} });
+    consumer.attach();
+    await stopped.promise;
+    for (const queue of queues) expect((await channel.checkQueue(queue)).consumerCount).toBe(0);
+    await connection.close();
   });
 
   test.each(["distributed", "in one process"])(
