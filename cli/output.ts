@@ -12,6 +12,7 @@ import { dirname, resolve } from "node:path";
 import process from "node:process";
 import { Readable, type Writable } from "node:stream";
 import { pipeline } from "node:stream/promises";
+import { unlessAborted } from "../ops/deadline.ts";
 
 type Pieces = AsyncIterable<Uint8Array>;
 
@@ -68,12 +69,10 @@ async function copy(pieces: Pieces, to: Writable, place: string, signal?: AbortS
       await iterator.return?.();
     }
   };
-  // The open of a pipe without a reader blocks, and the pipeline waits for it even when it is aborted.
-  const interrupted = new Promise<never>((_, reject) => {
-    signal?.addEventListener("abort", () => reject(signal.reason));
-  });
   try {
-    await Promise.race([pipeline(Readable.from(source()), to, { signal }), interrupted]);
+    const copied = pipeline(Readable.from(source()), to, { signal });
+    // The open of a pipe without a reader blocks, and the pipeline waits for it even when it is aborted.
+    await (signal ? unlessAborted(copied, signal) : copied);
   } catch (cause) {
     if (cause === unread || signal?.aborted) throw cause;
     throw new Error(`cannot write ${place}: ${(cause as Error).message}`, { cause });

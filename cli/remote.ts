@@ -15,6 +15,7 @@ import { access, mkdtemp, rm, stat, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import process from "node:process";
+import { unlessAborted } from "../ops/deadline.ts";
 import { Client, ClientError, type Upload } from "./client.ts";
 import type { Output } from "./output.ts";
 
@@ -138,13 +139,9 @@ async function openPicture(from: string | null, signal: AbortSignal): Promise<Pi
   const folder = await mkdtemp(join(tmpdir(), "sobel-"));
   const file = join(folder, "picture");
   const close = () => rm(folder, { recursive: true, force: true });
-  const interrupted = new Promise<never>((_, reject) => {
-    signal.addEventListener("abort", () => reject(signal.reason));
-  });
   try {
     // Not `pipeline`: under Deno that does not keep the program alive while standard input is silent.
-    const copied = writeFile(file, from === "-" ? process.stdin : createReadStream(from));
-    await Promise.race([copied, interrupted]);
+    await unlessAborted(writeFile(file, from === "-" ? process.stdin : createReadStream(from)), signal);
     return { file, size: (await stat(file)).size, close };
   } catch (error) {
     await close();

@@ -111,30 +111,26 @@ class Decodes extends Budget {
       running = false;
       this.freed();
     };
-    const release = () => {
-      share.release();
-      decoded();
-    };
-    return { resize: share.resize, release, decoded };
+    return { ...share, decoded, release: () => [share.release(), decoded()] };
   }
 
   #wait(bytes: number): Promise<DecodeShare> {
     if (this.#queue.length >= QUEUE) {
       throw new BusyError(`too many pictures wait to be decoded (${QUEUE}); retry later`);
     }
-    return new Promise((resolve, reject) => {
-      const timer = setTimeout(() => {
-        this.#queue.splice(this.#queue.indexOf(waiting), 1);
-        reject(new BusyError(`no memory for this picture in ${PATIENCE_MS / 1000} s; retry later`));
-        this.freed();
-      }, PATIENCE_MS);
-      const admit = () => {
-        clearTimeout(timer);
-        resolve(this.#start(bytes));
-      };
-      const waiting = { bytes, admit };
-      this.#queue.push(waiting);
-    });
+    const { promise, resolve, reject } = Promise.withResolvers<DecodeShare>();
+    const timer = setTimeout(() => {
+      this.#queue.splice(this.#queue.indexOf(waiting), 1);
+      reject(new BusyError(`no memory for this picture in ${PATIENCE_MS / 1000} s; retry later`));
+      this.freed();
+    }, PATIENCE_MS);
+    const admit = () => {
+      clearTimeout(timer);
+      resolve(this.#start(bytes));
+    };
+    const waiting = { bytes, admit };
+    this.#queue.push(waiting);
+    return promise;
   }
 
   /** Admits those that wait, in their order, as far as the memory goes. */
@@ -170,36 +166,33 @@ export class PictureMemory {
 
 /** The memory of one picture. The caller releases it when the picture is no longer used. */
 export class HeldMemory {
-  readonly #memory: PictureMemory;
   readonly #buffers: ArrayBuffer[] = [];
   #body: Share | undefined;
   #decode: DecodeShare | undefined;
   #timer: ReturnType<typeof setInterval> | undefined;
 
-  constructor(memory: PictureMemory) {
-    this.#memory = memory;
-  }
+  constructor(readonly memory: PictureMemory) {}
 
   /** Bytes of a body that one picture may have. */
   get maxBody(): number {
-    return this.#memory.bodies.bytes;
+    return this.memory.bodies.bytes;
   }
 
   /** Bytes that one decoded picture may take. */
   get maxDecode(): number {
-    return this.#memory.decodes.bytes;
+    return this.memory.decodes.bytes;
   }
 
   /** The body has `bytes` bytes. @throws BusyError */
   body(bytes: number): void {
-    if (this.#body) this.#body.resize(bytes);
-    else this.#body = this.#memory.bodies.take(bytes);
+    this.#body ??= this.memory.bodies.take(0);
+    this.#body.resize(bytes);
   }
 
   /** Waits until there are `bytes` bytes for the decoded picture. @throws BusyError */
   async decode(bytes: number): Promise<void> {
-    this.#decode = await this.#memory.decodes.enter(bytes);
-    this.#timer ??= setInterval(() => this.#memory.relieve(), RELIEF_MS);
+    this.#decode = await this.memory.decodes.enter(bytes);
+    this.#timer ??= setInterval(() => this.memory.relieve(), RELIEF_MS);
   }
 
   /** Waits until there are `bytes` bytes for a picture whose decoder is this program. @throws BusyError */

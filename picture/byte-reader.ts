@@ -6,6 +6,7 @@
 import type { HeldMemory } from "./budget.ts";
 import { Scratch } from "./buffers.ts";
 import { collect } from "./collect.ts";
+import { startingWith } from "./picture.ts";
 
 export class ByteReader {
   #pieces: AsyncIterator<Uint8Array>;
@@ -86,13 +87,7 @@ export class ByteReader {
 
   /** Reads the rest of the source into memory. */
   async complete(memory: HeldMemory): Promise<void> {
-    const first = this.#piece;
-    const rest = { [Symbol.asyncIterator]: () => this.#pieces };
-    const all = async function* () {
-      yield first;
-      yield* rest;
-    };
-    this.#piece = await collect(all(), memory, () => true);
+    this.#piece = await collect(startingWith(this.#piece, this.#pieces), memory, () => true);
   }
 
   /** Closes the source. */

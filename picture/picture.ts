@@ -57,6 +57,16 @@ export async function* onePiece(bytes: Uint8Array): AsyncGenerator<Uint8Array> {
   yield bytes;
 }
 
+/** `first`, and then what is left of a source, which is closed when the walk ends, early or late. */
+export async function* startingWith<T>(first: T, rest: AsyncIterator<T>): AsyncGenerator<T> {
+  try {
+    yield first;
+    yield* { [Symbol.asyncIterator]: () => rest };
+  } finally {
+    await rest.return?.(); // the walk may end before `rest` has begun
+  }
+}
+
 /** @throws ImageError "too-large" */
 export function checkSize(width: number, height: number, limit: number, rows = Number.POSITIVE_INFINITY): void {
   if (width * height > limit) {

@@ -22,7 +22,7 @@ import { expectWholeFrame, fillAround, type Island } from "./gif.ts";
 import { sizeIn } from "./header.ts";
 import { readJpeg } from "./jpeg.ts";
 import { FIRST_BYTES, type Format, formatOf } from "./kinds.ts";
-import { type Channels, checkSize, ImageError, type PixelLimits, type Raster } from "./picture.ts";
+import { type Channels, checkSize, ImageError, type PixelLimits, type Raster, startingWith } from "./picture.ts";
 import { readPng } from "./png-read.ts";
 import { converted, inkToRgb, lightToRgb, type ToRgb, ycbcrToRgb } from "./spaces.ts";
 import { readTiff } from "./tiff.ts";
@@ -66,9 +66,7 @@ export async function readImage(
 }
 
 /** The first bytes, and a source that still begins with them. */
-async function peek(
-  source: AsyncIterable<Uint8Array>,
-): Promise<{ first: Uint8Array; all: AsyncGenerator<Uint8Array> }> {
+async function peek(source: AsyncIterable<Uint8Array>) {
   const pieces = source[Symbol.asyncIterator]();
   let first: Uint8Array = new Uint8Array(0);
   while (first.length < FIRST_BYTES) {
@@ -76,16 +74,7 @@ async function peek(
     if (next.done) break;
     first = first.length === 0 ? next.value : Buffer.concat([first, next.value]);
   }
-  const rest = { [Symbol.asyncIterator]: () => pieces };
-  const all = async function* () {
-    try {
-      yield first;
-      yield* rest;
-    } finally {
-      await pieces.return?.(); // a reader may stop before `rest` has begun
-    }
-  };
-  return { first, all: all() };
+  return { first, all: startingWith(first, pieces) };
 }
 
 /** What a file is, and how the decoder gets its pixels. */
@@ -214,11 +203,8 @@ async function enter(bytes: number, { width, height }: Metadata, memory?: HeldMe
   if (!memory) return;
   if (bytes > memory.maxDecode) {
     const most = Math.floor(((memory.maxDecode - DECODE_BYTES) / (bytes - DECODE_BYTES)) * width * height);
-    const why = "of a picture of this kind, for the memory of the coordinator";
-    throw new ImageError(
-      "too-large",
-      `image too large: expected at most ${most} pixels ${why}, got ${width} × ${height}`,
-    );
+    const limit = `${most} pixels of a picture of this kind, for the memory of the coordinator`;
+    throw new ImageError("too-large", `image too large: expected at most ${limit}, got ${width} × ${height}`);
   }
   await memory.decode(bytes);
 }

@@ -34,13 +34,10 @@ export class SpoolDisk extends Budget {
 const BLOCK_BYTES = 1 << 18;
 
 export class Spool {
-  readonly #file: FileHandle;
-  readonly #share: Share | undefined;
-
-  private constructor(file: FileHandle, share?: Share) {
-    this.#file = file;
-    this.#share = share;
-  }
+  private constructor(
+    readonly file: FileHandle,
+    readonly share?: Share,
+  ) {}
 
   /** The caller closes it. @param share of the disk, given back when it is closed */
   static async open(share?: Share): Promise<Spool> {
@@ -54,14 +51,10 @@ export class Spool {
 
   /** The picture for the first time. Its rows are written to the file as they are read. */
   passing(image: Raster): Raster {
-    const file = this.#file;
+    const { file } = this;
     const blocks = async function* () {
-      let at = 0;
       for await (const block of image.blocks) {
-        for (let from = 0; from < block.length; ) {
-          from += (await file.write(block, from, block.length - from, at + from)).bytesWritten;
-        }
-        at += block.length;
+        await file.appendFile(block);
         yield block;
       }
     };
@@ -70,18 +63,15 @@ export class Spool {
 
   /** The picture for the second time, after all rows have passed once. */
   again({ width, height, channels }: Omit<Raster, "blocks">): Raster {
-    const file = this.#file;
+    const { file } = this;
     const rowBytes = width * channels;
     const most = Math.max(1, Math.floor(BLOCK_BYTES / rowBytes));
     const blocks = async function* () {
       const block = new Uint8Array(Math.min(most, height) * rowBytes);
       for (let y = 0; y < height; y += most) {
         const bytes = Math.min(most, height - y) * rowBytes;
-        for (let from = 0; from < bytes; ) {
-          const { bytesRead } = await file.read(block, from, bytes - from, y * rowBytes + from);
-          if (bytesRead === 0) throw new Error(`spool file: expected ${height} rows of ${rowBytes} bytes, got fewer`);
-          from += bytesRead;
-        }
+        const { bytesRead } = await file.read(block, 0, bytes, y * rowBytes);
+        if (bytesRead < bytes) throw new Error(`spool file: expected ${height} rows of ${rowBytes} bytes, got fewer`);
         yield block.subarray(0, bytes);
       }
     };
@@ -90,9 +80,9 @@ export class Spool {
 
   async close(): Promise<void> {
     try {
-      await this.#file.close();
+      await this.file.close();
     } finally {
-      this.#share?.release();
+      this.share?.release();
     }
   }
 }

@@ -6,7 +6,6 @@
  */
 import {
   checkedValues,
-  type DataTask,
   firstOf,
   haloOf,
   isData,
@@ -55,7 +54,7 @@ export function expectTask(task: Partial<Task> | undefined): asserts task is Tas
   expect(isRecord(task), "an export called task", task);
   const { name, version = 1, description, params = {}, run } = task as Partial<Task>;
   const { halo, bandPixels = 1, channels = 1, resultChannels = 1 } = task as Partial<PictureTask>;
-  const { pieces, takes, isDecided } = task as Partial<ListTask>;
+  const { pieces, takes, merge, finish, isDecided } = task as Partial<ListTask>;
   expect(isString(name) && NAME.test(name), "a name of lower-case letters, digits and hyphens", name);
   expect(Number.isInteger(version) && version >= 1, "a version that is a whole number from 1", version);
   const isBand = pieces === undefined;
@@ -73,12 +72,12 @@ export function expectTask(task: Partial<Task> | undefined): asserts task is Tas
   const keys = KEYS[kindOf(task as Task)];
   const unknown = Object.entries(task).find(([key, value]) => value !== undefined && !keys.includes(key));
   expect(unknown === undefined, `only ${keys.join(", ")}`, unknown?.[0]);
-  const { merge, finish, first, shrink = 1 } = task as Partial<DataTask & PictureTask>;
+  const { first, shrink = 1 } = task as Partial<PictureTask>;
   const shrinks = typeof shrink === "function" || isShrink(shrink);
   expect(shrinks, `shrink to be a whole number from 1 to ${MAX_SHRINK}, or a function`, shrink);
   expect(!("merge" in task) || typeof merge === "function", "a function merge", merge);
-  expect(finish === undefined || typeof finish === "function", "a function finish", finish);
-  expect(isDecided === undefined || typeof isDecided === "function", "a function isDecided", isDecided);
+  for (const [name, own] of Object.entries({ finish, isDecided }))
+    expect(own === undefined || typeof own === "function", `a function ${name}`, own);
   const defaults = defaultsOf(task as Task);
   if (first !== undefined) expectFirst(first, task as Task, defaults);
   // A halo that depends on a derived parameter cannot be computed yet.

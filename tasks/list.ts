@@ -10,7 +10,7 @@
  * Not here: what a list task is (task.ts), how a band is run (run.ts), how it is enqueued (job.ts).
  */
 import type { Band, Plan } from "../chunk.ts";
-import { ImageError } from "../picture/picture.ts";
+import { ImageError, startingWith } from "../picture/picture.ts";
 import { type Input, type ListTask, TaskError, type Values } from "../task.ts";
 
 /** The pieces of a job, in the place of a picture: `height` pieces, the longest of `width` bytes as JSON. */
@@ -73,14 +73,11 @@ async function streamedPieces(pieces: AsyncIterable<unknown>, input: Body, annou
   // The first piece begins to read, so the size of the pieces is known afterwards.
   const first = await iterator.next();
   if (first.done) throw noPieces();
-  const all = async function* () {
-    yield first.value;
-    yield* { [Symbol.asyncIterator]: () => iterator };
-  };
   const height = Math.max(1, Math.ceil(announced / input.size));
   const isFull = (number: number, count: number, bytes: number) =>
     bytes >= FULL_BYTES || count >= 2 ** Math.floor(number / GROWTH);
-  return { width: 1, height, channels: 1, isCounted: false, bandPixels: 1, bands: () => batches(all(), isFull) };
+  const bands = () => batches(startingWith(first.value, iterator), isFull);
+  return { width: 1, height, channels: 1, isCounted: false, bandPixels: 1, bands };
 }
 
 /** @param isFull whether the band with this number, of so many pieces and bytes, takes no more */
