@@ -1,6 +1,7 @@
 /**
- * The services under measurement, as real processes: one coordinator with its threads, or a coordinator and workers around
- * a private RabbitMQ and Redis. Also what the Linux kernel reports of them (CPU time, peak memory) and how it limits them.
+ * The services under measurement, as real processes: one coordinator with its threads, or a coordinator and workers
+ * around a private RabbitMQ and Redis. Also what the Linux kernel reports of them (CPU time, peak memory) and how it
+ * limits them.
  *
  * Invariant: no process outlives the benchmark (test/servers.ts), and no control group does.
  */
@@ -150,8 +151,8 @@ export class Cluster {
 }
 
 /**
- * A proxy on this machine that holds every byte back for `ms` in each direction, as a long way does: the kernel here may not
- * be able to delay packets. @returns its port
+ * A proxy on this machine that holds every byte back for `ms` in each direction, as a long way does: the kernel here
+ * may not be able to delay packets. @returns its port
  */
 async function delayed(target: number, ms: number): Promise<number> {
   const pass = (from: Socket, to: Socket) => {

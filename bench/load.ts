@@ -1,7 +1,7 @@
 /**
  * Rows of the benchmark on load: large pictures, many jobs, many workers, a long way.
  *
- * Not here: what is compared with other programs (rows.ts), how time is measured (measure.ts), what is started (setup.ts).
+ * Not here: the comparisons (rows.ts), how time is measured (measure.ts), what is started (setup.ts).
  */
 import { Readable } from "node:stream";
 import { type Cluster, forgetPeak, limitCpu, peakMegabytes, Service } from "./cluster.ts";
@@ -41,7 +41,7 @@ export async function memory(bench: Bench): Promise<Row[]> {
   return rows;
 }
 
-/** Many small jobs before any worker: how fast they are accepted, what they cost while they wait, when the last is done. */
+/** Many small jobs before any worker: how fast they are accepted, what they cost meanwhile, when the last is done. */
 export async function backlog(bench: Bench): Promise<Row[]> {
   const cluster = await bench.cluster();
   await cluster.resize(0);
@@ -72,8 +72,8 @@ export async function backlog(bench: Bench): Promise<Row[]> {
 }
 
 /**
- * Workers that may use a tenth of a core each, so that this machine has room for several. Each gets 1 ms of every 10 ms,
- * finds its caches cold and needs more CPU time than at full speed: the speed-up holds for such workers alone.
+ * Workers that may use a tenth of a core each, so that this machine has room for several. Each gets 1 ms of every 10
+ * ms, finds its caches cold and needs more CPU time than at full speed: the speed-up holds for such workers alone.
  */
 export async function scaling(bench: Bench): Promise<Row[]> {
   return slowWorkers(bench, await bench.cluster(), 400);

@@ -6,8 +6,9 @@
  *     line art   the same shapes, black on white, without noise
  *     flat       one colour
  *
- * Above 24 megapixels a picture repeats its top rows, which are compressed only once. A picture of a gigapixel therefore
- * costs no more to make than one of 24 megapixels and is never in memory as a whole. For a reader it is an ordinary PNG.
+ * Above 24 megapixels a picture repeats its top rows, which are compressed only once. A picture of a gigapixel
+ * therefore costs no more to make than one of 24 megapixels and is never in memory as a whole. For a reader it is an
+ * ordinary PNG.
  *
  * Not here: the project's own reader, writer or kernel, except for the sum of two Adler-32 checksums. sharp draws and
  * filters.
@@ -160,11 +161,12 @@ function shapes(kind: Kind, width: number, height: number, below: (limit: number
     return `<path d="${bar ? `M${x} ${y}h${thick}l${lean} ${size}h${-thick}z` : letters}" fill="${fill}"/>`;
   };
   const rendering = kind === "photo" ? "auto" : "crispEdges";
-  const open = `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}" shape-rendering="${rendering}">`;
-  return Buffer.from(`${open}${Array.from({ length: SHAPES }, one).join("")}</svg>`);
+  const size = `width="${width}" height="${height}" shape-rendering="${rendering}"`;
+  const all = Array.from({ length: SHAPES }, one).join("");
+  return Buffer.from(`<svg xmlns="http://www.w3.org/2000/svg" ${size}>${all}</svg>`);
 }
 
-/** About normally distributed: the sum of four bytes. Math.log and its like may differ in the last bit between engines. */
+/** About normally distributed: the sum of four bytes. The last bit of Math.log may differ between engines. */
 function addNoise(pixels: Uint8Array, next: () => number): void {
   const noisy = new Uint8ClampedArray(pixels.buffer, pixels.byteOffset, pixels.length);
   const scale = SIGMA / Math.sqrt((4 * (256 * 256 - 1)) / 12);

@@ -1,8 +1,8 @@
 /**
  * The rows of the benchmark: each function measures one thing and returns its figures.
  *
- * Not here: the rows on load (load.ts), how time is measured (measure.ts), what is started (setup.ts), how rows are printed
- * (report.ts).
+ * Not here: the rows on load (load.ts), how time is measured (measure.ts), what is started (setup.ts), how rows are
+ * printed (report.ts).
  */
 import { rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -38,7 +38,7 @@ import { runToEnd } from "./peers.ts";
 import { idatOf, megapixels } from "./pictures.ts";
 import { type Bench, PICTURES } from "./setup.ts";
 
-/** By the names that `--only` takes, in the order in which they are measured and printed. README.md's rows are first. */
+/** By the names that `--only` takes, in the order of measuring and printing. README.md's rows are first. */
 export const ROWS: Record<string, (bench: Bench) => Promise<Row[]>> = {
   kernel,
   embedded,

@@ -1,8 +1,9 @@
 /**
  * The client of a coordinator: uploads a picture, follows its job, fetches the result, removes the job.
  *
- * A step that fails for the moment is retried under the same job id: after a refused or broken connection, after HTTP 408,
- * 429 and 501 to 599, and after any answer with Retry-After. The coordinator keeps what it has, so no band is done twice.
+ * A step that fails for the moment is retried under the same job id: after a refused or broken connection, after HTTP
+ * 408, 429 and 501 to 599, and after any answer with Retry-After. The coordinator keeps what it has, so no band is done
+ * twice.
  *
  * Not here: what the user sees (remote.ts), the API itself (coordinator.ts).
  *
@@ -16,8 +17,8 @@ import type { view } from "../http/events.ts";
 export type JobView = ReturnType<typeof view>;
 
 /**
- * What to do: `unavailable`: retry; `gone`: the coordinator does not have the job, upload it again; `failed`: the job has
- * failed; `refused`: nothing, the same request always ends so.
+ * What to do: `unavailable`: retry; `gone`: the coordinator does not have the job, upload it again; `failed`: the job
+ * has failed; `refused`: nothing, the same request always ends so.
  */
 type ErrorCode = "unavailable" | "gone" | "failed" | "refused";
 

@@ -109,8 +109,8 @@ const USAGE = `usage: bun run sobel.ts [--task NAME] [--params QUERY] IN OUT
 
   --task NAME     the task to run, sobel by default; some tasks write JSON instead of a PNG
   --params QUERY  the task's own parameters: 'sigma=2.5', several separated by &
-  --remote URL    sends the picture to the coordinator at URL, shows the progress, and fetches the result. Temporary failures
-                  are retried; standard input is first written to a temporary file. Ctrl-C cancels the job
+  --remote URL    sends the picture to the coordinator at URL, shows the progress, and fetches the result. Temporary
+                  failures are retried; standard input is first written to a temporary file. Ctrl-C cancels the job
   --workers N     at most N workers at a time
   --help          prints this
 

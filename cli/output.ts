@@ -1,8 +1,8 @@
 /**
  * The place of a result: standard output, a file, or something that is not a regular file.
  *
- * Invariant: a regular file is replaced only when the result is complete. A symbolic link stays: its target is replaced.
- * A device, a pipe or a socket is written through, never replaced.
+ * Invariant: a regular file is replaced only when the result is complete. A symbolic link stays: its target is
+ * replaced. A device, a pipe or a socket is written through, never replaced.
  *
  * Not here: the command line and the exit codes (local.ts).
  */

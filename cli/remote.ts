@@ -1,13 +1,15 @@
 /**
  * A job sent from the shell to a coordinator: `bun run sobel.ts --remote http://host:8080 in.jpg out.png`.
  *
- * The picture is uploaded under an id chosen here, its bands are followed while they come back, the result is fetched, and
- * the job is removed. Temporary failures are retried. A job that the coordinator has lost is uploaded again. A final
- * failure (a bad picture, a wrong token, a job that has failed) ends the program with the coordinator's own message.
+ * The picture is uploaded under an id chosen here, its bands are followed while they come back, the result is fetched,
+ * and the job is removed. Temporary failures are retried. A job that the coordinator has lost is uploaded again. A
+ * final failure (a bad picture, a wrong token, a job that has failed) ends the program with the coordinator's own
+ * message.
  *
  * Standard error shows the progress: a bar in a terminal, lines elsewhere.
  *
- * Not here: HTTP and its retries (client.ts), the output file (output.ts), the command line and the exit codes (local.ts).
+ * Not here: HTTP and its retries (client.ts), the output file (output.ts), the command line and the exit codes
+ * (local.ts).
  */
 import { randomUUID } from "node:crypto";
 import { constants, createReadStream } from "node:fs";
@@ -23,8 +25,8 @@ export interface RemoteJob {
   /** The address of the coordinator, with any path that it is behind. */
   origin: URL;
   /**
-   * A file, or - for standard input, which is first written to a temporary file: an upload may be repeated. Null where the
-   * task takes none.
+   * A file, or - for standard input, which is first written to a temporary file: an upload may be repeated. Null where
+   * the task takes none.
    */
   from: string | null;
   task: string;

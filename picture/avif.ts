@@ -1,7 +1,7 @@
 /**
  * The boxes of an AVIF: its size, and whether it has a picture that the decoder reads.
  *
- *     ftyp: brands · meta: the items of the picture, their sizes (ispe) and codecs · mdat: data        (moov: a sequence)
+ *     ftyp: brands · meta: the items of the picture, their sizes (ispe) and codecs · mdat: data      (moov: a sequence)
  *
  * Sources: ISO/IEC 14496-12 (boxes); ISO/IEC 23008-12, 6.5.3 (ispe); AV1 Image File Format.
  */
@@ -20,7 +20,7 @@ export function readAvif(bytes: Buffer): void {
   bytes.write("avif", 8, "latin1");
 }
 
-/** The largest of the sizes: a picture may be a grid of tiles, each with its own. Undefined where it has not arrived. */
+/** The largest of the sizes: tiles of a grid have their own. Undefined where none has arrived. */
 export function sizeInAvif(bytes: Buffer): { width: number; height: number } | undefined {
   const mediaData = bytes.indexOf("mdat"); // its bytes mean nothing here
   const boxes = mediaData < 0 ? bytes : bytes.subarray(0, mediaData);

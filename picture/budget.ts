@@ -5,8 +5,8 @@
  *     decodes              decoded pictures; each waits for its turn in a short queue
  *     spools               rows on disk; no wait
  *
- * A waiting decode holds nothing that another decode waits for: it takes all its memory at once, and bodies have a share
- * of their own. So there is no deadlock.
+ * A waiting decode holds nothing that another decode waits for: it takes all its memory at once, and bodies have a
+ * share of their own. So there is no deadlock.
  *
  * Not here: what a format costs (read.ts), the settings (ops/settings.ts).
  */
@@ -150,8 +150,8 @@ export class PictureMemory {
   }
 
   /**
-   * Collects garbage where the process has grown beyond this memory and a fifth. By itself the collector lets garbage grow
-   * to as much as is in use: with a picture of 128 MB in memory, to as much again.
+   * Collects garbage where the process has grown beyond this memory and a fifth. By itself the collector lets garbage
+   * grow to as much as is in use: with a picture of 128 MB in memory, to as much again.
    */
   relieve(): void {
     if (process.memoryUsage.rss() < 1.2 * this.bytes) return;

@@ -1,7 +1,7 @@
 /**
  * How many pixels the first frame of a GIF really has. A decoder fills what is missing and does not say so.
  *
- *     signature · screen · palette · { extension } · frame: place, size, palette · LZW codes in blocks of up to 255 bytes
+ *     signature · screen · palette · { extension } · frame: place, size, palette · blocks of LZW codes
  *
  * Not here: the pixels (libvips decodes them).
  * Source: GIF89a (CompuServe, 1990), 20 to 22 and appendix F.

@@ -2,7 +2,8 @@
  * The size that the first bytes of a file promise, before the rest of it has arrived: so a picture that is too large is
  * refused at once.
  *
- * Not here: JPEG (jpeg.ts), AVIF (avif.ts); TIFF, whose directory may be at the end. What the decoder finds decides (read.ts); this is earlier only.
+ * Not here: JPEG (jpeg.ts), AVIF (avif.ts); TIFF, whose directory may be at the end. What the decoder finds decides
+ * (read.ts); this is earlier only.
  * Sources: RFC 9649 (WebP); GIF89a, 18.
  */
 import { sizeInAvif } from "./avif.ts";

@@ -3,8 +3,8 @@
  *
  *     SOI · (APPn, COM: metadata) · DQT, DHT, DRI: tables · SOF: the frame · { SOS: a scan · its data } · EOI
  *
- * libjpeg warns of odd metadata and of damaged data alike, by text alone. So the decoder gets a file that has no metadata
- * but the colour space and the orientation. Then each warning is about damage, and refuses the picture.
+ * libjpeg warns of odd metadata and of damaged data alike, by text alone. So the decoder gets a file that has no
+ * metadata but the colour space and the orientation. Then each warning is about damage, and refuses the picture.
  *
  * Invariant: a picture that passes has every scan that its frame needs. A decoder would fill the rest with grey.
  *

@@ -7,7 +7,7 @@
 /** Samples a pixel: grey, RGB or RGBA. */
 export type Channels = 1 | 3 | 4;
 
-/** A picture as a stream of rows, top to bottom: each block holds whole rows of `width × channels` bytes, interleaved. */
+/** A picture as a stream of rows, top to bottom. A block holds whole rows of `width × channels` bytes, interleaved. */
 export interface Raster {
   width: number;
   height: number;

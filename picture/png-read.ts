@@ -221,8 +221,8 @@ function isTransparency({ length }: ChunkHead, { colour, palette, transparency }
 }
 
 /**
- * The picture's rows, out of its scanlines. After the last row the file is read to its end: a little more image data cannot
- * change a pixel, but the checksum counts, and so does the rest of the file.
+ * The picture's rows, out of its scanlines. After the last row the file is read to its end: a little more image data
+ * cannot change a pixel, but the checksum counts, and so does the rest of the file.
  */
 async function* walk(
   file: ByteReader,

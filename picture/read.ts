@@ -5,8 +5,8 @@
  *     JPEG, WebP, TIFF, GIF, AVIF       held whole, decoded by sharp (libvips); of a GIF the first frame
  *     anything else                     refused (kinds.ts); libvips could read more (SVG, PDF), but does not get it
  *
- * libvips gets a file whose directory, frame or codes were read here before: what it would convert otherwise than OpenCV,
- * or fill with grey, is refused or converted here.
+ * libvips gets a file whose directory, frame or codes were read here before: what it would convert otherwise than
+ * OpenCV, or fill with grey, is refused or converted here.
  *
  * All formats go through the same luminance formula, so the same samples give the same grey. The size is checked in the
  * header, before pixels are allocated. The limit is lower where the picture is held whole.
@@ -172,8 +172,8 @@ async function decode(
 }
 
 /**
- * The kernel's formula as a matrix, in its first row. libvips computes it in 32-bit floats, which hold these sums exactly.
- * Half is added to the result before its fraction is cut off, so each pixel equals the kernel's.
+ * The kernel's formula as a matrix, in its first row. libvips computes it in 32-bit floats, which hold these sums
+ * exactly. Half is added to the result before its fraction is cut off, so each pixel equals the kernel's.
  */
 const LUMINANCE: [[number, number, number], [number, number, number], [number, number, number]] = [
   [9798 / 32768, 19235 / 32768, 3735 / 32768],

@@ -1,7 +1,7 @@
 /**
  * CMYK and YCbCr that the decoder leaves as they are → RGB, as OpenCV converts them.
  *
- * Sources: OpenCV, `icvCvt_CMYK2BGR_8u_C4C3R` (JPEG); libtiff, `TIFFYCbCrToRGBInit` and `putRGBcontig8bitCMYKtile` (TIFF).
+ * Sources: OpenCV, `icvCvt_CMYK2BGR_8u_C4C3R` (JPEG); libtiff, `TIFFYCbCrToRGBInit`, `putRGBcontig8bitCMYKtile` (TIFF).
  */
 
 /** How 8-bit samples become RGB: from `channels` of a pixel at `at` to three of `rgb`. */

@@ -1,8 +1,8 @@
 /**
  * A picture that is read twice. Its rows pass through the first time, and are kept in a file for the second.
  *
- * A job of two steps needs it, because the upload is gone after the first step. The file takes one byte a sample, in the
- * folder for temporary files (`TMPDIR`), so memory does not grow with the picture.
+ * A job of two steps needs it, because the upload is gone after the first step. The file takes one byte a sample, in
+ * the folder for temporary files (`TMPDIR`), so memory does not grow with the picture.
  *
  * Invariant: the file has no name from the start, so the system removes it when the process ends, however it ends.
  */

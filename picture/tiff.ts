@@ -7,8 +7,8 @@
  *
  * Only the first directory counts. docs/formats.md has the table of what is read.
  *
- * Invariant: after `readTiff` the directory holds nothing but the tags that decide pixels, so what is odd about the others
- * cannot refuse a picture. EXIF is a TIFF too, without a picture.
+ * Invariant: after `readTiff` the directory holds nothing but the tags that decide pixels, so what is odd about the
+ * others cannot refuse a picture. EXIF is a TIFF too, without a picture.
  *
  * Source: TIFF 6.0 (Adobe, 1992); TIFF Technical Notes 1 and 2; BigTIFF (LibTIFF).
  */
@@ -28,7 +28,7 @@ const ORIENTATION = 274;
 const [BITS, COMPRESSION, PHOTOMETRIC, SAMPLES, PLANAR] = [258, 259, 262, 277, 284];
 const [TILE_WIDTH, EXTRA, FORMAT, SUBSAMPLING] = [322, 338, 339, 530];
 const [INK_SET, COEFFICIENTS, REFERENCE] = [332, 529, 532];
-/** The tags that decide pixels: those above, size, strips, tiles, fill order, CCITT's options, predictor, palette, JPEG's tables. */
+/** The tags that decide pixels: also size, strips, tiles, fill order, CCITT's options, predictor, palette, tables. */
 const DECISIVE = new Set([
   ...[ORIENTATION, BITS, COMPRESSION, PHOTOMETRIC, SAMPLES, PLANAR, TILE_WIDTH, EXTRA, FORMAT, SUBSAMPLING, REFERENCE],
   ...[256, 257, 266, 273, 278, 279, 292, 293, 317, 320, 323, 324, 325, INK_SET, 347, COEFFICIENTS, 531],

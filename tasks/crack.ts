@@ -1,6 +1,6 @@
 /**
- * Finds the word of lower-case letters that has a given MD5: why a short password is none. A list task: each piece is the
- * words of one length with the same beginning.
+ * Finds the word of lower-case letters that has a given MD5: why a short password is none. A list task: each piece is
+ * the words of one length with the same beginning.
  */
 import { createHash } from "node:crypto";
 import { listTask } from "../task.ts";

@@ -1,6 +1,6 @@
 /**
- * Histogram equalization: spreads the greys so that each is about as frequent as any other. It needs the histogram of the
- * whole picture, so such a job has two steps. The table of new greys is a parameter that the first step finds.
+ * Histogram equalization: spreads the greys so that each is about as frequent as any other. It needs the histogram of
+ * the whole picture, so such a job has two steps. The table of new greys is a parameter that the first step finds.
  *
  * Equal to OpenCV's `equalizeHist(grey)`: with a scale of single precision, and halves rounded to even.
  */

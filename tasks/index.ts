@@ -106,7 +106,7 @@ export async function allTasks(own: Tasks, results: Results): Promise<Task[]> {
   return [...own.names().map((name) => own.newest(name)!), ...others.map((name) => offered.newest(name)!)];
 }
 
-/** The newest version of a task, or that of its name: `grow.1`, `grow.2`. Undefined if neither the program nor a live worker has it. */
+/** The newest version of a task, or that of its name: `grow.1`, `grow.2`. Undefined if no live program has it. */
 export async function findTask(own: Tasks, results: Results, name: string): Promise<Task | undefined> {
   const wire = name.replace(/\.1$/, "");
   const known = own.newest(name) ?? own.get(wire);
@@ -120,7 +120,7 @@ export async function faultOf(own: Tasks, results: Results, name: string): Promi
   return (await offeredTasks(own, results)).faults.get(name);
 }
 
-/** The version with which a job was begun, for a client that sends its picture again. Undefined if no program has it. */
+/** The version with which a job was begun, for a client that sends again. Undefined if no program has it. */
 export async function findTaskToResume(
   own: Tasks,
   results: Results,
@@ -161,7 +161,7 @@ async function offeredTasks(own: Tasks, results: Results): Promise<Tasks> {
   return offered;
 }
 
-/** The setting `WORKER_TASKS`: `grow` means all its versions, `grow.2` one. Undefined where it is not set: all tasks. */
+/** The setting `WORKER_TASKS`: `grow` means all its versions, `grow.2` one. Undefined where it is not set: all. */
 export function onlyThese(tasks: Tasks, setting: string | undefined): string[] | undefined {
   const names = namesIn(setting);
   if (names.length === 0) return undefined;

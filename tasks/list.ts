@@ -1,9 +1,10 @@
 /**
  * The pieces of a list task as bands: a band is one piece, or several where they are many.
  *
- * An iterable is counted before it is enqueued, and cut evenly: a list of up to `EVEN_BANDS` pieces has a band for each.
- * An async iterable may cut the body of a request while it arrives, so its length is known only at the end. Its bands take
- * more and more pieces, but not more bytes than `FULL_BYTES`. So a million pieces are some hundred bands either way.
+ * An iterable is counted before it is enqueued, and cut evenly: a list of up to `EVEN_BANDS` pieces has a band for
+ * each. An async iterable may cut the body of a request while it arrives, so its length is known only at the end. Its
+ * bands take more and more pieces, but not more bytes than `FULL_BYTES`. So a million pieces are some hundred bands
+ * either way.
  *
  * Invariant: the same request gives the same bands, and at most a few pieces are held at a time.
  *
@@ -43,8 +44,8 @@ const TURN = 4096;
 /**
  * Counts the pieces, or makes the first of them.
  * @param body of the request, of about `announced` bytes; 0 where that is not known
- * @throws TaskError if a piece is not JSON or too long, or if there is none; ImageError if the body cannot be cut; whatever
- *   the task throws
+ * @throws TaskError if a piece is not JSON or too long, or if there is none; ImageError if the body cannot be cut;
+ *   whatever the task throws
  */
 export async function listPieces(
   task: ListTask,

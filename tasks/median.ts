@@ -1,11 +1,11 @@
 /**
- * Median filter: each pixel becomes the median of the square around it, several times over. It is the task of real work: a
- * pixel costs about `4 × radius × times` steps, so the speed-up with more workers is seen.
+ * Median filter: each pixel becomes the median of the square around it, several times over. It is the task of real
+ * work: a pixel costs about `4 × radius × times` steps, so the speed-up with more workers is seen.
  *
  * Equal to OpenCV's `medianBlur` on a picture that is reflected at its edges (BORDER_REFLECT_101), pixel for pixel.
  *
- * Huang, Yang and Tang (1979): the histogram of the square moves along the row, one column out and one in, and the median
- * moves with it.
+ * Huang, Yang and Tang (1979): the histogram of the square moves along the row, one column out and one in, and the
+ * median moves with it.
  */
 import { reflectedColumns } from "../chunk.ts";
 import { pictureTask } from "../task.ts";

@@ -5,8 +5,9 @@
  *     halo    rows, an expression of one parameter ("radius", "2*radius+1", rounded up), or a table by its values
  *             ({ "param": "size", "3": 1, "5": 2 })
  *     merge   of a data or list task, by name: `MERGES`
- *     pieces  of a list task: a range ({ "from": 0, "to": "below", "step": 1000 }: pieces [from, to)), an array parameter whose
- *             items are the pieces ({ "each": "names" }), or the body, cut ({ "lines": 65536 }, "words", "bytes")
+ *     pieces  of a list task: a range ({ "from": 0, "to": "below", "step": 1000 }: pieces [from, to)), an array
+ *             parameter whose items are the pieces ({ "each": "names" }), or the body, cut ({ "lines": 65536 },
+ *             "words", "bytes")
  *     first   { "param": "counts", "task": "histogram" }: the data of that task becomes the parameter
  *
  * Invariant: an offer is only data. None of it is run as code.
@@ -48,7 +49,7 @@ const MERGES: Record<string, (a: unknown, b: unknown) => unknown> = {
   first: (a, b) => a ?? b,
 };
 
-/** What workers of this project offer of a task. Null if coordinators need its module, for one of its functions or tasks. */
+/** What workers of this project offer of a task. Null if coordinators need its module, for a function or a task. */
 export function offerOf(task: Task): Offer | null {
   if (isData(task) || task.first) return null;
   const { name, version, description, params, channels, resultChannels, halo, shrink, bandPixels } = task;

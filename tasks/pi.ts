@@ -2,8 +2,9 @@
  * The digits of π. A list task: each piece is a run of terms of one of the series in Machin's formula (1706),
  * π = 16 arctan(1/5) − 4 arctan(1/239), with arctan(1/x) = 1/x − 1/3x³ + 1/5x⁵ − …
  *
- * In whole numbers: a term is rounded down to a multiple of 10^−(digits + `GUARD`), whatever piece it is in. So the sum is
- * the same for any pieces, and the guard digits hold the rounding errors. A BigInt travels as a string: JSON has none.
+ * In whole numbers: a term is rounded down to a multiple of 10^−(digits + `GUARD`), whatever piece it is in. So the sum
+ * is the same for any pieces, and the guard digits hold the rounding errors. A BigInt travels as a string: JSON has
+ * none.
  */
 import { listTask } from "../task.ts";
 

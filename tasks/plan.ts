@@ -34,7 +34,7 @@ export function planOf(task: Task, asked: Asked, { width, height, channels }: Om
   return { ...shared, bandsBy: shared.bands > sized.bands ? ("workers" as const) : ("size" as const) };
 }
 
-/** The size of the result, and how many of its rows come from a band. The last row and column may be of fewer pixels. */
+/** The size of the result, and how many of its rows come from a band. The last row and column may have fewer pixels. */
 export function resultOf({
   width,
   height,

@@ -38,7 +38,8 @@ export interface BandToRun {
 /**
  * Runs a task on a band.
  * @returns the pixels of the result's rows; the JSON of a data task
- * @throws whatever the task throws; TaskError if it returns something else; ParamError; RangeError if the halo is too small
+ * @throws whatever the task throws; TaskError if it returns something else; ParamError; RangeError if the halo is too
+ *   small
  */
 export async function runTask(task: Task, band: BandToRun): Promise<Uint8Array | string> {
   const params = checkedValues(task, band.params);
@@ -115,8 +116,8 @@ function jsonOf(task: DataTask | ListTask, data: unknown): string {
 const HINTS: Record<string, string> = { Array: ": use Array.from", Promise: ": await it in run" };
 
 /**
- * The first value that JSON would change or drop, and its place: `Infinity at least`. Null if there is none. An undefined
- * property may be dropped: it still reads as undefined.
+ * The first value that JSON would change or drop, and its place: `Infinity at least`. Null if there is none. An
+ * undefined property may be dropped: it still reads as undefined.
  */
 function lostInJson(data: unknown, path = "", parents: object[] = []): string | null {
   const at = path && ` at ${path}`;

@@ -1,6 +1,6 @@
 /**
- * The thread that a worker's tasks run in: the process answers the broker's heartbeats while a band is computed, and a task
- * that does not end can be terminated. Both sides are in this file.
+ * The thread that a worker's tasks run in: the process answers the broker's heartbeats while a band is computed, and a
+ * task that does not end can be terminated. Both sides are in this file.
  *
  * Invariant: what a task throws costs its band at most. The process goes on.
  *
@@ -25,7 +25,7 @@ interface Failed {
   at?: string | undefined;
 }
 
-/** A band for the thread. The buffer and not a view of it: Deno searches every view it is sent for ports, byte by byte. */
+/** A band for the thread. The buffer and not a view of it: Deno searches every view that it is sent, byte by byte. */
 type Order = Omit<Chunk, "pixels"> & { pixels: ArrayBuffer; at: number };
 
 export interface BandResult {

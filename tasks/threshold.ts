@@ -2,9 +2,9 @@
  * Threshold: white above a level, black up to it. The default is Otsu's level, which needs the histogram of the whole
  * picture before the first pixel is written. So such a job has two steps.
  *
- * Otsu (1979): the level that divides the greys into two classes with the greatest variance between them,
- * q1 · q2 · (mean1 − mean2)². Of several, the lowest. In doubles and in the order of OpenCV, so that the level equals that
- * of `threshold(grey, 0, 255, THRESH_BINARY | THRESH_OTSU)`.
+ * Otsu (1979): the level that divides the greys into two classes with the greatest variance between them, q1 · q2 ·
+ * (mean1 − mean2)². Of several, the lowest. In doubles and in the order of OpenCV, so that the level equals that of
+ * `threshold(grey, 0, 255, THRESH_BINARY | THRESH_OTSU)`.
  */
 import { pictureTask } from "../task.ts";
 import { task as histogram } from "./histogram.ts";

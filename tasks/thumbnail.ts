@@ -1,6 +1,6 @@
 /**
- * A small picture: a pixel is the mean of a square, as OpenCV's `resize` with `INTER_AREA` and a whole factor. At the right
- * and lower edge, a square may have fewer pixels.
+ * A small picture: a pixel is the mean of a square, as OpenCV's `resize` with `INTER_AREA` and a whole factor. At the
+ * right and lower edge, a square may have fewer pixels.
  */
 import { pictureTask } from "../task.ts";
 

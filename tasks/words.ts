@@ -1,9 +1,9 @@
 /**
- * Counts the lines and words of a text, as `wc` does, and finds its most frequent words. A list task that takes a text: it
- * is cut between words while it arrives, so a text may be longer than any memory.
+ * Counts the lines and words of a text, as `wc` does, and finds its most frequent words. A list task that takes a text:
+ * it is cut between words while it arrives, so a text may be longer than any memory.
  *
- * A word is what is between white space. For the most frequent, letters count as lower case, and only letters, digits and
- * apostrophes count.
+ * A word is what is between white space. For the most frequent, letters count as lower case, and only letters, digits
+ * and apostrophes count.
  */
 import { listTask } from "../task.ts";
 

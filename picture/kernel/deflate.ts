@@ -6,7 +6,7 @@
  *                   how many code lengths follow, the code for them, the lengths
  *                   literals and runs; a run is a length and the distance 1
  *                   the end of the block
- *     at the end    a sync flush: 3 bits, an empty stored block; zeros up to a byte; 00 00 ff ff; more blocks may follow
+ *     at the end    a sync flush: 3 bits, an empty stored block; zeros up to a byte; 00 00 ff ff; more may follow
  *
  * Invariant: the same input gives the same bytes on every runtime. The zlibs of runtimes differ.
  *
