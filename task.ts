@@ -81,6 +81,8 @@ interface TaskBase<P extends Params> {
   /** One line for the page. */
   description?: string;
   params?: P;
+  /** Set when it is loaded: its file, as errors name it. */
+  readonly file?: string;
 }
 
 /** Of a picture. */
@@ -165,6 +167,11 @@ export class ParamError extends Error {
 /** The author's fault: a task that breaks the interface. */
 export class TaskError extends Error {
   override name = "TaskError";
+
+  constructor(message: string, task?: Pick<Task, "name" | "file">, options?: ErrorOptions) {
+    super(task ? `task ${task.name}: ${message}` : message, options);
+    if (task?.file) Object.assign(this, { at: task.file }); // as of what a task throws (tasks/thrown.ts)
+  }
 }
 
 /** Rows. With more, bands would be mostly halo. */
@@ -180,14 +187,20 @@ export function pictureTask<const P extends Params = Record<never, never>>(task:
 export function dataTask<Part, Whole = Part, const P extends Params = Record<never, never>>(
   task: DataTask<P, Part, Whole>,
 ): DataTask {
-  return task as unknown as DataTask;
+  return having(task, "merge") as unknown as DataTask;
 }
 
 /** The same for a list task. */
 export function listTask<Piece, Part, Whole = Part, const P extends Params = Record<never, never>>(
   task: ListTask<P, Piece, Part, Whole>,
 ): ListTask {
-  return task as unknown as ListTask;
+  return having(task, "pieces", "merge") as unknown as ListTask;
+}
+
+/** Without these functions it would be checked as a task of another kind. */
+function having<T extends object>(task: T, ...names: string[]): T {
+  for (const name of names) if (!(name in task)) throw new TaskError(`expected a function ${name}, got undefined`);
+  return task;
 }
 
 /** Whether it returns JSON. */
@@ -236,18 +249,17 @@ export function derivedParams(
   const found: Record<string, unknown> = find(data, given);
   const open = params.filter((param) => given[param] === undefined);
   const missing = open.find((param) => found?.[param] === undefined);
-  if (missing !== undefined)
-    throw new TaskError(`task ${task.name}: expected find to return ${missing}, got ${shown(found)}`);
+  if (missing !== undefined) throw new TaskError(`expected find to return ${missing}, got ${shown(found)}`, task);
   const derived = Object.fromEntries(open.map((param) => [param, found[param]]));
   checkedValues(task, { ...given, ...derived });
   return derived as Values;
 }
 
 /** Rows of halo for these values. @throws TaskError if they are not 0 to `MAX_HALO` */
-export function haloOf(task: Pick<Task, "name" | "halo">, params: Values): number {
+export function haloOf(task: Pick<Task, "name" | "file" | "halo">, params: Values): number {
   const halo = typeof task.halo === "function" ? task.halo(params) : (task.halo ?? 0);
   if (isHalo(halo)) return halo;
-  throw new TaskError(`task ${task.name}: expected a halo of 0 to ${MAX_HALO} rows, got ${halo}`);
+  throw new TaskError(`expected a halo of 0 to ${MAX_HALO} rows, got ${halo}`, task);
 }
 
 export function resultChannelsOf(task: Task): Channels {
@@ -259,7 +271,7 @@ export function shrinkOf(task: Task, params: Values): number {
   if (isData(task)) return 1;
   const shrink = typeof task.shrink === "function" ? task.shrink(params) : (task.shrink ?? 1);
   if (isShrink(shrink)) return shrink;
-  throw new TaskError(`task ${task.name}: expected to shrink by 1 to ${MAX_SHRINK}, got ${shrink}`);
+  throw new TaskError(`expected to shrink by 1 to ${MAX_SHRINK}, got ${shrink}`, task);
 }
 
 const isWhole = (value: unknown, from: number, to: number) =>
@@ -375,6 +387,7 @@ function wanted(schema: Param | Scalar): string {
 
 /** A value as an error quotes it. */
 export function shown(value: unknown): string {
-  const text = typeof value === "number" ? String(value) : (JSON.stringify(value) ?? typeof value);
+  const isNumber = typeof value === "number" || typeof value === "bigint";
+  const text = isNumber ? String(value) : (JSON.stringify(value) ?? typeof value);
   return text.length > 200 ? `${text.slice(0, 200)}…` : text;
 }

@@ -6,7 +6,7 @@
 import type { HeldMemory } from "../picture/budget.ts";
 import { ImageError, type PixelLimits, type Raster } from "../picture/picture.ts";
 import { readImage } from "../picture/read.ts";
-import { isList, type ListTask, ParamError, type Task } from "../task.ts";
+import { isList, ParamError, type Task } from "../task.ts";
 import { listPieces, type PieceList } from "../tasks/list.ts";
 import type { Asked } from "../tasks/plan.ts";
 import { sentenceOf } from "../tasks/thrown.ts";
@@ -40,12 +40,12 @@ export async function inputOf(
   }
   const params = paramsOf(request, task, task.takes ? "" : await upload.text());
   const body = task.takes ? await upload.file(request, task.takes) : nothing();
-  const image = await listPieces(task, params, body, upload.announced).catch((error) => blame(error, task));
+  const image = await listPieces(task, params, body, upload.announced).catch(blame);
   const bands: PieceList["bands"] = async function* (plan) {
     try {
       yield* image.bands(plan);
     } catch (error) {
-      blame(error, task);
+      blame(error);
     }
   };
   return { asked: { ...asked, params, bandPixels: image.bandPixels }, image: { ...image, bands } };
@@ -54,8 +54,8 @@ export async function inputOf(
 async function* nothing(): AsyncGenerator<Uint8Array> {}
 
 /** What is not the client's fault is the task's. */
-function blame(error: unknown, { name }: ListTask): never {
+function blame(error: unknown): never {
   if (error instanceof ParamError) throw new HttpError(400, error.message);
   if (error instanceof HttpError || error instanceof ImageError) throw error;
-  throw new JobError("failed", `the task failed: ${name}: ${sentenceOf(error as Error)}`);
+  throw new JobError("failed", `the task failed: ${sentenceOf(error as Error)}`);
 }

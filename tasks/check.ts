@@ -126,7 +126,7 @@ function defaultsOf(task: Task): Values {
   try {
     return checkedValues(task, {});
   } catch (error) {
-    throw new TaskError(`default of ${(error as Error).message}`, { cause: error });
+    throw new TaskError(`default of ${(error as Error).message}`, undefined, { cause: error });
   }
 }
 

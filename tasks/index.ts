@@ -11,7 +11,7 @@ import { resolve } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
 
 import type { Results } from "../backends.ts";
-import { isData, type Task, versionOf, wireName } from "../task.ts";
+import { isData, type Task, TaskError, versionOf, wireName } from "../task.ts";
 import { expectTask } from "./check.ts";
 import { taskOf } from "./offer.ts";
 import { errorOf, placed, sentenceOf, shortOf } from "./thrown.ts";
@@ -64,7 +64,8 @@ export async function loadTasks(modules?: string): Promise<Tasks> {
       tasks.files.set(name, file);
       origin.set(name, label);
     } catch (error) {
-      const sentence = sentenceOf(error as Error).replace(` (${shortOf(file)})`, ""); // the label has it
+      const fault = error instanceof TaskError ? error : errorOf(error, file, "the file");
+      const sentence = sentenceOf(fault).replace(` (${shortOf(file)})`, ""); // the label has it
       throw new Error(`${label}: ${sentence}`, { cause: error });
     }
   }
@@ -84,9 +85,7 @@ function addFirstStep(tasks: Tasks, task: Task): void {
 
 async function load(file: string): Promise<Task> {
   if (!existsSync(file)) throw new Error("expected a module, but there is no such file");
-  const { task } = await (import(pathToFileURL(file).href) as Promise<{ task?: Partial<Task> }>).catch((error) => {
-    throw errorOf(error, file, "the file");
-  });
+  const { task }: { task?: Partial<Task> } = await import(pathToFileURL(file).href);
   expectTask(task);
   return placed(task, file);
 }

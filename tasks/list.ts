@@ -13,6 +13,7 @@
 import type { Band, Plan } from "../chunk.ts";
 import { ImageError, startingWith } from "../picture/picture.ts";
 import { type Input, type ListTask, TaskError, type Values } from "../task.ts";
+import { jsonOf } from "./run.ts";
 
 /** The pieces of a job, in the place of a picture: `height` pieces, the longest of `width` bytes as JSON. */
 export interface PieceList {
@@ -55,34 +56,40 @@ export async function listPieces(
 ): Promise<PieceList> {
   const input = new Body(body);
   const pieces = task.pieces(params, input);
-  if (!(Symbol.iterator in pieces)) return streamedPieces(pieces, input, announced);
+  if (!(Symbol.iterator in pieces)) return streamedPieces(task, pieces, input, announced);
   let [width, height] = [1, 0];
   for (const piece of pieces) {
-    width = Math.max(width, Buffer.byteLength(encoded(piece)));
-    if (++height > MAX_PIECES) throw new TaskError(`expected at most ${MAX_PIECES} pieces, got more`);
+    width = Math.max(width, Buffer.byteLength(encoded(task, piece)));
+    if (++height > MAX_PIECES) throw new TaskError(`expected at most ${MAX_PIECES} pieces, got more`, task);
     if (height % TURN === 0) await turn();
   }
-  if (height === 0) throw noPieces();
-  const again = () => task.pieces(params, input);
+  if (height === 0) throw noPieces(task);
+  const again = () => counted(task, task.pieces(params, input) as Iterable<unknown>, height);
   const bandPixels = width * Math.ceil(height / EVEN_BANDS);
-  const bands = ({ rows }: Pick<Plan, "rows">) => batches(again(), (_, count) => count >= rows);
+  const bands = ({ rows }: Pick<Plan, "rows">) => batches(task, again(), (_, count) => count >= rows);
   return { width, height, channels: 1, isCounted: true, bandPixels, bands };
 }
 
-async function streamedPieces(pieces: AsyncIterable<unknown>, input: Body, announced: number): Promise<PieceList> {
+async function streamedPieces(
+  task: ListTask,
+  pieces: AsyncIterable<unknown>,
+  input: Body,
+  announced: number,
+): Promise<PieceList> {
   const iterator = pieces[Symbol.asyncIterator]();
   // The first piece begins to read, so the size of the pieces is known afterwards.
   const first = await iterator.next();
-  if (first.done) throw noPieces();
+  if (first.done) throw noPieces(task);
   const height = Math.max(1, Math.ceil(announced / input.size));
   const isFull = (number: number, count: number, bytes: number) =>
     bytes >= FULL_BYTES || count >= 2 ** Math.floor(number / GROWTH);
-  const bands = () => batches(startingWith(first.value, iterator), isFull);
+  const bands = () => batches(task, startingWith(first.value, iterator), isFull);
   return { width: 1, height, channels: 1, isCounted: false, bandPixels: 1, bands };
 }
 
 /** @param isFull whether the band with this number, of so many pieces and bytes, takes no more */
 async function* batches(
+  task: ListTask,
   pieces: Iterable<unknown> | AsyncIterable<unknown>,
   isFull: (number: number, count: number, bytes: number) => boolean,
 ): AsyncGenerator<Band> {
@@ -94,7 +101,7 @@ async function* batches(
     return { number, y, rows: texts.length, width: pixels.length, channels: 1, halo: [0, 0], pixels, isList: true };
   };
   for await (const piece of pieces) {
-    const text = encoded(piece);
+    const text = encoded(task, piece);
     texts.push(text);
     bytes += text.length;
     if (texts.length % TURN === 0) await turn();
@@ -105,16 +112,26 @@ async function* batches(
   if (texts.length > 0) yield band();
 }
 
-function encoded(piece: unknown): string {
-  const text = JSON.stringify(piece) as string | undefined;
-  if (text === undefined) throw new TaskError(`expected pieces that JSON can hold, got ${typeof piece}`);
-  const bytes = Buffer.byteLength(text);
-  if (bytes <= MAX_PIECE_BYTES) return text;
-  throw new TaskError(`expected pieces of at most ${MAX_PIECE_BYTES} bytes as JSON, got ${bytes}`);
+/** The second walk. A list that changes in between would lose pieces. */
+function* counted(task: ListTask, pieces: Iterable<unknown>, height: number): Generator<unknown> {
+  let count = 0;
+  for (const piece of pieces) {
+    if (++count > height) break;
+    yield piece;
+  }
+  if (count !== height)
+    throw new TaskError(`expected pieces to give as many again, got ${height}, then ${count}`, task);
 }
 
-function noPieces(): TaskError {
-  return new TaskError("expected at least one piece for these parameters, got none");
+function encoded(task: ListTask, piece: unknown): string {
+  const text = jsonOf(task, piece, "pieces");
+  const bytes = Buffer.byteLength(text);
+  if (bytes <= MAX_PIECE_BYTES) return text;
+  throw new TaskError(`expected pieces of at most ${MAX_PIECE_BYTES} bytes as JSON, got ${bytes}`, task);
+}
+
+function noPieces(task: ListTask): TaskError {
+  return new TaskError("expected at least one piece for these parameters, got none", task);
 }
 
 const turn = () => new Promise((wake) => setImmediate(wake));

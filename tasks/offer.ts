@@ -68,7 +68,7 @@ export function taskOf(
   report: (fault: string) => void = () => {},
 ): Task | null {
   const run = () => {
-    throw new TaskError(`task ${offer.name}: expected to be run by the workers that offer it`);
+    throw new TaskError("expected to be run by the workers that offer it", offer);
   };
   try {
     const { name, version, description, params, channels, resultChannels, shrink, bandPixels, merge, pieces } = offer;

@@ -44,7 +44,7 @@ export interface BandToRun {
 export async function runTask(task: Task, band: BandToRun): Promise<Uint8Array | string> {
   const params = checkedValues(task, band.params);
   const [expected, found] = [isList(task), band.isList === true].map((list) => (list ? "pieces" : "a picture"));
-  if (expected !== found) throw new TaskError(`task ${task.name}: expected a message with ${expected}, got ${found}`);
+  if (expected !== found) throw new TaskError(`expected a message with ${expected}, got ${found}`, task);
   if (isList(task)) return runPieces(task, band.pixels, params);
   const { width, height } = band;
   const [above, below] = band.halo;
@@ -63,9 +63,10 @@ export async function runTask(task: Task, band: BandToRun): Promise<Uint8Array |
   const shrink = shrinkOf(task, params);
   const [w, h, depth] = [Math.ceil(width / shrink), Math.ceil(rows / shrink), resultChannelsOf(task)];
   if (bytes instanceof Uint8Array && bytes.length === h * w * depth) return bytes;
-  const got = bytes instanceof Uint8Array ? bytes.length : ((bytes as object | null)?.constructor?.name ?? bytes);
+  const got =
+    bytes instanceof Uint8Array ? `${bytes.length} bytes` : ((bytes as object | null)?.constructor?.name ?? bytes);
   const pixels = depth === 1 ? "pixels" : `pixels of ${depth} bytes`;
-  throw new TaskError(`task ${task.name}: expected ${h} × ${w} ${pixels}, got ${got}`);
+  throw new TaskError(`expected a Uint8Array of ${w} × ${h} ${pixels}, got ${got}`, task);
 }
 
 /** As `runTask`, in the form in which a result is stored: a PNG as `encodeBand` makes it, or JSON in UTF-8. */
@@ -107,9 +108,10 @@ export function finished(task: DataTask | ListTask, all: unknown, params: Values
   return whole;
 }
 
-function jsonOf(task: DataTask | ListTask, data: unknown): string {
+/** @throws TaskError where JSON would change it */
+export function jsonOf(task: DataTask | ListTask, data: unknown, what = "data"): string {
   const lost = lostInJson(data);
-  if (lost !== null) throw new TaskError(`task ${task.name}: expected data that JSON can hold, got ${lost}`);
+  if (lost !== null) throw new TaskError(`expected ${what} that JSON can hold, got ${lost}`, task);
   return JSON.stringify(data);
 }
 

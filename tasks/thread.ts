@@ -11,10 +11,9 @@ import { parentPort, Worker as Thread, workerData } from "node:worker_threads";
 import { type Chunk, rowsCrc } from "../chunk.ts";
 import { within } from "../ops/deadline.ts";
 import type { Log } from "../ops/log.ts";
-import { TaskError } from "../task.ts";
 import { loadTasks } from "./index.ts";
 import { encodedResult } from "./run.ts";
-import { type Placed, shortOf } from "./thrown.ts";
+import type { Placed } from "./thrown.ts";
 
 /** Marks the threads that this file starts. A thread that only imports it does not serve tasks. */
 const ROLE = "tasks";
@@ -122,9 +121,7 @@ async function serveTasks(modules: string | undefined): Promise<void> {
       port.postMessage({ made, crc } satisfies BandResult, moved);
     } catch (error) {
       const { message, at } = error as Placed;
-      // What a task returned has no line.
-      const file = error instanceof TaskError ? tasks.files.get(last) : undefined;
-      port.postMessage({ error: message, at: at ?? (file && shortOf(file)) } satisfies Failed);
+      port.postMessage({ error: message, at } satisfies Failed);
     }
   });
 }

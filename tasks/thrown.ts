@@ -8,7 +8,7 @@
 import { relative, sep } from "node:path";
 import { fileURLToPath } from "node:url";
 import { stripVTControlCharacters } from "node:util";
-import { isData, isList, shown, type Task } from "../task.ts";
+import { isData, isList, shown, type Task, TaskError } from "../task.ts";
 
 export type Placed = Error & { at?: string | undefined };
 
@@ -28,7 +28,7 @@ export function placed(task: Task, file: string): Task {
   const first = isData(task) ? undefined : task.first;
   if (first) own.first = { ...first, task: placed(first.task, file), find: guarded(first.find, "find") };
   // The rest of it may be inherited, as from a class.
-  return Object.assign(Object.create(task), own);
+  return Object.assign(Object.create(task, { file: { value: shortOf(file) } }), own);
 
   function guarded(call: Call, name: string): Call {
     const fail = (error: unknown): never => {
@@ -37,7 +37,10 @@ export function placed(task: Task, file: string): Task {
     return (...args: never[]) => {
       try {
         const made = call.apply(task, args);
-        return made instanceof Promise ? made.catch(fail) : made;
+        if (!(made instanceof Promise)) return made;
+        if (name === "run") return made.catch(fail);
+        made.catch(() => {});
+        throw new TaskError(`expected ${name} to return a value, got a Promise: only run is awaited`, task);
       } catch (error) {
         fail(error);
       }
@@ -45,8 +48,10 @@ export function placed(task: Task, file: string): Task {
   }
 
   function walked(made: Iterable<unknown> | AsyncIterable<unknown>): Iterable<unknown> | AsyncIterable<unknown> {
+    if (made instanceof Promise) return made as never; // `guarded` refuses it
     if (Symbol.iterator in Object(made)) return each(made as Iterable<unknown>);
-    return Symbol.asyncIterator in Object(made) ? eachAwaited(made as AsyncIterable<unknown>) : made;
+    if (Symbol.asyncIterator in Object(made)) return eachAwaited(made as AsyncIterable<unknown>);
+    throw new TaskError(`expected pieces to return an iterable, such as a list, got ${shown(made)}`, task);
   }
 
   function* each(made: Iterable<unknown>) {

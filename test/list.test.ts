@@ -125,9 +125,25 @@ describe("a list is cut", () => {
   test("only into pieces that JSON can hold", async () => {
     const of = (list: unknown[]) => listTask({ name: "odd", pieces: () => list, run: () => 1, merge: (a, b) => a + b });
     await expect(bandsOf(of([undefined]))).rejects.toThrow("expected pieces that JSON can hold, got undefined");
+    await expect(bandsOf(of([[1, Number.NaN]]))).rejects.toThrow(
+      "task odd: expected pieces that JSON can hold, got NaN at [1]",
+    );
+    await expect(bandsOf(of([1n]))).rejects.toThrow("expected pieces that JSON can hold, got bigint");
     await expect(bandsOf(of([]))).rejects.toThrow("expected at least one piece for these parameters, got none");
     await expect(bandsOf(of(["x".repeat(10 << 20)]))).rejects.toThrow(
       "expected pieces of at most 9437184 bytes as JSON",
+    );
+  });
+
+  test.each([-1, 1])("of which the second walk gives as many as the first: %#", async (more) => {
+    let count = 5;
+    const pieces = () => {
+      count += more;
+      return Array.from({ length: count }, () => 0);
+    };
+    const odd = listTask({ name: "odd", pieces, run: () => 1, merge: (a, b) => a + b });
+    await expect(bandsOf(odd)).rejects.toThrow(
+      `expected pieces to give as many again, got ${5 + more}, then ${5 + 2 * more}`,
     );
   });
 
@@ -255,8 +271,13 @@ function expectLists(originOf: () => string) {
         /^body: expected the parameters as a JSON object or as name=value&…, got 7 characters/,
       ],
       ["/tasks/primes", "\x89PNG", 400, /^body: expected the parameters .*, or none: primes takes no file$/],
-      ["/tasks/many?n=0", "", 500, /^the task failed: many: expected at least one piece/],
-      ["/tasks/many?n=9&fail=5", "", 500, "the task failed: many: piece 5 cannot be made (test/tasks/many.ts:14)"],
+      [
+        "/tasks/many?n=0",
+        "",
+        500,
+        /^the task failed: task many: expected at least one piece .* \(test\/tasks\/many\.ts\)$/,
+      ],
+      ["/tasks/many?n=9&fail=5", "", 500, "the task failed: piece 5 cannot be made (test/tasks/many.ts:14)"],
       ["/tasks/words", "x".repeat(5 << 20), 413, "word too long: expected at most 4194304 bytes, got more"],
     ] as [string, string, number, string | RegExp][]) {
       const answer = await ask(path, { method: "POST", body });

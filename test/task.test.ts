@@ -131,9 +131,17 @@ describe("a task", () => {
   });
 
   test.each([
-    ["fewer pixels", () => new Uint8Array(19), "task plain: expected 4 × 5 pixels, got 19"],
-    ["an array", () => [1, 2, 3] as unknown as Uint8Array, "task plain: expected 4 × 5 pixels, got Array"],
-    ["nothing", () => undefined as unknown as Uint8Array, "task plain: expected 4 × 5 pixels, got undefined"],
+    ["fewer pixels", () => new Uint8Array(19), "task plain: expected a Uint8Array of 5 × 4 pixels, got 19 bytes"],
+    [
+      "an array",
+      () => [1, 2, 3] as unknown as Uint8Array,
+      "task plain: expected a Uint8Array of 5 × 4 pixels, got Array",
+    ],
+    [
+      "nothing",
+      () => undefined as unknown as Uint8Array,
+      "task plain: expected a Uint8Array of 5 × 4 pixels, got undefined",
+    ],
   ])("that returns %s fails", async (_, run, sentence) => {
     await expect(runTask({ ...plain, run }, band)).rejects.toThrow(sentence);
   });
@@ -169,7 +177,9 @@ describe("a task", () => {
     };
     expect(await by(2, 2 * 3 * 3)).toHaveLength(18); // of 4 × 5 pixels
     expect(await by(3, 2 * 2 * 3)).toHaveLength(12);
-    await expect(by(2, 20)).rejects.toThrow("task plain: expected 2 × 3 pixels of 3 bytes, got 20");
+    await expect(by(2, 20)).rejects.toThrow(
+      "task plain: expected a Uint8Array of 3 × 2 pixels of 3 bytes, got 20 bytes",
+    );
     await expect(by(257, 3)).rejects.toThrow("task plain: expected to shrink by 1 to 256, got 257");
   });
 
@@ -195,7 +205,7 @@ describe("a task", () => {
     }
     const same = { ...red, run: ({ pixels }: { pixels: Uint8Array }) => pixels };
     await expect(runTask(same, { ...band, channels: 3, pixels, halo: [0, 0] })).rejects.toThrow(
-      "expected 9 × 5 pixels, got 135",
+      "expected a Uint8Array of 5 × 9 pixels, got 135 bytes",
     );
   });
 

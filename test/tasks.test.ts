@@ -2,6 +2,7 @@
 // different tasks, different versions, or are written in another language.
 //
 // The expected bytes are those of the one-machine program (cli/local.ts).
+
 import { afterAll, afterEach, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { spawnSync } from "node:child_process";
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
@@ -217,15 +218,22 @@ describe("a task's own functions", () => {
     programs.push(program);
     const [origin] = await program.waitFor(/http:\/\/127\.0\.0\.1:\d+/);
     for (const [task, sentence] of [
-      ["no-halo?by=-1", "the task failed: task no-halo: expected a halo of 0 to 256 rows, got -1"],
+      ["no-halo?by=-1", "the task failed: task no-halo: expected a halo of 0 to 256 rows, got -1 (no-halo.ts)"],
       ["no-finish", "the task failed: nothing can be made of this (no-finish.ts:1)"],
       ["no-find", "the task failed: nothing was found (no-find.ts:2)"],
       ["no-error", 'band 0: failed 3 times: run: expected an Error to be thrown, got "sick" (no-error.ts)'],
       ["no-await", "run: expected an Error to be thrown, got a Promise: is an await missing? (no-await.ts)"],
-      ["no-pixels", "task no-pixels: expected 97 × 100 pixels, got undefined (no-pixels.ts)"],
+      ["no-pixels", "task no-pixels: expected a Uint8Array of 100 × 97 pixels, got undefined (no-pixels.ts)"],
+      ["no-list", "expected pieces to return an iterable, such as a list, got undefined (no-list.ts)"],
+      ["no-wait", "expected pieces to return a value, got a Promise: only run is awaited (no-wait.ts)"],
+      ["no-decision", "expected isDecided to return a value, got a Promise: only run is awaited (no-decision.ts)"],
+      ["no-sum", "expected merge to return a value, got a Promise: only run is awaited (no-sum.ts)"],
       ["no-helper", "the helper is ill (lib/helper.ts:2)"],
     ]) {
-      const answer = await ask(`${origin}/tasks/${task}`, { method: "POST", body: photo });
+      const [body, query] = /no-(list|wait|decision)/.test(task)
+        ? [null, ""]
+        : [photo, task === "no-sum" ? "?bands=2" : ""];
+      const answer = await ask(`${origin}/tasks/${task}${query}`, { method: "POST", body });
       const detail = (await answer.json()).detail.replaceAll(`${folder}/`, "");
       expect([task, answer.status, detail]).toEqual([task, 500, expect.stringContaining(sentence)]);
     }
@@ -236,6 +244,21 @@ describe("a task's own functions", () => {
       error: expect.stringContaining("nothing was found"),
     });
     await endAll();
+  });
+
+  test("that throw a TypeError on the command line have their place, too", () => {
+    const folder = temporaryFolder("tasks");
+    const file = join(folder, "typo.ts");
+    writeFileSync(
+      file,
+      "export const task = { name: 'typo', pieces: () => [1],\n  run: (n) => n.a.b, merge: (a) => a };\n",
+    );
+    const args = ["run", "sobel.ts", "--task", "typo", "-"];
+    const ran = spawnSync(process.execPath, args, { env: { ...process.env, TASKS: file }, encoding: "utf8" });
+    expect([ran.status, ran.stderr]).toEqual([
+      1,
+      expect.stringMatching(/^sobel\.ts: undefined is not .*\(.*\/typo\.ts:2\)\n$/),
+    ]);
   });
 
   test("that throw in a worker are logged with their file and line", async () => {
@@ -260,6 +283,15 @@ describe("a task's own functions", () => {
     const thrown = file("thrown.ts", "throw 'no reason';\n");
     const again = file("again.ts", "export const task = { name: 'sobel', halo: 0, run: ({ pixels }) => pixels };\n");
     const [one, two] = ["one.ts", "two.ts"].map((name) => file(name, again2));
+    file(
+      "half.ts",
+      "export const task = {\n  name: 'half-way', run: () => 1, halo: () => {\n    throw new Error('too wide');\n  } };\n",
+    );
+    const taskModule = JSON.stringify(new URL("../task.ts", import.meta.url).pathname);
+    file(
+      "empty.ts",
+      `import { dataTask } from ${taskModule};\nexport const task = dataTask({ name: 'empty', halo: 0, run: () => 1 });\n`,
+    );
     const taken = (name: string) => `expected a name and version of its own, got ${name}, as in`;
     for (const [TASKS, sentence] of [
       [none, `${none}: expected a name of lower-case letters, digits and hyphens, got "None"`],
@@ -268,6 +300,8 @@ describe("a task's own functions", () => {
       [lib, `${lib}: Expected identifier but found "=" (${broken}:1)`],
       [lost, `${lost}: Cannot find module './nowhere.ts' imported from ${lost}\n`],
       [thrown, `${thrown}: the file: expected an Error to be thrown, got "no reason"\n`],
+      [`${folder}/half.ts`, `${folder}/half.ts: too wide (${folder}/half.ts:3)`],
+      [`${folder}/empty.ts`, `${folder}/empty.ts: expected a function merge, got undefined`],
       [again, `${again}: ${taken("sobel")} sobel.ts`],
       [`${one}, ${two}`, `${two}: ${taken("again.2")} TASKS: ${one}`],
     ]) {
@@ -299,6 +333,11 @@ describe("a task's own functions", () => {
       "no-error": "{ name: 'no-error', halo: 0, run() { throw 'sick'; } }",
       "no-await": "{ name: 'no-await', halo: 0, run() { throw Promise.resolve(1); } }",
       "no-pixels": "{ name: 'no-pixels', halo: 0, run() {} }",
+      "no-list": "{ name: 'no-list', pieces() {}, run: () => 1, merge: (a) => a }",
+      "no-wait": "{ name: 'no-wait', pieces: async () => [1], run: () => 1, merge: (a) => a }",
+      "no-decision":
+        "{ name: 'no-decision', pieces: () => [1, 2], run: () => 1, merge: (a) => a, isDecided: async () => false }",
+      "no-sum": "{ name: 'no-sum', halo: 0, run: () => 1, merge: async (a, b) => a + b }",
       "no-helper": "{ name: 'no-helper', halo: 0, run: () => help() };\nimport { help } from './lib/helper.ts'",
     };
     return Object.entries(tasks)
