@@ -236,10 +236,13 @@ export class JobWatch {
     if ("report" in hint) {
       return void this.backends.results.recordForeign(this.id, [hint.report]).catch(() => {}); // a look finds it
     }
-    if ("done" in hint) this.#finish(hint.band, hint.done);
+    if (!this.job) return;
+    // Only a list learns at its end how many bands it has. Of other jobs, such a message is false.
+    const { kind, bands, height } = this.job;
+    if ("done" in hint) (kind === "list" || hint.band < bands) && this.#finish(hint.band, hint.done);
     else if ("claim" in hint) this.#claim(hint.band, hint.claim);
     else if ("incident" in hint) this.#note(hint.incident);
-    else if (this.job) Object.assign(this.job, hint, { enqueued: true });
+    else Object.assign(this.job, hint, { enqueued: true }, kind !== "list" && { bands, height });
     this.#emit();
   }
 

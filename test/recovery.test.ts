@@ -487,7 +487,9 @@ describeWith(["rabbitmq", "redis"], "recovery", () => {
 
   test("messages on a job's channel that no program of this project writes change nothing", async () => {
     const origin = await startCoordinator();
-    const id = await accepted(origin, four);
+    const id = crypto.randomUUID();
+    const put = resent(origin, id, four, "workers=1"); // it waits for room
+    await until(async () => (await results.sent(id)).size === 1);
     const events = await ask(`${origin}/jobs/${id}/events`);
     const poison = [
       "",
@@ -498,6 +500,7 @@ describeWith(["rabbitmq", "redis"], "recovery", () => {
       "0 {}",
       '99999999999 {"worker":"x"}',
       '0 {"worker":null,"ms":"x"}',
+      '77 {"worker":"x","ms":1,"bytes":1}', // it has four bands
       "claim",
       "claim x {}",
       "claim 0 {}",
@@ -506,6 +509,7 @@ describeWith(["rabbitmq", "redis"], "recovery", () => {
       'incident {"n":99,"what":"lost"}',
       'incident {"n":1,"what":"x"}',
       "enqueued x y",
+      "enqueued 1 2 77 770",
       "{",
       "{}",
       '{"band":77,"worker":"x"}',
@@ -517,6 +521,7 @@ describeWith(["rabbitmq", "redis"], "recovery", () => {
     ];
     for (const message of poison) expect(await store.publish(`job:{${id}}`, message)).toBe(1);
     await startWorker("one");
+    await put;
     await expectEdges(origin, id, four);
     const text = await events.text();
     expect(text.match(/^event: band$/gm)).toHaveLength(4);
