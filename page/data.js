@@ -9,6 +9,8 @@ import { number, t } from "./words.js";
 /** Limit of a data result on the page, characters. The download is complete. */
 const MAX_TEXT = 20_000;
 const MAX_BARS = 1024;
+/** A result that is shown large, characters. */
+const SHORT = 24;
 
 const $ = (/** @type {string} */ id) => /** @type {any} */ (document.getElementById(id));
 
@@ -26,6 +28,7 @@ function look(id) {
 /** @param {unknown} value of the result; undefined: none yet */
 export function showData(value) {
   $("data").textContent = value === undefined ? "" : jsonOf(value).slice(0, MAX_TEXT);
+  $("data").toggleAttribute("data-short", $("data").textContent.length <= SHORT);
   const isList = Array.isArray(value) && value.length > 1 && value.length <= MAX_BARS;
   const bars = isList && value.every((item) => Number.isFinite(item) && item >= 0);
   $("data-views").hidden = !bars;

@@ -74,6 +74,7 @@ function sharesOf(of, isList) {
     if (!shares.has(name)) shares.set(name, { bands: 0, ms: 0, pixels: 0, again: 0 });
     return shares.get(name);
   };
+  for (const name of rows.keys()) shareOf(name);
   if (isOpen(of)) for (const { name } of fleet.workers ?? []) shareOf(name);
   for (const { worker } of of.trace.failed.values()) shareOf(worker);
   for (const { worker, ms, rows: height, deliveries } of of.doneBands.values()) {

@@ -7,13 +7,13 @@
  */
 import { experimentOf, figureOf } from "./experiment.js";
 import { escaped } from "./speedup.js";
-import { askedOf, leadOf, metaOf, timeOf } from "./texts.js";
+import { askedOf, isData, leadOf, metaOf, timeOf } from "./texts.js";
 import { timelineSvg } from "./timeline.js";
 import { lang, t } from "./words.js";
 
 const STYLE = `body{max-width:64rem;margin:2rem auto;padding:0 1rem;font:16px/1.5 system-ui,sans-serif;color:#14191b;background:#fff}
 table{border-collapse:collapse}th,td{padding:.3rem 1.5rem .3rem 0;border-bottom:1px solid #d3dadc;text-align:left;font-weight:400}
-img,svg{max-width:100%;height:auto}`;
+img,svg{max-width:100%;height:auto}pre{overflow-wrap:anywhere;white-space:pre-wrap}`;
 
 /** @param {import("./jobs.js").Job} job @returns {Blob} */
 export function reportOf(job) {
@@ -22,14 +22,15 @@ export function reportOf(job) {
   const facts = [
     [words.date, date],
     [words.task, askedOf(job)],
-    [words.picture, metaOf(job)],
-    [t.workersAxis, job.workers ? String(job.workers) : t.everyone],
+    [words.size, metaOf(job)],
+    ["Workers", job.workers ? String(job.workers) : t.everyone],
     [leadOf(job), timeOf(job)],
     ["id", job.id],
   ];
   const cells = facts.map(([name, value]) => `<tr><th>${escaped(name)}</th><td>${escaped(value)}</td></tr>`).join("");
   const canvas = /** @type {HTMLCanvasElement | null} */ (document.getElementById("mosaic"));
   const picture = canvas && canvas.width > 1 ? `<p><img alt="" src="${canvas.toDataURL("image/png")}"></p>` : "";
+  const data = isData(job) ? `<pre>${escaped(document.getElementById("data")?.textContent ?? "")}</pre>` : "";
   const runs = document.querySelector("#runs table");
   const figure = figureOf(experimentOf(job.name));
   const part = (/** @type {string} */ head, /** @type {string | null | undefined} */ body) =>
@@ -37,6 +38,7 @@ export function reportOf(job) {
   const body = [
     `<h1>${escaped(job.name)}</h1>`,
     part(words.settings, `<table>${cells}</table>`),
+    part(words.result, data),
     picture,
     part(words.timeline, `<p><img alt="" src="data:image/svg+xml,${encodeURIComponent(timelineSvg())}"></p>`),
     part(words.runs, runs?.outerHTML.replace(/<\/?button[^>]*>/g, "")),

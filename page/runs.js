@@ -73,6 +73,7 @@ export function renderRuns() {
   if (!shown) return;
   renderButtons(shown);
   const all = runsOf(shown);
+  $("runs-cold").hidden = !all.some((run) => run.workers && Number(speedupOf(run, all)) > 1.1 * run.workers);
   const rows = all.map((run) => rowOf(run, all));
   // Nothing is replaced while it has the focus, or while nothing has changed.
   const text = (/** @type {Iterable<Element>} */ list) => [...list].map((row) => row.outerHTML).join();

@@ -83,6 +83,7 @@ export function renderParams() {
   const takes = taken();
   for (const drop of document.querySelectorAll(".drop")) /** @type {HTMLElement} */ (drop).hidden = takes === null;
   /** @type {HTMLElement} */ (document.querySelector(".camera")).hidden = takes !== "picture";
+  $("samples").hidden = takes !== "picture";
   $("start").hidden = takes !== null;
   $("drop-what").textContent = takes === "picture" ? t.dropPicture : takes === "text" ? t.dropText : t.dropFile;
   $("file").accept = takes === "picture" ? PICTURES : takes === "text" ? "text/*,.txt,.md,.csv,.log" : "";

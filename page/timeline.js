@@ -258,7 +258,7 @@ function rowOf(name, { y, height, width, scale, from }) {
   let found = rows.get(name);
   if (!found) {
     const row = element("svg", { class: "lane", x: GUTTER });
-    const time = element("svg", { class: "time" });
+    const time = element("svg", { class: "time", overflow: "visible" });
     const label = element("g", { class: "label" });
     row.append(time);
     $("timeline-picture").append(label, row);

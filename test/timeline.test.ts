@@ -206,6 +206,9 @@ describeWith(["chromium", "rabbitmq", "redis"], "the timeline of worker processe
     const svg = readFileSync(await file.path(), "utf8");
     expect(svg.match(/class="compute"/g)).toHaveLength(19);
     expect(svg).toContain("<title>photo.png</title>");
+    // Bars after the first second are not clipped.
+    const times = svg.match(/<svg[^>]*class="time"[^>]*>/g) ?? [];
+    expect(times.map((time) => time.includes('overflow="visible"'))).toEqual(Array(5).fill(true));
     const { data, info } = await sharp(Buffer.from(svg))
       .flatten({ background: "#fff" })
       .raw()
