@@ -1,6 +1,6 @@
 /**
- * What the rest of the program expects of a queue and of a result store. RabbitMQ and Redis keep these promises (queue.ts,
- * results.ts), and so does the embedded mode (embedded.ts).
+ * The interfaces of the queue and of the result store. queue.ts implements them with RabbitMQ, and results.ts with
+ * Redis. jobs/local-queue.ts and embedded.ts implement them in one process.
  *
  * A chunk goes to one worker at a time until a worker settles it. What a worker can answer (`Outcome`):
  *
@@ -31,17 +31,17 @@ export class QueueError extends Error {
 export type Outcome = { do: "done" } | { do: "retry" } | { do: "renew" } | { do: "dead-letter"; reason: string };
 
 export interface Delivery {
-  /** The chunk's id from the envelope: known even where the message cannot be read. */
+  /** The chunk's id from the envelope. It is known even if the message cannot be read. */
   chunkId: string;
   /** How often it was delivered before, as far as the queue knows. */
   deliveries: number;
-  /** When it was enqueued, ms since 1970 by the sender's clock; NaN where the sender does not say. */
+  /** When it was enqueued, ms since 1970 by the sender's clock; NaN if the sender did not record it. */
   sent: number;
-  /** The job's attempt that it was sent for; undefined where a third party sent it. */
+  /** The attempt of the job that it was sent for; undefined if a third party sent it. */
   attempt: number | undefined;
-  /** Resolves when the queue has taken the band back: its connection is lost. */
+  /** Resolves when the connection is lost, because the queue then redelivers the band. */
   lost?: Promise<void>;
-  /** Decodes the message. The pixels are a copy. @throws WireError where the message is invalid */
+  /** Decodes the message. The pixels are a copy. @throws WireError if the message is invalid */
   open(): Promise<Chunk>;
 }
 
@@ -49,13 +49,13 @@ export type Handler = (delivery: Delivery) => Promise<Outcome>;
 
 export interface Queue {
   /**
-   * Resolves once the queue has the chunk, its pixels copied. Rejects with `QueueError` when the queue accepts nothing for
-   * `PUBLISH_MS`.
+   * Resolves once the queue has the chunk. The pixels are copied, so the caller may reuse their buffer. Rejects with
+   * `QueueError` if the queue accepts nothing for `PUBLISH_MS`.
    */
   publish(chunk: Chunk): Promise<void>;
   /**
    * Passes chunks of these tasks to `handle`, one at a time.
-   * @param onConsuming called when it begins or ends to be a consumer of the queues, as `depth` counts them
+   * @param onConsuming called with true when it becomes a consumer of the queues, with false when it stops being one
    * @returns a function that stops it, and resolves when the chunk in progress, if any, is settled
    */
   consume(tasks: string[], handle: Handler, onConsuming?: (consuming: boolean) => void): Promise<() => Promise<void>>;
@@ -63,17 +63,17 @@ export interface Queue {
   depth(task: string): Promise<{ waiting: number; consumers: number }>;
   /** Number of dead-lettered chunks. */
   deadLetters(): Promise<number>;
-  /** The chunk of a task that waits longest, null where none waits. It waits last after that. */
+  /** The chunk of a task that has waited longest; null if none waits. In RabbitMQ it goes to the end of the queue. */
   peek(task: string): Promise<Peeked | null>;
-  /** Some dead letters. */
+  /** Dead letters, at most `limit`. */
   letters(limit: number): Promise<Letter[]>;
-  /** Puts dead letters back, all or those of one chunk. Rejects with `QueueError` where that is not possible. */
+  /** Puts dead letters back, all or those of one chunk. Rejects with `QueueError` if that is not possible. */
   putBack(results: Results, chunkId: string | null): Promise<Letter[]>;
-  /** Why it cannot be used; null while it is connected. It may still not answer: that `ping` finds out. */
+  /** Why the queue cannot be used; null while it is connected. `ping` also checks whether it answers. */
   trouble(): Trouble | null;
-  /** Rejects with `UnavailableError` while it cannot be used, or takes nothing. Does not end while it is silent. */
+  /** Rejects with `UnavailableError` while the queue cannot be used or accepts nothing. Pending while it is silent. */
   ping(): Promise<void>;
-  /** Whether it is in this process. */
+  /** Whether the queue is in this process. */
   readonly isLocal: boolean;
   close(): Promise<void>;
 }
@@ -86,7 +86,7 @@ export interface Peeked {
   body: Uint8Array;
 }
 
-/** A dead letter. `outcome`: what is to be said about it where it was put back, empty if nothing. */
+/** A dead letter. `outcome`: after it was put back, a remark for the user; empty if there is none. */
 export interface Letter {
   /** Its chunk's id. */
   id: string;
@@ -108,36 +108,36 @@ export interface Job {
   id: string;
   /** Name on the wire, with its version: `sobel`, `median.2`. */
   task: string;
-  /** Whether the task returns pixels or JSON; `list`: JSON, without a picture. */
+  /** `picture`: the task returns pixels. `data`: it returns JSON. `list`: it returns JSON and needs no picture. */
   kind: "picture" | "data" | "list";
-  /** As requested, defaults filled in. */
+  /** The requested parameters, with the defaults filled in. */
   params: Values;
-  /** The job of the first step of a task with two; null for a task with one. */
+  /** The id of the job of the first step, if the task needs one; else null. */
   preJobId: string | null;
-  /** The parameters that the first step has found; null until then. */
+  /** The parameters that the first step has computed; null until then. */
   derivedParams: Values | null;
-  /** At most this many bands in flight; null: as many as the workers can use. */
+  /** At most this many bands are in flight. Null: as many as the live workers can use. */
   workers: number | null;
-  /** Of a list: `height` pieces, the longest of `width` bytes. */
+  /** Pixels. A list has `height` pieces; the longest is `width` bytes as JSON. */
   width: number;
   height: number;
-  /** Rows, or pieces, of a band; the last may have fewer. */
+  /** Rows (of a list, pieces) of a band. The last band may have fewer. */
   rows: number;
-  /** Of the result. */
+  /** Channels of the result: 1 grey, 3 RGB, 4 RGBA. */
   channels: Channels;
-  /** How many pixels become one in the result, in each direction. */
+  /** `shrink × shrink` pixels become one pixel of the result. */
   shrink: number;
-  /** Of a list whose length is not known yet, about how many. */
+  /** Number of bands. It is an estimate while the length of a list is not known. */
   bands: number;
-  /** Why it has so many bands: their size, at least one for each of `workers`, or the request. */
+  /** What decided the number of bands: the size of a band, one band for each of `workers`, or the request. */
   bandsBy: "size" | "workers" | "request";
   /** When it was first requested, ms since 1970 by the coordinator's clock. */
   created: number;
-  /** When its record was written, ms since 1970 by the store's clock; 0 before that, and from an older coordinator. */
+  /** When its record was written, ms since 1970 by the store's clock; 0 before that, or with an older coordinator. */
   began: number;
   /** When all its bands were enqueued, ms since `began`. */
   enqueuedAt: number | null;
-  /** How long the coordinator read and cut the picture, without the time that it waited for room in the queue, ms. */
+  /** How long the coordinator took to read and cut the picture, without waiting for room in the queue, ms. */
   cutMs: number | null;
   /** When its result was first merged, ms since `began`, and how long that took, ms. */
   mergedAt: number | null;
@@ -146,23 +146,23 @@ export interface Job {
   attempt: number;
   /** The whole picture has been read, and every band is in the queue or done. */
   enqueued: boolean;
-  /** Why it failed, in a sentence. */
+  /** Why it failed, as a sentence. */
   error: string | null;
-  /** The same in a word, for metrics. */
+  /** The same reason as one word, for metrics. */
   failure: Failure | null;
 }
 
-/** Why a job fails: an upload that stopped, a band that is lost, a task that threw, a message or result that cannot be read. */
+/** Why a job failed: its upload stopped, a band was lost, the task threw, or a message or a result cannot be read. */
 export type Failure = "interrupted" | "lost" | "task_failed" | "bad_message" | "bad_result" | "other";
 
 /**
- * When what happened to a band, in ms since its job began, by the store's clock alone, so that all of them can be compared.
- * One that is not known is absent.
+ * The steps of a band, in ms since its job began. All are by the store's clock, so they can be compared. A time that is
+ * not known is absent.
  */
 export interface BandTimes {
-  /** The coordinator had cut it and gave it to the queue. */
+  /** The coordinator had cut the band and began to publish it. */
   sent?: number;
-  /** The queue confirmed it, maybe after a worker had it. */
+  /** The queue confirmed it. A worker may have received it earlier. */
   confirmed?: number;
   /** The worker received its message. */
   taken?: number;
@@ -177,40 +177,40 @@ export interface BandTimes {
 /** A worker has a band. */
 export interface Claim extends BandTimes {
   worker: string;
-  /** How often it had been delivered before, to workers that did not return it. */
+  /** How often the band had been delivered before, to workers that did not finish it. */
   deliveries: number;
-  /** One of the job's `workers` lanes, from 0 on: a lane has one band at a time. Absent where the job has no such limit. */
+  /** One of the job's `workers` lanes, from 0 on. A lane has one band at a time. Absent if the job has no limit. */
   lane?: number;
-  /** The workers that died while they had it, in that order. */
+  /** The workers that died while they had it, oldest first. */
   lost?: string[];
   /** A third-party worker has it, or made it. */
   foreign?: true;
 }
 
-/** What a third-party worker says about a band, or just the band where it says nothing. Checked: anyone may publish it. */
+/** What a third-party worker reports about a band. It is checked, because any client of Redis may publish one. */
 export interface Report {
   band: number;
   worker?: string;
-  /** How long it took to decode the band, to run the task, and to store the result, ms. */
+  /** How long the worker took to decode the band, to run the task, and to store the result, ms. */
   decode?: number;
   ms?: number;
   store?: number;
 }
 
-/** What goes wrong with a job is kept up to this number: a band that kills its workers would fill Redis. */
+/** A job keeps this many incidents. Without a limit, a band that kills its workers would fill Redis. */
 export const MAX_INCIDENTS = 1000;
 
 /** Something that went wrong with a job. */
 export interface Incident {
   /** Its number, from 1 on. */
   n: number;
-  /** `lost`: the worker died, or lost its connection. `threw`: its task did. `failed`: so the job has failed. */
+  /** `lost`: the worker died or lost its connection. `threw`: the task threw an error. `failed`: the job failed. */
   what: "lost" | "threw" | "failed";
   /** ms since the job began, by the store's clock. */
   at?: number;
   band?: number;
   worker?: string;
-  /** `lost`: the worker that has the band now; absent while none has. */
+  /** For `lost`: the worker that has the band now; absent if none has it. */
   by?: string;
   error?: string;
 }
@@ -219,13 +219,13 @@ export interface Done extends Omit<Claim, "deliveries"> {
   worker: string;
   /** How long the task took, ms. */
   ms: number;
-  /** CRC-32 of the grey rows it was made from, without halo. */
+  /** CRC-32 of the pixels of the band's own rows, without halo. */
   crc: number;
-  /** Bytes of the result as `encodeBand` makes it; 0 for a third-party result. */
+  /** Size of the result, bytes; 0 for a third-party result. */
   bytes: number;
-  /** How often it had been delivered before, to workers that did not return it. */
+  /** How often the band had been delivered before, to workers that did not finish it. */
   deliveries: number;
-  /** Stored as a picture that is not a PNG, so its pixels may not be exact. */
+  /** The result is a picture that is not a PNG, so its pixels may not be exact. */
   lossy?: true;
 }
 
@@ -233,31 +233,31 @@ export interface WorkerInfo {
   name: string;
   host: string;
   pid: number;
-  /** A worker that sends it also keeps `busy` right; empty where it does not. */
+  /** `bun` or `deno`; empty for a third-party worker. A worker that sends it also keeps `busy` up to date. */
   runtime: string;
   /** Cores of its host, shared with other programs. */
   cores: number;
   tasks: string[];
-  /** Those of them that a coordinator can enqueue without having their modules. */
+  /** Those of `tasks` that a coordinator can enqueue without their modules. */
   offers: Offer[];
   /** When it joined, ms since 1970. */
   since: number;
-  /** Done so far: bands, their pixels, and the ms that the task took. */
+  /** Bands that it has done, the pixels of these bands, and the time that the task took, ms. */
   bands: number;
   pixels: number;
   ms: number;
-  /** Ids of the jobs whose bands it has, separated by spaces; empty when it is idle. */
+  /** Ids of the jobs whose bands it has, separated by spaces; empty while it is idle. */
   busy: string;
   /** Whether it is a consumer of its queues now. During a long band it is not. */
   consuming: boolean;
-  /** It takes no bands until it is asked to. */
+  /** It takes no bands until it gets the command `resume`. */
   paused: boolean;
-  /** It may be controlled (ops/obey.ts). */
+  /** It accepts commands (ops/obey.ts). */
   control: boolean;
 }
 
 /**
- * What a watcher gets: a band is done or claimed, something went wrong, a third-party worker reports, or the whole picture is
+ * What a watcher gets: a band is done or claimed, something went wrong, a third-party worker reports, or all bands are
  * enqueued. Undefined: anything may have changed.
  */
 export type Hint =
@@ -267,18 +267,18 @@ export type Hint =
   | { report: Report }
   | Enqueued;
 
-/** The whole picture is enqueued, and so a list has this many bands. */
+/** All bands are enqueued. The length of a list is now known. */
 export type Enqueued = Pick<Job, "enqueuedAt" | "cutMs"> & Partial<Pick<Job, "bands" | "height">>;
 
 export interface Results {
-  /** Writes a whole record, and sets its `began`. It expires `ttl` seconds after the job's last band. */
+  /** Writes a whole record and sets its `began`. The record expires one TTL after the last band was stored. */
   putJob(job: Job): Promise<void>;
   findJob(id: string): Promise<Job | null>;
-  /** Changes a record. False where there is none, or where it is at another attempt than `attempt`. */
+  /** Changes a record. False if there is none, or if it is at another attempt than `attempt`. */
   updateJob(id: string, change: Change, attempt?: number): Promise<boolean>;
   /**
-   * Fails a job, for the first reason given. Does nothing to a job that is done, for a band that is done, or for an earlier
-   * attempt.
+   * Fails a job. Only the first call has an effect. Does nothing if the job or the band is done, or if the job is at
+   * another attempt.
    */
   failJob(
     id: string,
@@ -288,20 +288,20 @@ export interface Results {
   ): Promise<boolean>;
   /** Starts the next attempt of a failed job: done bands stay, the rest must be sent again. */
   reviveJob(id: string): Promise<void>;
-  /** Takes back the done records of bands whose results are gone; these bands must be sent again. */
+  /** Removes the done records of bands whose results have expired. If there are any, the next attempt starts. */
   forgetExpired(id: string): Promise<void>;
-  /** Removes the record and everything that belongs to it. @param bands how many it has, where known */
+  /** Removes the record and everything that belongs to it. @param bands how many it has, if known */
   removeJob(id: string, bands?: number): Promise<void>;
 
-  /** Takes or renews the lease to enqueue a job, for `ms`; false while another owner has it. */
+  /** Takes or renews the lease to enqueue a job, for `ms`. False while another owner has it. */
   lease(id: string, owner: string, ms: number): Promise<boolean>;
   release(id: string, owner: string): Promise<void>;
-  /** Whether a coordinator enqueues the job now. */
+  /** Whether a coordinator has the lease now. */
   isLeased(id: string): Promise<boolean>;
 
   /**
-   * Records the CRC-32 of a band's rows, before it is sent, and its lane, if it has one.
-   * @returns false where this attempt has other rows for the band, from another coordinator
+   * Records the CRC-32 of a band's rows, and its lane if it has one. Called before the band is published.
+   * @returns false if another coordinator has recorded other rows for the band in this attempt
    */
   expectRows(id: string, band: number, crc: number, attempt: number, lane?: number): Promise<boolean>;
   markSent(id: string, band: number, crc: number, attempt: number): Promise<void>;
@@ -309,54 +309,54 @@ export interface Results {
   done(id: string): Promise<Map<number, Done>>;
   /** The bands that workers have now. */
   claims(id: string): Promise<Map<number, Claim>>;
-  /** What went wrong, in order. */
+  /** What went wrong, oldest first. */
   incidents(id: string): Promise<Incident[]>;
-  /** A worker claims a band before it computes it, so that a second copy of its message is not computed as well. */
+  /** A worker claims a band before it computes it. Then a second copy of the message is not computed as well. */
   begin(chunkId: string, by: Claimant): Promise<Begun>;
-  /** A worker has lost the queue and goes on with its band: its redelivery does not mean that it has died. */
+  /** A worker has lost the queue but continues with its band. A redelivery of the band does not mean that it died. */
   cutOff(chunkId: string, by: Claimant): Promise<void>;
-  /** A worker hands a band back unfinished. */
+  /** A worker removes its claim, because it returns the band unfinished. */
   unclaim(chunkId: string, by: Claimant): Promise<void>;
-  /** Notes, once, that a worker which has claimed a band is alive no more. */
+  /** Records, once, that a worker died while it had a claim on a band. */
   noteLost(id: string, band: number, worker: string): Promise<void>;
-  /** Notes, once, that the result of a job was merged now, and how long that took, ms. */
+  /** Records, once, that the result of a job was merged now, and how long that took, ms. */
   noteMerge(id: string, ms: number): Promise<void>;
-  /** Counts a failure of a band's task. @returns how many there were; 0 where the report is out of date */
+  /** Counts a failure of a band's task. @returns how many there were; 0 if the report is out of date */
   countFailure(chunkId: string, attempt: number | undefined, worker: string, error: string): Promise<number>;
 
   /**
-   * Stores a band, marks it done and publishes that, in one transaction. Of a message without a job and an attempt,
-   * only the result is stored. False: the job is gone or has failed, or the band is left over from an earlier attempt or an
-   * earlier job with the same id (`done.crc` is not that of its rows).
+   * Stores a result, marks the band done and publishes that, in one transaction. Without a job and an attempt, only the
+   * result is stored. False: the job is gone or has failed, or the band belongs to an earlier attempt, or to an earlier
+   * job with the same id (then `done.crc` differs from the recorded CRC).
    * @param picture must not change until this resolves
    */
   store(chunkId: string, picture: Uint8Array, done: Done, attempt: number | undefined): Promise<boolean>;
   /**
-   * Records what third-party workers did: marks each of these bands as done if its result is SET, and as claimed if not and
-   * a worker says that it has it.
-   * A result that no worker has announced is recorded when it is seen for the second time.
-   * @returns how many are done now that were not, or were seen for the first time
+   * Records what third-party workers did. A band is marked done if its result is SET. It is marked claimed if the
+   * result is missing but the report names a worker. A result that no worker has reported is recorded when it is seen
+   * for the second time, so that a report has time to arrive.
+   * @returns how many bands became done, or had their result seen for the first time
    */
   recordForeign(id: string, reports: Report[]): Promise<number>;
   /**
-   * Records whether something seems wrong with a job: bands that are missing, an upload without a coordinator.
-   * @returns for how long it has been seen so, ms; 0 while nothing is wrong. A stored band resets it.
+   * Records whether something seems wrong with a job: bands are missing, or an upload has no coordinator.
+   * @returns for how long something has been wrong, ms; 0 while nothing is. A stored band resets it.
    */
   trackSuspicion(id: string, suspicious: boolean): Promise<number>;
   load(chunkId: string): Promise<Uint8Array | null>;
   drop(chunkId: string): Promise<void>;
 
-  /** Gives every third-party result a TTL, even where its job is gone. */
+  /** Gives every third-party result a TTL, even if its job is gone. */
   sweep(): Promise<void>;
 
   watch(id: string, listener: (hint?: Hint) => void): Promise<() => void>;
 
-  /** Asks a worker to do something. */
+  /** Sends a command to a worker. */
   command(worker: string, action: Action): Promise<void>;
-  /** Calls `listener` with what the worker is asked to do. Returns a function that stops that. */
+  /** Calls `listener` with each command to the worker. Returns a function that unsubscribes. */
   onCommand(worker: string, listener: (action: string) => void): Promise<() => void>;
 
-  /** The keys of a job, those of its results last. @param limit of results */
+  /** The keys of a job, those of its results last. @param limit at most this many results */
   keysOf(job: Job, limit: number): Promise<StoredKey[]>;
 
   /** Adds a job to the list of all jobs. */
@@ -369,18 +369,18 @@ export interface Results {
   /** Live workers: those with a heartbeat in the last `LIVE_MS`. @param maxAgeMs how old the list may be */
   workers(maxAgeMs?: number): Promise<WorkerInfo[]>;
 
-  /** ms since 1970 by the store's clock, the one that all times of jobs and bands come from. */
+  /** ms since 1970 by the store's clock, which all times of jobs and bands come from. */
   now(): Promise<number>;
-  /** Rejects while the store cannot be used, with `UnavailableError` where the reason is known. */
+  /** Rejects while the store cannot be used, with `UnavailableError` if the reason is known. */
   ping(): Promise<void>;
   close(): Promise<void>;
 }
 
-/** Who computes a band: the worker's name, and since when it runs, which differs after a restart under the same name. */
+/** The worker that computes a band. `since`, its start, distinguishes it from an earlier process with the same name. */
 export interface Claimant {
   name: string;
   since: number;
-  /** The job's attempt as the message has it; undefined where a third party sent it. */
+  /** The job's attempt as the message has it; undefined if a third party sent it. */
   attempt: number | undefined;
   /** How often the message was delivered before. */
   deliveries: number;
@@ -389,12 +389,12 @@ export interface Claimant {
 }
 
 /**
- * Null: the band needs no work. `elsewhere`: a worker that has lost the queue goes on with it. `lost`: how many workers died
- * while they computed it. Without a job, a third party sent the message: the result is stored, and nothing is recorded.
+ * Null: the band needs no work. `elsewhere`: a worker that has lost the queue still computes it. `lost`: the number of
+ * workers that died while they computed it. `hasJob` is false for a third party's message: only its result is stored.
  */
 export type Begun = { lost: number; claim: Claim; hasJob: boolean } | "elsewhere" | null;
 
-/** The whole picture is enqueued, after `cutMs`, and so a list has this many bands; or a parameter was found. */
+/** Either all bands are enqueued, and the length of a list is known; or the first step has computed parameters. */
 export type Change =
   | ({ enqueued: true; cutMs: number } & Partial<Pick<Job, "bands" | "height">>)
   | Pick<Job, "derivedParams">;

@@ -1,7 +1,7 @@
 /**
- * Results in this process: the embedded mode, for one machine with nothing but Bun.
+ * The result store of the embedded mode, in this process: one machine, with nothing installed but Bun or Deno.
  *
- * `LocalResults` keeps the promises of its interface (results.ts), except that everything ends with the process.
+ * `LocalResults` implements `Results` (backends.ts). When the process ends, everything in it is lost.
  *
  * Not here: the queue (jobs/local-queue.ts) and the workers (jobs/threads.ts) of that mode.
  */
@@ -26,10 +26,9 @@ import { chunkIdOf, parseChunkId } from "./chunk.ts";
 import type { Action } from "./ops/obey.ts";
 import { LIVE_MS } from "./results.ts";
 
-/** Jobs in the list of all, at most. */
+/** Maximum length of the list of all jobs. */
 const MAX_LISTED = 1_000;
 
-/** Results in this process. */
 export class LocalResults implements Results {
   readonly #jobs = new Map<string, LocalJob>();
   readonly #leases = new Map<string, { owner: string; until: number }>();
@@ -121,7 +120,7 @@ export class LocalResults implements Results {
     this.#publish(id);
   }
 
-  /** A result lives in the same entry as its job. */
+  /** Does nothing: results expire together with their job. */
   async forgetExpired(): Promise<void> {}
 
   async isLeased(id: string): Promise<boolean> {
@@ -160,7 +159,7 @@ export class LocalResults implements Results {
     return [...(this.#jobs.get(id)?.incidents ?? [])];
   }
 
-  /** No second copy of a message is ever made here. */
+  /** This queue never makes a second copy of a message, so a claim of another worker does not stop this one. */
   async begin(chunkId: string, { name: worker, attempt, deliveries, heldMs }: Claimant): Promise<Begun> {
     const { jobId, band } = parseChunkId(chunkId);
     const entry = this.#jobs.get(jobId);
@@ -178,7 +177,7 @@ export class LocalResults implements Results {
     return { lost: 0, claim, hasJob: true };
   }
 
-  /** The queue of one process loses no connection. */
+  /** Does nothing: this queue has no connection to lose. */
   async cutOff(): Promise<void> {}
 
   async unclaim(chunkId: string): Promise<void> {
@@ -186,7 +185,7 @@ export class LocalResults implements Results {
     this.#jobs.get(jobId)?.claims.delete(band);
   }
 
-  /** A worker that ends here gives its band back. */
+  /** Does nothing: a worker that ends here returns its band to the queue. */
   async noteLost(): Promise<void> {}
 
   async noteMerge(id: string, mergeMs: number): Promise<void> {
@@ -226,7 +225,7 @@ export class LocalResults implements Results {
     return 0;
   }
 
-  /** Queue and coordinator are in this process: no band can be lost, and no upload stop, without the job. */
+  /** Queue, coordinator and jobs are in this process. No band and no upload can be lost while its job still exists. */
   async trackSuspicion(): Promise<number> {
     return 0;
   }

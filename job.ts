@@ -1,17 +1,17 @@
 /**
  * One job: enqueue (rows → bands → queue, at most N in flight) and merge (results → one PNG, or one JSON).
  *
- * The two share only the records in the result store, so they may run in two coordinators, or in one that takes over from
- * another that died.
+ * The two share only the records in the result store. So one coordinator may enqueue a job and another merge it.
  *
  * A task may need a first step over the whole picture (tasks/threshold.ts). That step is a job of its own, with its own
- * record and bands. It is merged here before the second step begins; meanwhile the rows are kept on disk, so the client sends
- * the picture once. Both are enqueued before the picture is accepted (202): after that, only workers are needed.
+ * record and bands. It is merged here before the second step begins. Meanwhile the rows are kept on disk, so the client
+ * sends the picture once. Both steps are enqueued before the picture is accepted (202). After that, only workers are
+ * needed.
  *
  * Invariant: at most `workers` bands of a job are in flight, so at most that many workers are busy with it.
  *
- * Not here: HTTP (coordinator.ts), the state of a job (watch.ts), its record and lease (jobs/), how a picture is read and
- * stitched (picture/).
+ * Not here: HTTP (coordinator.ts), the state of a job (watch.ts), its record and lease (jobs/), reading and stitching
+ * pictures (picture/).
  */
 import type { Change, Job } from "./backends.ts";
 import { type Band, bandRows, chunkIdOf, rowsCrc, split, WireError } from "./chunk.ts";
@@ -42,13 +42,13 @@ import { gone, JobError, JobWatch } from "./watch.ts";
 
 /** Buffers of confirmed bands, reused for the next bands of any job. */
 const pool = new Pool(16 << 20);
-/** So many results are loaded ahead of the one that is merged: over a long way, each load takes a round trip. */
+/** This many results are loaded ahead of the one that is merged, because each load costs a round trip. */
 const AHEAD = 8;
 
 /**
- * Does everything until a job needs only workers: its first step, if it has one, then its bands.
+ * Runs the first step of a job, if it has one, and enqueues its bands. After that, the job needs only workers.
  * @param watch of a job whose record exists
- * @param disk where the rows of a job of two steps are kept
+ * @param disk keeps the rows of a job with two steps
  * @throws JobError, ImageError, QueueError, BusyError
  */
 export async function enqueue(
@@ -89,11 +89,11 @@ async function runFirstStep(
   const params = sharedParams(task, main.expectJob().params);
   let data: unknown;
   await withLease(results, id, { signal, isSilent: false }, async (signal) => {
-    // Cut as the second step is.
+    // The same bands as in the second step.
     const asked = { params, workers, bandPixels: rows * width, bandRows: rows };
     await startOrResume(results, jobOf(id, task, asked, image));
     const watch = await JobWatch.open(main.backends, id);
-    // The client may cancel the job between its record and that of its first step.
+    // The client may cancel the job before the record of its first step exists. Then nothing else would stop this step.
     const cancelled = new AbortController();
     const stop = main.onChange(() => {
       if (main.job === null) cancelled.abort(gone());
@@ -115,8 +115,8 @@ async function runFirstStep(
 }
 
 /**
- * Reads a picture to its end and enqueues its bands. Bands that are already enqueued or done are only compared, so sending
- * a picture again is harmless and resumes where it stopped.
+ * Reads a picture to its end and enqueues its bands. Bands that are already enqueued or done are only compared. So a
+ * picture can be sent again at any time, and the job resumes where it stopped.
  * @param watch of a job whose record exists
  * @throws JobError "conflict" if the rows differ from the first time; ImageError; QueueError
  */
@@ -157,7 +157,7 @@ async function enqueueBands(
       watch.send(band.number, crc);
       const sent = send(watch, job, band, crc, own, lanes(band.number))
         .catch((error) => {
-          watch.sent.delete(band.number); // other users of this watch must not take it for sent
+          watch.sent.delete(band.number); // the watch is shared: its other users must not see the band as sent
           failed.abort(error);
         })
         .finally(() => {
@@ -203,7 +203,7 @@ function differs(band: number): JobError {
   return new JobError("conflict", `this job was started with another picture: band ${band} differs`);
 }
 
-/** Changes the record of a job that is still at this attempt. @throws JobError */
+/** Changes the record of a job. @throws JobError if the job is gone or is no longer at this attempt */
 async function update({ backends: { results }, id }: JobWatch, change: Change, attempt: number): Promise<void> {
   if (await results.updateJob(id, change, attempt)) return;
   if (!(await results.findJob(id))) throw gone();
@@ -211,9 +211,9 @@ async function update({ backends: { results }, id }: JobWatch, change: Change, a
 }
 
 /**
- * The pieces of a job's PNG from the top down, each as soon as its band is done; of a data task, its JSON.
+ * Yields a job's PNG from the top down, each piece as soon as its band is done. For a data task, yields its JSON.
  * @param watch of a job whose record exists; closed at the end
- * @param task the job's task, where that returns data
+ * @param task the job's task if it returns data, else null
  * @param keep whether bands stay in the store after they have been sent
  * @throws JobError
  */
@@ -234,7 +234,7 @@ export async function* merge(
       const form = { width: whole.width, rows, channels: job.channels };
       const own = async () => ownForm(picture, form).catch((error) => rejected(watch, band, error, keep));
       const part = stitcher.band(picture, rows) ?? stitcher.band(await own(), rows)!;
-      // The head goes with the first band: one piece, one write.
+      // The head and the first band are one piece, so a small picture costs one write less.
       yield band === 0 ? Buffer.concat([stitcher.head(), part]) : part;
       band++;
     }
@@ -245,7 +245,7 @@ export async function* merge(
 }
 
 /**
- * A data task's result for the whole picture. Holds the data of `AHEAD` + 1 bands at most, and what they merge into.
+ * A data task's result for the whole picture. It holds the merged data and the data of at most `AHEAD` + 1 bands.
  * @param watch of a job whose record exists
  * @throws JobError
  */
@@ -264,7 +264,7 @@ async function mergeData(
       all = band === 0 ? data : task.merge(all, data);
       if (isList(task) && task.isDecided?.(all, params)) break;
     } catch (error) {
-      // Computed again, a result of the project's own workers would be the same: the task's merge is at fault.
+      // Only a third-party result is dropped. The project's workers would compute the same again: `merge` is at fault.
       await rejected(watch, band, error as Error, keep && watch.done.get(band)?.foreign === true);
     }
     band++;
@@ -272,7 +272,7 @@ async function mergeData(
   return ofTask(() => finished(task, all, params));
 }
 
-/** The stored results of a job's bands from the top down, each as soon as it is stored. */
+/** Yields the results of a job's bands from the top down, each as soon as it is stored. */
 async function* resultsOf(watch: JobWatch, keep: boolean, signal?: AbortSignal): AsyncGenerator<Uint8Array> {
   const { results } = watch.backends;
   if (watch.expectJob().kind === "list") await watch.until(() => watch.expectJob().enqueued, signal);
@@ -284,7 +284,7 @@ async function* resultsOf(watch: JobWatch, keep: boolean, signal?: AbortSignal):
       throw error;
     });
     if (!result) {
-      // A done job has all its bands. Sending the picture again makes this one again.
+      // A done job must have all its results. When the picture is sent again, this band is computed again.
       if (keep) await results.forgetExpired(id);
       throw new JobError("gone", `the result of band ${band} has expired: send the picture again`);
     }
@@ -294,20 +294,20 @@ async function* resultsOf(watch: JobWatch, keep: boolean, signal?: AbortSignal):
   for (let band = 0, next = 0; band < bands; band++) {
     for (; next < bands && next <= band + AHEAD; next++) {
       loading.push(load(next));
-      loading.at(-1)!.catch(() => {}); // awaited in its turn
+      loading.at(-1)!.catch(() => {}); // awaited below, in order
     }
     yield (await loading.shift())!;
-    // Not awaited: it would expire. The last one is removed with the job.
+    // Not awaited: the result would expire anyway. The last one is removed with the job.
     if (!keep && band + 1 < bands) results.drop(chunkIdOf(id, band)).catch(() => {});
   }
 }
 
-/** A stored result that cannot be used: the fault of the worker that stored it, not of the picture. */
+/** The error for a stored result that cannot be used. The worker that stored it is at fault, not the picture. */
 export function unusable(band: number, cause: Error): JobError {
   return new JobError("failed", `band ${band}: its result cannot be used: ${sentenceOf(cause)}`, "bad_result");
 }
 
-/** Forgets such a result, so that the band is done again when the picture is sent again. @throws JobError */
+/** Drops such a result if `keep`: the band is computed again when the picture is sent again. @throws JobError */
 async function rejected({ id, backends }: JobWatch, band: number, cause: Error, keep: boolean): Promise<never> {
   if (keep) await backends.results.drop(chunkIdOf(id, band));
   if (keep) await backends.results.forgetExpired(id);

@@ -2,27 +2,30 @@
  * Results, job records, events and the list of workers, in Redis.
  *
  *     job:{<id>}           hash: the request, the size, the plan, `attempt`, `enqueued`, `error`, `failure`, `suspect`
- *     job:{<id>}:rows      hash: band → CRC-32 of its rows, set once, before it is sent; a result made of other rows is refused.
+ *     job:{<id>}:rows      hash: band → CRC-32 of its rows, set once, before it is sent. `store` refuses other rows
  *                          "<band> sent", "<band> confirmed" → when, ms since `began`; "<band> lane" → its lane
  *     job:{<id>}:sent      hash: band → CRC-32 of its rows, set when the queue has confirmed it
  *     job:{<id>}:done      hash: band → JSON of its done record (`Done`)
  *     job:{<id>}:failures  hash: band → how often its task threw
- *     job:{<id>}:claims    hash: band → its worker; "<band> claim" → JSON of that (`Claim`); "<band> lost", "<band> losers"
- *                          → how many died while they computed it, and their names; "<band> cut off" → its worker, where
- *                          that has lost the queue and goes on
+ *     job:{<id>}:claims    hash: band → its worker; "<band> claim" → JSON of its `Claim`
+ *                          "<band> lost", "<band> losers" → number and names of the workers that died with it
+ *                          "<band> cut off" → its worker, if that has lost the queue and still computes the band
  *     job:{<id>}:log       list: JSON of what went wrong (`Incident`)
- *     job:{<id>}:feeder    the lease of the coordinator that enqueues the job
+ *     job:{<id>}:feeder    the lease: which coordinator enqueues the job
  *     resultado:<chunk id> base64 of the band as a picture, or of its JSON
  *     job:list             sorted set: id → when it was sent, with the setting `CLASSROOM=wall`
  *     workers              sorted set: name → time of the last heartbeat, ms by Redis' clock
- *     worker:<name>        hash: what the worker is and has done
- *     channel job:{<id>}   "<band> <done>", "claim <band> <claim>", "incident <incident>", "enqueued <ms> <ms>"; "job": anything
- *     channel worker:<name> what the worker is asked to do (ops/obey.ts), with the setting `CLASSROOM=control`
+ *     worker:<name>        hash: the fields of `WorkerInfo`
+ *     channel job:{<id>}   "<band> <done>", "claim <band> <claim>", "incident <incident>", the JSON of a `Report`,
+ *                          "enqueued <enqueuedAt> <cutMs> <bands> <height>"; "job": anything may have changed
+ *     channel worker:<name> commands to the worker (ops/obey.ts), with the setting `CLASSROOM=control`
  *
- * Invariant: every key of a job has a TTL, renewed with every band, and nothing about a job is written unless its record
- * exists, except the result of a third party's message. So a late worker cannot bring a removed job back. Messages on the
- * channel are hints; the hashes are the truth. Not here: what follows from the records (watch.ts, job.ts), the scripts, their
- * form as text and the connections (redis/), the queue (queue.ts).
+ * Invariant: every key of a job has a TTL, renewed with every band. Nothing about a job is written unless its record
+ * exists, except the result of a third party's message. So a late worker cannot bring a removed job back. Messages on
+ * the channel are hints; the hashes are the truth.
+ *
+ * Not here: the state that follows from the records (watch.ts), the scripts, the text form of the records and the
+ * connections (redis/), the queue (queue.ts).
  */
 import { EventEmitter } from "node:events";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -53,23 +56,23 @@ export const BEAT_MS = 4_000;
 export const LIVE_MS = 12_000;
 
 const jobKey = (id: string) => `job:{${id}}`;
-/** What a job has besides its record. */
+/** The other keys of a job: its record's key with one of these suffixes. */
 const PARTS = ["rows", "sent", "done", "failures", "claims", "log"];
 const resultKey = (chunkId: string) => `resultado:${chunkId}`;
 
-/** The time that one look adds to a suspicion, at most, ms: several times the pause between two looks. */
+/** One look adds at most this time to `trackSuspicion`, ms. It is more than twice the pause between two looks. */
 const MAX_LOOK_MS = 5_000;
 
-/** How long a worker may take to say that it has lost its connection to the queue and goes on, ms. */
+/** How long a worker may take to report that it has lost the queue and still computes its band, ms. */
 const CUT_OFF_MS = 300;
 
-/** The list of all jobs, where a class may see them, and how long it is at most. */
+/** The list of all jobs, for `CLASSROOM=wall`, and its maximum length. */
 const JOB_LIST = "job:list";
 const MAX_LISTED = 1_000;
-/** Characters that are kept of what a task threw. */
+/** A task's error is cut to this many characters. */
 const MAX_ERROR = 300;
 
-/** What the processes of the distributed mode share. */
+/** The result store of the distributed mode. All its processes share it. */
 export class RedisResults implements Results {
   readonly #connection: RedisConnection;
   readonly #redis: Redis | Cluster;
@@ -78,7 +81,7 @@ export class RedisResults implements Results {
 
   /**
    * @param url as in ops/address.ts
-   * @param patient commands wait for Redis for ever (a worker), instead of failing after about 15 s
+   * @param patient true for a worker: commands wait for Redis for ever. False: they fail after about 15 s
    * @param ca certificates to trust, PEM
    */
   constructor(
@@ -137,7 +140,7 @@ export class RedisResults implements Results {
     // A list may have more bands than its record has yet.
     const bands =
       known ?? Math.max(Number(await this.#redis.hget(key, "bands")), await this.#redis.hlen(`${key}:sent`));
-    // The record first: without it nothing more is written about this job.
+    // The record goes first: without it, nothing more is written about this job.
     const hashes = PARTS.map((part) => `${key}:${part}`);
     const steps = this.#redis.pipeline().del(key, ...hashes);
     steps.publish(key, "job");
@@ -198,11 +201,11 @@ export class RedisResults implements Results {
       if (answer === "go") return { lost: Number(number), claim: claimFrom(claim), hasJob: true };
       if (answer === "drop") return null;
       const holder = (await this.workers()).find((worker) => claimOf(worker) === claim);
-      // Two copies of one message, where a publish was repeated: the other one is in progress.
+      // A repeated publish made a second copy of the message. The first copy is in progress.
       if (holder && by.deliveries === 0) return null;
-      // Since it said so, it may have given the band up: Redis was silent, too.
+      // `busy` is checked because the worker may have returned the band since it reported `cut off`.
       if (number === "1" && holder?.busy === jobId) return "elsewhere";
-      // Its heartbeat outlives a worker that was killed. One that only lost its connection says so at once.
+      // A killed worker still seems alive for some seconds. One that only lost its connection reports `cut off` sooner.
       if (holder && looks === 0) await sleep(CUT_OFF_MS);
       else isVoid = claim;
     }
@@ -348,7 +351,7 @@ export class RedisResults implements Results {
     // Not one pipeline: in a Redis Cluster the workers are on several nodes.
     const reads = names.map((name) => this.#redis.hgetall(`worker:${name}`));
     return (await Promise.allSettled(reads)).flatMap((read) => {
-      // Another program may have stored something that is not a hash: that one is left out.
+      // Another program may have stored something that is not a hash. Such a worker is left out.
       if (read.status === "rejected" && !read.reason.message.startsWith("WRONGTYPE")) throw read.reason;
       const found = read.status === "rejected" ? {} : read.value;
       return found.name ? [workerOf(found)] : [];
@@ -364,7 +367,7 @@ export class RedisResults implements Results {
     return this.#connection.ping();
   }
 
-  /** @throws Error for what never works, as `RedisConnection.check` */
+  /** @throws Error if Redis can never work with these settings; see `RedisConnection.check` */
   check(): Promise<void> {
     return this.#connection.check();
   }
@@ -374,13 +377,13 @@ export class RedisResults implements Results {
   }
 }
 
-/** A claim of this process, and of no other: a worker may be restarted under the same name. */
+/** Identifies a process. The name alone does not: a worker may be restarted with the same name. */
 const claimOf = ({ name, since }: { name: string; since: number }) => `${name} ${since}`;
 
-/** Runs the commands. @throws the first error of one of them */
+/** Runs the commands. @throws the first error */
 async function all(commands: ChainableCommander): Promise<void> {
   const replies = await commands.exec().catch((error: Error & { previousErrors?: Error[] }) => {
-    // A transaction that was not run: the error of the command that could not be queued has the reason.
+    // Redis did not run the transaction. The error of the command that it could not queue has the reason.
     throw error.previousErrors?.[0] ?? error;
   });
   for (const [error] of replies ?? []) if (error) throw error;

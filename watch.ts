@@ -1,13 +1,13 @@
 /**
  * The state of a job, derived from its records, and a watch that keeps it up to date.
  *
- *     uploading   the picture is still arriving; bands may be done already
- *     running     every band is in the queue or done: neither the client nor this coordinator is needed any more
+ *     uploading   the picture is still arriving; some bands may be done already
+ *     running     every band is in the queue, with a worker or done. Only workers are needed from now on
  *     done        every band is done
- *     failed      `error` says why
+ *     failed      `error` has the reason
  *
- * Messages from the store are hints, the records the truth: a watch that gets no hint reads the records again. It also
- * looks for what is never announced: results of third-party workers, which only SET a key, and bands that are missing.
+ * Messages from the store are hints; the records are the truth. A watch that gets no hint reads the records again. It
+ * also looks for what no message announces: results of third-party workers, which only SET a key, and missing bands.
  *
  * Invariant: no job waits for ever. It goes on, or waits for workers with its bands in the queue, or fails.
  *
@@ -19,9 +19,9 @@ import type { Backends, Claim, Done, Failure, Hint, Incident, Job, Results } fro
 import { Pace } from "./jobs/pace.ts";
 import { awaitedOf, failIfStuck, type Known, noteLost } from "./jobs/stuck.ts";
 
-/** Why a job cannot go on: it has failed, is gone, or is another one than what was sent. */
+/** A job cannot go on: it has failed, is gone, differs from what was sent, or was taken over. */
 export class JobError extends Error {
-  /** @param failure of a job that has failed: why, for metrics */
+  /** @param failure the reason of a failed job, for metrics */
   constructor(
     readonly code: "failed" | "gone" | "conflict" | "taken-over",
     message: string,
@@ -44,19 +44,19 @@ export function stateOf(job: Job, done: number): State {
   return job.enqueued ? "running" : "uploading";
 }
 
-/** A watch without hints looks at the records this often: at first, and when nothing has happened for long, ms. */
+/** The pause between two looks of a watch without hints, ms: the shortest one, and the one after a long silence. */
 const LOOK_MS = 200;
 const REFRESH_MS = 2_000;
-/** A watch looks for a job that does not exist this often, or half as often, ms: anyone may ask for one. */
+/** A watch looks for a job that does not exist every 10 to 20 s, ms. Rarely, because anyone may ask for such a job. */
 const UNKNOWN_MS = 10_000;
 
-/** What happened to a job, in order, as far as clients are shown it. */
+/** Something that happened to a job, as clients see it: a band was done, a band was claimed, something went wrong. */
 export type Happening = { band: number } | { band: number; claim: Claim } | { incident: Incident };
 
 /**
  * Reads a job, and fails it if it cannot go on.
- * @param isEnqueued whether this process enqueues it now: such a job needs no lease to count as alive
- * @returns null where there is no such job
+ * @param isEnqueued whether this process enqueues it now. Such a job needs no lease to count as alive
+ * @returns null if there is no such job
  */
 export async function lookUp(backends: Backends, id: string, isEnqueued = JobWatch.enqueues(backends, id)) {
   let known = await read(backends.results, id);
@@ -96,15 +96,15 @@ export class JobWatch {
 
   job: Job | null = null;
   done = new Map<number, Done>();
-  /** What happened in this generation: bands in the order in which they were done or claimed, and what went wrong. */
+  /** What happened in this generation, oldest first. */
   happened: Happening[] = [];
-  /** Those of the unfinished bands that a worker has. */
+  /** The unfinished bands that a worker has. */
   claims = new Map<number, Claim>();
-  /** Rises when the bands start again: the id was sent anew, or a failed job starts its next attempt. */
+  /** Rises when the bands start again: the id was used for a new job, or the job started its next attempt. */
   generation = 0;
   /** Rises with every change. */
   version = 0;
-  /** Bands that the queue has confirmed or is about to, with the CRC-32 of their rows. */
+  /** Bands that were or are being published, with the CRC-32 of their rows. */
   sent = new Map<number, number>();
   #incidents = 0;
   readonly #changes = new EventEmitter().setMaxListeners(0);
@@ -116,7 +116,7 @@ export class JobWatch {
   #enqueuing = 0;
   /** When the next look is due, ms since 1970. */
   #due = 0;
-  /** The first unclaimed band at the last look. While bands are taken in turn, it changes. */
+  /** The first unclaimed band at the last look. It changes from look to look while workers take bands. */
   #first: number | undefined;
   #missing = new Map<string, number>();
   readonly #pace: Pace;
@@ -131,7 +131,7 @@ export class JobWatch {
 
   /**
    * Every `open` needs a `close`.
-   * @param fresh the record of a job that was just written under a new id, and so has no other records
+   * @param fresh the record of a new job, just written. There is nothing else to read about it
    */
   static async open(backends: Backends, id: string, fresh?: Job): Promise<JobWatch> {
     const all = JobWatch.#shared.get(backends.results) ?? new Map<string, SharedWatch>();
@@ -196,15 +196,15 @@ export class JobWatch {
     return this.job;
   }
 
-  /** Calls `listener` on every change. Returns a function that stops that. */
+  /** Calls `listener` on every change. Returns a function that removes it. */
   onChange(listener: () => void): () => void {
     this.#changes.on("change", listener);
     return () => this.#changes.off("change", listener);
   }
 
   /**
-   * Waits for `condition`.
-   * @throws JobError when the job has failed or is gone; the signal's reason when it is aborted
+   * Waits until `condition` is true. It is checked on every change.
+   * @throws JobError if the job has failed or is gone; the signal's reason if the signal is aborted
    */
   async until(condition: () => boolean, signal?: AbortSignal): Promise<void> {
     await new Promise<void>((resolve, reject) => {
@@ -228,7 +228,7 @@ export class JobWatch {
 
   #hear(hint?: Hint): void {
     this.#heard = Date.now();
-    // A read in progress may be older than this hint.
+    // A read in progress may be older than this hint and would overwrite it, so the records are read once more.
     if (hint === undefined || ("enqueuedAt" in hint && this.#reading > 0)) {
       this.#refresh(read(this.backends.results, this.id)).catch(() => {}); // the next look reads again
       return;
@@ -256,7 +256,7 @@ export class JobWatch {
   }
 
   #take(known: Known | null): void {
-    // The id was sent anew, or a failed job starts its next attempt: what was known of the bands is out of date.
+    // A new job under the same id, or the next attempt: what was known about the bands is out of date.
     if (known?.job.created !== this.job?.created || known?.job.attempt !== this.job?.attempt) {
       this.sent.clear();
       this.done.clear();
@@ -276,7 +276,7 @@ export class JobWatch {
   }
 
   #finish(band: number, record: Done): void {
-    // Again where a third-party worker says its name later.
+    // The record is announced again when a third-party worker reports its name later.
     if (this.done.get(band)?.worker !== record.worker) this.happened.push({ band });
     this.done.set(band, record);
     this.claims.delete(band);
@@ -284,7 +284,7 @@ export class JobWatch {
 
   #claim(band: number, claim: Claim): void {
     const known = this.claims.get(band);
-    // A false or late message, or one that the records have shown already.
+    // The message is invalid or late, or the records have shown the claim already.
     if (
       !(band < (this.job?.bands ?? 0)) ||
       this.done.has(band) ||
@@ -296,7 +296,7 @@ export class JobWatch {
   }
 
   #note(incident: Incident): void {
-    // After a gap, the records have them all.
+    // Known already, or one before it is missing. In the second case the next read of the records brings both.
     if (incident.n !== this.#incidents + 1) return;
     this.#incidents = incident.n;
     const isBack = incident.what === "threw" || (incident.what === "lost" && incident.by === undefined);
@@ -317,7 +317,7 @@ export class JobWatch {
     if (this.#pace.isFast && this.#due - Date.now() > this.#pause()) this.#schedule();
   }
 
-  /** Looks often while the job changes, less and less often while it does not. */
+  /** The pause before the next look, ms. It grows while nothing changes. */
   #pause(): number {
     const quiet = Date.now() - this.#heard;
     const usual = this.job ? Math.min(Math.max(LOOK_MS, quiet / 4), REFRESH_MS) : UNKNOWN_MS * (1 + Math.random());
@@ -337,7 +337,7 @@ export class JobWatch {
 
   async #look(): Promise<void> {
     const now = Date.now();
-    // Its record is announced when it is written. This look is for an announcement that was lost.
+    // A new record is announced when it is written. This look finds it if that message was lost.
     if (!this.job && !(await this.backends.results.findJob(this.id))) return;
     if (now - this.#heard >= LOOK_MS && now - this.#refreshed >= REFRESH_MS) {
       this.#refreshed = now;
@@ -353,7 +353,7 @@ export class JobWatch {
     }
   }
 
-  /** In the queue, or with a third-party worker. A band that another worker has claimed is announced when it is done. */
+  /** Bands in the queue or with a third-party worker. The others are announced when they are done, so need no look. */
   #unclaimed(): { band: number }[] {
     return awaitedOf(this).filter(({ band }) => (this.claims.get(band) ?? { foreign: true }).foreign === true);
   }
