@@ -1,10 +1,10 @@
 /**
- * The two connections to Redis, one for commands and one for messages, and whether Redis can be used at all.
+ * The two connections to Redis, one for commands and one for messages, and the checks whether Redis can be used.
  *
- * Invariant: no command runs in another database than that of the address, and no error here holds a password: an error of
+ * Invariant: no command runs in another database than that of the address. No error here holds a password: an error of
  * Redis is reported by its message only.
  *
- * Not here: keys and records (results.ts), the address itself (ops/settings.ts).
+ * Not here: keys and records (results.ts), the address itself (ops/address.ts).
  */
 import { connect } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -16,32 +16,32 @@ import type { Log } from "../ops/log.ts";
 import { type TroubleCode, UnavailableError } from "../ops/trouble.ts";
 import { PROBE } from "./lua.ts";
 
-/** How long the start waits for Redis, ms. */
+/** How long the program waits for Redis when it starts, ms. */
 const CHECK_MS = 2_000;
-/** How long Redis may take to answer before the connection is opened again, ms. */
+/** A connection is opened again if Redis has not answered for this long, ms. */
 const SILENCE_MS = 15_000;
-/** The same where another server takes its place, ms. The client's own detector of failovers may end it for ever. */
+/** The same with sentinels or a cluster, ms. Failovers are noticed by this: the client's detector may stop for ever. */
 const SILENCE_OF_ONE_MS = 5_000;
-/** How long a replica may take to confirm a write, ms, and for how long none is asked where none did. */
+/** How long a replica may take to confirm a write, ms. If none does, none is asked again for `ALONE_MS`. */
 const REPLICA_MS = 500;
 const ALONE_MS = 5_000;
 /** How long a server may take to accept a connection, ms. */
 const CONNECT_MS = 5_000;
 /** How long a sentinel may take to answer, ms. */
 const SENTINEL_MS = 2_000;
-/** How often a command is sent again where it does not wait for ever: over about 15 s. */
+/** A command that is not `patient` is retried this often, in about 15 s. */
 const MAX_RETRIES = 20;
 /** How often the slots of a Redis Cluster are read again, ms. */
 const SLOTS_MS = 5_000;
 const pauseOf = (times: number) => Math.min(50 * times, 1000);
 
-/** The oldest version whose rights of channels (`&job:*`) these checks rely on. */
+/** The oldest version with access rights for channels (`&job:*`), which `ping` tries. */
 const MIN_VERSION = [6, 2];
 
 /** A channel without messages, to try the right to subscribe. */
 const READY = "job:{ready}";
 
-/** Replies that end by themselves. Others, such as NOPERM, last until someone changes the settings or the accounts. */
+/** Errors that go away without help. Others, such as NOPERM, need a change of the settings or the accounts. */
 const PASSING =
   /\b(LOADING|MASTERDOWN|OOM|READONLY|BUSY|MISCONF|NOREPLICAS|CLUSTERDOWN|TRYAGAIN|max number of clients)\b/;
 
@@ -50,11 +50,11 @@ export class RedisConnection {
   readonly subscriber: Redis;
   readonly #log: Log | undefined;
   readonly #isReplicated: boolean;
-  /** Until then no replica is waited for: none has answered lately. Ms since 1970. */
+  /** No replica is asked before this time, because none has answered lately. Ms since 1970. */
   #aloneUntil = 0;
   /** Why the last attempt to connect failed. */
   #trouble: Error | undefined;
-  /** Why this server can never be used; found once it has answered. */
+  /** Why this server can never be used; undefined if it can, or before it has answered. */
   #unsuitable: string | undefined;
 
   /**
@@ -93,7 +93,7 @@ export class RedisConnection {
     if (isNew) this.#log?.warn("Redis cannot be reached, retrying", { error: textOf(error) });
   }
 
-  /** Reads the server's version and settings where the user may. */
+  /** Checks the server's version and settings. Rejects if the user has no right to read them. */
   async #inspect(): Promise<void> {
     const info = await this.commands.info();
     const [, version, major, minor] = /^redis_version:((\d+)\.(\d+)[^\r\n]*)/m.exec(info) ?? [];
@@ -106,7 +106,7 @@ export class RedisConnection {
     this.#log?.warn("Redis may evict results: expected maxmemory-policy noeviction", { policy });
   }
 
-  /** Needs all the rights of this program. @throws UnavailableError unless Redis works */
+  /** Tries every right that this program needs. @throws UnavailableError unless Redis works */
   async ping(): Promise<void> {
     for (const { status } of [this.commands, this.subscriber]) {
       if (status === "ready") continue;
@@ -129,7 +129,8 @@ export class RedisConnection {
 
   /**
    * Waits for the first answer of Redis, `CHECK_MS` at most.
-   * @throws Error for what lasts: a wrong password or database, missing rights, an old version. Not while Redis is unreachable
+   * @throws Error if waiting does not help: a wrong password or database, missing rights, an old version. An
+   *   unreachable Redis is no error here
    */
   async check(): Promise<void> {
     const end = Date.now() + CHECK_MS;
@@ -151,8 +152,8 @@ export class RedisConnection {
   }
 
   /**
-   * Runs a script, which must be idempotent, and waits until a replica has what it wrote: a leader that dies then takes
-   * nothing along. Where no replica answers in time, the script counts as run, and the log has a line.
+   * Runs a script and waits until a replica has what it wrote. So the death of the leader loses nothing. If no replica
+   * answers in time, that is only logged. The script must be idempotent, because it may run twice.
    */
   async evalReplicated(script: string, keys: string[], args: (string | number)[]): Promise<unknown> {
     const run = () => this.commands.eval(script, keys.length, ...keys, ...args);
@@ -161,10 +162,10 @@ export class RedisConnection {
       // One pipeline: `WAIT` counts only what the same connection has written.
       const steps = this.commands.pipeline().eval(script, keys.length, ...keys, ...args);
       const [[error, reply], [lost, replicas]] = (await steps.wait(1, REPLICA_MS).exec()) ?? [];
-      // The slot has moved. Alone, the script follows it, and the client learns where it is.
+      // The slot has moved. Outside a pipeline, the client follows the redirection and learns the new node.
       if (error && /^(MOVED|ASK)\b/.test(error.message) && tries < MAX_RETRIES) await run();
       else if (error) throw error;
-      // The connection was lost in between. Its leader may have died, so the script is run again.
+      // The connection was lost between script and WAIT. The leader may have died, so the script is run again.
       else if (lost && tries < MAX_RETRIES) continue;
       else if (lost) throw lost;
       else {
@@ -179,7 +180,7 @@ export class RedisConnection {
     this.#log?.warn("no replica of Redis answers: what is written now is lost if its leader dies");
   }
 
-  /** The servers that have the keys, between them. */
+  /** The servers that together have all keys. */
   leaders(): Redis[] {
     return this.commands instanceof Cluster ? this.commands.nodes("master") : [this.commands];
   }
@@ -190,7 +191,7 @@ export class RedisConnection {
   }
 }
 
-/** One server; or the one that sentinels name; or, of a cluster, any node, which has the messages of all. */
+/** Connects to the server, to the leader that sentinels name, or to any node of a cluster: each gets all messages. */
 function openRedis(address: RedisAddress, patient: boolean, ca?: string[], more: RedisOptions = {}): Redis {
   const { form, nodes, isTls, username, password, db, name } = address;
   const tls = isTls ? { ...(ca && { ca }) } : undefined;
@@ -200,7 +201,7 @@ function openRedis(address: RedisAddress, patient: boolean, ca?: string[], more:
     db,
     maxRetriesPerRequest: patient ? null : MAX_RETRIES,
     retryStrategy: pauseOf,
-    // A silent connection is opened again. TCP alone would notice after a quarter of an hour.
+    // TCP alone would notice a dead connection only after a quarter of an hour.
     socketTimeout: form === "single" ? SILENCE_MS : SILENCE_OF_ONE_MS,
     connectTimeout: CONNECT_MS,
     ...(tls && { tls }),
@@ -217,7 +218,7 @@ function openRedis(address: RedisAddress, patient: boolean, ca?: string[], more:
     ...(tls && { sentinelTLS: tls, enableTLSForSentinelMode: true }),
     sentinelRetryStrategy: pauseOf,
     sentinelCommandTimeout: SENTINEL_MS,
-    // A former leader: the command is sent again to the next one.
+    // READONLY comes from a former leader. 2: reconnect to the new one and send the command again.
     reconnectOnError: ({ message }) => (/\bREADONLY\b/.test(message) ? 2 : false),
   });
 }
@@ -233,12 +234,12 @@ function openCluster(address: RedisAddress, patient: boolean, ca?: string[]): Cl
       ...(isTls && { tls: { ...(ca && { ca }) } }),
     },
     clusterRetryStrategy: pauseOf,
-    // Each costs `retryDelayOnFailover`, 100 ms.
+    // Each redirection costs `retryDelayOnFailover`, 100 ms.
     maxRedirections: patient ? Number.POSITIVE_INFINITY : SILENCE_MS / 100,
-    // While no node can be reached, commands would wait without a limit.
+    // With an offline queue, commands would wait without a limit while no node can be reached.
     enableOfflineQueue: patient,
     slotsRefreshInterval: SLOTS_MS,
-    // Certificates and Kubernetes need the names of the nodes, and not the addresses of their first start.
+    // Keep the names of the nodes: certificates name them, and in Kubernetes their addresses change.
     dnsLookup: (host, done) => done(null, host),
   };
   return new Cluster(nodes, options);
@@ -268,7 +269,7 @@ function isRefusal(error: Error | undefined): error is Error {
   return error?.name === "ReplyError" && !PASSING.test(error.message);
 }
 
-/** By the code with which a reply begins. */
+/** Derives the trouble from the code with which a reply begins. */
 function codeOf(error: Error | undefined): TroubleCode {
   const [reply] = /^[A-Z]+(?= )/.exec(error?.message ?? "") ?? [""];
   return REPLIES[reply] ?? "unreachable";
@@ -287,7 +288,7 @@ const REPLIES: Record<string, TroubleCode> = {
   NOREPLICAS: "blocked",
 };
 
-/** What to change, by the code with which the reply begins. */
+/** What to change in the settings. */
 function cureOf(error: Error & { command?: { name: string } }): string {
   if (/^(WRONGPASS|NOAUTH)\b/.test(error.message)) return "expected a valid user and password";
   if (error.command?.name === "select") return "expected the number of a database that exists";
@@ -295,8 +296,9 @@ function cureOf(error: Error & { command?: { name: string } }): string {
 }
 
 /**
- * Some servers repeat the arguments of a command that they do not know, and those of the first command hold the password.
- * The same error object goes to every command that waits for the connection.
+ * Removes the password from an error. Some servers repeat the arguments of a command that they do not know, and those
+ * of the first command hold the password. The object itself is changed, because every waiting command gets the same
+ * one.
  */
 function redact(error: Error): void {
   const [message] = error.message.split(/,? with args beginning with/, 1);
@@ -305,7 +307,7 @@ function redact(error: Error): void {
   error.stack = `${error.name}: ${message}`;
 }
 
-/** A connection that fails at several addresses has an error without a message. */
+/** The error of a connection that failed at several addresses has no message. */
 function textOf(error: Error & { code?: string }): string {
   return error.message || error.code || error.name;
 }

@@ -2,20 +2,20 @@
  * The scripts that run inside Redis. Each is one transaction on the keys of one job; KEYS[1] is its record.
  *
  * They guard the transitions of a job and of its bands (docs/architecture.md has the table):
- * - nothing is written about a job whose record does not exist, so a late worker cannot bring a removed job back. Only a
- *   third party's message, which has no attempt, needs no record: its result is stored, and nothing else;
- * - a band that is done stays done, and so does a job that is done: a late failure changes neither;
- * - an attempt is fenced: what a worker reports for an earlier attempt is dropped. Sending a failed job again starts the next.
+ * - Nothing is written about a job without a record. So a late worker cannot bring a removed job back. The exception is a
+ *   third party's message, which has no attempt: its result is stored, and nothing else.
+ * - A done band and a done job stay done. A late failure changes neither.
+ * - A report for an earlier attempt is dropped. A failed job that is sent again starts its next attempt.
  *
- * Invariant: the record, its hashes and its stored results live equally long.
+ * Invariant: the record, its hashes and its stored results expire together.
  *
  * Not here: the keys and the callers (results.ts).
  */
 import { MAX_INCIDENTS } from "../backends.ts";
 
 /**
- * `renew(job, ttl, complete)`: everything about a job lives for `ttl` seconds from now. The results are many, so they are
- * renewed only once in a quarter of the TTL, and when the last band is stored.
+ * `renew(job, ttl, complete)`: everything about a job expires `ttl` seconds from now. The results are many, so they are
+ * renewed only once in a quarter of the TTL, and when the last band is stored (`complete`).
  */
 const RENEW = `
 local function renew(job, ttl, complete)
@@ -30,19 +30,19 @@ local function renew(job, ttl, complete)
 end
 `;
 
-/** `follow(job, key)`: a hash that has just been made lives as long as its record. `renew` renews both. */
+/** `follow(job, key)`: gives a new hash the remaining TTL of its record. Later, `renew` renews both. */
 const FOLLOW = `
 local function follow(job, key)
   if redis.call('PTTL', key) < 0 then redis.call('PEXPIRE', key, math.max(1, redis.call('PTTL', job))) end
 end
 `;
 
-/** `stale(attempt, given)`: what a worker reports belongs to an earlier attempt. Third-party senders give none. */
+/** `stale(attempt, given)`: whether a report belongs to an earlier attempt. Third-party senders give no attempt. */
 const STALE = "local function stale(attempt, given) return given ~= '' and attempt and given ~= attempt end\n";
 
 /**
- * `next_attempt(job)`: what belonged to the attempt before is gone, its failures and suspicion too. Done bands stay, the
- * rest must be sent again. Needs `renew`.
+ * `next_attempt(job)`: removes what belongs to the attempt before: sent bands, claims, failures, `suspect`. Done bands
+ * stay. The rest must be sent again. Needs `renew`.
  */
 const NEXT_ATTEMPT = `
 local function next_attempt(job)
@@ -56,7 +56,7 @@ end
 `;
 
 /**
- * `elapsed(began)`: ms since the job began, by the clock of Redis; nil where an older coordinator wrote the record.
+ * `elapsed(began)`: ms since the job began, by the clock of Redis; nil if an older coordinator wrote the record.
  * `about(job, band)`: when a band was sent and confirmed, and its lane.
  */
 const CLOCK = `
@@ -71,7 +71,7 @@ local function about(job, band)
 end
 `;
 
-/** `log(job, incident)`: keeps and publishes that something went wrong, for the first \`MAX_INCIDENTS\` of a job. Needs `FOLLOW`. */
+/** `log(job, incident)`: stores and publishes an incident, until the job has `MAX_INCIDENTS`. Needs `follow`. */
 const LOG = `
 local function log(job, incident)
   incident.n = redis.call('LLEN', job .. ':log') + 1
@@ -83,7 +83,7 @@ local function log(job, incident)
 end
 `;
 
-/** Writes a whole record. ARGV TTL, field, value, … Returns when the job began, ms since 1970 by the clock of Redis. */
+/** Writes a whole record. ARGV TTL, field, value, … Returns when the job began, ms since 1970 by Redis' clock. */
 export const PUT = `
 local time = redis.call('TIME')
 redis.call('HSETNX', KEYS[1], 'began', time[1] .. string.format('%05.1f', math.floor(time[2] / 100) / 10))
@@ -92,7 +92,7 @@ redis.call('EXPIRE', KEYS[1], ARGV[1])
 redis.call('PUBLISH', KEYS[1], 'job')
 return redis.call('HGET', KEYS[1], 'began')`;
 
-/** Needs the rights that the other scripts need, and leaves nothing. KEYS of its own. */
+/** Tries the rights that the other scripts need. Leaves nothing behind. KEYS: any that no job uses. */
 export const PROBE = `
 for _, key in ipairs(KEYS) do
   redis.call('HSET', key, 'probe', 1)
@@ -101,12 +101,12 @@ for _, key in ipairs(KEYS) do
 end
 return 1`;
 
-/** A heartbeat, and who has had one lately, by the clock of one server. KEYS workers; ARGV name. */
+/** Records a heartbeat, with the time of Redis: the clocks of workers may differ. KEYS workers; ARGV name. */
 export const BEAT = `
 local time = redis.call('TIME')
 return redis.call('ZADD', KEYS[1], time[1] * 1000, ARGV[1])`;
 
-/** Names of the live workers. KEYS workers; ARGV ms after which a worker without a heartbeat is dead. */
+/** Returns the names of the live workers. KEYS workers; ARGV ms after which a worker without a heartbeat is dead. */
 export const LIVE = `
 local time = redis.call('TIME')
 redis.call('ZREMRANGEBYSCORE', KEYS[1], 0, time[1] * 1000 - ARGV[1])
@@ -117,7 +117,7 @@ export const EXPIRE_ONCE = `
 if redis.call('TTL', KEYS[1]) == -1 then return redis.call('EXPIRE', KEYS[1], ARGV[1]) end
 return 0`;
 
-/** Changes a record. ARGV hint, attempt or empty, `cutMs` where all is enqueued now or empty, field, value, … */
+/** Changes a record. ARGV hint, attempt or empty, `cutMs` if all bands are enqueued now or empty, field, value, … */
 export const UPDATE = `${RENEW}${STALE}${CLOCK}
 local ttl, attempt, began, enqueued = unpack(redis.call('HMGET', KEYS[1], 'ttl', 'attempt', 'began', 'enqueued'))
 if not ttl or stale(attempt, ARGV[2]) then return 0 end
@@ -125,7 +125,7 @@ redis.call('HSET', KEYS[1], unpack(ARGV, 4))
 local bands = redis.call('HGET', KEYS[1], 'bands')
 local hint = ARGV[1]
 if ARGV[3] ~= '' and began then
-  -- A picture that is sent again when all is enqueued changes nothing.
+  -- A picture that is sent again after all its bands were enqueued keeps the first times.
   if enqueued ~= '1' then redis.call('HSET', KEYS[1], 'enqueuedAt', tostring(elapsed(began)), 'cutMs', ARGV[3]) end
   hint = hint .. ' ' .. table.concat(redis.call('HMGET', KEYS[1], 'enqueuedAt', 'cutMs', 'bands', 'height'), ' ')
 end
@@ -134,8 +134,9 @@ redis.call('PUBLISH', KEYS[1], hint)
 return 1`;
 
 /**
- * A worker begins a band. ARGV band, claimant, attempt, a claim that is void or empty, the worker's name, earlier deliveries,
- * ms since the worker received the message. Returns `claimed` where another process has it, and 1 where that one goes on.
+ * A worker begins a band. ARGV band, claimant, attempt, the claim of a dead process or empty, the worker's name, number
+ * of earlier deliveries, ms since the worker received the message. Returns `claimed` if another process has the band,
+ * then 1 if that one has lost the queue and still computes it, else 0.
  */
 export const BEGIN = `${FOLLOW}${STALE}${CLOCK}${LOG}
 local failed, attempt, ttl, began = unpack(redis.call('HMGET', KEYS[1], 'error', 'attempt', 'ttl', 'began'))
@@ -152,7 +153,7 @@ if claim and claim ~= ARGV[2] then
   local worker = claim:match('^(.*) %S+$') or claim
   table.insert(losers, worker)
   redis.call('HSET', claims, band .. ' losers', cjson.encode(losers))
-  -- A watch may have noted it already, because its heartbeat had ended.
+  -- A watch may have logged the loss already, because the worker's heartbeat had ended.
   if redis.call('HDEL', claims, band .. ' noted') == 0 then
     log(KEYS[1], { what = 'lost', at = now, band = tonumber(band), worker = worker, by = ARGV[5] })
   end
@@ -168,8 +169,8 @@ redis.call('PUBLISH', KEYS[1], 'claim ' .. band .. ' ' .. text)
 return 'go ' .. lost .. ' ' .. text`;
 
 /**
- * A worker has lost its connection to the queue while it computes a band, and goes on. ARGV band, claimant. Where another
- * worker has taken the band over, that one has counted it as lost.
+ * A worker has lost the queue but still computes its band. ARGV band, claimant. If another worker has taken the band
+ * over, it has counted this one as lost. This script takes that back.
  */
 export const CUT_OFF = `
 local claims, band = KEYS[1] .. ':claims', ARGV[1]
@@ -185,7 +186,7 @@ for i, worker in ipairs(losers) do
 end
 return 0`;
 
-/** A worker that has claimed a band is alive no more. ARGV band, worker. Its claim stays, so that it counts as lost. */
+/** Logs that a worker died while it had a band. ARGV band, worker. The claim stays, so that `BEGIN` counts the loss. */
 export const NOTE_LOST = `${FOLLOW}${CLOCK}${LOG}
 local claims, band = KEYS[1] .. ':claims', ARGV[1]
 local claim, began = redis.call('HGET', claims, band), redis.call('HGET', KEYS[1], 'began')
@@ -195,20 +196,20 @@ redis.call('HDEL', claims, band .. ' claim')
 log(KEYS[1], { what = 'lost', at = elapsed(began), band = tonumber(band), worker = ARGV[2] })
 return 1`;
 
-/** The result of a done job was merged. ARGV how long that took, ms. The first time counts. */
+/** The result of a done job was merged. ARGV how long that took, ms. Only the first merge is recorded. */
 export const NOTE_MERGE = `${CLOCK}
 local began = redis.call('HGET', KEYS[1], 'began')
 if not began or redis.call('HSETNX', KEYS[1], 'mergeMs', ARGV[1]) == 0 then return 0 end
 return redis.call('HSET', KEYS[1], 'mergedAt', tostring(elapsed(began)))`;
 
-/** A worker hands a band back. ARGV band, claimant. */
+/** Removes a worker's claim, because it returns the band. ARGV band, claimant. */
 export const UNCLAIM = `
 if redis.call('HGET', KEYS[1] .. ':claims', ARGV[1]) == ARGV[2] then
   return redis.call('HDEL', KEYS[1] .. ':claims', ARGV[1], ARGV[1] .. ' claim')
 end
 return 0`;
 
-/** Stores a band. KEYS job, result; ARGV band, done record, picture, CRC, attempt, TTL where there is no record. */
+/** Stores a band. KEYS job, result; ARGV band, done record, picture, CRC, attempt, TTL if there is no record. */
 export const STORE = `${RENEW}${STALE}${CLOCK}
 local ttl, failed, attempt, bands, began, enqueued =
   unpack(redis.call('HMGET', KEYS[1], 'ttl', 'error', 'attempt', 'bands', 'began', 'enqueued'))
@@ -232,8 +233,8 @@ renew(KEYS[1], ttl, redis.call('HLEN', KEYS[1] .. ':done') == tonumber(bands))
 return 1`;
 
 /**
- * A task threw. ARGV band, attempt, worker, error. Returns how often it did; 0: the band is done, or belongs to an earlier
- * attempt.
+ * A task threw. ARGV band, attempt, worker, error. Returns how often it has thrown for this band; 0 if the band is done
+ * or the attempt is an earlier one.
  */
 export const COUNT_FAILURE = `${FOLLOW}${STALE}${CLOCK}${LOG}
 local attempt, ttl, began = unpack(redis.call('HMGET', KEYS[1], 'attempt', 'ttl', 'began'))
@@ -245,7 +246,7 @@ follow(KEYS[1], KEYS[1] .. ':failures')
 log(KEYS[1], { what = 'threw', at = elapsed(began), band = tonumber(ARGV[1]), worker = ARGV[3], error = ARGV[4] })
 return failures`;
 
-/** Fails a job, for the first reason given. ARGV error, failure, band or empty, attempt or empty, worker or empty. */
+/** Fails a job that has not failed yet. ARGV error, failure, band or empty, attempt or empty, worker or empty. */
 export const FAIL = `${FOLLOW}${STALE}${CLOCK}${LOG}
 local failed, attempt, bands, enqueued, began =
   unpack(redis.call('HMGET', KEYS[1], 'error', 'attempt', 'bands', 'enqueued', 'began'))
@@ -268,7 +269,7 @@ redis.call('HSET', KEYS[1], 'error', '', 'failure', '')
 next_attempt(KEYS[1])
 return 1`;
 
-/** Takes back the done record of every band whose result is gone, and starts the next attempt. Returns how many. */
+/** Removes the done records of bands whose results are gone. If any are, starts the next attempt. Returns how many. */
 export const FORGET_EXPIRED = `${RENEW}${NEXT_ATTEMPT}
 local gone = 0
 for _, band in ipairs(redis.call('HKEYS', KEYS[1] .. ':done')) do
@@ -281,9 +282,9 @@ if gone > 0 then next_attempt(KEYS[1]) end
 return gone`;
 
 /**
- * Records what third-party workers did. KEYS job, results; ARGV for each result its band and a report as JSON: `worker`,
- * and how long it took to `decode`, to compute (`ms`) and to `store`, ms. A result without a worker's name
- * is recorded when it is seen again. Returns how many bands are done now that were not, or were seen for the first time.
+ * Records what third-party workers did. KEYS job, results; ARGV for each result its band and a report as JSON, which
+ * may have `worker` and how long it took to `decode`, to compute (`ms`) and to `store`, ms. A result without a worker's
+ * name is recorded when it is seen again. Returns the number of bands that became done or whose result is new.
  */
 export const RECORD_FOREIGN = `${RENEW}${FOLLOW}${CLOCK}
 local ttl, kind, bands, failed, began = unpack(redis.call('HMGET', KEYS[1], 'ttl', 'kind', 'bands', 'error', 'began'))
@@ -295,7 +296,7 @@ local function record(band, report)
   local claim = redis.call('HGET', claims, band .. ' claim')
   claim = claim and cjson.decode(claim) or {}
   record.worker = report.worker or claim.worker or 'foreign'
-  -- What it reported when it began.
+  -- The times that the worker reported when it began.
   if claim.worker == record.worker then record.taken, record.claimed = claim.taken, claim.claimed end
   return record
 end
@@ -315,7 +316,7 @@ local function take(band, key, report)
   end
   local done = record(band, report)
   if redis.call('EXISTS', key) == 0 then
-    -- A worker of this project that has claimed the band has it.
+    -- The report is not new, or a worker of this project has claimed the band.
     if not report.worker or report.worker == redis.call('HGET', claims, band .. ' foreign') then return end
     if redis.call('HEXISTS', claims, band) == 1 then return end
     done.taken, done.claimed = now, now
@@ -325,7 +326,7 @@ local function take(band, key, report)
     redis.call('PUBLISH', KEYS[1], 'claim ' .. band .. ' ' .. text)
     return
   end
-  -- A worker that names itself does so just after it has set the result.
+  -- A worker that reports its name does so just after it has set the result. Give it time until the next look.
   if not report.worker and redis.call('HSETNX', claims, band .. ' seen', 1) == 1 then
     follow(KEYS[1], claims)
     found = found + 1
@@ -337,7 +338,7 @@ local function take(band, key, report)
     done.claimed = math.max(0, done.computed - report.ms)
     if report.decode then done.taken = math.max(0, done.claimed - report.decode) end
   end
-  -- The base64 of every PNG begins like this. Another format may have lost pixels.
+  -- The base64 of every PNG begins with these characters. Another format may be lossy.
   if kind == 'picture' and redis.call('GETRANGE', key, 0, 7) ~= 'iVBORw0K' then done.lossy = true end
   local text = cjson.encode(done)
   redis.call('HSET', KEYS[1] .. ':done', band, text)
@@ -351,8 +352,8 @@ for i = 2, #KEYS do take(ARGV[i * 2 - 3], KEYS[i], cjson.decode(ARGV[i * 2 - 2])
 return found`;
 
 /**
- * Sets the CRC of a band in one of the job's hashes, and the time in its rows. KEYS job, hash, rows; ARGV band, CRC,
- * attempt, name of the time, lane or empty. Returns -1 where the attempt has other rows for this band: for a moment, two
+ * Sets the CRC of a band in one of the job's hashes, and the time in `rows`. KEYS job, hash, rows; ARGV band, CRC,
+ * attempt, name of the time, lane or empty. Returns -1 if this attempt has other rows for the band: for a moment, two
  * coordinators may enqueue a job, each with its own picture.
  */
 export const MARK = `${FOLLOW}${STALE}${CLOCK}
@@ -367,8 +368,8 @@ follow(KEYS[1], KEYS[3])
 return 1`;
 
 /**
- * For how long something has been wrong with a job. ARGV 1 wrong or 0 not, the longest time that one look may add, ms.
- * Returns ms. Only time between two looks counts: while all machines sleep, the clock goes on but nothing can be seen.
+ * Measures for how long something has been wrong with a job. ARGV 1 if it is wrong now, else 0; the most that one look
+ * may add, ms. Returns ms. The limit is for a laptop that sleeps: the clock goes on, but no look is made.
  */
 export const TRACK_SUSPICION = `
 if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
@@ -384,7 +385,7 @@ if looked then seen = seen + math.min(math.max(0, now - looked), tonumber(ARGV[2
 redis.call('HSET', KEYS[1], 'suspect', seen, 'looked', now)
 return seen`;
 
-/** Takes or renews the lease. A job that a coordinator enqueues does not expire. KEYS lease, job; ARGV owner, ms. */
+/** Takes or renews the lease, and renews the job, so that it does not expire. KEYS lease, job; ARGV owner, ms. */
 export const LEASE = `${RENEW}
 local owner = redis.call('GET', KEYS[1])
 if owner and owner ~= ARGV[1] then return 0 end
@@ -393,7 +394,7 @@ local ttl = redis.call('HGET', KEYS[2], 'ttl')
 if ttl then renew(KEYS[2], ttl, false) end
 return 1`;
 
-/** KEYS lease; ARGV owner. */
+/** Releases the lease if it is the owner's. KEYS lease; ARGV owner. */
 export const RELEASE = `
 if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
 return 0`;

@@ -1,14 +1,14 @@
 /**
- * The records in Redis as text: jobs, bands, workers, and the messages on a job's channel.
+ * The text form of the records in Redis (jobs, bands, workers) and of the messages on a job's channel.
  *
- * Invariant: what another program has written is checked, and never throws where it can be left out.
+ * Invariant: values that another program may have written are checked. One that can be left out never causes an error.
  *
  * Not here: the keys (results.ts), what the fields mean (backends.ts).
  */
 import type { BandTimes, Claim, Done, Failure, Hint, Incident, Job, Report, WorkerInfo } from "../backends.ts";
 import type { Offer } from "../tasks/offer.ts";
 
-/** Anyone may publish on the channel. What cannot be read is a hint that anything may have changed. */
+/** Any client of Redis may publish on the channel. An unreadable message means that anything may have changed. */
 export function hintFrom(message: string): Hint | undefined {
   const [, kind = "", band, json = "null"] =
     /^(claim |incident |enqueued ?)?(?:(\d{1,10}) )?(.*)$/s.exec(message) ?? [];
@@ -19,12 +19,12 @@ export function hintFrom(message: string): Hint | undefined {
     if (kind.startsWith("enqueued")) return enqueuedFrom(message);
     if (band !== undefined) return { band: Number(band), done: doneFrom(json) };
   } catch {
-    // Below.
+    // The message cannot be read.
   }
   return undefined;
 }
 
-/** Without times, an older coordinator wrote the record. */
+/** @returns undefined if the message has no times: then an older coordinator sent it, and the records are read */
 function enqueuedFrom(message: string): Hint | undefined {
   const [, at, cut, bands, height] = message.split(" ").map(Number);
   if (!Number.isFinite(at) || !Number.isFinite(cut)) return undefined;
@@ -60,7 +60,7 @@ export function incidentFrom(json: string): Incident {
   return incident;
 }
 
-/** Limits of what a third-party worker may say. */
+/** Limits of a third-party worker's report. */
 const MAX_NAME = 64;
 const MAX_MS = 1e9;
 
@@ -76,13 +76,13 @@ function reportFrom(json: string): Report {
   return { band, ...(named && { worker }), ...Object.fromEntries(spans) };
 }
 
-/** What is no number is absent. */
+/** The times of a record. A value that is not a number is left out. */
 function checkedTimes(times: BandTimes): BandTimes {
   const names = ["sent", "confirmed", "taken", "claimed", "computed", "stored"] as const;
   return Object.fromEntries(names.map((name) => [name, Number.isFinite(times[name]) ? times[name] : undefined]));
 }
 
-/** A record, or a part of one, as the fields of a hash. */
+/** A job's record, or a part of it, as the fields of a hash. */
 export function fieldsOf(job: Partial<Job>): Record<string, string | number> {
   const fields = Object.entries(job).map(([name, value]) => {
     if (value === null) return [name, ""];
@@ -123,7 +123,7 @@ export function jobFrom(fields: Record<string, string>): Job {
   };
 }
 
-/** Fields that a third-party worker leaves out or garbles become empty or 0. */
+/** Fields that are missing or invalid, as a third-party worker may send them, become empty or 0. */
 export function workerOf(fields: Record<string, string>): WorkerInfo {
   const { name, host = "", runtime = "", busy = "" } = fields;
   const [pid, cores, since, bands, pixels, ms] = ["pid", "cores", "since", "bands", "pixels", "ms"].map((field) => {
