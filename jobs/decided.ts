@@ -1,14 +1,14 @@
 /**
- * Whether the answer of a list is decided before all its pieces are done. Asked before each band that is enqueued, so the
- * rest is not computed.
+ * Checks whether the answer of a list job is decided before all its pieces are done. The coordinator asks this before
+ * it enqueues a band. Once the answer is decided, it enqueues no more.
  *
- * Not here: the merge of the whole job (job.ts), which also reports what is wrong with a result.
+ * Not here: the merge of the whole job (job.ts), which also reports invalid results.
  */
 import { chunkIdOf } from "../chunk.ts";
 import { isList, type Task, type Values } from "../task.ts";
 import type { JobWatch } from "../watch.ts";
 
-/** Merges the results of the first bands, each when it is done. */
+/** @returns a function that merges the bands done so far, from the first one on, and asks the task's `isDecided` */
 export function decider({ id, done, backends }: JobWatch, task: Task, params: Values): () => Promise<boolean> {
   if (!isList(task) || !task.isDecided) return async () => false;
   let [merged, next, isDecided]: [unknown, number, boolean] = [undefined, 0, false];
@@ -21,7 +21,7 @@ export function decider({ id, done, backends }: JobWatch, task: Task, params: Va
         isDecided = task.isDecided!(merged, params);
       }
     } catch {
-      next = -1; // the merge meets the same error
+      next = -1; // stop asking: the merge in job.ts reports this error
     }
     return isDecided;
   };

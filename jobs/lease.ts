@@ -1,29 +1,30 @@
 /**
- * What the coordinator that enqueues a job has of it: a lease, a window, and the lanes in which it sends the bands.
+ * The lease, the window and the lanes of a job. The lease says which coordinator enqueues it. The window limits the
+ * bands in flight. A lane is one of the `workers` places of a job, and has one band at a time.
  *
- * Invariant: at most one coordinator enqueues a job. One that dies, or that has lost contact with the store, stops being it.
+ * Invariant: at most one coordinator enqueues a job. The lease of one that dies, or loses the store, lapses.
  *
- * Not here: what that coordinator does (job.ts), what a job is when none has the lease (watch.ts).
+ * Not here: how a job is enqueued (job.ts), the state of a job that no coordinator enqueues (watch.ts).
  */
 import { randomUUID } from "node:crypto";
 import type { Job, Results } from "../backends.ts";
 import { JobError, type JobWatch } from "../watch.ts";
 
-/** A coordinator may enqueue a job for so long, unless it renews its lease, ms. */
+/** A lease lapses after this time, unless it is renewed, ms. */
 const LEASE_MS = 10_000;
 /** How often a request that waits for the lease asks for it, ms. */
 const LEASE_POLL_MS = 200;
-/** Bands in flight where `workers` is not set: this many, or twice the live workers, which keeps them all busy. */
+/** Bands in flight if `workers` is not set: at least this many, and up to two for each live worker to keep all busy. */
 const MIN_WINDOW = 4;
 /** How often the live workers are counted, ms. */
 const COUNT_MS = 2_000;
 
 /**
- * Runs `step` as the only coordinator that enqueues this job. Waits for the one that does so now, or until its lease
- * lapses because it died.
+ * Runs `step` while this coordinator has the lease of the job. First waits until the coordinator that has it releases
+ * it, or dies and lets it lapse.
  * @param step gets a signal that is aborted when the client closes the connection or the lease is lost
- * @param client `isSilent`: it sends nothing, though it should. It may be gone, and the request that waits for the lease
- *   may be its next attempt, so the lease is offered to that request
+ * @param client `isSilent`: the client should send the picture but sends nothing. It may be gone, and another request
+ *   that waits for the lease may be its next attempt. So the lease is released for a moment, and that request may take it
  */
 export async function withLease(
   results: Results,
@@ -58,8 +59,8 @@ export async function withLease(
 }
 
 /**
- * Gives each band that is sent the first lane without a band in flight; undefined where the job has no limit. Bands that
- * another coordinator sent before this one took over keep theirs.
+ * @returns a function that gives a band the first lane without a band in flight; undefined if the job has no limit.
+ *   Bands that another coordinator sent before keep their lanes
  */
 export function lanesOf(watch: JobWatch): (band: number) => number | undefined {
   const { workers } = watch.expectJob();
@@ -83,7 +84,7 @@ export function windowOf({ workers }: Job, results: Results): (inFlight: number)
   let asked = 0;
   return (inFlight) => {
     if (inFlight < MIN_WINDOW) return true;
-    // In the background, and only for jobs with more bands than that.
+    // Counted in the background, and only for jobs with more than `MIN_WINDOW` bands.
     if (Date.now() - asked > COUNT_MS) {
       asked = Date.now();
       const count = (fleet: unknown[]) => {

@@ -1,7 +1,7 @@
 /**
  * The queue of the embedded mode, in this process.
  *
- * It keeps the promises of its interface (backends.ts), except that everything ends with the process.
+ * It implements `Queue` (backends.ts). When the process ends, its chunks are lost.
  */
 import { EventEmitter, once } from "node:events";
 import { type Handler, type Letter, type Peeked, type Queue, QueueError } from "../backends.ts";
@@ -11,7 +11,6 @@ import { Pool } from "../picture/buffers.ts";
 /** Buffers of settled chunks that are kept for reuse, bytes. */
 const POOL_BYTES = 16 << 20;
 
-/** A queue in this process. */
 export class LocalQueue implements Queue {
   readonly #waiting: { chunk: Chunk; deliveries: number; sent: number }[] = [];
   readonly #arrivals = new EventEmitter().setMaxListeners(0);

@@ -1,7 +1,8 @@
 /**
- * The record of a job: written for a new job, kept for one that is sent again, removed.
+ * The record of a job: it is written for a new job, kept for a job that is sent again, and removed.
  *
- * Invariant: an id keeps its record until its job has failed, or is removed or expired: another picture is a conflict.
+ * Invariant: an id keeps its record until its job has failed, expired or been removed. Another picture under the same
+ * id is a conflict.
  *
  * Not here: what a job does (job.ts), how records are stored (results.ts, embedded.ts).
  */
@@ -45,7 +46,7 @@ export function jobOf(id: string, task: Task, asked: Asked, image: Omit<Raster, 
   };
 }
 
-/** Runs a function of the task. What it throws fails the job. @throws JobError; ImageError */
+/** Runs a function of the task. If it throws, the job fails. @throws JobError "failed"; ImageError as it is */
 export function ofTask<T>(step: () => T): T {
   try {
     return step();
@@ -56,14 +57,15 @@ export function ofTask<T>(step: () => T): T {
 }
 
 /**
- * Writes a job's record, unless there is one with the same task, parameters and size.
- * @throws JobError "conflict"
+ * Writes a job's record. If there is one with the same task, parameters and size, that job is resumed instead. A failed
+ * job with others is replaced.
+ * @throws JobError "conflict" if the id belongs to another job that has not failed
  */
 export async function startOrResume(results: Results, asked: Job): Promise<void> {
   const found = await results.findJob(asked.id);
   if (!found) return results.putJob(asked);
   if (shown(found) === shown(asked)) {
-    // A failed job starts its next attempt. Bands that are done are not done again, unless their results are gone.
+    // A failed job starts its next attempt. Done bands are computed again only if their results are gone.
     await results.reviveJob(asked.id);
     return results.forgetExpired(asked.id);
   }
@@ -75,12 +77,12 @@ export async function startOrResume(results: Results, asked: Job): Promise<void>
   await results.putJob(asked);
 }
 
-/** What must be the same when a picture is sent again, as far as its header shows it. */
+/** What must be the same when a picture is sent again, without its pixels. An error also shows it. */
 function shown({ task, kind, params, width, height }: Job): string {
   const values = Object.entries(params).map(
     ([name, value]) => `, ${name} ${typeof value === "object" ? JSON.stringify(value) : value}`,
   );
-  // A list follows from the parameters, or it is not known how long it is.
+  // A list has no size to compare: it follows from the parameters, or its length is not known yet.
   return `${kind === "list" ? "" : `${width} × ${height}, `}${task}${values.join("")}`;
 }
 

@@ -1,21 +1,22 @@
 /**
- * Whether a job is stuck: nothing moves it any more, and nothing will; and whether its workers are alive.
+ * Finds jobs that are stuck (no coordinator enqueues them, or a band is neither in the queue nor with a worker), and
+ * workers that died while they had a band.
  *
- * Invariant: a job is failed only after it has been seen stuck for some time, which is counted from look to look.
+ * Invariant: a job is failed only after it was stuck at every look for some time. `trackSuspicion` measures that time.
  *
- * Not here: who looks, and when (watch.ts).
+ * Not here: when to look (watch.ts).
  */
 import type { Backends, Claim, Done, Incident, Job } from "../backends.ts";
 import { DEAD_LETTERS } from "../queue.ts";
 import { BEAT_MS } from "../results.ts";
 
-/** A band that is neither in the queue nor with a worker for this long is lost: several heartbeats, ms. */
+/** A band that is neither in the queue nor with a worker for this long is lost, ms. It is several heartbeats. */
 const VANISHED_MS = 15_000;
-/** The same where consumers of the queue do not report which jobs they have, ms. */
+/** The same limit if some consumers of the queue do not report which jobs they have, ms. */
 const VANISHED_UNSEEN_MS = 90_000;
-/** An upload without a coordinator for this long has stopped, ms: a client retries sooner. */
+/** An upload without a coordinator for this long has stopped, ms. A client that retries does so sooner. */
 const INTERRUPTED_MS = 20_000;
-/** All watches share one list of workers, which may be this old, ms. */
+/** All watches share one list of workers. It may be this old, ms. */
 const FLEET_MS = 1_000;
 
 /** The records of a job, as read at one moment. */
@@ -28,15 +29,15 @@ export interface Known {
   incidents: Incident[];
 }
 
-/** The bands that the queue has, or a worker. */
+/** The bands that were sent and are not done: the queue has them, or a worker. */
 export function awaitedOf({ sent, done }: Pick<Known, "sent" | "done">): { band: number }[] {
   return [...sent.keys()].filter((band) => !done.has(band)).map((band) => ({ band }));
 }
 
 /**
- * Fails a job that nothing moves any more: its upload has stopped, or bands of it are lost (the queue was deleted, a worker
- * acknowledged and died). A band is in neither place for a moment between its delivery and the worker's next heartbeat, and
- * an upload without a coordinator until the client retries, so it must be seen so for some time.
+ * Fails a job that is stuck: its upload has stopped, or bands are lost (for example, the queue was deleted). Both can
+ * seem so for a moment. A band is in neither place between its delivery and the worker's next heartbeat. An upload has
+ * no coordinator until its client retries. So the state must last for some time.
  */
 export async function failIfStuck(backends: Backends, known: Known, isEnqueued: boolean): Promise<boolean> {
   const { results } = backends;
@@ -56,9 +57,11 @@ export async function failIfStuck(backends: Backends, known: Known, isEnqueued: 
 }
 
 /**
- * Notes each worker that has claimed a band and is alive no more. Nothing else would say so until another takes the band.
- * After a sleep of all machines every heartbeat is old, so a worker is lost only if it is still missing a heartbeat later.
- * @param missing what the last look has returned: since when each claim is without its worker, ms
+ * Records each worker that died while it had a claim. Without this, the loss would be seen only when another worker
+ * takes the band. After all machines have slept, every heartbeat is old. So a worker counts as dead only if it is still
+ * missing one heartbeat interval later.
+ * @param missing what the last call returned
+ * @returns for each claim whose worker is missing, the time when that was first seen, ms
  */
 export async function noteLost(
   { results }: Backends,
@@ -77,17 +80,17 @@ export async function noteLost(
   return still;
 }
 
-/** Whether bands are neither in the queue nor with a worker, and for how long that may be seen, ms. */
+/** Whether the job has bands that are neither in the queue nor with a worker, and the time limit for this state, ms. */
 async function missingOf(
   { queue, results }: Backends,
   { id, task }: Job,
 ): Promise<{ isMissing: boolean; limit: number }> {
-  // A broker that does not answer may have the band: the time starts again when it is back.
+  // While RabbitMQ does not answer, it may still have the band. So the band does not count as missing.
   const unknown = { waiting: Number.POSITIVE_INFINITY, consumers: 0 };
   const [depth, workers] = await Promise.all([queue.depth(task).catch(() => unknown), results.workers(FLEET_MS)]);
   const fleet = workers.filter(({ tasks }) => tasks.includes(task));
   const isMissing = depth.waiting === 0 && !fleet.some(({ busy }) => busy.split(" ").includes(id));
-  // Third-party workers send no heartbeat, or leave `busy` empty. A worker that sends `runtime` also keeps `busy` right.
+  // Third-party workers send no heartbeat or leave `busy` empty. A worker that sends `runtime` keeps `busy` up to date.
   const consuming = fleet.filter((worker) => worker.consuming).length;
   const allReport = depth.consumers <= consuming && fleet.every(({ runtime }) => runtime !== "");
   return { isMissing, limit: allReport ? VANISHED_MS : VANISHED_UNSEEN_MS };

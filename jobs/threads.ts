@@ -1,7 +1,7 @@
 /**
  * The workers of the embedded mode, which share one process with the coordinator.
  *
- * Not here: their queue and their store (embedded.ts), what a worker does (worker.ts).
+ * Not here: their queue (local-queue.ts), their store (embedded.ts), what a worker does (worker.ts).
  */
 import type { Registry } from "prom-client";
 import type { Backends } from "../backends.ts";
@@ -11,10 +11,10 @@ import { obey } from "../ops/obey.ts";
 import { Worker, type WorkerOptions } from "../worker.ts";
 import { LocalQueue } from "./local-queue.ts";
 
-/** A worker that was stopped or killed starts again after this time, ms, as under a supervisor. */
+/** A worker that was stopped or killed starts again after this time, ms, as it would under a supervisor. */
 const RESTART_MS = 5_000;
 
-/** A queue, results and workers in this process. @param control whether the workers may be controlled (ops/obey.ts) */
+/** Starts a queue, a store and workers in this process. @param control the workers accept commands (ops/obey.ts) */
 export async function startEmbedded({
   threads,
   ttlSeconds,
@@ -37,7 +37,7 @@ export async function startEmbedded({
     workers.set(name, worker);
     await worker.start();
     if (!control) return;
-    // Both come back: nothing else could start them again.
+    // A worker starts again after both commands, because nothing else could start it.
     const end = async (ending: Promise<void>) => {
       disobey();
       workers.delete(name);

@@ -1,9 +1,9 @@
 /**
- * The addresses of RabbitMQ and Redis, as `RABBITMQ_URL` and `REDIS_URL` hold them: one server, or the nodes of a cluster.
+ * The addresses of RabbitMQ and Redis in `RABBITMQ_URL` and `REDIS_URL`: one server, or the nodes of a cluster.
  *
  *     amqp://user:password@host:5672,host:5672/vhost             RabbitMQ; also several URLs, separated by commas
  *     redis://user:password@host:6379/2                          one Redis, database 2
- *     redis+sentinel://user:password@host:26379,host/name/2      a Redis that sentinels watch under that name
+ *     redis+sentinel://user:password@host:26379,host/name/2      the Redis that these sentinels know by that name
  *     redis+cluster://user:password@host:6379,host               some nodes of a Redis Cluster
  *
  * `amqps`, `rediss`, `rediss+sentinel` and `rediss+cluster` use TLS.
@@ -18,22 +18,22 @@ import { rootCertificates } from "node:tls";
 
 export interface RedisAddress {
   form: "single" | "sentinel" | "cluster";
-  /** The servers; of the form `sentinel`, the sentinels. */
+  /** The servers. For the form `sentinel`, the sentinels. */
   nodes: { host: string; port: number }[];
   isTls: boolean;
   username: string | undefined;
   password: string | undefined;
   db: number;
-  /** The name of the Redis that the sentinels watch. */
+  /** The name by which the sentinels know the Redis. */
   name: string;
-  /** For the sentinels, which have accounts of their own. */
+  /** The account at the sentinels. It is separate from the account at the Redis. */
   sentinelUsername: string | undefined;
   sentinelPassword: string | undefined;
 }
 
 const AMQP_PORTS: Record<string, number> = { amqp: 5672, amqps: 5671 };
 
-/** The nodes of RabbitMQ, a URL each. @throws Error with the name of the setting */
+/** The nodes of RabbitMQ, one URL for each. @throws Error with the name of the setting */
 export function amqpNodes(text: string): URL[] {
   const fail = () =>
     new Error("RABBITMQ_URL: expected amqp://user:password@host:port, or amqps:// for TLS, percent-encoded");
@@ -79,7 +79,7 @@ export function redisAddress(text: string): RedisAddress {
   };
 }
 
-/** The parts around the hosts. `user` ends with its @. A comma before the @ belongs to the password. */
+/** Splits an address. `user` includes the @ at its end. A comma before the @ belongs to the password. */
 function partsOf(text: string, fail: () => Error): { scheme: string; hosts: string[]; user: string; rest: string } {
   const [, scheme, user = "", hosts, rest] = /^([\w+]+):\/\/([^/?#]*@)?([^/?#@]*)([/?#].*)?$/.exec(text) ?? [];
   if (scheme === undefined || hosts.split(",").includes("")) throw fail();
@@ -98,7 +98,7 @@ function parsed(text: string, fail: () => Error): URL {
 }
 
 /**
- * Reads the file of `TLS_CA_FILE`: certificates to trust beside those that the runtime trusts. Undefined where it is not set.
+ * Reads the file of `TLS_CA_FILE`. Returns its certificates and those of the runtime; undefined if it is not set.
  * @throws Error with the name of the setting
  */
 export function caSetting(): string[] | undefined {

@@ -1,13 +1,13 @@
 /**
- * A limit for a promise: a time, or a signal.
+ * Limits how long a caller waits for a promise: for a time, or until a signal.
  *
- * Not here: which limits there are. Each caller names its own.
+ * Not here: the limits themselves. Each caller names its own.
  */
 
 /**
- * Settles as `promise` does, or rejects once `ms` milliseconds have passed. The work behind the promise goes on, and its
- * late result or error is ignored.
- * @param late message of the error, or a function that makes the error where callers need its class
+ * Settles as `promise` does, or rejects after `ms` milliseconds. The work behind the promise continues. Its late result
+ * or error is ignored.
+ * @param late the message of the error, or a function that makes the error
  */
 export async function within<T>(promise: PromiseLike<T>, ms: number, late: string | (() => Error)): Promise<T> {
   let timer: ReturnType<typeof setTimeout> | undefined;
@@ -21,7 +21,7 @@ export async function within<T>(promise: PromiseLike<T>, ms: number, late: strin
   }
 }
 
-/** Settles as `promise` does, or rejects when the signal is aborted. Leaves no listener: the signal outlives many bands. */
+/** Settles as `promise` does, or rejects when the signal aborts. Removes its listener: one signal serves many bands. */
 export async function unlessAborted<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
   const { promise: aborted, reject } = Promise.withResolvers<never>();
   const abort = () => reject(signal.reason);

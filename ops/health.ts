@@ -18,7 +18,7 @@ import { type Trouble, UnavailableError } from "./trouble.ts";
 /** Time limit for an answer of the result store, ms. */
 export const ANSWER_MS = 2_000;
 
-/** Why the queue and the store are unavailable; null for one that is available. */
+/** Why the queue and the store are unavailable. Null for one that is available. */
 export async function backendHealth({
   queue,
   results,
@@ -26,7 +26,7 @@ export async function backendHealth({
   return { queue: queue.trouble(), store: await troubleOf("Redis", results.ping()) };
 }
 
-/** Waits for an answer, `ANSWER_MS` at most. @returns why there is none */
+/** Waits for `ping`, at most `ANSWER_MS`. @returns null if it succeeds, else the reason, which begins with `name` */
 export function troubleOf(name: string, ping: Promise<void>): Promise<Trouble | null> {
   const late = () => new UnavailableError("silent", `no answer in ${ANSWER_MS} ms`);
   return within(ping, ANSWER_MS, late).then(

@@ -1,14 +1,14 @@
 /**
- * The log: one JSON object a line on standard error, `{"time":…,"level":…,"msg":…}` and the event's fields (`job`, `chunk`,
- * `worker`, `ms`, `error` …). If standard error is a terminal, the same as plain text.
+ * The log: one JSON object for each event on standard error, `{"time":…,"level":…,"msg":…}` and the event's fields
+ * (`job`, `chunk`, `worker`, `ms`, `error` …). If standard error is a terminal, an event is a line of plain text.
  *
  * Not here: messages for the user who starts a program (its address, its progress). They go to standard output.
  *
- * Invariants: an event is one line, whatever its fields contain. A line is written when the call returns, so the last one
- * before an exit is not lost. An error is logged by its message only: the error object of a Redis command holds the
- * command's arguments, and those of the first command hold the password.
+ * Invariants: an event is one line, whatever its fields contain. The line has been written when the call returns, so
+ * the last one before an exit is not lost. Of an error, only the message is logged: the error object of a Redis command
+ * holds the command's arguments, and those of the first command hold the password.
  *
- * Not pino: it writes through a stream or a thread, and its synchronous mode throws when a pipe is full.
+ * Why not pino: it writes through a stream or a thread, and its synchronous mode throws when a pipe is full.
  */
 import process from "node:process";
 import { LEVELS, type Level, levelSetting } from "./settings.ts";
@@ -20,11 +20,11 @@ export type Log = Record<Level, (msg: string, fields?: Fields) => void> & {
   with(fields: Fields): Log;
 };
 
-/** @param level lower levels are not written, and cost nothing */
+/** @param level events of a lower level are not logged */
 export function openLog(level: Level, fields: Fields = {}): Log {
   const write = (at: Level) => {
     if (LEVELS.indexOf(at) < LEVELS.indexOf(level)) return () => {};
-    // `console.error` is synchronous in both runtimes, in threads too, and blocks while a pipe is full.
+    // `console.error` is synchronous in both runtimes, also in threads. It waits while a pipe is full.
     return (msg: string, own: Fields = {}) => console.error(line(at, msg, { ...fields, ...own }));
   };
   return {
@@ -36,7 +36,7 @@ export function openLog(level: Level, fields: Fields = {}): Log {
   };
 }
 
-/** The log of a program. What its libraries print is logged too: ioredis warns of a password that the server does not need. */
+/** Opens the log of a program. Warnings of its libraries are logged too: ioredis warns of a needless password. */
 export function openProgramLog(): Log {
   const log = openLog(levelSetting());
   console.warn = (...parts: unknown[]) => log.warn(parts.join(" "));
@@ -48,11 +48,11 @@ function line(level: Level, msg: string, fields: Fields): string {
   const plain = Object.entries(fields).map(([name, value]) => [name, value instanceof Error ? value.message : value]);
   if (!process.stderr.isTTY) return JSON.stringify({ time, level, msg, ...Object.fromEntries(plain) });
   const shown = plain.filter(([, value]) => value !== undefined).map(([name, value]) => `${name}=${word(value)}`);
-  // Reset the colour: Bun prints `console.error` in red.
+  // Bun prints `console.error` in red. Reset the colour.
   return `\x1b[0m${[time.slice(11, 19), level.padEnd(5), msg, ...shown].join(" ")}`;
 }
 
-/** A plain word as it is, anything else quoted, so that a value cannot move the cursor. */
+/** Quotes a value unless it is a plain word, so that its control characters do not reach the terminal. */
 function word(value: unknown): string {
   const text = String(value);
   return /^[\w.:{}/-]+$/.test(text) ? text : JSON.stringify(value);

@@ -1,12 +1,13 @@
 /**
- * The metrics of a process, for Prometheus: one registry a process. A coordinator serves its own, a worker its own; the
- * worker threads of the one-process mode count into the coordinator's.
+ * The metrics of a process, for Prometheus. Each process has one registry and serves it. In the embedded mode, the
+ * worker threads count into the coordinator's registry.
  *
- * There are two kinds. Counters and histograms count what this process did. `BackendGauges` and `FleetMetrics` show queue,
- * store and fleet at the moment of the scrape; every coordinator reports the same values, so take their maximum, not their sum.
+ * There are two kinds. Counters and histograms count what this process did. `BackendGauges` and `FleetMetrics` show
+ * queue, store and fleet at the moment of the scrape. Every coordinator reports the same values for these, so take
+ * their maximum, not their sum.
  *
- * Invariant: the number of series does not grow with time. Labels are tasks, states, reasons and routes, all of them few.
- * A worker is a label only while it lives: its figures come from its heartbeat.
+ * Invariant: the number of series does not grow with time. Labels are tasks, states, reasons and routes, and there are
+ * few of each. A worker is a label only while it lives: its figures come from its heartbeat.
  *
  * Not here: the routes that serve the registry (coordinator.ts, health.ts).
  */
@@ -17,12 +18,12 @@ import { ANSWER_MS, backendHealth } from "./health.ts";
 
 const BAND_SECONDS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60];
 const JOB_SECONDS = [0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 900, 3600];
-/** Limit of the worker label: any client of Redis can register workers. */
+/** At most this many workers are labels, because any client of Redis can register workers. */
 const MAX_WORKERS = 1024;
 /**
- * Default metrics of prom-client that are right on V8 only. Bun reports zeros for V8's heap spaces, handles and requests,
- * its engine's reserved address space as the heap, and Node's version. CPU, memory, file descriptors and event loop lag are
- * right on both.
+ * Default metrics of prom-client that are correct on V8 only. Bun reports zeros for V8's heap spaces, handles and
+ * requests, the reserved address space of its engine as the heap, and a version of Node. CPU, memory, file descriptors
+ * and event loop lag are correct on both.
  */
 const MISLEADING = [
   /^nodejs_heap_space_/,
@@ -43,7 +44,7 @@ export function openRegistry(ofProcess: boolean): Registry {
   return registry;
 }
 
-/** Makes the metrics of one registry. */
+/** Makes metrics for one registry. */
 class Maker {
   readonly #registers: Registry[];
 
@@ -66,7 +67,7 @@ class Maker {
 
 export type DeadLetterReason = "unreadable" | "unknown_task" | "task_failed" | "kills_workers";
 
-/** Counters of a worker. */
+/** What a worker counts. */
 export class WorkerMetrics {
   readonly bands: Counter<"task" | "outcome">;
   readonly deadLettered: Counter<"reason">;
@@ -104,7 +105,7 @@ export class WorkerMetrics {
   }
 }
 
-/** Counters of a coordinator. */
+/** What a coordinator counts. */
 export class CoordinatorMetrics {
   readonly refused: Counter<"reason">;
   readonly uploadBytes: Counter;
@@ -165,7 +166,7 @@ export class CoordinatorMetrics {
 
   /** Counts a response and returns it. */
   answered(request: Request, route: string | undefined, response: Response): Response {
-    // An unknown path gets no label, and its method neither: a client could make up any number of them.
+    // For an unknown path, both labels stay empty. Otherwise a client could create any number of series.
     const method = route ? request.method : "";
     this.responses.inc({ method, route: route ?? "", status: response.status });
     return response;
@@ -200,7 +201,7 @@ export class BackendGauges {
   }
 }
 
-/** Queue depth and live workers at the scrape. Without an answer of the queue its gauges are absent, not 0. */
+/** Queue depth and live workers at the scrape. If the queue does not answer, its gauges are absent, not 0. */
 export class FleetMetrics {
   readonly #backends: Backends;
   readonly #tasks: string[];

@@ -1,14 +1,14 @@
 /**
- * The control of workers, for demonstrations: what a class may have a worker do.
+ * The commands to a worker, for demonstrations in a class.
  *
  *     pause    it finishes its band and takes no other
  *     resume   it takes bands again
  *     stop     it finishes its band and ends, as at SIGTERM
  *     kill     it ends at once, as at SIGKILL: its band goes back to the queue
  *
- * Invariant: a worker without the setting `CLASSROOM=control` listens to nothing.
+ * Invariant: a worker without the setting `CLASSROOM=control` subscribes to no commands.
  *
- * Not here: who may give an order (http/classroom.ts).
+ * Not here: which clients may send a command (http/classroom.ts).
  */
 import type { Results } from "../backends.ts";
 import type { Log } from "./log.ts";
@@ -17,9 +17,9 @@ export const ACTIONS = ["stop", "pause", "resume", "kill"] as const;
 export type Action = (typeof ACTIONS)[number];
 
 /**
- * Does what it is asked to from now on.
- * @param life how it ends, well or at once
- * @returns a function that ends that
+ * Subscribes a worker to its commands and runs them.
+ * @param life how the worker ends: after its band, or at once
+ * @returns a function that unsubscribes
  */
 export function obey(
   results: Results,

@@ -1,9 +1,9 @@
 /**
- * The settings of the programs: names, defaults, limits, help texts, and how each is read from the environment. `--help`
- * prints them.
+ * The settings of the programs: names, defaults, limits, help texts, and how each is read from the environment.
+ * `--help` prints them.
  *
- * Each program reads its own settings once, at its start, so that an invalid one stops it at once. This file imports
- * nothing of ours.
+ * A program reads its settings once, when it starts, so that an invalid one stops it at once. This file imports no
+ * other file of the project.
  *
  * Not here: the addresses of RabbitMQ and Redis (address.ts), the settings of the deployment (terraform/settings.ts).
  */
@@ -21,7 +21,7 @@ interface Setting {
   /** The programs that read it. */
   of: Program[];
   help: string;
-  /** The default as `--help` shows it, where that is not the value. */
+  /** What `--help` shows as the default, if that is not the value of `default`. */
   shown?: string;
 }
 
@@ -35,17 +35,17 @@ interface NumberSetting extends Setting {
 export const DEFAULT_BAND_PIXELS = 1 << 20;
 export const DEFAULT_UPLOAD_BYTES = 4 * 2 ** 30;
 export const DEFAULT_JOBS = 64;
-/** The rest is for streamed uploads, bands and the runtime. */
+/** 60 % of the memory. The rest is for streamed uploads, bands and the runtime. */
 export const DEFAULT_PICTURE_MEMORY_BYTES = Math.floor(0.6 * memoryLimit());
-/** Less than the volume of the coordinator's pod. */
+/** Less than the size of the coordinator pod's volume (k8s/). */
 export const DEFAULT_SPOOL_BYTES = 6 * 2 ** 30;
 export const DEFAULT_STREAMS = 2_000;
 export const DEFAULT_UNKNOWN = 5_000;
 /** Limit of `?workers=` of a job, and of the worker threads of one process. */
 export const MAX_WORKERS = 1024;
-/** How long a coordinator may finish its answers after SIGTERM, ms. k8s/ and compose.yaml give it more time than this. */
+/** After SIGTERM, a coordinator has this long to finish its answers, ms. k8s/ and compose.yaml kill it later. */
 export const DRAIN_MS = 20_000;
-/** How long a worker may finish its band after SIGTERM, ms. k8s/ and compose.yaml give it more time than this. */
+/** After SIGTERM, a worker has this long to finish its band, ms. k8s/ and compose.yaml kill it later. */
 export const STOP_MS = 25_000;
 
 const YEAR_SECONDS = 31_536_000;
@@ -189,12 +189,12 @@ const TEXTS = {
 
 export const SETTINGS: Record<string, Setting | NumberSetting> = { ...TEXTS, ...NUMBERS };
 
-/** The memory limit of the container; without one, the machine's memory. Bytes. */
+/** The memory limit of the container, or the machine's memory if there is no limit, bytes. */
 function memoryLimit(): number {
   return Math.min(process.constrainedMemory?.() || Number.POSITIVE_INFINITY, totalmem());
 }
 
-/** Reads a whole number. @throws Error with the setting's name */
+/** Reads a setting that is a whole number. @throws Error with the setting's name */
 export function setting(name: keyof typeof NUMBERS): number {
   const { default: fallback, min, max } = NUMBERS[name];
   const text = process.env[name];
@@ -213,8 +213,8 @@ export function levelSetting(): Level {
 }
 
 /**
- * Reads AUTH_TOKEN; undefined if it is not set. A header cannot carry every character: a token read from a file with its
- * line break would match no request.
+ * Reads AUTH_TOKEN; undefined if it is not set. Characters that a header cannot carry are refused. For example, a token
+ * with the line break of its file would match no request.
  * @throws Error
  */
 export function tokenSetting(): string | undefined {
@@ -235,7 +235,7 @@ export function classroomSetting(): Classroom {
   throw new Error(`CLASSROOM: expected some of ${CLASSROOM.join(", ")}, got ${JSON.stringify(bad)}`);
 }
 
-/** The setting `ALLOWED_HOSTS`: names, and addresses of IPv6 in brackets. @throws Error */
+/** Reads ALLOWED_HOSTS: host names, and IPv6 addresses in brackets. @throws Error */
 export function hostsSetting(): string[] {
   const names = (process.env.ALLOWED_HOSTS ?? "").split(",").map((name) => name.trim().toLowerCase());
   const bad = names.find((name) => !/^([a-z0-9.-]*|\[[0-9a-f:.]+\])$/.test(name));
@@ -254,8 +254,8 @@ export function settingsOf(program: Program): string {
 }
 
 /**
- * The command line of a program that takes no arguments: `--help` prints the usage and exits with 0, anything else exits
- * with 2.
+ * Handles the command line of a program that takes no arguments. `--help` prints the usage and exits with 0. Any other
+ * argument exits with 2.
  * @param about what the program does, and its exit codes
  */
 export function answerHelp(program: Program, about: string): void {

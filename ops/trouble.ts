@@ -1,27 +1,27 @@
 /**
- * Why RabbitMQ or Redis cannot be used: in a word for programs, and in a sentence.
+ * Why RabbitMQ or Redis cannot be used: as a code for programs, and as a sentence for people.
  *
- * Not here: how it is found out (queue.ts, redis/connection.ts), and how it is shown (health.ts, http/lights.ts).
+ * Not here: how the reason is found (queue.ts, redis/connection.ts), how it is shown (health.ts, http/lights.ts).
  */
 
-/** Why a backend cannot be used, in a word that programs can compare. */
+/** Why a backend cannot be used, as a code. */
 export type TroubleCode =
   | "unreachable" // no connection
   | "login" // it refuses the user or the password
   | "vhost" // RabbitMQ has no such virtual host, or refuses it to the user
   | "rights" // the user may not do what is needed
-  | "silent" // it is connected, and does not answer
-  | "blocked" // short of memory or disk, it takes nothing
-  | "starting" // it loads its data
+  | "silent" // it is connected but does not answer
+  | "blocked" // it is short of memory or disk, and accepts no writes
+  | "starting" // it is loading its data
   | "version"; // it is too old
 
 export interface Trouble {
   code: TroubleCode;
-  /** The same in a sentence. */
+  /** The same reason as a sentence. */
   detail: string;
 }
 
-/** A backend cannot be used, for this reason. */
+/** A backend cannot be used. `code` has the reason. */
 export class UnavailableError extends Error {
   override name = "UnavailableError";
   constructor(

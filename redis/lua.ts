@@ -2,8 +2,8 @@
  * The scripts that run inside Redis. Each is one transaction on the keys of one job; KEYS[1] is its record.
  *
  * They guard the transitions of a job and of its bands (docs/architecture.md has the table):
- * - Nothing is written about a job without a record. So a late worker cannot bring a removed job back. The exception is a
- *   third party's message, which has no attempt: its result is stored, and nothing else.
+ * - Nothing is written about a job without a record. So a late worker cannot bring a removed job back. The exception is
+ *   a third party's message, which has no attempt: its result is stored, and nothing else.
  * - A done band and a done job stay done. A late failure changes neither.
  * - A report for an earlier attempt is dropped. A failed job that is sent again starts its next attempt.
  *
