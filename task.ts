@@ -239,7 +239,7 @@ export function sharedParams(step: DataTask, params: Values): Values {
   return checkedValues(step, Object.fromEntries(shared));
 }
 
-/** The values with which a second step runs: what was found never replaces what was given. @throws TaskError, ParamError */
+/** The values with which a second step runs: what was found never replaces what was given. @throws TaskError */
 export function derivedParams(
   task: Task,
   { params, find }: NonNullable<PictureTask["first"]>,
@@ -251,7 +251,11 @@ export function derivedParams(
   const missing = open.find((param) => found?.[param] === undefined);
   if (missing !== undefined) throw new TaskError(`expected find to return ${missing}, got ${shown(found)}`, task);
   const derived = Object.fromEntries(open.map((param) => [param, found[param]]));
-  checkedValues(task, { ...given, ...derived });
+  try {
+    checkedValues(task, { ...given, ...derived });
+  } catch (error) {
+    throw new TaskError(`find: ${(error as Error).message}`, task, { cause: error });
+  }
   return derived as Values;
 }
 

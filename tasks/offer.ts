@@ -22,6 +22,7 @@ import {
   isList,
   type Params,
   type PictureTask,
+  shown,
   type Task,
   TaskError,
   type Values,
@@ -71,17 +72,14 @@ export function taskOf(
     throw new TaskError("expected to be run by the workers that offer it", offer);
   };
   try {
-    const { name, version, description, params, channels, resultChannels, shrink, bandPixels, merge, pieces } = offer;
-    const task = { name, version, description, params, run } as Record<string, unknown>;
+    const { merge, pieces, halo, first, ...same } = offer;
+    const { params } = same;
+    const task: Record<string, unknown> = { ...same, run };
     if (merge !== undefined) task.merge = mergeOf(merge);
     if (merge === "first" && pieces) task.isDecided = (merged: unknown) => merged !== null;
     if (pieces !== undefined) Object.assign(task, piecesOf(pieces, params));
-    else task.halo = haloOf(offer.halo, params);
-    const given = Object.entries({ channels, resultChannels, shrink, bandPixels }).filter(
-      ([, value]) => value !== undefined,
-    );
-    Object.assign(task, Object.fromEntries(given));
-    if (offer.first !== undefined) task.first = firstOf(offer.first, known);
+    if (pieces === undefined || halo !== undefined) task.halo = haloOf(halo, params);
+    if (first !== undefined) task.first = firstOf(first, known);
     expectTask(task as Partial<Task>);
     return task as unknown as Task;
   } catch (error) {
@@ -113,27 +111,32 @@ function each(merge: (a: number, b: number) => number): (a: unknown, b: unknown)
 
 function haloOf(halo: Offer["halo"], params: Params = {}): number | ((values: Values) => number) {
   if (typeof halo === "number") return halo;
-  if (typeof halo === "string") return amountOf(halo, params);
-  const { param, ...table } = halo as Record<string, unknown>;
-  if (typeof param !== "string" || !Object.hasOwn(params, param)) throw new TaskError("expected a halo by a parameter");
+  if (typeof halo === "string") return amountOf("halo", halo, params);
+  const { param, ...table } = (halo ?? {}) as Record<string, unknown>;
+  if (typeof param !== "string" || !Object.hasOwn(params, param))
+    throw new TaskError(`expected halo to be a number, an expression or a table of a parameter, got ${shown(halo)}`);
   return (values) => table[String(values[param])] as number;
 }
 
 /** `3`, `below`, `2*radius+1`, rounded up. */
-function amountOf(amount: unknown, params: Params = {}): (values: Values) => number {
+function amountOf(what: string, amount: unknown, params: Params = {}): (values: Values) => number {
   if (typeof amount === "number" && Number.isFinite(amount)) return () => amount;
   const match = /^(?:(\d+(?:\.\d+)?) ?\* ?)?([a-z][a-z0-9_-]*)(?: ?\+ ?(\d+))?$/i.exec(String(amount));
   const [, times = "1", param = "", plus = "0"] = match ?? [];
   const type = Object.hasOwn(params, param) ? params[param].type : undefined;
   if (type !== "number" && type !== "integer")
-    throw new TaskError(`expected an expression of a parameter, got ${amount}`);
+    throw new TaskError(`expected ${what} to be a number or an expression of a parameter, got ${shown(amount)}`);
   return (values) => Math.ceil(Number(times) * (values[param] as number)) + Number(plus);
 }
 
 const BODY: Record<string, "text" | "bytes"> = { lines: "text", words: "text", bytes: "bytes" };
+/** The keys of each form, sorted. */
+const FORMS = [...Object.keys(BODY), "each", "step to", "from step to"];
 
 function piecesOf(pieces: Record<string, unknown>, params: Params = {}): object {
   const [how] = Object.keys(pieces);
+  if (!FORMS.includes(Object.keys(pieces).toSorted().join(" ")))
+    throw new TaskError(`expected pieces of lines, words, bytes, each, or to and step, got ${shown(pieces)}`);
   if (Object.hasOwn(BODY, how)) {
     const size = pieces[how];
     if (!Number.isInteger(size) || Number(size) < 1) throw new TaskError(`expected a number of bytes, got ${size}`);
@@ -147,7 +150,9 @@ function piecesOf(pieces: Record<string, unknown>, params: Params = {}): object 
     if (params[String(param)]?.type !== "array") throw new TaskError(`expected an array parameter, got ${param}`);
     return { pieces: (values: Values) => (values[String(param)] ?? []) as unknown[] };
   }
-  const [first, end, size] = [from, to, step].map((amount) => amountOf(amount, params));
+  const [first, end, size] = Object.entries({ from, to, step }).map(([key, amount]) =>
+    amountOf(`pieces.${key}`, amount, params),
+  );
   return {
     *pieces(values: Values) {
       const [last, by] = [end(values), Math.max(1, size(values))];

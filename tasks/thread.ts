@@ -13,7 +13,7 @@ import { within } from "../ops/deadline.ts";
 import type { Log } from "../ops/log.ts";
 import { loadTasks } from "./index.ts";
 import { encodedResult } from "./run.ts";
-import type { Placed } from "./thrown.ts";
+import { errorOf, type Placed, sentenceOf } from "./thrown.ts";
 
 /** Marks the threads that this file starts. A thread that only imports it does not serve tasks. */
 const ROLE = "tasks";
@@ -104,9 +104,10 @@ async function serveTasks(modules: string | undefined): Promise<void> {
   const tasks = await loadTasks(modules);
   let last = "";
   const report = (error: unknown) => {
-    const { message = String(error), stack = "" } = (error ?? {}) as Partial<Error>;
+    const stack = String((error as Error | undefined)?.stack);
     const [task = last] = [...tasks.files].find(([, file]) => stack.includes(file)) ?? [];
-    port.postMessage({ late: message, task } satisfies LateError);
+    const late = sentenceOf(errorOf(error, tasks.files.get(task) ?? task, task));
+    port.postMessage({ late, task } satisfies LateError);
   };
   process.on("uncaughtException", report);
   process.on("unhandledRejection", report);

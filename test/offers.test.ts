@@ -102,7 +102,7 @@ describeWith(["rabbitmq", "redis", "python"], "a worker in Python offers", () =>
   test("an invalid task, which is refused with the reason", async () => {
     const answer = await fetch(`${origin}/tasks/wrong`, { method: "POST", body: photo });
     const detail =
-      "the task wrong that a worker offers is invalid: expected an expression of a parameter, got 2*raduis";
+      'the task wrong that a worker offers is invalid: expected halo to be a number or an expression of a parameter, got "2*raduis"';
     expect([answer.status, (await answer.json()).detail]).toEqual([422, detail]);
     expect(await (await fetch(`${origin}/tasks`)).text()).not.toContain('"wrong"');
   });

@@ -441,7 +441,7 @@ describeWith(["rabbitmq", "redis"], "recovery", () => {
   });
 
   test.each(["distributed", "in one process"])(
-    "a task that throws after it has returned, %s: the log names it",
+    "a task that throws after it has returned, %s: the log has its place",
     async (how) => {
       const env: Record<string, string> = { TASKS: "test/tasks/late.ts" };
       const alone = how === "in one process";
@@ -453,7 +453,7 @@ describeWith(["rabbitmq", "redis"], "recovery", () => {
       }
       for (const what of ["timer", "promise"]) {
         await worker.waitFor(
-          new RegExp(`task threw after it had returned.*late.*thrown by a ${what}|thrown by a ${what}.*late`),
+          new RegExp(`task threw after it had returned.*thrown by a ${what} \\(test/tasks/late\\.ts:\\d+\\)`),
         );
       }
       expectSame(await bytesOf(await ask(`${origin}/tasks/sobel`, { method: "POST", body: four })), await edges(four));

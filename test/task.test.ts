@@ -27,7 +27,7 @@ import {
 } from "../task.ts";
 import { expectTask } from "../tasks/check.ts";
 import { loadTasks } from "../tasks/index.ts";
-import { offerOf, taskOf } from "../tasks/offer.ts";
+import { type Offer, offerOf, taskOf } from "../tasks/offer.ts";
 import { finished, runTask } from "../tasks/run.ts";
 import { expectSame, imageOf, random, read, sobelOf } from "./pictures.ts";
 
@@ -426,6 +426,13 @@ describe("a task", () => {
     await expect(Array.fromAsync(transform(imageOf(pixels, 40, 3), forgetful, 600))).rejects.toThrow(
       'task relight: expected find to return least, got {"sums":[]}',
     );
+    const wrong = {
+      ...(task as object),
+      first: { ...(task as { first: object }).first, find: () => ({ sums: [], least: "1" }) },
+    } as never;
+    await expect(Array.fromAsync(transform(imageOf(pixels, 40, 3), wrong, 600))).rejects.toThrow(
+      /^task relight: find: least: expected a .*number, got "1"$/,
+    );
   });
 
   test("may have a halo that depends on a derived parameter", () => {
@@ -514,6 +521,27 @@ describe("a task", () => {
     const found = taskOf({ ...stepped, first }, (name) => tasks.newest(name)) as PictureTask;
     expect([found.first!.task.name, found.first!.find([1, 2], {})]).toEqual(["histogram", { counts: [1, 2] }]);
     expect(taskOf({ ...stepped, first })).toBeNull();
+  });
+
+  test.each([
+    [{}, "expected halo to be a number, an expression or a table of a parameter, got undefined"],
+    [{ halo: { param: "size", 3: 1 } }, /^expected halo to be .* of a parameter, got {"3":1,"param":"size"}$/],
+    [{ halo: 0, resultchannels: 1 }, /^expected only name, .*, got "resultchannels"$/],
+    [{ halo: 0, merge: "sum", pieces: { lines: 9 } }, /^expected only name, .*, got "halo"$/],
+    [
+      { merge: "sum", pieces: { line: 9 } },
+      'expected pieces of lines, words, bytes, each, or to and step, got {"line":9}',
+    ],
+    [{ merge: "sum", pieces: "lines" }, /^expected pieces of lines, .*, got "lines"$/],
+    [{ merge: "sum", pieces: { to: 5 } }, /^expected pieces of .* to and step, got {"to":5}$/],
+    [
+      { merge: "sum", pieces: { to: "n", step: 5 } },
+      'expected pieces.to to be a number or an expression of a parameter, got "n"',
+    ],
+  ] as [object, string | RegExp][])("is not offered, with the reason: %#", (offer, reason) => {
+    const faults: string[] = [];
+    expect(taskOf({ name: "odd", ...offer } as Offer, undefined, (fault) => faults.push(fault))).toBeNull();
+    expect(faults).toEqual([expect.stringMatching(reason)]);
   });
 });
 
