@@ -1,25 +1,25 @@
 /**
- * What a band is: the plan of a picture's bands, their halo, their ids, and their form on the wire.
+ * Bands: how a picture is cut into them, their halo, their ids, and their form on the wire.
  *
  *     message on the queue `tareas` (or `tareas.<task>`): JSON in UTF-8
  *       chunk_id   "{<job id>}:<band number>"   the braces keep a job's keys on one slot of a Redis Cluster
  *       task       "sobel"
  *       halo       [rows above, rows below]     rows of `imagen` that belong to the neighbours
  *       position   [first own row, rows of the picture]; may be absent
- *       params     the task's own, by name; may be absent
+ *       params     the task's parameters, by name; may be absent
  *       imagen     base64 of an 8-bit PNG, grey, RGB or RGBA: halo above · the band's rows · halo below
- *       datos      in place of imagen and halo, for a task without a picture: a JSON array of pieces
+ *       datos      replaces imagen and halo for a task without a picture: a JSON array of pieces
  *
  *     result in Redis
  *       resultado:<chunk_id>                    base64 of an image of the band, with or without its halo;
  *                                               for a task that returns data, base64 of its JSON
  *
- * Bands are whole rows and cover the picture from the top down without overlap. Each brings a halo as high as its task
- * needs: the neighbours' rows, mirrored at the picture's edges without repeating the edge row (BORDER_REFLECT_101).
+ * Bands are whole rows and cover the picture from the top down without overlap. Each has the halo that its task needs:
+ * rows of the neighbours, mirrored at the picture's edges without repeating the edge row (BORDER_REFLECT_101).
  *
  * Invariant: the pixels of the whole do not depend on the number of bands.
  *
- * docs/wire.md describes the wire at length, for workers in other languages.
+ * docs/wire.md describes the wire in full, for workers in other languages.
  *
  * Not here: what a task is (task.ts), how messages travel (queue.ts), where results are stored (results.ts), how pixels
  * are compressed (picture/).
@@ -31,7 +31,7 @@ import { GREY, GREY_ALPHA } from "./picture/png-format.ts";
 import { readPng } from "./picture/png-read.ts";
 import { decodeStored, encodeStored, type Pixels } from "./picture/png-write.ts";
 
-/** How a picture is cut: into `bands` bands of `rows` rows; the last may have fewer. */
+/** How a picture is cut: into `bands` bands of `rows` rows. The last band may have fewer rows. */
 export interface Plan {
   width: number;
   height: number;
@@ -50,26 +50,26 @@ export interface Band {
   channels: Channels;
   halo: [above: number, below: number];
   pixels: Uint8Array;
-  /** Of a list: `pixels` is a JSON array of pieces in UTF-8, one row of `width` bytes; `y` and `rows` count pieces. */
+  /** In a list, `pixels` is a JSON array of pieces in UTF-8: one row of `width` bytes. `y` and `rows` count pieces. */
   isList?: true;
 }
 
-/** A band as a worker receives it: the pixels, the task, and the job that they belong to. */
+/** A band as a worker receives it, with its task and its job. */
 export interface Chunk {
   chunkId: string;
   task: string;
   params?: unknown;
-  /** The job's attempt that it belongs to. It travels beside the message, not in it; undefined where a third party sent it. */
+  /** The attempt of the job. It is in a header of the message, not in the body; undefined if a third party sent it. */
   attempt?: number | undefined;
   halo: [above: number, below: number];
-  /** The first of its own rows, and the picture's rows; undefined where a third party does not say. */
+  /** The first of the band's own rows, and the rows of the picture; undefined if a third party left it out. */
   position?: [y: number, height: number] | undefined;
   width: number;
   /** Rows of `pixels`, halo included. */
   height: number;
   channels: Channels;
   pixels: Uint8Array;
-  /** As of a `Band`. */
+  /** The same as in `Band`. */
   isList?: true | undefined;
 }
 
@@ -78,39 +78,39 @@ export class WireError extends Error {
   override name = "WireError";
 }
 
-/** Limit of the bands that a request can ask for. */
+/** A request can ask for at most this many bands. */
 export const MAX_BANDS = 4096;
 /** RabbitMQ refuses messages over 16 MiB by default. This leaves room for the other fields. */
 const MAX_BASE64_BYTES = 12 << 20;
 
-/** The bytes before the picture, in a message that ends with it. */
+/** The bytes before and after the picture, in a message that ends with it. */
 const BEFORE_IMAGEN = Buffer.from(',"imagen":"');
 const END = Buffer.from('"}');
 
 const UUID = "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}";
 const CHUNK_ID = new RegExp(`^\\{(${UUID})\\}:(0|[1-9]\\d{0,9})$`);
 const JOB_ID = new RegExp(`^${UUID}$`);
-/** With its version, where that is not 1: `median.2`. */
+/** The name has the version if that is not 1: `median.2`. */
 const TASK_NAME = /^[a-z][a-z0-9-]{0,63}(\.(?!1$)[1-9]\d{0,8})?$/;
 
-/** How many bands, or how high: the size in pixels, unless the request says something else. */
+/** The wanted size of a band: `rows` if it is set, else `bands` if that is set, else `pixels` and `atLeast`. */
 export interface Cut {
-  /** About so many pixels a band. */
+  /** Pixels of a band, about. */
   pixels: number;
-  /** At least so many bands, where the picture has so many rows. */
+  /** At least this many bands, if the picture has that many rows. */
   atLeast?: number;
-  /** About so many bands, never fewer. */
+  /** About this many bands, not fewer. */
   bands?: number | undefined;
   /** Rows of a band. */
   rows?: number | undefined;
   channels?: Channels;
-  /** Bands have a multiple of so many rows: so many become one row of the result. */
+  /** The rows of a band are a multiple of this, because `shrink` rows become one row of the result. */
   shrink?: number;
 }
 
 /**
  * Cuts `width × height` into bands of even height.
- * @throws ImageError "too-large" where not even one row fits into a message
+ * @throws ImageError "too-large" if not even `shrink` rows fit into a message
  */
 export function planBands(width: number, height: number, halo: number, cut: Cut): Plan {
   const { channels = 1, shrink = 1 } = cut;
@@ -130,14 +130,14 @@ function wantedRows(
   mostRows: number,
   { pixels, atLeast = 1, bands, rows }: Cut,
 ): number {
-  // A request for one row a band must not flood the queue.
+  // Limit the number of bands: a request for one row in each band must not flood the queue.
   if (rows !== undefined) return Math.max(rows, Math.ceil(height / MAX_BANDS));
   if (bands !== undefined) return rowsOf(height, bands);
   const sized = Math.min(mostRows, Math.max(1, Math.floor(pixels / width)));
   return rowsOf(height, Math.max(Math.ceil(height / sized), atLeast));
 }
 
-/** The most rows that give at least so many bands. */
+/** The largest number of rows in a band that gives at least `bands` bands. */
 function rowsOf(height: number, bands: number): number {
   const even = Math.ceil(height / bands);
   return Math.ceil(height / even) >= bands ? even : Math.max(1, Math.floor(height / bands));
@@ -150,24 +150,23 @@ export function bandRows(plan: Pick<Plan, "rows" | "height">, number: number): {
 }
 
 /**
- * Turns a stream of rows into a stream of bands. Each band owns its pixels. Besides them, only the halo rows that it
- * shares with the next band are held.
- * @param pool where the buffers come from; the caller may give them back
+ * Turns a stream of rows into a stream of bands. Each band owns its pixels. Only the buffer of the next band is held.
+ * @param pool provides the buffers; the caller may return them to it
  */
 export async function* split(image: Raster, plan: Plan, pool = new Pool(0)): AsyncGenerator<Band> {
   const { height, halo } = plan;
   const { channels } = image;
   const rowBytes = plan.width * channels;
   let band: Band | undefined = emptyBand(plan, 0, channels, pool);
-  let y = 0; // the next row to come
-  // Read to the end even after the last band: a fault may come after the last row.
+  let y = 0; // the next row of the stream
+  // Read to the end even after the last band: an error may follow the last row.
   for await (const block of image.blocks) {
     let at = 0;
     while (band) {
       const end = Math.min(band.y + band.rows + halo, height);
       if (y === end) {
         mirrorEdges(band, height, halo);
-        const next = following(band, plan, pool); // copies the shared rows before the band is given away
+        const next = following(band, plan, pool); // copies the shared rows before the caller gets the band
         yield band;
         band = next;
       } else if (at < block.length) {
@@ -207,7 +206,7 @@ function mirrorEdges({ y, rows, width, channels, pixels }: Band, height: number,
   }
 }
 
-/** The row inside `0 … size - 1` that replaces a row outside: `dcb|abcd|cba`, repeated; of a single row, that row. */
+/** The row inside `0 … size - 1` that replaces a row outside: `dcb|abcd|cba`, repeated. A single row replaces all. */
 export function reflect101(row: number, size: number): number {
   if (size === 1) return 0;
   const period = 2 * (size - 1);
@@ -215,12 +214,12 @@ export function reflect101(row: number, size: number): number {
   return Math.min(folded, period - folded);
 }
 
-/** For each column from `-halo` to `width - 1 + halo`, in this order, the column to read in its place. */
+/** For each column from `-halo` to `width - 1 + halo`, in this order, the column to read instead. */
 export function reflectedColumns(width: number, halo: number): Int32Array {
   return Int32Array.from({ length: width + 2 * halo }, (_, i) => reflect101(i - halo, width));
 }
 
-/** CRC-32 of a band's own rows: what a result was made from. */
+/** CRC-32 of a band's own rows. It identifies the input of a result. */
 export function rowsCrc({
   pixels,
   width,
@@ -254,13 +253,13 @@ export function isTaskName(name: unknown): name is string {
   return typeof name === "string" && TASK_NAME.test(name);
 }
 
-/** Buffers for one outgoing message and one incoming picture. */
+/** Buffers for the last outgoing message and the last incoming picture. */
 const outgoing = new Scratch();
 const incoming = new Scratch();
 
 /**
  * The message for a chunk. The picture comes last, so that the other fields can be read without it.
- * @returns bytes that are valid until the next call: send or copy them at once
+ * @returns bytes that are valid until the next call. Send or copy them at once
  */
 export function encodeMessage(chunk: Chunk): Buffer {
   const { chunkId, task, halo, position, params, width, height, channels, pixels } = chunk;
@@ -309,9 +308,9 @@ export async function decodeMessage(body: Uint8Array): Promise<Chunk> {
 }
 
 /**
- * As `parseObject`, but with `imagen` decoded, and without parsing megabytes as JSON. Works where the picture is last.
- * The bytes of `imagen` are valid until the next message.
- * @returns undefined where the picture is not last
+ * As `parseObject`, but with `imagen` decoded, and without parsing megabytes as JSON. The bytes of `imagen` are valid
+ * until the next message.
+ * @returns undefined if the picture is not the last field, or if a field is invalid
  */
 function quickFields(body: Uint8Array): Record<string, unknown> | undefined {
   const bytes = Buffer.from(body.buffer, body.byteOffset, body.length);
@@ -319,7 +318,7 @@ function quickFields(body: Uint8Array): Record<string, unknown> | undefined {
   if (at < 0 || !bytes.subarray(-2).equals(END)) return undefined;
   const base64 = bytes.toString("latin1", at + BEFORE_IMAGEN.length, bytes.length - END.length);
   try {
-    // A quotation mark or a backslash is not base64, so the string ends where it seems to.
+    // Base64 has no quotation mark and no backslash. So if this decodes, the JSON string really ends at `END`.
     const imagen = fromBase64(base64, "imagen", incoming);
     return { ...JSON.parse(`${text(bytes.subarray(0, at))}}`), imagen };
   } catch {
@@ -345,12 +344,12 @@ function bytesOf(imagen: unknown): Uint8Array {
   return fromBase64(imagen, "imagen");
 }
 
-/** @throws TypeError where it is not UTF-8 */
+/** @throws TypeError if the bytes are not UTF-8 */
 function text(bytes: Uint8Array): string {
   return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
 }
 
-/** Grey, or all that another kind of PNG holds: what the task needs is taken from that later. @throws WireError */
+/** Decodes a PNG. If it is not one of `encodeStored`, its pixels become grey or RGBA. @throws WireError */
 async function decodePicture(png: Uint8Array): Promise<Pixels> {
   const stored = decodeStored(png);
   if (stored) return stored;
@@ -369,8 +368,8 @@ function isPair(rows: unknown): rows is [number, number] {
 }
 
 /**
- * Strict: padded, without white space or other characters, no stray bits in the last character.
- * @param where the bytes go, valid until its next use
+ * Decodes strict base64: padded, without white space or other characters, without stray bits in the last character.
+ * @param where the buffer for the bytes, which are valid until its next use
  * @throws WireError
  */
 export function fromBase64(base64: string, field: string, where = new Scratch()): Uint8Array {
@@ -383,7 +382,7 @@ export function fromBase64(base64: string, field: string, where = new Scratch())
   } catch (cause) {
     throw new WireError(`${field}: expected base64, got other characters`, { cause });
   }
-  // The built-in skips white space, so there are fewer bytes than the length promises.
+  // `setFromBase64` skips white space. Then there are fewer bytes than the length implies.
   if (Math.ceil(written / 3) * 4 !== base64.length) throw new WireError(`${field}: expected base64, got white space`);
   return bytes.subarray(0, written);
 }

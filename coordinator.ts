@@ -1,14 +1,14 @@
 /**
- * The coordinator: HTTP only. It serves the page, jobs, events, results and the list of workers.
+ * The coordinator: an HTTP server for the page, jobs, events, results and the list of workers.
  *
  *     bun run coordinator.ts          everything in one process, a worker thread per core, http://127.0.0.1:8080
  *     RABBITMQ_URL=… REDIS_URL=… bun run coordinator.ts       workers are separate processes: bun run worker.ts
  *
- * It keeps no state: every answer is derived from the records in the result store, so any number of coordinators can
- * serve the same jobs. An upload is read at its own pace, and the answer starts only after the picture has been read and
- * checked to its end, because most clients read only after they have sent everything. So every bad input gets its status.
+ * It keeps no state: every answer is derived from the records in the result store. So any number of coordinators can
+ * serve the same jobs. The answer to an upload starts only after the picture has been read and checked to its end,
+ * because most clients read only after they have sent everything. So every bad input gets its HTTP status.
  *
- * Not here: what a job does (job.ts), how a request is read and answered (http/), how pictures are read (picture/).
+ * Not here: what a job does (job.ts), how requests are read and answered (http/), how pictures are read (picture/).
  */
 import { randomUUID } from "node:crypto";
 import process from "node:process";
@@ -80,25 +80,26 @@ export interface Dependencies extends Backends {
   bandPixels?: number;
   maxUploadBytes?: number;
   limits?: PixelLimits;
-  /** For pictures that are held whole, and for those that are read twice. */
+  /** Memory for pictures that must be held whole. */
   memory?: PictureMemory;
+  /** Disk for pictures that are read twice. */
   disk?: SpoolDisk;
-  /** Uploads in progress at a time, at most. */
+  /** Limit of concurrent uploads. */
   maxJobs?: number;
-  /** An upload that has waited for room for this long may lose its place to another, ms. */
+  /** An upload that has waited for room in the queue for this long may lose its place to another, ms. */
   stalledMs?: number;
-  /** Event streams at a time, and jobs in them that do not exist, at most. */
+  /** Limits of open event streams, and of jobs in them that do not exist. */
   maxStreams?: { streams: number; unknown: number };
   /** The token that uploads, cancelling, /workers and /metrics require. */
   authToken?: string | undefined;
-  /** Aborted when the program is about to end: event streams are closed, so that clients reconnect elsewhere. */
+  /** Aborted when the program is about to end. Event streams are then closed, so that clients reconnect elsewhere. */
   stopping?: AbortSignal;
   /** The host names that browsers may use; null for any. */
   hosts?: string[] | null;
   /** What a class may do (http/classroom.ts). */
   classroom?: Classroom;
   log?: Log;
-  /** Where it counts, beside whatever else the process counts there. */
+  /** The registry for its metrics. Other parts of the process may use it too. */
   registry?: Registry;
 }
 
@@ -113,13 +114,13 @@ type Context = JobReads &
 
 const SWEEP_MS = 60_000;
 
-/** The program without its port: give `fetch` a Request, get a Response. */
+/** The coordinator without its port: `fetch` answers a Request with a Response. */
 export function createApp(dependencies: Dependencies) {
   const context = contextOf(dependencies);
   const { metrics, log } = context;
   const page = readPage();
   const apiDocument = readApiDocument();
-  // Elysia's default finds no path behind a host name of less than four letters.
+  // With Elysia's default, no path is found after a host name of fewer than four letters.
   const app = new Elysia({ handler: { standardHostname: false } })
     .onError(({ error, request, route }) =>
       metrics.answered(request, route, problem(orMethod(error, request), request, log)),
@@ -187,7 +188,7 @@ function contextOf({
   return { ...given, ...settings, ...own, stopping, log, registry };
 }
 
-/** POST /tasks/:task: the picture in, the result out, nothing kept. */
+/** POST /tasks/:task: takes a picture, answers with the result, and keeps nothing. */
 async function runOnce(context: Context, request: Request, taskName: string): Promise<Response> {
   const { results, follower, disk, classroom } = context;
   const id = randomUUID();
@@ -221,7 +222,7 @@ async function* streamThenDelete(
   task: Task,
   signal: AbortSignal,
 ): AsyncGenerator<Uint8Array> {
-  let end: [state: End, error?: unknown] = ["cancelled"]; // a client that closes the connection ends this here
+  let end: [state: End, error?: unknown] = ["cancelled"]; // stays so if the client closes the connection
   try {
     yield* metrics.sending(merge(watch, isData(task) ? task : null, false, signal));
     end = ["done"];
@@ -230,12 +231,12 @@ async function* streamThenDelete(
     throw error;
   } finally {
     follower.ended(job, ...end);
-    // In the background: the client need not wait, and the keys expire by themselves.
+    // The client does not wait for this. If it fails, the keys expire by themselves.
     removeJob(results, job).catch(() => {});
   }
 }
 
-/** PUT /jobs/:id: the picture in, 202 when every band is in the queue or done. Sent again, it resumes. */
+/** PUT /jobs/:id: takes a picture, answers 202 when every band is in the queue or done. If sent again, it resumes. */
 async function upload(context: Context, request: Request, id: string): Promise<Response> {
   const { results, follower, disk, classroom } = context;
   await withUpload(context, request, (upload, memory) =>
@@ -252,13 +253,13 @@ async function upload(context: Context, request: Request, id: string): Promise<R
         await enqueue(watch, image, task, signal, disk);
       } catch (error) {
         watch.close();
-        // The same bytes would fail the same way again. A job that has its whole picture is not failed by a bad copy.
+        // The same bytes would fail in the same way again. But a bad second copy does not fail a job that is enqueued.
         const final = error instanceof ImageError || (error instanceof JobError && error.code === "failed");
         if (final && !watch.job?.enqueued) await results.failJob(id, error.message, failureOf(error));
         throw error;
       }
       if (resent) return watch.close();
-      const job = watch.job ?? begun; // it may have been cancelled just now
+      const job = watch.job ?? begun; // null if the job was cancelled just now
       follower.accepted(job, upload.bytes);
       follower.follow(watch, job);
     }),
@@ -266,7 +267,7 @@ async function upload(context: Context, request: Request, id: string): Promise<R
   return Response.json(await describe(context, id), { status: 202, headers: { location: `/jobs/${id}` } });
 }
 
-/** Runs `step` in a place for uploads. The rest of a refused upload is read and discarded. */
+/** Runs `step` as one of at most `maxJobs` uploads. The rest of a refused upload is read and discarded. */
 async function withUpload<T>(
   context: Context,
   request: Request,
@@ -287,7 +288,7 @@ async function withUpload<T>(
     });
   } catch (error) {
     follower.refused(request, error);
-    // A client that closes the connection behind its request reads the answer only if the rest was read first.
+    // A client that asked to close the connection gets the answer only if the rest of its upload was read first.
     if (/close/i.test(request.headers.get("connection") ?? "")) await upload.discard();
     throw error;
   } finally {
@@ -296,7 +297,7 @@ async function withUpload<T>(
   }
 }
 
-/** @throws HttpError 422 */
+/** Finds a task by its name. @throws HttpError 422 */
 async function taskOr422({ tasks, results }: Context, name: string): Promise<Task> {
   const task = await findTask(tasks, results, name);
   if (task) return task;
@@ -314,7 +315,7 @@ exit codes
   1  a setting is invalid, or the port is in use
   2  an option is unknown`;
 
-/** RabbitMQ and Redis where both URLs are set; this process where neither is. */
+/** Connects to RabbitMQ and Redis if both URLs are set. If neither is, starts both in this process, with workers. */
 async function connect(tasks: Tasks, log: Log, registry: Registry): Promise<Backends & { stop(): Promise<void> }> {
   const { RABBITMQ_URL, REDIS_URL } = process.env;
   const ttlSeconds = setting("RESULT_TTL_SECONDS");
@@ -359,7 +360,7 @@ async function main(): Promise<void> {
   const registry = openRegistry(true);
   const tasks = await loadTasks(process.env.TASKS);
   const backends = await connect(tasks, log, registry);
-  setInterval(() => backends.results.sweep().catch(() => {}), SWEEP_MS); // while Redis is away: the next time
+  setInterval(() => backends.results.sweep().catch(() => {}), SWEEP_MS); // after an error, the next sweep tries again
   const stopping = new AbortController();
   const hosts = allowedHosts(hostname, hostsSetting());
   const app = createApp({

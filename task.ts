@@ -9,20 +9,20 @@
  *     });
  *
  * A task sees one band at a time and nothing else. So it may run in a thread, in another process or on another machine,
- * and it may run again. A picture task returns pixels. A data task returns JSON, and merges the data of two bands. A list
- * task needs no picture: it makes pieces of JSON, runs each, and merges.
+ * and it may run again. A picture task returns pixels. A data task returns JSON, and merges the data of two bands. A
+ * list task needs no picture: it makes pieces of JSON, runs each, and merges the data of two.
  *
- * Invariant: the result does not depend on the number of bands. For pixels the halo ensures this. Data tasks and list tasks
- * ensure it themselves: their `merge` must be associative.
+ * Invariant: the result does not depend on the number of bands. For picture tasks the halo ensures this. Data tasks and
+ * list tasks ensure it themselves: their `merge` must be associative.
  *
- * Not here: how tasks are found and checked (tasks/index.ts) and run (tasks/run.ts), how a band reaches one (worker.ts).
+ * Not here: how tasks are found (tasks/index.ts), checked (tasks/check.ts) and run (tasks/run.ts).
  */
 
 import type { Channels } from "./picture/picture.ts";
 
 /**
- * A band with its halo: `width × (halo + rows + halo)` pixels, row-major, 8-bit grey; of a task with channels, interleaved.
- * The task may overwrite them.
+ * A band with its halo: `width × (halo + rows + halo)` pixels, row-major, 8 bits a channel. A task with several
+ * `channels` gets them interleaved. The task may overwrite the pixels.
  */
 export interface View {
   pixels: Uint8Array;
@@ -30,7 +30,7 @@ export interface View {
   /** The band's own rows: all but the first and the last `halo`. */
   rows: number;
   halo: number;
-  /** Where the band's own rows begin in the picture, and how many rows the picture has: the same for any number of bands. */
+  /** The first of the band's own rows, counted in the picture; and the rows of the picture. */
   y: number;
   height: number;
 }
@@ -41,8 +41,8 @@ type Scalar =
   | { type: "string"; enum?: readonly string[] };
 
 /**
- * One parameter: a JSON schema with these keywords and no others. Without a default it may be absent. `hidden`: it is not in
- * the form; most are found by a first step.
+ * One parameter: a JSON schema with these keywords only. A parameter without a default may be absent. A `hidden` one is
+ * not in the form. Most hidden ones are computed by a first step.
  */
 export type Param = { description?: string; hidden?: boolean } & (
   | { type: "number" | "integer"; minimum?: number; maximum?: number; default?: number }
@@ -65,7 +65,7 @@ type ValueOf<P> = P extends { type: "number" | "integer" }
         : P extends { enum: readonly (infer Choice)[] }
           ? Choice
           : string;
-/** What `run` gets for them. */
+/** The values of the parameters, as `run` gets them. */
 export type Values<P extends Params = Params> = {
   [Name in keyof P]: P[Name] extends { default: unknown } ? ValueOf<P[Name]> : ValueOf<P[Name]> | undefined;
 };
@@ -76,49 +76,49 @@ type Awaitable<T> = T | Promise<T>;
 interface TaskBase<P extends Params> {
   /** Lower-case letters, digits and hyphens. The queue is named after it. */
   name: string;
-  /** A whole number, by default 1. Raise it when the results change: one version computes all bands of a job. */
+  /** A whole number, by default 1. Raise it when the results change: all bands of a job are computed by one version. */
   version?: number;
   /** One line for the page. */
   description?: string;
   params?: P;
-  /** Set when it is loaded: its file, as errors name it. */
+  /** The file of the task, for errors. Set when the task is loaded. */
   readonly file?: string;
 }
 
-/** Of a picture. */
+/** A task on a picture. */
 interface BandTask<P extends Params> extends TaskBase<P> {
   pieces?: undefined;
   /** How many rows above and below a pixel the task reads. */
   halo: number | ((params: Values<P>) => number);
-  /** What a pixel is: 1 grey, the default; 3 RGB, over white where it is transparent; 4 RGBA. */
+  /** Channels of a pixel: 1 grey (the default), 3 RGB (transparent pixels over white), 4 RGBA. */
   channels?: Channels;
-  /** About how many pixels a band has; by default the setting `BAND_PIXELS`. Fewer suit a task of much work. */
+  /** Pixels of a band, about. By default the setting `BAND_PIXELS`. Choose fewer if the task is slow. */
   bandPixels?: number;
 }
 
 /** Returns pixels. */
 export interface PictureTask<P extends Params = Params> extends BandTask<P> {
   /**
-   * A first step over the whole picture, if one of these parameters is not given. `find` derives them from the result of
-   * `task`, which gets those of the task's own parameters that it knows.
+   * A first step over the whole picture. It runs if one of `params` is not given. `task` gets the parameters that both
+   * tasks have. `find` computes `params` from its result.
    */
   first?: {
     params: readonly (keyof P & string)[];
     task: DataTask;
     find(data: unknown, params: Values<P>): { [Name in keyof P]?: NoInfer<ValueOf<P[Name]>> };
   };
-  /** What a pixel of the result is. By default the same as `channels`. */
+  /** Channels of a pixel of the result. By default the same as `channels`. */
   resultChannels?: Channels;
-  /** So many pixels, in each direction, become one: the result is `⌈width / shrink⌉ × ⌈height / shrink⌉`. By default 1. */
+  /** `shrink × shrink` pixels become one: the result is `⌈width / shrink⌉ × ⌈height / shrink⌉`. By default 1. */
   shrink?: number | ((params: Values<P>) => number);
-  /** @returns `width × rows` pixels, or those that they shrink to. They are read before the next band is run, and not later. */
+  /** @returns `width × rows` pixels, or fewer with `shrink`. `run` may reuse their buffer for the next band. */
   run(band: View, params: Values<P>): Awaitable<Uint8Array | Uint8ClampedArray>;
 }
 
 interface Merging<P extends Params, Part, Whole> {
-  /** Merges the data of two neighbours, `upper` above or before `lower`. Each is one band or piece, or several. */
+  /** Merges the data of two neighbours. `upper` is above or before `lower`. Each has one or more bands or pieces. */
   merge(upper: Part, lower: Part): Part;
-  /** Makes the answer from the merged data of all. By default the answer is that data. */
+  /** Makes the answer from the merged data of all bands. By default the answer is that data. */
   finish?(all: Part, params: Values<P>): Whole;
 }
 
@@ -130,13 +130,13 @@ export interface DataTask<P extends Params = Params, Part = unknown, Whole = unk
   run(band: View, params: Values<P>): Awaitable<Part>;
 }
 
-/** The body of a request, cut while it arrives into pieces of about so many `bytes`, 256 KiB by default. */
+/** The body of a request. It is cut while it arrives, into pieces of about `bytes` bytes, 256 KiB by default. */
 export interface Input {
-  /** Whole lines. */
+  /** Each piece has whole lines. */
   lines(bytes?: number): AsyncIterable<string>;
-  /** Whole words: cut behind white space. */
+  /** Each piece has whole words: it is cut behind white space. */
   words(bytes?: number): AsyncIterable<string>;
-  /** Any bytes, as base64. Each piece but the last has exactly so many. */
+  /** Each piece has exactly `bytes` bytes, except the last one. As base64. */
   bytes(bytes?: number): AsyncIterable<string>;
 }
 
@@ -147,11 +147,11 @@ export interface ListTask<P extends Params = Params, Piece = unknown, Part = unk
   halo?: undefined;
   channels?: undefined;
   bandPixels?: undefined;
-  /** What the body of a request is. By default there is none. */
+  /** What the body of a request is. By default there is no body. */
   takes?: "text" | "bytes";
-  /** What there is to do, each piece a JSON value. An iterable is walked twice: first it is counted. */
+  /** The pieces of the work, each a JSON value. An iterable is read twice, first to count its pieces. */
   pieces(params: Values<P>, input: Input): Iterable<Piece> | AsyncIterable<Piece>;
-  /** Whether the data of the first pieces are the answer, whatever the others give: the rest is not run. */
+  /** Whether the other pieces cannot change the answer any more. Then they are not run. */
   isDecided?(merged: Part, params: Values<P>): boolean;
   /** @returns the data of one piece */
   run(piece: Piece, params: Values<P>): Awaitable<Part>;
@@ -159,26 +159,26 @@ export interface ListTask<P extends Params = Params, Piece = unknown, Part = unk
 
 export type Task = PictureTask | DataTask | ListTask;
 
-/** The client's fault: a value that does not fit the parameters. */
+/** The client sent a value that does not fit the parameters. */
 export class ParamError extends Error {
   override name = "ParamError";
 }
 
-/** The author's fault: a task that breaks the interface. */
+/** A task breaks the interface. Its author must fix it. */
 export class TaskError extends Error {
   override name = "TaskError";
 
   constructor(message: string, task?: Pick<Task, "name" | "file">, options?: ErrorOptions) {
     super(task ? `task ${task.name}: ${message}` : message, options);
-    if (task?.file) Object.assign(this, { at: task.file }); // as of what a task throws (tasks/thrown.ts)
+    if (task?.file) Object.assign(this, { at: task.file }); // as tasks/thrown.ts does for errors that a task throws
   }
 }
 
-/** Rows. With more, bands would be mostly halo. */
+/** Rows. With more, most rows of a band would be halo. */
 export const MAX_HALO = 256;
 export const MAX_SHRINK = 256;
 
-/** Derives the types of `run`'s parameters from `params`. */
+/** Returns the task. It derives the types of `run`'s parameters from `params`. */
 export function pictureTask<const P extends Params = Record<never, never>>(task: PictureTask<P>): PictureTask {
   return task as unknown as PictureTask;
 }
@@ -197,13 +197,13 @@ export function listTask<Piece, Part, Whole = Part, const P extends Params = Rec
   return having(task, "pieces", "merge") as unknown as ListTask;
 }
 
-/** Without these functions it would be checked as a task of another kind. */
+/** Checks that the task has these functions. Without them it would be checked as a task of another kind. */
 function having<T extends object>(task: T, ...names: string[]): T {
   for (const name of names) if (!(name in task)) throw new TaskError(`expected a function ${name}, got undefined`);
   return task;
 }
 
-/** Whether it returns JSON. */
+/** Whether the task returns JSON. */
 export function isData(task: Task): task is DataTask | ListTask {
   return "merge" in task;
 }
@@ -217,7 +217,7 @@ export function kindOf(task: Task): "picture" | "data" | "list" {
   return isData(task) ? "data" : "picture";
 }
 
-/** 0 if there is no task. */
+/** The version of a task; 0 if there is no task. */
 export function versionOf(task: Pick<Task, "version"> | undefined): number {
   return task ? (task.version ?? 1) : 0;
 }
@@ -233,13 +233,13 @@ export function firstOf(task: Task, params: Values): PictureTask["first"] {
   return task.first;
 }
 
-/** What a first step gets: those of the task's parameters that it has, too. */
+/** The values for a first step: those of the parameters that both tasks have. @throws ParamError */
 export function sharedParams(step: DataTask, params: Values): Values {
   const shared = Object.entries(params).filter(([param]) => Object.hasOwn(step.params ?? {}, param));
   return checkedValues(step, Object.fromEntries(shared));
 }
 
-/** The values with which a second step runs: what was found never replaces what was given. @throws TaskError */
+/** Computes the parameters that were not given from the first step's result. @throws TaskError */
 export function derivedParams(
   task: Task,
   { params, find }: NonNullable<PictureTask["first"]>,
@@ -270,7 +270,7 @@ export function resultChannelsOf(task: Task): Channels {
   return (isData(task) ? undefined : task.resultChannels) ?? task.channels ?? 1;
 }
 
-/** How many pixels become one, in each direction. @throws TaskError */
+/** The task's `shrink` for these values. @throws TaskError if it is not 1 to `MAX_SHRINK` */
 export function shrinkOf(task: Task, params: Values): number {
   if (isData(task)) return 1;
   const shrink = typeof task.shrink === "function" ? task.shrink(params) : (task.shrink ?? 1);
@@ -283,19 +283,20 @@ const isWhole = (value: unknown, from: number, to: number) =>
 export const isShrink = (shrink: unknown) => isWhole(shrink, 1, MAX_SHRINK);
 export const isHalo = (halo: unknown) => isWhole(halo, 0, MAX_HALO);
 
-/** A task's parameters as one JSON schema, without the hidden ones. Clients make a form of it. */
+/** A task's parameters as one JSON schema, without the hidden ones. Clients make a form from it. */
 export function schemaOf(params: Params = {}) {
   const visible = Object.entries(params).filter(([, { hidden }]) => !hidden);
   return { type: "object", properties: Object.fromEntries(visible), additionalProperties: false };
 }
 
-/** Parameters of the API itself. */
+/** Parameters of the API itself. A task may not have parameters with these names. */
 export const RESERVED = ["task", "workers", "bands", "bandRows"];
 const NUMBER = /^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i;
 
 /**
- * The values in a query, typed, with the defaults filled in, in the order of the schema. An empty value counts as absent.
- * @param body more values, which are typed already
+ * Reads the values in a query, converts them to their types and fills in the defaults. An empty value counts as absent.
+ * The result is in the order of the schema.
+ * @param body more values, which have their types already
  * @throws ParamError that names the parameter
  */
 export function queryValues(
@@ -333,7 +334,7 @@ function fromJson(text: string): unknown {
   }
 }
 
-/** 0 if the task's function throws: then `haloOf` reports it, as the task's fault. */
+/** The halo for these values. 0 if the task's function throws: `haloOf` reports that later, as an error of the task. */
 function requestedHalo({ halo = 0 }: Pick<Task, "halo">, values: Values): number {
   try {
     return typeof halo === "function" ? halo(values) : halo;
@@ -342,7 +343,7 @@ function requestedHalo({ halo = 0 }: Pick<Task, "halo">, values: Values): number
   }
 }
 
-/** The values in a message, which are typed already, with the defaults filled in. @throws ParamError */
+/** Checks values that have their types already, and fills in the defaults. @throws ParamError */
 export function checkedValues({ name, params = {} }: Pick<Task, "name" | "params">, given: unknown): Values {
   const values = (given ?? {}) as Record<string, unknown>;
   for (const param of Object.keys(values)) {

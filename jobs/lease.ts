@@ -24,7 +24,7 @@ const COUNT_MS = 2_000;
  * it, or dies and lets it lapse.
  * @param step gets a signal that is aborted when the client closes the connection or the lease is lost
  * @param client `isSilent`: the client should send the picture but sends nothing. It may be gone, and another request
- *   that waits for the lease may be its next attempt. So the lease is released for a moment, and that request may take it
+ *   that waits for the lease may be its next attempt. So the lease is released for a moment, and that one may take it
  */
 export async function withLease(
   results: Results,
