@@ -2,9 +2,8 @@
  * PNG scanlines → rows of 8-bit grey, RGB or RGBA. Undoes the row filters, then converts samples of any colour type and
  * depth.
  *
- *     8 bits, no palette, no tRNS             to grey: one pass in the kernel
- *     palette, or grey of up to 8 bits        a table: the pixel of every sample
- *     16 bits, or one transparent colour      to 8-bit samples with alpha, then converted
+ *     8 bits, no palette, no tRNS, to grey    one pass in the kernel
+ *     all others                              to 8-bit samples, then converted
  *
  * Of 16-bit samples the high byte counts.
  *
@@ -15,7 +14,7 @@ import { Scratch } from "./buffers.ts";
 import { convert } from "./colour.ts";
 import { kernel } from "./kernel/kernel.ts";
 import type { Channels } from "./picture.ts";
-import { CHANNELS, corrupt, GREY, type Header, PALETTE } from "./png-format.ts";
+import { CHANNELS, corrupt, type Header, PALETTE } from "./png-format.ts";
 
 /** Bytes of a scanline of `width` pixels, without its filter byte. */
 export function rowBytes({ colour, depth }: Header, width: number): number {
@@ -47,74 +46,67 @@ export function converter(header: Header, width: number, to: Channels): Convert 
 
 type Convert = (lines: Uint8Array, out: Uint8Array) => void;
 
-/** A function from unfiltered scanlines to rows. It makes no object for a row: a picture may have millions of rows. */
+/**
+ * A function from unfiltered scanlines to rows, by way of 8-bit samples. It makes no object for a pixel, since a picture
+ * may have billions of them.
+ */
 function expander(header: Header, width: number, to: Channels): Convert {
-  const { colour, depth } = header;
-  if (colour === PALETTE || (colour === GREY && depth <= 8)) return lookUp(tableOf(header, to), to, depth, width);
-  return toEightBits(header, width, to);
-}
-
-/** The pixel of every palette index, or of every grey sample of at most 8 bits. */
-function tableOf({ colour, depth, palette, transparency }: Header, to: Channels): Uint8Array {
-  // An index beyond the palette is black, as in libpng.
-  const size = 1 << depth;
-  const rgba = new Uint8Array(size * 4);
-  // tRNS holds 16 bits; only as many as the depth count.
-  const transparent =
-    colour === GREY && transparency ? ((transparency[0] << 8) | transparency[1]) & (2 ** depth - 1) : -1;
-  for (let i = 0; i < size; i++) {
-    const grey = Math.round((i * 255) / ((1 << depth) - 1));
-    const rgb = colour === PALETTE ? palette!.subarray(i * 3, i * 3 + 3) : [grey, grey, grey];
-    rgba.set(rgb, i * 4);
-    rgba[i * 4 + 3] = colour === PALETTE ? (transparency?.[i] ?? 255) : i === transparent ? 0 : 255;
-  }
-  const table = new Uint8Array(size * to);
-  convert(rgba, 4, table, to);
-  return table;
-}
-
-function lookUp(table: Uint8Array, to: Channels, depth: number, width: number): Convert {
-  const perByte = 8 / depth;
-  const mask = (1 << depth) - 1;
-  const stride = 1 + Math.ceil(width / perByte);
-  return (lines, out) => {
-    for (let row = 1, at = 0; row < lines.length; row += stride) {
-      for (let x = 0; x < width; x++) {
-        const index = (lines[row + ((x / perByte) | 0)] >> (8 - depth - (x % perByte) * depth)) & mask;
-        if (to === 1) out[at++] = table[index];
-        else for (let c = 0; c < to; c++) out[at++] = table[index * to + c];
-      }
-    }
-  };
-}
-
-/** Samples of 8 or 16 bits. All 16 bits are compared with the transparent colour. */
-function toEightBits(header: Header, width: number, wanted: Channels): Convert {
   const { colour, depth, transparency } = header;
   const inputs = CHANNELS[colour];
-  const channels = transparency ? inputs + 1 : inputs;
-  const step = depth / 8;
+  const channels = colour === PALETTE ? 4 : transparency ? inputs + 1 : inputs;
   const samples = new Scratch();
-  // tRNS holds 16-bit samples; for an 8-bit picture the low byte counts.
-  const key = transparency && (depth === 16 ? transparency : transparency.filter((_, i) => i % 2 === 1));
+  const bytes = rowBytes(header, width);
+  const expandRow = depth >= 8 && channels === inputs ? copyRow : rowExpander(header, width);
   return (lines, rows) => {
-    const pixels = rows.length / wanted;
-    const expanded = samples.take(pixels * channels);
-    let from = 0;
-    let to = 0;
-    for (let pixel = 0; pixel < pixels; pixel++) {
-      if (pixel % width === 0) from++; // the filter byte
-      const start = from;
-      for (let c = 0; c < inputs; c++, from += step) expanded[to++] = lines[from];
-      if (key) expanded[to++] = isAt(lines, start, key) ? 0 : 255;
+    const expanded = samples.take((rows.length / to) * channels);
+    for (let row = 1, at = 0; row < lines.length; row += 1 + bytes, at += width * channels)
+      expandRow(lines, row, expanded, at);
+    convert(expanded, channels, rows, to);
+  };
+
+  /** Of 16 bits, the high bytes. */
+  function copyRow(lines: Uint8Array, row: number, out: Uint8Array, at: number): void {
+    if (depth === 8) out.set(lines.subarray(row, row + bytes), at);
+    else for (let high = row; high < row + bytes; high += 2) out[at++] = lines[high];
+  }
+}
+
+/** A function from a row of palette indexes, of less than 8 bits, or with one transparent colour, to 8-bit samples. */
+function rowExpander(header: Header, width: number) {
+  const { colour, depth, transparency } = header;
+  const inputs = CHANNELS[colour];
+  const most = 2 ** depth - 1;
+  const palette = colour === PALETTE ? rgbaOf(header) : undefined;
+  // tRNS holds 16-bit samples. Only as many of their bits count as a sample has.
+  const keyOf = (tRNS: Uint8Array) => Array.from({ length: inputs }, (_, c) => sixteen(tRNS, c) & most);
+  const key = palette || !transparency ? undefined : keyOf(transparency);
+  return (lines: Uint8Array, row: number, out: Uint8Array, at: number) => {
+    for (let i = 0; i < width * inputs; ) {
+      let isKey = true;
+      for (let c = 0; c < inputs; c++, i++) {
+        const bit = i * depth;
+        const byte = lines[row + (bit >> 3)];
+        const value = depth === 16 ? sixteen(lines, i, row) : (byte >> (8 - depth - (bit & 7))) & most;
+        if (palette) for (let k = 0; k < 4; k++) out[at++] = palette[4 * value + k];
+        else out[at++] = depth === 16 ? byte : value * (255 / most);
+        isKey &&= key?.[c] === value;
+      }
+      if (key) out[at++] = isKey ? 0 : 255;
     }
-    convert(expanded, channels, rows, wanted);
   };
 }
 
-function isAt(bytes: Uint8Array, at: number, part: Uint8Array): boolean {
-  for (let i = 0; i < part.length; i++) {
-    if (bytes[at + i] !== part[i]) return false;
+/** A 16-bit sample. */
+function sixteen(bytes: Uint8Array, number: number, from = 0): number {
+  return (bytes[from + 2 * number] << 8) | bytes[from + 2 * number + 1];
+}
+
+/** The pixel of every index. Beyond the palette it is black, as in libpng. */
+function rgbaOf({ palette, transparency }: Header): Uint8Array {
+  const rgba = new Uint8Array(4 * 256);
+  for (let i = 0; i < 256; i++) {
+    rgba.set(palette!.subarray(3 * i, 3 * i + 3), 4 * i);
+    rgba[4 * i + 3] = transparency?.[i] ?? 255;
   }
-  return true;
+  return rgba;
 }
