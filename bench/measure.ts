@@ -24,8 +24,6 @@ export interface Row {
   ratio?: Ratio;
   /** The workers of a distributed job, the share of a core that each may use, and the round trip to the servers, ms. */
   workers?: { count: number; share: number; roundTrip?: number };
-  /** Whether README.md shows the row, too. */
-  readme?: true;
 }
 
 /** Ours ÷ the peer's. Below 1, ours is faster or smaller. `low` and `high` are the quartiles of the pairs' ratios. */

@@ -65,18 +65,17 @@ async function kernel(bench: Bench): Promise<Row[]> {
   const ours = () => bands.forEach(({ pixels, width, rows, edges }) => void sobel(pixels, width, rows, edges));
   const copy = () =>
     bands.forEach(({ pixels, width, rows, edges }) => void edges.set(pixels.subarray(width, (rows + 1) * width)));
-  const [exact, ...others] = await comparison(bench, "Sobel kernel, one thread", "ms", [
+  return comparison(bench, "Sobel kernel, one thread", "ms", [
     subject(ours),
     ...bench.opencv({ do: "sobel", threads: 1, depth: "CV_64F" }),
     ...bench.opencv({ do: "sobel", threads: 1, depth: "CV_32F" }),
     { name: "a copy in memory", once: () => timed(copy) },
   ]);
-  return [{ ...exact, readme: true }, ...others];
 }
 
 async function embedded(bench: Bench): Promise<Row[]> {
   const [service, file] = [await bench.embedded(), await bench.file()];
-  return wholeJob(bench, "one process over HTTP", () => service.send(file), { readme: true });
+  return wholeJob(bench, "one process over HTTP", () => service.send(file));
 }
 
 async function distributed(bench: Bench): Promise<Row[]> {
@@ -85,8 +84,8 @@ async function distributed(bench: Bench): Promise<Row[]> {
   const rows: Row[] = [];
   for (const count of [1, 2, 3, 4]) {
     await cluster.resize(count);
-    const marks = { workers: { count, share: 1 }, ...(count === 2 && { readme: true as const }) };
-    rows.push(...(await wholeJob(bench, distributedName(count), () => service.send(file), marks)));
+    const jobs = await wholeJob(bench, distributedName(count), () => service.send(file));
+    rows.push(...jobs.map((row) => ({ ...row, workers: { count, share: 1 } })));
   }
   return rows;
 }
@@ -97,19 +96,15 @@ async function course(bench: Bench): Promise<Row[]> {
   const cluster = await bench.cluster();
   const [service, file] = [await cluster.coordinator(), await bench.file()];
   await cluster.resize(2);
-  const subjects = [subject(() => service.send(file)), ...peers];
-  const rows = await comparison(bench, distributedName(2), "s", subjects);
-  return rows.map((row) => ({ ...row, readme: true }));
+  return comparison(bench, distributedName(2), "s", [subject(() => service.send(file)), ...peers]);
 }
 
 /** Small pictures: the latency of one client, and the throughput of several. */
 async function small(bench: Bench): Promise<Row[]> {
   const cluster = await bench.cluster();
   await cluster.resize(2);
-  const [first, ...others] = await smallJobs(bench, "one process over HTTP", await bench.embedded());
   return [
-    { ...first, readme: true },
-    ...others,
+    ...(await smallJobs(bench, "one process over HTTP", await bench.embedded())),
     ...(await smallJobs(bench, distributedName(2), await cluster.coordinator())),
     ...(await smallParts(bench)),
   ];
@@ -257,9 +252,8 @@ async function wire(bench: Bench): Promise<Row[]> {
 }
 
 /** A whole job beside OpenCV's in one process, on all cores. */
-async function wholeJob(bench: Bench, what: string, ours: () => unknown, marks: Partial<Row> = {}): Promise<Row[]> {
-  const subjects = [subject(ours), ...bench.opencv({ do: "job", threads: bench.cores })];
-  return (await comparison(bench, what, "s", subjects)).map((row) => ({ ...row, ...marks }));
+function wholeJob(bench: Bench, what: string, ours: () => unknown): Promise<Row[]> {
+  return comparison(bench, what, "s", [subject(ours), ...bench.opencv({ do: "job", threads: bench.cores })]);
 }
 
 /** Measures the first subject alternately with the others. @returns as `rowsOf` */

@@ -9,7 +9,6 @@
 import { existsSync, readdirSync } from "node:fs";
 import { resolve } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
-
 import type { Results } from "../backends.ts";
 import { isData, type Task, TaskError, versionOf, wireName } from "../task.ts";
 import { expectTask } from "./check.ts";
@@ -53,16 +52,14 @@ export async function loadTasks(modules?: string): Promise<Tasks> {
     if (!files.has(file)) files.set(file, `TASKS: ${path}`);
   }
   const tasks = new Tasks();
-  const origin = new Map<string, string>();
   for (const [file, label] of files) {
     try {
       const task = await load(file);
       const name = wireName(task);
-      if (tasks.has(name))
-        throw new Error(`expected a name and version of its own, got ${name}, as in ${origin.get(name)}`);
+      const same = files.get(tasks.files.get(name)!);
+      if (same) throw new Error(`expected a name and version of its own, got ${name}, as in ${same}`);
       tasks.set(name, task);
       tasks.files.set(name, file);
-      origin.set(name, label);
     } catch (error) {
       const fault = error instanceof TaskError ? error : errorOf(error, file, "the file");
       const sentence = sentenceOf(fault).replace(` (${shortOf(file)})`, ""); // the label has it
