@@ -4,35 +4,28 @@
  * Not here: formats that libvips decodes, which it turns itself.
  * Source: EXIF 2.32, tag 274.
  */
-import { breathe, type HeldMemory } from "./budget.ts";
+import type { HeldMemory } from "./budget.ts";
 import { collectPixels, type Raster } from "./picture.ts";
 
-/** Rows are turned in blocks of about this many pixels. */
-const BLOCK_PIXELS = 1 << 16;
+/** The degrees, clockwise, of each orientation, after its rows were mirrored or not. */
+const DEGREES = [0, 0, 0, 180, 180, 270, 90, 90, 270];
+const MIRRORED = [2, 4, 5, 7];
 
-/** The picture, upright. All its pixels are held while its rows are walked. @param orientation 2 to 8 */
+/** The picture, upright. All its pixels are held twice while its rows are walked. @param orientation 2 to 8 */
 export function turned(picture: Raster, orientation: number, memory?: HeldMemory): Raster {
-  const { channels } = picture;
-  const isOnSide = orientation > 4;
-  const [width, height] = isOnSide ? [picture.height, picture.width] : [picture.width, picture.height];
-  const [toLeft, toTop] = [[2, 3, 7, 8].includes(orientation), [3, 4, 6, 7].includes(orientation)];
+  const { width, height, channels } = picture;
   const blocks = async function* () {
+    const { default: sharp } = await import("sharp");
     const pixels = await collectPixels(picture);
     memory?.own(pixels);
-    const most = Math.max(1, Math.floor(BLOCK_PIXELS / width));
-    for (let top = 0; top < height; top += most) {
-      await breathe();
-      const rows = Math.min(most, height - top);
-      const block = new Uint8Array(rows * width * channels);
-      for (let i = 0; i < rows * width; i++) {
-        const [x, y] = [i % width, top + Math.floor(i / width)];
-        const [u, v] = isOnSide ? [y, x] : [x, y];
-        const column = toLeft ? picture.width - 1 - u : u;
-        const from = ((toTop ? picture.height - 1 - v : v) * picture.width + column) * channels;
-        for (let c = 0; c < channels; c++) block[i * channels + c] = pixels[from + c];
-      }
-      yield block;
-    }
+    const upright = await sharp(pixels, { raw: { width, height, channels }, limitInputPixels: false })
+      .flop(MIRRORED.includes(orientation))
+      .rotate(DEGREES[orientation])
+      .toColourspace(channels === 1 ? "b-w" : "srgb")
+      .raw()
+      .toBuffer();
+    memory?.own(upright);
+    yield upright;
   };
-  return { width, height, channels, blocks: blocks() };
+  return { ...picture, ...(orientation > 4 && { width: height, height: width }), blocks: blocks() };
 }

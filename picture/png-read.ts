@@ -84,7 +84,7 @@ export async function readPng(
   }
   const isTurned = header.orientation > 1;
   if (isTurned) checkSize(width, height, limits.whole);
-  const copies = (interlaced ? 1 : 0) + (isTurned ? 1 : 0);
+  const copies = (interlaced ? 1 : 0) + (isTurned ? 2 : 0);
   if (copies > 0 && memory) {
     await file.complete(memory);
     await memory.hold(copies * width * height * channels);
