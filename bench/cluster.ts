@@ -61,12 +61,6 @@ export class Service {
     }
   }
 
-  /** Sends a picture as a job, until it is done. */
-  async put(id: string, picture: BodyInit): Promise<void> {
-    await this.accept(id, picture);
-    await this.done(id);
-  }
-
   async remove(id: string): Promise<void> {
     await fetch(`${this.url}/jobs/${id}`, { method: "DELETE" });
   }

@@ -2,11 +2,8 @@
  * The benchmark: measures every figure that the documents quote, on this machine, beside other programs that do the
  * same work.
  *
- *     bun run bench                        all rows on 24 megapixels; several minutes
- *     bun run bench --quick                all rows on 6 megapixels, few repetitions; about a minute
- *     bun run bench --only kernel,cpu      some rows
- *     bun run bench --json                 machine-readable
- *     bun run bench --write                also refreshes README.md, docs/benchmark.md and docs/scaling.svg
+ *     bun run bench            all rows on 24 megapixels; several minutes
+ *     bun run bench --help     the options
  *
  * It starts its own RabbitMQ and Redis and draws its own pictures. Ours and the peers run alternately; medians are
  * compared. A peer that is not installed is skipped, and its install command is printed. Slow results do not fail it.

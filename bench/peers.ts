@@ -9,17 +9,6 @@ import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 
-const OPENCV = "OpenCV";
-const COURSE = "the course's design";
-const VIPS = "libvips";
-
-/** How each peer is installed on Debian. */
-const INSTALL = {
-  [OPENCV]: "apt-get install -y python3-opencv",
-  [COURSE]: "apt-get install -y python3-opencv python3-pika python3-redis",
-  [VIPS]: "apt-get install -y libvips-tools",
-};
-
 export interface Peers {
   /** A Python that can import OpenCV; undefined if there is none. */
   python: string | undefined;
@@ -37,15 +26,13 @@ export function findPeers(): Peers {
   const opencv = python && outputOf(python, "-c", "import cv2; print(cv2.__version__)");
   const course = python !== undefined && outputOf(python, "-c", "import pika, redis") !== undefined;
   const vips = outputOf("vips", "--version")?.replace("vips-", "");
-  const installed = { [OPENCV]: python !== undefined, [COURSE]: course, [VIPS]: vips !== undefined };
-  const missing = Object.entries(INSTALL).filter(([name]) => !installed[name as keyof typeof installed]);
-  return {
-    python,
-    course,
-    vips: vips !== undefined,
-    versions: { ...(opencv && { [OPENCV]: opencv }), ...(vips && { [VIPS]: vips }) },
-    missing: missing.map(([name, command]) => `${name} (${command})`),
-  };
+  const missing = [
+    !python && "OpenCV (apt-get install -y python3-opencv)",
+    !course && "the course's design (apt-get install -y python3-opencv python3-pika python3-redis)",
+    !vips && "libvips (apt-get install -y libvips-tools)",
+  ].filter((text) => text !== false);
+  const versions = { ...(opencv && { OpenCV: opencv }), ...(vips && { libvips: vips }) };
+  return { python, course, vips: vips !== undefined, versions, missing };
 }
 
 /** Standard output of a command; undefined if it is not installed or fails. */
