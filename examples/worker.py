@@ -25,7 +25,8 @@ def on_task(ch, method, properties, body):
     task = json.loads(body)
     grey = cv2.imdecode(np.frombuffer(base64.b64decode(task["imagen"]), np.uint8), cv2.IMREAD_GRAYSCALE)
     decoded = time.perf_counter()
-    gx, gy = cv2.Sobel(grey, cv2.CV_64F, 1, 0, ksize=3), cv2.Sobel(grey, cv2.CV_64F, 0, 1, ksize=3)
+    # Exact for 8 bits, and faster than CV_64F.
+    gx, gy = cv2.Sobel(grey, cv2.CV_32F, 1, 0, ksize=3), cv2.Sobel(grey, cv2.CV_32F, 0, 1, ksize=3)
     edges = cv2.convertScaleAbs(cv2.magnitude(gx, gy))
     png = base64.b64encode(cv2.imencode(".png", edges)[1])
     computed = time.perf_counter()
