@@ -1,10 +1,10 @@
 /**
- * What the setting `CLASSROOM` allows: to control the workers, and to see the jobs of all.
+ * What the setting `CLASSROOM` allows: to control the workers, and to see everyone's jobs.
  *
- * Both are off by default. Where a token is set, they need it too: the list has the ids of jobs, and with its id anyone can
- * read a job.
+ * Both are off by default. If a token is set, they need it too: the list has the ids of jobs, and anyone who knows an
+ * id can read the job.
  *
- * Not here: how a worker obeys (ops/obey.ts).
+ * Not here: how a worker runs a command (ops/obey.ts).
  */
 import { ACTIONS } from "../ops/obey.ts";
 import type { Classroom } from "../ops/settings.ts";
@@ -19,7 +19,7 @@ export interface ClassReads extends JobReads {
   authToken: string | undefined;
 }
 
-/** Jobs in the list, at most, and by default. */
+/** Number of jobs in the list: the maximum, and the default. */
 const LISTED = { max: 100, default: 30 };
 
 /** POST /workers/:name/:action */
@@ -39,7 +39,7 @@ export async function controlWorker(
   return new Response(null, { status: 202 });
 }
 
-/** GET /jobs: the newest jobs of all, without those that have expired. */
+/** GET /jobs: the newest jobs of all clients, without those that have expired. */
 export async function listJobs(context: ClassReads, request: Request): Promise<Response> {
   expectAllowed(context, request, "wall");
   const { results, tasks } = context;

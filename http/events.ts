@@ -10,25 +10,25 @@ import type { Tasks } from "../tasks/index.ts";
 import { gone, type Happening, type JobWatch, stateOf } from "../watch.ts";
 import type { Lights, State } from "./lights.ts";
 
-/** A comment is sent this often, ms. Each side can take a longer silence for a lost connection. */
+/** A comment is sent this often, ms. So a client can treat a longer silence as a lost connection. */
 const HEARTBEAT_MS = 5_000;
-/** Bytes that wait for a client, about. Later events wait in the records. */
+/** About this many bytes may wait for a client. Later events are sent when it has read them. */
 const WAITING_BYTES = 1 << 16;
-/** Events that are sent at once: more would be much more than `WAITING_BYTES`. */
+/** At most this many events are sent at once. More would exceed `WAITING_BYTES` by far. */
 const EVENTS_AT_ONCE = 256;
-/** A client that has read nothing for so many heartbeats is disconnected. It may connect again. */
+/** A client that has read nothing for this many heartbeats is disconnected. It may connect again. */
 const MAX_UNREAD = 12;
 
 /**
- * A job as JSON. `waiting` is true if the job is unfinished and no live worker knows the task of its current step. A
- * third-party worker sends no heartbeat; if one has finished a band of the job, it is assumed to be alive.
- * @param isKnown whether a live worker knows that task
+ * A job as JSON. `waiting` is true if the job is unfinished and no live worker has the task of its current step. A
+ * third-party worker sends no heartbeat. If one has finished a band of the job, it is assumed to be alive.
+ * @param isKnown whether a live worker has that task
  */
 export function view(job: Job, done: Map<number, Done>, isKnown: boolean) {
   const { id, task, kind, preJobId: first, width, height, rows, bands, created, error } = job;
   const params = { ...job.params, ...job.derivedParams };
   const state = stateOf(job, done.size);
-  // Without a prototype: a worker may be called `__proto__`.
+  // No prototype, because a worker may be called `__proto__`.
   const byWorker: Record<string, { bands: number; ms: number }> = Object.create(null);
   for (const { worker, ms } of done.values()) {
     byWorker[worker] ??= { bands: 0, ms: 0 };
@@ -44,7 +44,7 @@ export function view(job: Job, done: Map<number, Done>, isKnown: boolean) {
   return { id, state, ...asked, ...cut, done: done.size, error, waiting, lossy, byWorker, times: timesOf(job, done) };
 }
 
-/** The job's own times. Its bands' are in their events. */
+/** The times of the job. The times of its bands are in the events. */
 function timesOf(
   { began, enqueued: isEnqueued, enqueuedAt, cutMs, mergedAt, mergeMs, bands }: Job,
   done: Map<number, Done>,
@@ -57,8 +57,8 @@ function timesOf(
 }
 
 /**
- * Whether a live worker knows the task of a job's current step.
- * @param tasks of this program: they say which task the first step has
+ * Whether a live worker has the task of a job's current step.
+ * @param tasks the tasks of this program, to find the task of the first step
  */
 export function isKnown(job: Job, workers: WorkerInfo[], tasks: Tasks): boolean {
   const task = isInFirstStep(job) && tasks.get(job.task);
@@ -72,16 +72,17 @@ function isInFirstStep({ preJobId, derivedParams }: Job): boolean {
 }
 
 /**
- * The server-sent events of one job or several, and `backends` where a light of RabbitMQ or Redis is down or changes.
+ * The server-sent events of one or more jobs. `backends` is sent if RabbitMQ or Redis is down, and when that changes.
  *
- * For each job: a `job`, a `claim` for each band that a worker takes, a `band` for each finished one, an `incident` for what
- * goes wrong, and at last `done` or `failed`. A job that does not exist gets `unknown`, and its events once it exists, so
- * that a client may subscribe before it uploads. The data of every event of a job has its id. The stream ends after the last
- * event of the last job. A client that reads slowly gets the same events later; one that reads nothing is disconnected.
+ * Each job gets a `job`, a `claim` for each band that a worker takes, a `band` for each finished one, an `incident` for
+ * each thing that goes wrong, and last `done` or `failed`. A job that does not exist gets `unknown`, and its events
+ * once it exists. So a client may subscribe before it uploads. The data of every event of a job has the job's id. The
+ * stream ends after the last event of the last job. A client that reads slowly gets the same events later. A client
+ * that reads nothing is disconnected.
  *
  * docs/openapi.json documents the events for clients.
  * @param watches at least one
- * @param workers the live workers; read again with each heartbeat
+ * @param workers the live workers. They are read again with each heartbeat
  * @param onClose called once, when the stream has ended for any reason
  */
 export function eventStream(
@@ -112,19 +113,19 @@ export interface StreamContext {
 }
 
 /**
- * One client's stream. Invariants: after `close`, nothing is sent, and no timer and no listener is left. Nothing is sent while
- * `WAITING_BYTES` wait for the client.
+ * The stream of one client. Invariants: after `close`, nothing is sent, and no timer and no listener is left. While
+ * `WAITING_BYTES` wait for the client, no event is sent.
  */
 class EventStream {
-  /** The jobs whose last event has not been sent. */
+  /** The cursors of the jobs whose last event has not been sent. */
   readonly #pending: Set<EventCursor>;
   readonly #unlisten: (() => void)[] = [];
   #heartbeat: ReturnType<typeof setInterval> | undefined;
   #closed = false;
   #scheduled = false;
-  /** Until they are sent. */
+  /** The newest state of RabbitMQ and Redis, until it has been sent. */
   #lights: State | undefined;
-  /** Heartbeats since something had to wait for the client. */
+  /** Heartbeats since the client last read, while something waits for it. */
   #unread = 0;
   #isBehind = false;
 
@@ -152,7 +153,7 @@ class EventStream {
     if (this.context.stopping.aborted && !this.#closed) this.#end();
   }
 
-  /** Changes that come together are sent together: a thousand clients would else cost a thousand writes for each. */
+  /** Sends changes that come together in one write. Otherwise each change would cost one write for every client. */
   #advanceSoon(): void {
     if (this.#scheduled) return;
     this.#scheduled = true;
@@ -172,7 +173,7 @@ class EventStream {
     if (this.#pending.size === 0) this.#end();
   }
 
-  /** Whether the client has read enough to get more. What waits for it is sent by `pull`. */
+  /** Whether the client has read enough to get more. If not, `pull` continues when it has. */
   hasRoom(): boolean {
     this.#isBehind ||= (this.controller.desiredSize ?? 0) <= 0;
     return !this.#isBehind;
@@ -190,7 +191,7 @@ class EventStream {
     this.#advance();
   }
 
-  /** Also sends `job` where only `waiting` has changed: workers come and go without an event of the job. */
+  /** Reads the workers again, because they come and go without an event of the job. That may change `waiting`. */
   async #beat(): Promise<void> {
     if (this.hasRoom()) this.send(STILL_HERE);
     else if (++this.#unread >= MAX_UNREAD) {
@@ -225,13 +226,13 @@ function eventOf(name: string, data: unknown): Uint8Array {
   return encoder.encode(`event: ${name}\ndata: ${JSON.stringify(data)}\n\n`);
 }
 
-/** The events of a job, serialised once for all clients that follow it. */
+/** The events of a job. They are serialised once for all clients. */
 class SharedEvents {
   static readonly #ofWatch = new WeakMap<JobWatch, SharedEvents>();
   #generation = -1;
   #events: (Uint8Array | undefined)[] = [];
   #latest = { from: -1, to: -1, bytes: new Uint8Array() };
-  /** For a task that a live worker knows, and for one that none knows. */
+  /** The job as JSON: one entry if a live worker has its task, one if none has. */
   readonly #views = new Map<boolean, { version: number; now: ReturnType<typeof view>; job?: Uint8Array }>();
 
   private constructor(readonly watch: JobWatch) {}
@@ -242,7 +243,9 @@ class SharedEvents {
     return events;
   }
 
-  /** The events of what happened as number `from` and later, up to `to`. Most clients ask for the same. */
+  /**
+   * The events from number `from` up to, but not including, `to`. Cached, because most clients ask for the same ones.
+   */
   since(job: Job, from: number): { to: number; bytes: Uint8Array } {
     const { happened, generation } = this.watch;
     const to = Math.min(from + EVENTS_AT_ONCE, happened.length);
@@ -255,7 +258,7 @@ class SharedEvents {
     return this.#latest;
   }
 
-  /** A claim of a band that is done, or that another worker has now, is of no use to a client that did not get it in time. */
+  /** Whether this is an outdated claim: the band is done or has another worker. Such a claim is not sent. */
   #isPast(what: Happening): boolean {
     return "claim" in what && this.watch.claims.get(what.band) !== what.claim;
   }
@@ -272,7 +275,7 @@ class SharedEvents {
     if ("claim" in what) return eventOf("claim", { id, band, ...what.claim });
     const { crc, bytes, lossy, ...done } = this.watch.done.get(band)!;
     const y = band * height;
-    // A list may turn out to be longer than its job has it.
+    // A list may be longer than the estimate in its job.
     const rows = Math.max(1, Math.min(height, job.height - y));
     return eventOf("band", { id, band, y, rows, ...done });
   }
@@ -288,13 +291,13 @@ class SharedEvents {
   }
 }
 
-/** What one client has been sent of one job. */
+/** How far one client has received the events of one job. */
 class EventCursor {
   readonly #events: SharedEvents;
-  /** How much of what happened was sent, of the watch's current generation. */
+  /** Number of events sent in the watch's current generation. */
   #sent = 0;
   #generation = -1;
-  /** Of the last `job` or `unknown`: the next one is sent only if this differs. */
+  /** State and `waiting` in the last `job`, or "unknown". The next `job` is sent only if they differ. */
   #summary = "";
   #workers: WorkerInfo[] | undefined;
   #isFirstStep = false;
@@ -311,7 +314,7 @@ class EventCursor {
     this.#events = SharedEvents.of(watch);
   }
 
-  /** Sends what is new, as far as the client has room for it. @returns true after the last event of the job */
+  /** Sends the new events, while the client has room for them. @returns true after the last event of the job */
   advance(): boolean {
     if (!this.client.hasRoom()) return false;
     const { job, happened, generation } = this.watch;

@@ -1,8 +1,8 @@
 /**
- * Logs and counts a job from the upload to its end.
+ * Logs and counts a job from its upload to its end.
  *
- * The coordinator that accepted a job watches it until it ends, because no other process may be watching. If that
- * coordinator dies first, the end goes unreported; the job is unaffected.
+ * The coordinator that accepted a job watches it until it ends, because perhaps no other process does. If that
+ * coordinator dies first, the end is not logged. The job itself is not affected.
  *
  * Not here: the job itself (job.ts, watch.ts), the counters (metrics.ts).
  */
@@ -19,7 +19,7 @@ import { HttpError, pathOf } from "./respond.ts";
 /** `gone`: the job was cancelled through another coordinator, or its records have expired. */
 export type End = "done" | "failed" | "cancelled" | "gone";
 
-/** A third-party worker may say its name this long after its result was seen, ms. */
+/** A third-party worker may report its name this long after its result was seen, ms. */
 const NAME_MS = 1_000;
 
 export class Follower {
@@ -31,7 +31,7 @@ export class Follower {
     readonly log: Log,
   ) {}
 
-  /** An upload did not become a job. */
+  /** Reports an upload that did not become a job. */
   refused(request: Request, error: unknown): void {
     const reason = refusalOf(error, request);
     this.metrics.refused.inc({ reason });
@@ -39,11 +39,11 @@ export class Follower {
     if (reason === "job_failed") this.metrics.failed.inc({ reason: failureOf(error) });
     const level = reason === "job_failed" ? "error" : ["busy", "queue"].includes(reason) ? "warn" : "info";
     const { method } = request;
-    if (reason === "store") return; // the answer to it is logged with the error
+    if (reason === "store") return; // http/respond.ts logs this error
     this.log[level]("upload refused", { method, path: pathOf(request), reason, error });
   }
 
-  /** A job was accepted. @param bytes size of the upload */
+  /** Reports an accepted job. @param bytes size of the upload */
   accepted({ id, task, width, height, bands, workers }: Job, bytes: number): void {
     this.metrics.accepted.inc({ task });
     this.log.info("job accepted", { job: id, task, width, height, bands, workers, bytes });
@@ -97,7 +97,7 @@ export class Follower {
   }
 }
 
-/** Whether each worker has said its name: redis/lua.ts records the others as `foreign`. */
+/** Whether all workers have reported their names. redis/lua.ts records the others as `foreign`. */
 function isNamed({ done }: JobWatch): boolean {
   return [...done.values()].every(({ worker }) => worker !== "foreign");
 }
@@ -106,7 +106,7 @@ export function failureOf(error: unknown): Failure {
   return error instanceof JobError ? error.failure : "other";
 }
 
-/** The label of a refused upload. */
+/** The reason of a refused upload, for the metrics. */
 function refusalOf(error: unknown, request: Request): string {
   if (error instanceof QueueError) return "queue";
   if (error instanceof BusyError) return "busy";

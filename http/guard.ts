@@ -1,9 +1,9 @@
 /**
- * What holds for every request, whatever its route: a URL that can be parsed, the hosts that browsers may use, HEAD.
+ * Checks for every request, before its route is found: the URL, the host and origin of browsers, HEAD.
  *
- * A page on another origin can make a visitor's browser send requests to this server, and with DNS rebinding even read the
- * answers. So requests of browsers must name a host that is served here, and those that change something must come from
- * this origin. Other clients send no `Origin` and cannot be made to send requests by a page, so they may use any host name.
+ * A page on another origin can make a visitor's browser send requests to this server. With DNS rebinding it can even
+ * read the answers. So a browser's request must name a host that is served here. If it changes something, it must come
+ * from this origin. No page can make other clients send requests, so they may use any host name.
  *
  * Not here: the token (respond.ts), routes (coordinator.ts).
  */
@@ -13,7 +13,7 @@ type Answer = (request: Request) => Response | Promise<Response>;
 
 const clients = new WeakMap<Request, string>();
 
-/** The address that the request came from. Behind a proxy it is the proxy's. */
+/** The address that the request came from. Behind a proxy it is the address of the proxy. */
 export function clientOf(request: Request): string {
   return clients.get(request) ?? "";
 }
@@ -31,7 +31,7 @@ export function allowedHosts(listening: string, more: string[]): string[] | null
   return more.length > 0 ? [own, ...LOOPBACK, ...more] : null;
 }
 
-/** Wraps what answers the routes. */
+/** Wraps the router's `fetch` with these checks. */
 export function guarded(
   answer: Answer,
   hosts: string[] | null,
@@ -50,12 +50,12 @@ export function guarded(
   return (request: Request, client = "") => checked(URL.canParse(request.url) ? request : withHost(request), client);
 }
 
-/** With a missing or an invalid `Host` the request has no URL that can be parsed. No route depends on the host. */
+/** Replaces the host. If `Host` is missing or invalid, the URL cannot be parsed. No route depends on the host. */
 function withHost(request: Request): Request {
   return new Request(`http://localhost${request.url.replace(/^https?:\/\/[^/?#]*/, "")}`, request);
 }
 
-/** The answer to GET without its body. What makes the body is ended, so that it gives back all that it took. */
+/** Answers HEAD like GET, without the body. Cancels the body, so that its source releases everything it holds. */
 async function headOf(request: Request, client: string, answer: Answer): Promise<Response> {
   const get = new Request(request, { method: "GET" });
   clients.set(get, client);
@@ -78,7 +78,7 @@ function expectOrigin({ method, headers }: Request, hosts: string[] | null): voi
       `host: expected one of ${hosts.join(", ")}, got ${JSON.stringify(name)}; see ALLOWED_HOSTS`,
     );
   }
-  // A browser sends `same-origin` to https and loopback only. A proxy may have replaced the host.
+  // A proxy may have replaced the host, so `sec-fetch-site` counts. Browsers send it to https and loopback only.
   if (method === "GET" || method === "HEAD" || site === "same-origin") return;
   const sameOrigin =
     origin === null ? site === null || site === "none" : URL.parse(origin)?.host === host.toLowerCase();

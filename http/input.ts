@@ -1,7 +1,7 @@
 /**
- * What a request brings to a job: its parameters, and a picture or the pieces of a list.
+ * Reads the input of a job from a request: its parameters, and a picture or the pieces of a list.
  *
- * Not here: how the body is read (upload.ts), how a picture is (picture/read.ts), how a list is cut (tasks/list.ts).
+ * Not here: reading the body (upload.ts), decoding a picture (picture/read.ts), cutting a list (tasks/list.ts).
  */
 import type { HeldMemory } from "../picture/budget.ts";
 import { ImageError, type PixelLimits, type Raster } from "../picture/picture.ts";
@@ -21,7 +21,7 @@ export interface InputOptions {
   memory: HeldMemory;
 }
 
-/** @throws HttpError, ImageError; JobError "failed" where the task's own function throws */
+/** @throws HttpError, ImageError; JobError "failed" if a function of the task throws */
 export async function inputOf(
   request: Request,
   task: Task,
@@ -53,7 +53,7 @@ export async function inputOf(
 
 async function* nothing(): AsyncGenerator<Uint8Array> {}
 
-/** What is not the client's fault is the task's. */
+/** Turns an error into the client's (HttpError, ImageError), or else the task's (JobError). */
 function blame(error: unknown): never {
   if (error instanceof ParamError) throw new HttpError(400, error.message);
   if (error instanceof HttpError || error instanceof ImageError) throw error;

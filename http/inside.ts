@@ -1,7 +1,8 @@
 /**
- * A look inside: the queues and what waits in them, the keys of a job, the dead letters and the way back.
+ * A look inside RabbitMQ and Redis: the queues and the next message of each, the keys of a job, and the dead letters,
+ * which can be put back.
  *
- * It shows the pictures of all, so it needs the token; where no token is set, `CLASSROOM=inside`.
+ * It shows everyone's pictures, so it needs the token. If no token is set, it needs `CLASSROOM=inside`.
  *
  * Not here: how the queue is read (amqp/letters.ts).
  */
@@ -13,7 +14,7 @@ import { notFound } from "./jobs.ts";
 import { query } from "./params.ts";
 import { HttpError } from "./respond.ts";
 
-/** Dead letters in one answer, at most, and results of a job. */
+/** At most this many dead letters, and results of a job, are in one answer. */
 const MAX_LETTERS = 50;
 const MAX_RESULTS = 100;
 
@@ -26,7 +27,7 @@ export async function inside(context: ClassReads, request: Request): Promise<Res
   return Response.json({ queues, dead: await queue.deadLetters() });
 }
 
-/** GET /inside/queues/:task: the message that waits longest. */
+/** GET /inside/queues/:task: the message that has waited longest. */
 export async function peek(context: ClassReads, request: Request, task: string): Promise<Response> {
   expectInside(context, request);
   if (!isTaskName(task) || !(await allTasks(context.tasks, context.results)).some((one) => wireName(one) === task)) {
@@ -38,7 +39,7 @@ export async function peek(context: ClassReads, request: Request, task: string):
   return Response.json({ task, waiting: { id, headers, bytes: body.length, message: messageOf(body) } });
 }
 
-/** The text, where a third party sent something else than JSON. */
+/** The message as JSON, or as text if a third party sent something else. */
 function messageOf(body: Uint8Array): unknown {
   const text = Buffer.from(body).toString();
   try {
@@ -48,7 +49,7 @@ function messageOf(body: Uint8Array): unknown {
   }
 }
 
-/** GET /inside/jobs/:id: what the store has of a job. */
+/** GET /inside/jobs/:id: the keys of a job in the store. */
 export async function keysOf(context: ClassReads, request: Request, id: string): Promise<Response> {
   expectInside(context, request);
   const job = await context.results.findJob(id);
@@ -62,7 +63,7 @@ export async function deadLetters(context: ClassReads, request: Request): Promis
   return Response.json({ letters: await context.queue.letters(MAX_LETTERS) });
 }
 
-/** POST /inside/dead-letters/back: all, or those of the chunk in the query. */
+/** POST /inside/dead-letters/back: puts back all dead letters, or those of the chunk in the query. */
 export async function putBack(context: ClassReads, request: Request): Promise<Response> {
   expectInside(context, request);
   const { queue, results } = context;

@@ -1,7 +1,7 @@
 /**
- * What the API answers about a job: its state, its events, its result, a preview of a band; and how it is cancelled.
+ * The requests about a job that exists: its state, its events, its result, previews of its bands, and its removal.
  *
- * Not here: the routes, and how a job is sent (coordinator.ts); where the state comes from (watch.ts).
+ * Not here: the routes, and how a job is sent (coordinator.ts); the state itself (watch.ts).
  */
 
 import type { Backends, Job } from "../backends.ts";
@@ -32,7 +32,7 @@ import {
   unavailable,
 } from "./respond.ts";
 
-/** What the answers need. */
+/** What these requests need. */
 export interface JobReads extends Backends {
   tasks: Tasks;
   metrics: CoordinatorMetrics;
@@ -40,7 +40,7 @@ export interface JobReads extends Backends {
   streams: StreamPlaces;
   lights: Lights;
   log: Log;
-  /** Aborted when the program is about to end: event streams are closed, so that clients reconnect elsewhere. */
+  /** Aborted when the program is about to end. Event streams are then closed, so that clients reconnect elsewhere. */
   stopping: AbortSignal;
 }
 
@@ -49,16 +49,16 @@ interface Cancels extends JobReads {
   authToken: string | undefined;
 }
 
-/** `nosniff`: no browser may take a result for a page, whatever its bytes are. */
+/** `nosniff`: a browser must not treat a result as a page, whatever its bytes are. */
 export const HEADERS = {
   picture: { "content-type": "image/png", "x-content-type-options": "nosniff" },
   data: { "content-type": "application/json", "x-content-type-options": "nosniff" },
   list: { "content-type": "application/json", "x-content-type-options": "nosniff" },
 };
 const EVENT_HEADERS = { "content-type": "text/event-stream", "cache-control": "no-cache", "x-accel-buffering": "no" };
-/** Jobs that one event stream follows, at most. */
+/** One event stream follows at most this many jobs. */
 const MAX_FOLLOWED = 100;
-/** How old the list of workers in a stream may be, ms. */
+/** The list of workers in a stream may be this old, ms. */
 const FLEET_MS = 1_000;
 
 /** The job as JSON. */
@@ -86,7 +86,7 @@ export async function result(context: JobReads, request: Request, id: string): P
   if (state !== "done") {
     throw new HttpError(409, `not ready: ${done.size} of ${job.bands} bands are done`, { "retry-after": "1" });
   }
-  // With its creation time: the same id may be sent again, with another picture.
+  // The creation time is part of it, because the same id may be sent again with another picture.
   const etag = `"${id}-${job.created}"`;
   const name = disposition(query(request, "name") || `${id}.${fileOf(job.task, job)}`);
   const headers = { ...HEADERS[job.kind], "content-disposition": name, etag };
@@ -95,7 +95,7 @@ export async function result(context: JobReads, request: Request, id: string): P
   const pieces = async () => context.metrics.sending(merge(await JobWatch.open(context, id), task, true));
   const whole = async () => timed(await pieces(), (ms) => context.results.noteMerge(id, ms));
   const sizes = [...done.values()].map(({ bytes }) => bytes);
-  // The length of a third-party result is known only after it has been encoded again.
+  // A third-party result has 0 bytes in its record: its length is known only after it has been encoded again.
   const onBroken = brokenOff(context, job, request);
   if (task || sizes.includes(0)) return streamed(await whole(), { headers }, onBroken);
   const made = resultOf(job);
@@ -117,7 +117,7 @@ export async function result(context: JobReads, request: Request, id: string): P
   );
 }
 
-/** @param onEnd gets how long the pieces took, without the time that the client took, ms; called after the last one, not awaited */
+/** Measures how long the pieces take, without the client's time. @param onEnd gets that in ms, after the last piece */
 async function* timed(pieces: AsyncGenerator<Uint8Array>, onEnd: (ms: number) => Promise<void>) {
   let ms = 0;
   let start = performance.now();
@@ -126,7 +126,7 @@ async function* timed(pieces: AsyncGenerator<Uint8Array>, onEnd: (ms: number) =>
     yield piece;
     start = performance.now();
   }
-  // In the background: it is only a note, and while Redis is away the client must not wait for it.
+  // Not awaited: while Redis is unavailable, the client must not wait for this note.
   onEnd(Math.round((ms + performance.now() - start) * 10) / 10).catch(() => {});
 }
 
@@ -137,7 +137,7 @@ export function brokenOff({ log }: Pick<JobReads, "log">, { id, task }: Job, { s
   };
 }
 
-/** Null for a job of pictures: any coordinator can merge those. @throws HttpError 503 */
+/** The task that merges a job's data; null for a picture, which needs no task. @throws HttpError 503 */
 async function dataTaskOf({ tasks, results }: JobReads, { kind, task }: Job): Promise<DataTask | ListTask | null> {
   if (kind === "picture") return null;
   const known = await findTaskOfJob(tasks, results, task);
@@ -165,7 +165,7 @@ export async function eventsOfMany(context: JobReads, request: Request): Promise
   return follow(context, request, ids, () => {});
 }
 
-/** @param check throws where there is no stream */
+/** @param check throws if the request must be refused */
 async function follow(
   context: JobReads,
   request: Request,
@@ -193,7 +193,7 @@ async function follow(
   }
 }
 
-/** GET /jobs/:id/bands/:band: a finished band, scaled down. */
+/** GET /jobs/:id/bands/:band: a preview of a finished band, scaled down. */
 export async function preview(context: JobReads, request: Request, id: string, number: string): Promise<Response> {
   const { results, previews } = context;
   const [job, done] = await Promise.all([results.findJob(id), results.done(id)]);
@@ -204,7 +204,7 @@ export async function preview(context: JobReads, request: Request, id: string, n
   const record = done.get(band);
   if (!record) throw new HttpError(409, `not ready: band ${band} is not done`, { "retry-after": "1" });
   const width = widthOf(request);
-  // Checked each time, not cached for good: the same id may be sent again with another picture.
+  // The browser must check each time (`no-cache`), because the same id may be sent again with another picture.
   const etag = `"${job.created}-${record.crc}-${width}"`;
   const headers = { ...HEADERS.picture, etag, "cache-control": "private, no-cache" };
   if (isUnchanged(request, etag)) return new Response(null, { status: 304, headers });

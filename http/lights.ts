@@ -1,10 +1,10 @@
 /**
- * A light each for RabbitMQ and Redis: whether it can be used now, since when, and why not.
+ * Two lights, for RabbitMQ and Redis. A light shows whether the backend can be used now, since when, and why not.
  *
- * Both are asked twice a second, but only while a client wants to know. A light changes within 3 s of what it shows: an
- * interval, and the time limit of an answer.
+ * Both backends are asked twice a second, but only while a client watches. A light is late by at most 3 s: the interval
+ * and the time limit of an answer.
  *
- * Not here: how they are asked (ops/health.ts), the probes of Kubernetes (service.ts).
+ * Not here: how a backend is asked (ops/health.ts), the probes of Kubernetes (service.ts).
  */
 import type { Backends } from "../backends.ts";
 import { troubleOf } from "../ops/health.ts";
@@ -14,7 +14,7 @@ const INTERVAL_MS = 500;
 
 export interface Light {
   up: boolean;
-  /** When it was first seen so, ms since 1970 by the coordinator's clock. */
+  /** When it changed to this state, ms since 1970 by the coordinator's clock. */
   since: number;
   /** Null while it is up. */
   code: TroubleCode | null;
@@ -35,14 +35,14 @@ export class Lights {
 
   constructor(readonly backends: Backends) {}
 
-  /** Null where both are this process. */
+  /** The state of both. Null in the embedded mode. */
   async read(): Promise<State | null> {
     if (this.backends.queue.isLocal) return null;
     if (Date.now() - this.#asked >= INTERVAL_MS) await this.#ask();
     return this.#state;
   }
 
-  /** Calls `listener` now where a light is down, and on every change. Returns a function that stops that. */
+  /** Calls `listener` now if a backend is down, and on every change. Returns a function that removes it. */
   watch(listener: (state: State) => void): () => void {
     if (this.backends.queue.isLocal) return () => {};
     this.#listeners.add(listener);
@@ -56,7 +56,7 @@ export class Lights {
     };
   }
 
-  /** One round at a time. Never rejects. */
+  /** Asks both. Only one round runs at a time. Never rejects. */
   #ask(): Promise<void> {
     this.#asking ??= this.#askBoth().finally(() => {
       this.#asking = undefined;
@@ -67,7 +67,7 @@ export class Lights {
   async #askBoth(): Promise<void> {
     const { queue, results } = this.backends;
     const take = async (name: keyof State, trouble: Promise<Trouble | null>) => this.#take(name, await trouble);
-    // Each light for itself: one that is silent must not hold up the other.
+    // Each light is set on its own: a backend that does not answer must not delay the other.
     await Promise.all([
       take("rabbitmq", troubleOf("RabbitMQ", queue.ping())),
       take("redis", troubleOf("Redis", results.ping())),

@@ -1,7 +1,7 @@
 /**
- * What a request asks for, in its path and its query, and the name of the file that answers it.
+ * Reads what a request asks for from its path and its query, and makes the header that names the downloaded file.
  *
- * Every function throws an `HttpError` 400 that names the parameter, what was expected and what came.
+ * If a value is invalid, a function throws an `HttpError` 400 with the parameter, what was expected and what was sent.
  *
  * Not here: a task's own parameters and their checks (task.ts).
  */
@@ -11,7 +11,7 @@ import { ParamError, queryValues, type Task, type Values } from "../task.ts";
 import { WIDTHS } from "./preview.ts";
 import { HttpError } from "./respond.ts";
 
-/** Elysia gives null for a part of the path that it cannot decode. */
+/** Refuses a path that cannot be decoded. Elysia gives null for such a part. */
 export function decodable(parts: Record<string, string | null> = {}): void {
   if (Object.values(parts).includes(null)) throw new HttpError(400, "path: expected valid percent-encoding");
 }
@@ -22,7 +22,7 @@ export function jobId(text: string): string {
   return id;
 }
 
-/** One value of the query; null where it is absent. */
+/** One value of the query; null if it is absent. */
 export function query(request: Request, name: string): string | null {
   const [value = null, second] = new URL(request.url).searchParams.getAll(name);
   if (second !== undefined) throw new HttpError(400, `${name}: expected one value, got several`);
@@ -30,14 +30,14 @@ export function query(request: Request, name: string): string | null {
 }
 
 /**
- * The task's own parameters, defaults filled in.
- * @param body more of them, as JSON or as a form; may be empty
+ * The task's own parameters, with the defaults filled in.
+ * @param body more parameters, as JSON or as a form; may be empty
  */
 export function paramsOf(request: Request, task: Task, body = ""): Values {
   const query = new URL(request.url).searchParams;
   const isJson = /^\s*\{/.test(body);
   if (body !== "" && !isJson) {
-    // curl sends anything as a form.
+    // curl's `--data` sends anything as a form, even a file.
     if (!/^[\w.~%+&=-]+$/.test(body))
       throw new HttpError(400, `body: ${EXPECTED}, or none: ${task.name} takes no file`);
     for (const [name, value] of new URLSearchParams(body)) query.append(name, value);
@@ -59,12 +59,12 @@ function objectOf(body: string): Record<string, unknown> {
   }
 }
 
-/** At most this many workers at a time; null where the request does not say. */
+/** At most this many bands in flight; null if the request does not limit them. */
 export function workersOf(request: Request): number | null {
   return wholeNumber(request, "workers", 1, MAX_WORKERS);
 }
 
-/** About how many bands, or of how many rows; null where the request does not say. */
+/** The number of bands, about, or the rows of a band; null if the request does not set it. */
 export function cutOf(request: Request): { bands: number | null; bandRows: number | null } {
   const bands = wholeNumber(request, "bands", 1, MAX_BANDS);
   const bandRows = wholeNumber(request, "bandRows", 1, 999_999_999);
@@ -72,12 +72,12 @@ export function cutOf(request: Request): { bands: number | null; bandRows: numbe
   throw new HttpError(400, "bands, bandRows: expected one of them, got both");
 }
 
-/** Width of a preview in pixels, at most. */
+/** Maximum width of a preview, pixels. */
 export function widthOf(request: Request): number {
   return wholeNumber(request, "width", WIDTHS.min, WIDTHS.max) ?? WIDTHS.default;
 }
 
-/** A whole number in the query; null where it is absent. */
+/** A whole number in the query; null if it is absent. */
 export function wholeNumber(request: Request, name: string, min: number, max: number): number | null {
   const text = query(request, name);
   if (text === null || text === "") return null;
@@ -86,7 +86,7 @@ export function wholeNumber(request: Request, name: string, min: number, max: nu
   throw new HttpError(400, `${name}: expected a whole number from ${min} to ${max}, got ${JSON.stringify(text)}`);
 }
 
-/** The header that names the file a browser saves: plain ASCII, and the full name where that differs (RFC 6266). */
+/** `content-disposition`: names the file in ASCII, and in full if it has other characters (RFC 6266). */
 export function disposition(name: string): string {
   const bare = name.toWellFormed().replace(/[\p{Cc}"\\/:*?<>|%]/gu, "_");
   const plain = bare.replace(/[^\x20-\x7e]/g, "_").slice(-150);

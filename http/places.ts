@@ -1,9 +1,10 @@
 /**
- * What clients may take at a time: places for uploads, and for event streams. A client that finds none gets 503.
+ * Limits of what clients may use at a time: places for uploads and for event streams. If none is free, a client gets
+ * 503.
  *
- * Invariant: every place is given back, by `release` or by the end of the upload.
+ * Invariant: every place is released, by `release` or by the end of the upload.
  *
- * Not here: what holds the place (coordinator.ts, events.ts).
+ * Not here: the users of the places (coordinator.ts, jobs.ts).
  */
 
 import { unavailable } from "./respond.ts";
@@ -11,7 +12,7 @@ import type { Upload } from "./upload.ts";
 
 /** An upload that has waited for room in the queue for this long may lose its place to another, ms. */
 const STALLED_MS = 60_000;
-/** Where no other needs the place, it may wait so many times as long. */
+/** If no other upload needs the place, the limit is this many times longer. */
 const UNCONTESTED = 60;
 /** How long a new upload waits for that place, ms. */
 const HANDOVER_MS = 5_000;
@@ -19,9 +20,10 @@ const HANDOVER_MS = 5_000;
 /**
  * The places for uploads.
  *
- * Nothing is read of an upload that waits for room in the queue, so a client that is gone behind a proxy goes unnoticed. No
- * limit of time tells such a client from a patient one. So both may wait until another upload needs the place, or for an
- * hour. Then the one that has waited longest gets 503. If it is sent again it resumes.
+ * While an upload waits for room in the queue, the coordinator reads nothing from it. So it does not notice if a client
+ * behind a proxy has gone. No time limit can separate such a client from a patient one. So an upload may wait for an
+ * hour, or until another upload needs its place. Then the one that has waited longest gets 503. If it is sent again, it
+ * resumes.
  */
 export class UploadPlaces {
   readonly #taken = new Map<Upload, Promise<void>>();
@@ -71,19 +73,19 @@ function noRoom({ idle }: Upload, why: string) {
   return unavailable(`no room in the queue for ${Math.round(idle / 1000)} s, and ${why}; send it again`);
 }
 
-/** What event streams cost: the streams, and the ids in them that were unknown when the stream was opened. */
+/** What event streams use: the number of streams, and of ids that were unknown when their stream was opened. */
 interface Cost {
   streams: number;
   unknown: number;
 }
 
 export interface StreamPlace {
-  /** Gives back what was taken for ids that are known. */
+  /** Corrects the number of unknown ids. `take` has counted all ids as unknown. */
   setUnknown(ids: number): void;
   release(): void;
 }
 
-/** The places for event streams. One client, by its address, gets at most half of them. */
+/** The places for event streams. One client address gets at most half of them. */
 export class StreamPlaces {
   readonly #all: Cost = { streams: 0, unknown: 0 };
   readonly #clients = new Map<string, Cost>();
@@ -95,7 +97,8 @@ export class StreamPlaces {
   }
 
   /**
-   * @param ids how many may be unknown
+   * Takes a place for one stream.
+   * @param ids the number of its ids, which all count as unknown until `setUnknown`
    * @throws HttpError 503
    */
   take(client: string, ids: number): StreamPlace {

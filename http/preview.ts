@@ -1,5 +1,5 @@
 /**
- * Previews: a finished band as a small PNG, for clients that show a job while it runs.
+ * Previews: finished bands as small PNGs, for clients that show a job while it runs.
  *
  * Not here: HTTP (coordinator.ts), the result itself (job.ts).
  *
@@ -13,10 +13,10 @@ import { type BandForm, pixelsOf } from "../picture/foreign.ts";
 import { resultOf } from "../tasks/plan.ts";
 import { gone } from "../watch.ts";
 
-/** Width of a preview, pixels. */
+/** Limits and default of a preview's width, pixels. */
 export const WIDTHS = { min: 16, max: 2048, default: 1024 };
 
-/** Few, because workers may share the cores. */
+/** Only a few, because workers may run on the same cores. */
 const MAX_SCALING = 2;
 
 export class Previews {
@@ -25,7 +25,7 @@ export class Previews {
 
   constructor(
     readonly results: Results,
-    /** Requests that may wait for their turn. */
+    /** At most this many requests wait for their turn. */
     readonly maxWaiting = 64,
   ) {}
 
@@ -56,7 +56,7 @@ export class Previews {
           throw unusable(band, cause);
         });
     } finally {
-      // The place passes to the next in line, so that a new request cannot overtake it.
+      // The next request in line gets the place, so that a new request cannot overtake it.
       const next = this.#waiting.shift();
       if (next) next();
       else this.#scaling--;
@@ -64,7 +64,7 @@ export class Previews {
   }
 }
 
-/** @param isRaw `picture` is the band's pixels; otherwise an encoded picture */
+/** @param isRaw whether `picture` is the band's pixels. Otherwise it is an encoded picture */
 async function scaled(
   picture: Uint8Array,
   isRaw: boolean,

@@ -1,7 +1,7 @@
 /**
- * What every answer may need: errors as problem details (RFC 9457), the token, ranges, streams.
+ * Parts of any answer: errors as problem details (RFC 9457), the token, ranges, streams.
  *
- * HTTP statuses are given here and by `HttpError` alone; other errors carry codes.
+ * Only this file and `HttpError` decide on HTTP statuses. Other errors carry codes.
  *
  * Not here: routes (coordinator.ts), uploads (upload.ts), the server (serve.ts).
  */
@@ -33,7 +33,7 @@ export function unavailable(message: string, more = {}): HttpError {
   return new HttpError(503, message, { "retry-after": String(RETRY_SECONDS) }, more);
 }
 
-/** Compares digests in constant time, so that the time of the answer reveals nothing about the token. @throws HttpError 401 */
+/** Checks the token. Compares digests in constant time: timing must reveal nothing about it. @throws HttpError 401 */
 export function expectToken(request: Request, token: string | undefined): void {
   if (token === undefined) return;
   const digest = (text: string) => createHash("sha256").update(text).digest();
@@ -43,7 +43,7 @@ export function expectToken(request: Request, token: string | undefined): void {
   throw new HttpError(401, "a token is needed: Authorization: Bearer …", { "www-authenticate": "Bearer" });
 }
 
-/** Any error as problem details, without a stack trace. */
+/** Answers an error with problem details, without a stack trace. */
 export function problem(error: unknown, request: Request, log: Log): Response {
   const { status, message: detail, headers, more } = expected(error, request) ?? unexpected(error, request, log);
   return problemOf(status, detail, headers, more);
@@ -61,7 +61,7 @@ export function problemOf(
   return new Response(body, { status, headers: { ...headers, ...kind } });
 }
 
-/** The error of a known path with another method: 405, with the methods that there are. Undefined for other errors. */
+/** If the path exists but not with this method: 405, with the methods that it has. Undefined for other errors. */
 export function methodNotAllowed(
   error: unknown,
   request: Request,
@@ -77,7 +77,7 @@ export function methodNotAllowed(
   return new HttpError(405, `method: expected ${allow}, got ${request.method}`, { allow });
 }
 
-/** Without the query, and without parsing: the error may be one of the URL itself. */
+/** The path without the query. The URL is not parsed, because it may be the cause of the error. */
 export function pathOf({ url }: Request): string {
   return url.replace(/^https?:\/\/[^/?#]*/, "").replace(/[?#].*$/s, "");
 }
@@ -96,9 +96,9 @@ function expected(error: unknown, request: Request): HttpError | undefined {
   if (error === request.signal.reason) return new HttpError(400, "the client closed the connection");
 }
 
-/** Logs the error. */
+/** Logs an error that has no status of its own. Answers 503. */
 function unexpected(error: unknown, request: Request, log: Log): HttpError {
-  // Without the query: a client may have put a token there by mistake.
+  // The query is not logged: a client may have put a token there by mistake.
   const about = { method: request.method, path: pathOf(request), error };
   if (isRedisError(error)) {
     log.warn("request refused, Redis is unavailable", about);
@@ -108,11 +108,11 @@ function unexpected(error: unknown, request: Request, log: Log): HttpError {
   return unavailable("the request failed inside the coordinator; its log has the reason");
 }
 
-/** By name, because ioredis does not export all of these classes. */
+/** Names of error classes, because ioredis does not export all of these classes. */
 const REDIS_ERRORS = new Set(["ReplyError", "AbortError", "MaxRetriesPerRequestError"]);
 
 function isRedisError(error: unknown): boolean {
-  // A DOMException may be called AbortError, too.
+  // A DOMException may have the name AbortError, too.
   return error instanceof Error && !(error instanceof DOMException) && REDIS_ERRORS.has(error.name);
 }
 
@@ -147,7 +147,7 @@ const TITLES: Record<number, string> = {
 
 /**
  * Evaluates `If-Match` and `If-None-Match` (RFC 9110, 13.2.2).
- * @returns true where the client has this very answer already: 304
+ * @returns true if the client has this answer already: 304
  * @throws HttpError 412
  */
 export function isUnchanged({ headers }: Request, etag: string): boolean {
@@ -164,7 +164,7 @@ export function isUnchanged({ headers }: Request, etag: string): boolean {
 }
 
 /**
- * The range of bytes that a request asks for (RFC 9110, 14.2); null for the whole. Several ranges count as the whole.
+ * The range of bytes that a request asks for (RFC 9110, 14.2); null for the whole. Several ranges get the whole.
  * @param length of the whole, bytes
  * @throws HttpError 416
  */
@@ -193,9 +193,9 @@ export async function* slice(pieces: AsyncIterable<Uint8Array>, from: number, to
 }
 
 /**
- * Answers with the pieces as a stream. It waits for the first piece, so that an early error still gets its status. The
- * generator is ended when the client closes the connection.
- * @param onBroken gets the error where the stream breaks off; the client sees an incomplete answer
+ * Answers with the pieces as a stream. It waits for the first piece, so that an early error still gets its status. When
+ * the client closes the connection, the generator is ended.
+ * @param onBroken gets the error if the stream breaks off. The client then gets an incomplete answer
  */
 export async function streamed(
   pieces: AsyncGenerator<Uint8Array>,

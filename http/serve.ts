@@ -1,8 +1,8 @@
 /**
  * An HTTP server on Bun or Deno.
  *
- * A request has no time-out here: an upload may wait for its job's bands for any time, and upload.ts limits how slow a
- * client may be. On Bun a connection without a request is closed after a while. Deno has no such limit.
+ * A request has no time-out here. An upload may wait long for its bands, and upload.ts limits how slow a client may be.
+ * On Bun, a connection without a request is closed after a while. Deno has no such limit.
  *
  * Not here: what is answered (coordinator.ts).
  */
@@ -14,13 +14,13 @@ type Fetch = (request: Request, client: string) => Promise<Response>;
 
 export interface Server {
   port: number;
-  /** Takes no more requests; resolves when those in progress are answered. */
+  /** Accepts no more requests. Resolves when those in progress have been answered. */
   stop(): Promise<void>;
 }
 
-/** A connection that has brought no request yet is closed after this time, s. */
+/** A new connection without a request is closed after this time, s. */
 const FIRST_SECONDS = 10;
-/** The same between two requests: longer than nginx and most proxies keep one (60 s), so that they never send into a closed one. */
+/** The same between two requests. Longer than in most proxies (60 s), so that they never use a closed connection. */
 const IDLE_SECONDS = 120;
 
 /** @param port 0: any free port */
@@ -31,9 +31,9 @@ export function serve(fetch: Fetch, hostname: string, port: number, idleSeconds 
     port,
     idleTimeout: Math.min(FIRST_SECONDS, idleSeconds),
     maxRequestBodySize: Number.MAX_SAFE_INTEGER, // upload.ts has the limit
-    // No answer holds a path, a stack or source, whatever goes wrong.
+    // In development mode, an error page shows paths, a stack trace and source code.
     development: false,
-    reusePort: false, // on by itself where development is off: a second program would share the port unnoticed
+    reusePort: false, // by default true without `development`: a second program would silently share the port
     error: () => problemOf(500, "the request failed inside the coordinator"),
     async fetch(request, self) {
       self.timeout(request, 0);
@@ -47,7 +47,7 @@ export function serve(fetch: Fetch, hostname: string, port: number, idleSeconds 
   return { port: server.port!, stop: () => server.stop() };
 }
 
-/** The same stream. @param onEnd called before it ends well */
+/** Passes a stream on. @param onEnd called when it has ended without an error */
 function notingEnd(body: ReadableStream<Uint8Array>, onEnd: () => void): ReadableStream<Uint8Array> {
   const reader = body.getReader();
   return new ReadableStream(

@@ -1,5 +1,5 @@
 /**
- * What the API answers about the program itself: its workers, its tasks, its readiness, its metrics.
+ * The requests about the whole system: its workers, tasks, state, readiness and metrics.
  *
  * Not here: jobs (jobs.ts).
  */
@@ -13,15 +13,15 @@ import { allTasks, type Tasks } from "../tasks/index.ts";
 import type { Lights } from "./lights.ts";
 import { expectToken, unavailable } from "./respond.ts";
 
-/** How long GET /state waits for Redis, ms, and how old its count of workers may be. */
+/** GET /state waits this long for Redis, ms. Its count of workers may be `FLEET_MS` old. */
 const STATE_MS = 500;
 const FLEET_MS = 1_000;
 
-/** What the answers need. */
+/** What these requests need. */
 export interface ServiceReads extends Backends {
   tasks: Tasks;
   registry: Registry;
-  /** Brought up to date by each scrape. */
+  /** Gauges that each scrape updates. */
   gauges: { observe(): Promise<void> }[];
   authToken: string | undefined;
   lights: Lights;
@@ -53,10 +53,10 @@ export async function listTasks({ tasks, results }: ServiceReads): Promise<Respo
   return Response.json({ tasks: all });
 }
 
-/** GET /state: what a page needs of the system as it is now. Answers even while RabbitMQ or Redis does not. */
+/** GET /state: the state of the system, for the page. It answers even while RabbitMQ or Redis does not. */
 export async function systemState(context: ServiceReads): Promise<Response> {
   const { queue, results, lights, authToken } = context;
-  // At once: a light changes within 3 s, and one of them may not answer.
+  // All at the same time, because one of them may not answer, and the lights must not be late.
   const [backends, now, workers] = await Promise.all([
     lights.read(),
     within(results.now(), STATE_MS, "late").catch(() => null),

@@ -1,7 +1,7 @@
 /**
- * Files that the coordinator serves as they are: the page, and the API's description.
+ * Files that the coordinator serves unchanged: the page, and the API's description.
  *
- * The page is served under a content security policy: only this coordinator's own files load and run.
+ * The page has a content security policy: a browser loads and runs only files of this coordinator.
  *
  * Not here: what the page does (page/page.js).
  */
@@ -34,7 +34,7 @@ interface Asset {
   headers: Record<string, string>;
 }
 
-/** Libraries of the page: small modules without imports, served as they are. */
+/** Libraries of the page: small modules without imports, served unchanged. */
 const LIBRARIES = { "client-zip.js": "client-zip/index.js", "uqr.js": "uqr/dist/index.mjs" };
 
 /** The files in page/ and the libraries, by name. */
@@ -75,8 +75,8 @@ export function servePage(request: Request, page: Map<string, Asset>, name: stri
 }
 
 /**
- * The API as OpenAPI 3.1. The document is kept by hand; test/openapi.test.ts compares it with the routes and with real
- * answers.
+ * The API as OpenAPI 3.1. The document is written by hand. test/openapi.test.ts compares it with the routes and with
+ * real answers.
  */
 export function readApiDocument(): string {
   return readFileSync(new URL("../docs/openapi.json", import.meta.url), "utf8");

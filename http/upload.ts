@@ -1,5 +1,6 @@
 /**
- * The body of a request: its size and its pace are limited, and it is never left half read.
+ * The body of a request. Its size is limited, and so is the time that the client may take. The rest of a refused body
+ * is read and discarded.
  *
  * Not here: what the bytes are (picture/read.ts).
  */
@@ -7,31 +8,31 @@ import { Readable } from "node:stream";
 import { Busboy, type BusboyInstance } from "@fastify/busboy";
 import { HttpError } from "./respond.ts";
 
-/** The minimum rate of an upload is 64 KiB in 60 s; a slower one holds a place for too long and is answered with 408. */
+/** An upload must send at least 64 KiB in 60 s. A slower one would keep its place for too long, so it gets 408. */
 const PATIENCE_MS = 60_000;
 const MIN_BYTES = 1 << 16;
 /** A client that sends nothing for this time may be gone, ms. */
 const SILENT_MS = 5_000;
-/** At most this much of a refused upload is read and discarded, for at most this long, ms. */
+/** At most this many bytes of a refused upload are read and discarded, for at most this long, ms. */
 const DISCARD_BYTES = 4 * 2 ** 30;
 const DISCARD_MS = 60_000;
-/** Parameters in a body. */
+/** Maximum size of a body that holds parameters. */
 const MAX_TEXT_BYTES = 1 << 20;
 
 export class Upload {
   readonly #body: ReadableStreamDefaultReader<Uint8Array> | undefined;
   /** The content-length, or 0. */
   readonly announced: number;
-  /** Rejects if a form has more than its file, which may come behind it. */
+  /** Resolves at the end of a form. Rejects if the form has more than its file: that may come after the file. */
   ended: Promise<void> = Promise.resolve();
   /** Bytes read so far, without those that were discarded. */
   bytes = 0;
   #ended: boolean;
-  /** Since the last `MIN_BYTES` were complete: time spent waiting for the client, ms, and bytes received. */
+  /** Since the last `MIN_BYTES` arrived: the time spent waiting for the client, ms, and the bytes received. */
   #waited = 0;
   #received = 0;
   #isReading = false;
-  /** When it began to read, or to wait. */
+  /** When `#isReading` last changed, ms. */
   #since = performance.now();
   readonly #end = new AbortController();
   /** Aborted when the client closes the connection, and by `end`. */
@@ -53,17 +54,17 @@ export class Upload {
     if (this.announced > this.maxBytes) throw this.#tooLarge(this.announced);
   }
 
-  /** Time since the coordinator last wanted bytes, ms: it waits for room in the queue. */
+  /** How long the coordinator has not read, because it waits for room in the queue, ms; 0 while it reads. */
   get idle(): number {
     return this.#isReading ? 0 : performance.now() - this.#since;
   }
 
-  /** Whether the coordinator waits for the client, and has done so for some time. */
+  /** Whether the coordinator has waited for the client's next bytes for more than `SILENT_MS`. */
   get isSilent(): boolean {
     return this.#isReading && performance.now() - this.#since > SILENT_MS;
   }
 
-  /** Ends the wait. @param error the answer */
+  /** Aborts the upload. @param error the answer to the client */
   end(error: HttpError): void {
     this.#end.abort(error);
   }
@@ -73,8 +74,8 @@ export class Upload {
   }
 
   /**
-   * The body, or the file of a form: `image`, or that with the name of what the task takes.
-   * @throws HttpError 400, 408, 413, here or while read
+   * The body, or the file in the field `field` of a form.
+   * @throws HttpError 400, 408, 413, here or while the file is read
    */
   async file(request: Request, field = "image"): Promise<AsyncIterable<Uint8Array>> {
     const type = request.headers.get("content-type") ?? "";
@@ -85,7 +86,7 @@ export class Upload {
     return file;
   }
 
-  /** The whole body, where it holds parameters. @throws HttpError 400, 408, 413 */
+  /** The whole body, if it holds parameters. @throws HttpError 400, 408, 413 */
   async text(): Promise<string> {
     const pieces: Uint8Array[] = [];
     for await (const piece of this.#read()) {
@@ -136,8 +137,8 @@ export class Upload {
   }
 
   /**
-   * Reads the rest and discards it. Otherwise a client that is still sending gets a broken connection, not the answer.
-   * Never rejects.
+   * Reads the rest and discards it. Otherwise a client that is still sending would get a broken connection, not the
+   * answer. Never rejects.
    */
   async discard(): Promise<void> {
     const deadline = Date.now() + DISCARD_MS;
@@ -152,7 +153,7 @@ export class Upload {
   }
 }
 
-/** @returns the file, and the end of the form; both reject with HttpError 400 if the form has anything else */
+/** @returns the file and the end of the form. Both reject with HttpError 400 if the form has anything else */
 function filePart(body: Readable, type: string, name: string) {
   const { promise: file, resolve, reject } = Promise.withResolvers<AsyncIterable<Uint8Array>>();
   const { promise: ended, resolve: end, reject: endWith } = Promise.withResolvers<void>();
@@ -173,7 +174,7 @@ function filePart(body: Readable, type: string, name: string) {
   };
   form.on("field", (field) => refuse(field === name ? "a text in its place" : field));
   form.on("file", (field, part) => {
-    part.on("error", () => {}); // its reader gets the error; without a reader it would be uncaught
+    part.on("error", () => {}); // the reader gets the error too. Without a reader it would be uncaught
     if (field !== name) return refuse(field);
     const cut = (error: Error) => part.destroy(error);
     body.once("error", cut);
@@ -193,7 +194,7 @@ function filePart(body: Readable, type: string, name: string) {
 /** @throws HttpError 400 if the form ends within the part */
 async function* piecesOf(part: Readable): AsyncGenerator<Uint8Array> {
   try {
-    // A reader may stop at the end of the picture. The form goes on.
+    // A reader may stop at the end of the picture, but the rest of the form must still be read.
     yield* part.iterator({ destroyOnReturn: false });
   } catch (error) {
     throw error instanceof HttpError ? error : new HttpError(400, `form: ${(error as Error).message}`);
