@@ -1,5 +1,5 @@
 /**
- * The figures of a turn in words, for its bar, and the format of times.
+ * The figures of a turn in words, for its bar, and the format of times and sizes.
  *
  * Not here: the bars (lanes.js), the turns (turns.js).
  */
@@ -35,3 +35,17 @@ const millis = (/** @type {number} */ ms) =>
 /** @param {number} ms */
 export const seconds = (ms) =>
   `${number(ms / 1000, { minimumFractionDigits: ms < 10_000 ? 2 : 1, maximumFractionDigits: ms < 10_000 ? 2 : 1 })} s`;
+
+/** @param {number} bytes */
+export function fileSize(bytes) {
+  if (bytes < 1e3) return `${bytes} B`;
+  const [scale, unit] = bytes < 1e6 ? [1e3, "kilobyte"] : [1e6, "megabyte"];
+  return number(bytes / scale, { style: "unit", unit, maximumFractionDigits: 1 });
+}
+
+/** @param {number} ms */
+export function elapsed(ms) {
+  const seconds = Math.floor(ms / 100) / 10;
+  if (seconds < 60) return `${number(seconds, { minimumFractionDigits: 1 })} s`;
+  return `${Math.floor(seconds / 60)}:${String(Math.floor(seconds % 60)).padStart(2, "0")} min`;
+}

@@ -27,6 +27,7 @@ const MAX_PAUSE = 30;
 const MAX_FOLLOWED = 100;
 /** When a job fails during its upload, wait this long for the answer of the upload, which says more, ms. */
 const ANSWER_FIRST_MS = 2_000;
+const FRAME_MS = 33;
 /** @typedef {import("./job.js").Job} Job @typedef {import("./job.js").Phase} Phase @typedef {import("./job.js").Asked} Asked */
 
 /** Newest batch first. @type {Job[]} */
@@ -41,13 +42,21 @@ let away = false;
 let tab = "";
 /** @type {() => void} */
 let unfollow = () => {};
+/** Jobs whose progress is reported soon. */
+const late = new Set(/** @type {Job[]} */ ([]));
 let followed = new Set(/** @type {string[]} */ ([]));
 /** Other tabs with jobs. */
 const watched = new Set(/** @type {string[]} */ ([]));
 
-/** @param {Job} job @param {"phase" | "progress" | "list"} what */
+/** Progress is reported once a frame, however many events arrive before it. @param {Job} job @param {"phase" | "progress" | "list"} what */
 function notify(job, what) {
-  for (const listener of onJob) listener(job, what);
+  const report = () => {
+    late.delete(job);
+    for (const listener of onJob) listener(job, what);
+  };
+  if (what !== "progress") return report();
+  if (!late.has(job)) setTimeout(report, FRAME_MS);
+  late.add(job);
 }
 
 export const byId = (/** @type {string} */ id) => jobs.find((job) => job.id === id);
@@ -284,9 +293,7 @@ function refollow() {
   // After a reload, done jobs are followed once, since they may have expired.
   const wanted = jobs.filter((job) => {
     if (job.elsewhere && document.hidden) return false; // a browser opens six connections at most, for all of its tabs
-    return (
-      ["sending", "interrupted", "running"].includes(job.phase) || (job.phase === "done" && job.doneBands.size === 0)
-    );
+    return (isOpen(job) && job.phase !== "queued") || (job.phase === "done" && job.doneBands.size === 0);
   });
   const tooMany = document.hidden && jobs.some(({ id, elsewhere }) => elsewhere && followed.has(id));
   if (!tooMany && wanted.every(({ id }) => followed.has(id))) return;
@@ -347,20 +354,14 @@ export async function isThere(job) {
   return answer.status === 200;
 }
 
-/** @param {Job} job */
-export function markDownloaded(job) {
-  job.downloaded = true;
-  keep(job);
-}
-
 /** @param {Job} job @param {Phase} phase */
 function enter(job, phase) {
   if (!jobs.includes(job)) return;
   job.phase = phase;
   if (!isOpen(job)) job.end ||= Date.now();
   if (!job.elsewhere) release(job);
+  notify(job, "phase"); // it may be downloaded
   keep(job);
-  notify(job, "phase");
 }
 
 /** @param {Job} job */

@@ -32,6 +32,8 @@ export class Mosaic {
   #fetching = 0;
   /** @type {Map<number, number>} */ #glowing = new Map();
   #generation = 0;
+  /** The size of the frame. Reading it here would lay out the page again. */
+  #box = new DOMRect();
   #fetches = new AbortController();
   /** Width at which bands were fetched. */ #asked = 0;
   /** @type {string | null} */ #only = null;
@@ -41,9 +43,11 @@ export class Mosaic {
   /** @param {HTMLCanvasElement} canvas @param {HTMLElement} frame the canvas is centred in it */
   constructor(canvas, frame) {
     this.canvas = canvas;
-    this.frame = frame;
     this.context = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
-    new ResizeObserver(() => this.#fit()).observe(frame);
+    new ResizeObserver(([{ contentRect }]) => {
+      this.#box = contentRect;
+      this.#fit();
+    }).observe(frame);
     canvas.addEventListener("click", ({ offsetX, offsetY }) => {
       const at = {
         x: (offsetX * canvas.width) / canvas.clientWidth,
@@ -134,9 +138,9 @@ export class Mosaic {
     const size = this.#size;
     this.canvas.hidden = !size;
     if (!size) return;
-    const { clientWidth, clientHeight } = this.frame;
-    if (clientWidth === 0) return;
-    const scale = Math.min(clientWidth / size.width, clientHeight / size.height);
+    const box = this.#box;
+    if (box.width === 0) return;
+    const scale = Math.min(box.width / size.width, box.height / size.height);
     const [cssWidth, cssHeight] = [size.width, size.height].map((side) => Math.max(1, Math.floor(side * scale)));
     const dense = Math.min(devicePixelRatio, MAX_SIDE / cssWidth, MAX_SIDE / cssHeight);
     const width = Math.max(1, Math.round(cssWidth * dense));

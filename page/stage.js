@@ -8,7 +8,7 @@ import { Compare } from "./compare.js";
 import { setUpData, showData } from "./data.js";
 import { choosePicture } from "./experiment.js";
 import { isFinal, isOpen } from "./job.js";
-import { cancel, isThere, jobs, markDownloaded, onJob, retry } from "./jobs.js";
+import { cancel, isThere, jobs, onJob, retry } from "./jobs.js";
 import { clearLegend, renderLegend, setUpLegend } from "./legend.js";
 import { setUpLog, showLog } from "./log.js";
 import { Mosaic } from "./mosaic.js";
@@ -179,7 +179,7 @@ function close() {
 /** Downloads the result of a job that has just ended, and shows it. @param {import("./jobs.js").Job} done */
 function finish(done) {
   if ($("save").checked && !done.downloaded) {
-    markDownloaded(done);
+    done.downloaded = true;
     download(done);
   }
   if (done !== job) return;

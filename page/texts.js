@@ -3,9 +3,10 @@
  *
  * Not here: the elements that show them (stage.js, list.js, runs.js).
  */
+import { elapsed, fileSize } from "./figures.js";
 import { isFinal } from "./job.js";
 import { fleet } from "./server.js";
-import { elapsed, fileSize, lang, number, t } from "./words.js";
+import { lang, number, t } from "./words.js";
 
 /** The state to show: the phase of the job, or that it waits for workers or for the token. @param {import("./jobs.js").Job} of */
 export function stateOf(of) {

@@ -3,10 +3,11 @@
  *
  * The jobs of all are shown where `CLASSROOM=wall` allows it; otherwise those of this browser.
  */
+import { elapsed } from "./figures.js";
 import { jobs } from "./jobs.js";
 import { ask } from "./server.js";
 import { encode } from "./uqr.js";
-import { elapsed, number, t } from "./words.js";
+import { number, t } from "./words.js";
 
 const LIMIT = 12;
 const POLL_MS = 1_500;
