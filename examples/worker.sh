@@ -17,9 +17,9 @@ if [ "${1:-}" = band ]; then
   exit
 fi
 
-# The heartbeat has what the worker offers. Its halo is 0: a pixel depends on no other row.
+# The heartbeat has what the worker offers, and ends with it. Its halo is 0: a pixel depends on no other row.
 offer='[{"name":"brighten","halo":0,"params":{"by":{"type":"integer","minimum":0,"maximum":255,"default":40}}}]'
-while true; do
+while kill -0 "$$" 2>/dev/null; do
   redis ZADD workers "$(redis TIME | head -n 1)000" "bash-$$" || true
   redis HSET "worker:bash-$$" name "bash-$$" tasks '["brighten"]' offers "$offer" busy '' || true
   redis PEXPIRE "worker:bash-$$" 12000 || true

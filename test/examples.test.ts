@@ -233,7 +233,7 @@ describeWith(["rabbitmq", "redis", "bash"], "examples/worker.sh", () => {
   afterAll(end);
   setDefaultTimeout(LONG);
 
-  test("offers a task that the coordinator does not have, and does it exactly, with its parameter", async () => {
+  test("offers a task that the coordinator does not have, and does it exactly; killed, it offers nothing", async () => {
     const origin = await startCoordinator(WIDTH * 14);
     const { pid } = await startExample("examples/worker.sh", "bash");
     try {
@@ -242,8 +242,10 @@ describeWith(["rabbitmq", "redis", "bash"], "examples/worker.sh", () => {
       expect(answer.status).toBe(200);
       const brighter = grey.map((value) => Math.min(255, value + 60));
       expectSame(await pixelsOf(answer), brighter);
+      process.kill(pid, "SIGKILL"); // and not what it has started
+      await until(async () => (await store.exists(`worker:bash-${pid}`)) === 0);
     } finally {
-      process.kill(-pid, "SIGKILL"); // its heartbeat and its consumer too
+      process.kill(-pid, "SIGKILL"); // its consumer too
       await channel.deleteQueue("tareas.brighten");
     }
   });
