@@ -49,7 +49,7 @@ export function sobel(band: Uint8Array, width: number, rows: number, edges: Uint
       const right = x < width - 1 ? x + 1 : Math.max(0, width - 2);
       const gx = above[right] + 2 * row[right] + below[right] - above[left] - 2 * row[left] - below[left];
       const gy = below[left] + 2 * below[x] + below[right] - above[left] - 2 * above[x] - above[right];
-      // The root of an integer is never k + ½, as k² + k + ¼ is not an integer. So the rounding of halves does not matter.
+      // The root of an integer is never k + ½, as k² + k + ¼ is not an integer. So how halves are rounded is no matter.
       edges[y * width + x] = Math.min(255, Math.round(Math.sqrt(gx * gx + gy * gy)));
     }
   }

@@ -9,7 +9,7 @@
  * Messages from the store are hints; the records are the truth. A watch that gets no hint reads the records again. It
  * also looks for what no message announces: results of third-party workers, which only SET a key, and missing bands.
  *
- * Invariant: no job waits for ever. It goes on, or waits for workers with its bands in the queue, or fails.
+ * Invariant: no job is stuck for ever. It makes progress, or waits for workers with its bands in the queue, or fails.
  *
  * Not here: what moves a job forward (job.ts, worker.ts), the lease of its coordinator (jobs/lease.ts).
  */

@@ -13,7 +13,7 @@ import type { JobReads } from "./jobs.ts";
 import { wholeNumber } from "./params.ts";
 import { expectToken, HttpError } from "./respond.ts";
 
-/** What the answers need. */
+/** What these requests need. */
 export interface ClassReads extends JobReads {
   classroom: Classroom;
   authToken: string | undefined;
@@ -34,7 +34,7 @@ export async function controlWorker(
   const { results } = context;
   const worker = (await results.workers()).find((one) => one.name === name);
   if (!worker) throw new HttpError(404, `no live worker ${JSON.stringify(name)}`);
-  if (!worker.control) throw new HttpError(409, `the worker ${name} takes no orders: it lacks CLASSROOM=control`);
+  if (!worker.control) throw new HttpError(409, `the worker ${name} accepts no commands: it lacks CLASSROOM=control`);
   await results.command(name, action);
   return new Response(null, { status: 202 });
 }

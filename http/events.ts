@@ -191,7 +191,7 @@ class EventStream {
     this.#advance();
   }
 
-  /** Reads the workers again, because they come and go without an event of the job. That may change `waiting`. */
+  /** Sends a comment. Reads the workers again, because they come and go without an event of the job. */
   async #beat(): Promise<void> {
     if (this.hasRoom()) this.send(STILL_HERE);
     else if (++this.#unread >= MAX_UNREAD) {
@@ -243,9 +243,7 @@ class SharedEvents {
     return events;
   }
 
-  /**
-   * The events from number `from` up to, but not including, `to`. Cached, because most clients ask for the same ones.
-   */
+  /** The events from number `from` up to, but not including, `to`. Cached: most clients ask for the same ones. */
   since(job: Job, from: number): { to: number; bytes: Uint8Array } {
     const { happened, generation } = this.watch;
     const to = Math.min(from + EVENTS_AT_ONCE, happened.length);
@@ -294,7 +292,7 @@ class SharedEvents {
 /** How far one client has received the events of one job. */
 class EventCursor {
   readonly #events: SharedEvents;
-  /** Number of events sent in the watch's current generation. */
+  /** How many entries of the watch's `happened` have been sent, in its current generation. */
   #sent = 0;
   #generation = -1;
   /** State and `waiting` in the last `job`, or "unknown". The next `job` is sent only if they differ. */

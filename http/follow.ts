@@ -4,7 +4,7 @@
  * The coordinator that accepted a job watches it until it ends, because perhaps no other process does. If that
  * coordinator dies first, the end is not logged. The job itself is not affected.
  *
- * Not here: the job itself (job.ts, watch.ts), the counters (metrics.ts).
+ * Not here: the job itself (job.ts, watch.ts), the counters (ops/metrics.ts).
  */
 
 import type { Failure, Job } from "../backends.ts";

@@ -68,7 +68,7 @@ export async function putBack(context: ClassReads, request: Request): Promise<Re
   expectInside(context, request);
   const { queue, results } = context;
   if (queue.isLocal) {
-    throw new HttpError(409, "the dead letters of one process have no pictures: send the picture again");
+    throw new HttpError(409, "the embedded mode cannot put dead letters back: send the picture again");
   }
   return Response.json({ letters: await queue.putBack(results, query(request, "id")) });
 }

@@ -200,7 +200,7 @@ export async function preview(context: JobReads, request: Request, id: string, n
   const band = /^\d{1,10}$/.test(number) ? Number(number) : Number.NaN;
   if (!job) throw notFound(id);
   if (!(band < job.bands)) throw new HttpError(404, `no band ${number}: the job has bands 0 to ${job.bands - 1}`);
-  if (job.kind !== "picture") throw new HttpError(404, `${job.task} returns data: its bands are no pictures`);
+  if (job.kind !== "picture") throw new HttpError(404, `${job.task} returns data: its bands are not pictures`);
   const record = done.get(band);
   if (!record) throw new HttpError(409, `not ready: band ${band} is not done`, { "retry-after": "1" });
   const width = widthOf(request);

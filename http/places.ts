@@ -1,6 +1,5 @@
 /**
- * Limits of what clients may use at a time: places for uploads and for event streams. If none is free, a client gets
- * 503.
+ * Limits for clients: places for uploads and for event streams. If no place is free, a client gets 503.
  *
  * Invariant: every place is released, by `release` or by the end of the upload.
  *

@@ -1,7 +1,7 @@
 /**
  * Previews: finished bands as small PNGs, for clients that show a job while it runs.
  *
- * Not here: HTTP (coordinator.ts), the result itself (job.ts).
+ * Not here: HTTP (jobs.ts), the result itself (job.ts).
  *
  * Invariant: pictures are scaled off the event loop, at most `MAX_SCALING` at a time.
  */

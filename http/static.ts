@@ -75,8 +75,7 @@ export function servePage(request: Request, page: Map<string, Asset>, name: stri
 }
 
 /**
- * The API as OpenAPI 3.1. The document is written by hand. test/openapi.test.ts compares it with the routes and with
- * real answers.
+ * The API as OpenAPI 3.1, written by hand. test/openapi.test.ts compares it with the routes and with real answers.
  */
 export function readApiDocument(): string {
   return readFileSync(new URL("../docs/openapi.json", import.meta.url), "utf8");

@@ -1,6 +1,6 @@
 /**
  * Checks whether the answer of a list job is decided before all its pieces are done. The coordinator asks this before
- * it enqueues a band. Once the answer is decided, it enqueues no more.
+ * it enqueues a band. Once the answer is decided, it enqueues no more bands.
  *
  * Not here: the merge of the whole job (job.ts), which also reports invalid results.
  */

@@ -61,7 +61,7 @@ export class LocalQueue implements Queue {
   }
 
   async putBack(): Promise<Letter[]> {
-    throw new QueueError("a dead letter of one process has no picture: send the picture again");
+    throw new QueueError("the embedded mode cannot put dead letters back: send the picture again");
   }
 
   async #serve(tasks: string[], handle: Handler, stop: AbortSignal): Promise<void> {

@@ -7,7 +7,7 @@
  *
  * The probes use Node's own HTTP server: a worker needs no router, so it does not load the coordinator's.
  *
- * Not here: the coordinator's probes (coordinator.ts).
+ * Not here: the coordinator's probes (coordinator.ts, http/service.ts).
  */
 import { createServer } from "node:http";
 import type { Registry } from "prom-client";

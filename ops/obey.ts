@@ -32,7 +32,7 @@ export function obey(
   return results.onCommand(name, (text) => {
     const action = ACTIONS.find((known) => known === text);
     if (!action) return;
-    log.warn("control", { worker: name, action });
+    log.warn("command received", { worker: name, action });
     actions[action]();
   });
 }

@@ -86,7 +86,7 @@ export class RedisConnection {
 
   #failed(redis: Redis | Cluster, error: Error & { command?: { name: string } }): void {
     redact(error);
-    // Without this the client would go on in database 0.
+    // Without this, the client would continue in database 0.
     if (error.command?.name === "select") redis.disconnect(true);
     const isNew = error.message !== this.#trouble?.message;
     this.#trouble = error;
