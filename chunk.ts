@@ -287,7 +287,7 @@ export async function decodeMessage(body: Uint8Array): Promise<Chunk> {
   if (!isTaskName(task)) throw new WireError(`task: expected a task's name, got ${shown(task)}`);
   if (datos !== undefined && imagen === undefined) {
     if (!Array.isArray(datos) || datos.length === 0) throw new WireError(`datos: expected a list, got ${shown(datos)}`);
-    const pixels = new TextEncoder().encode(JSON.stringify(datos)); // the same bytes, if JavaScript has made them
+    const pixels = new TextEncoder().encode(JSON.stringify(datos)); // the same bytes if `JSON.stringify` made them
     const list = {
       halo: [0, 0] as [number, number],
       width: pixels.length,

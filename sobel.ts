@@ -44,12 +44,12 @@ export function sobel(band: Uint8Array, width: number, rows: number, edges: Uint
     const row = band.subarray((y + 1) * width, (y + 2) * width);
     const below = band.subarray((y + 2) * width, (y + 3) * width);
     for (let x = 0; x < width; x++) {
-      // Beyond an edge, the neighbour of the other side is read. A single column is its own neighbour.
+      // Beyond an edge, the neighbour on the other side is read. A single column is its own neighbour.
       const left = x > 0 ? x - 1 : Math.min(1, width - 1);
       const right = x < width - 1 ? x + 1 : Math.max(0, width - 2);
       const gx = above[right] + 2 * row[right] + below[right] - above[left] - 2 * row[left] - below[left];
       const gy = below[left] + 2 * below[x] + below[right] - above[left] - 2 * above[x] - above[right];
-      // The root of an integer is never k + ½, as k² + k + ¼ is not an integer. So how halves are rounded is no matter.
+      // The root of an integer is never k + ½, because k² + k + ¼ is not an integer. So there are no ties to round.
       edges[y * width + x] = Math.min(255, Math.round(Math.sqrt(gx * gx + gy * gy)));
     }
   }

@@ -30,7 +30,7 @@ export interface View {
   /** The band's own rows: all but the first and the last `halo`. */
   rows: number;
   halo: number;
-  /** The first of the band's own rows, counted in the picture; and the rows of the picture. */
+  /** `y`: the first of the band's own rows, counted from the top of the picture. `height`: the rows of the picture. */
   y: number;
   height: number;
 }

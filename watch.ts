@@ -237,7 +237,7 @@ export class JobWatch {
       return void this.backends.results.recordForeign(this.id, [hint.report]).catch(() => {}); // a look finds it
     }
     if (!this.job) return;
-    // Only a list learns at its end how many bands it has. Of other jobs, such a message is false.
+    // Only a list gets its number of bands later. For any other job, a message with another number is invalid.
     const { kind, bands, height } = this.job;
     if ("done" in hint) (kind === "list" || hint.band < bands) && this.#finish(hint.band, hint.done);
     else if ("claim" in hint) this.#claim(hint.band, hint.claim);

@@ -16,7 +16,7 @@ const SILENT_MS = 5_000;
 /** At most this many bytes of a refused upload are read and discarded, for at most this long, ms. */
 const DISCARD_BYTES = 4 * 2 ** 30;
 const DISCARD_MS = 60_000;
-/** Maximum size of a body that holds parameters. */
+/** Maximum size of a body that holds parameters, bytes. */
 const MAX_TEXT_BYTES = 1 << 20;
 
 export class Upload {

@@ -16,7 +16,7 @@ export class LocalQueue implements Queue {
   readonly #arrivals = new EventEmitter().setMaxListeners(0);
   readonly #consumers: string[][] = [];
   readonly #pool = new Pool(POOL_BYTES);
-  /** Dead letters, newest last. */
+  /** The last 100 dead letters, newest last. */
   readonly deadLettered: { chunkId: string; reason: string }[] = [];
 
   async publish(chunk: Chunk): Promise<void> {

@@ -1,8 +1,8 @@
 /**
  * The two connections to Redis, one for commands and one for messages, and the checks whether Redis can be used.
  *
- * Invariant: no command runs in another database than that of the address. No error here holds a password: an error of
- * Redis is reported by its message only.
+ * Invariant: every command runs in the database of the address. No error here holds a password: of an error of Redis,
+ * only the message is reported.
  *
  * Not here: keys and records (results.ts), the address itself (ops/address.ts).
  */
@@ -20,7 +20,7 @@ import { PROBE } from "./lua.ts";
 const CHECK_MS = 2_000;
 /** A connection is opened again if Redis has not answered for this long, ms. */
 const SILENCE_MS = 15_000;
-/** The same with sentinels or a cluster, ms. Failovers are noticed by this: the client's detector may stop for ever. */
+/** The same with sentinels or a cluster, ms. It notices a failover: the client's own detector may stop for ever. */
 const SILENCE_OF_ONE_MS = 5_000;
 /** How long a replica may take to confirm a write, ms. If none does, none is asked again for `ALONE_MS`. */
 const REPLICA_MS = 500;
@@ -29,7 +29,7 @@ const ALONE_MS = 5_000;
 const CONNECT_MS = 5_000;
 /** How long a sentinel may take to answer, ms. */
 const SENTINEL_MS = 2_000;
-/** A command that is not `patient` is retried this often, in about 15 s. */
+/** Without `patient`, a command is retried this often, which takes about 15 s. */
 const MAX_RETRIES = 20;
 /** How often the slots of a Redis Cluster are read again, ms. */
 const SLOTS_MS = 5_000;
@@ -61,7 +61,7 @@ export class RedisConnection {
    * @param url as in ops/address.ts
    * @param patient commands wait for Redis for ever, instead of failing after about 15 s
    * @param channels the channels that the subscriber must have, after each connect
-   * @param log gets a line when Redis becomes unreachable, and one for each setting of the server that loses results
+   * @param log gets a line when Redis becomes unreachable, and one if its version or a setting is unsuitable
    * @param ca certificates to trust, PEM
    */
   constructor(url: string, patient: boolean, channels: () => string[], log?: Log, ca?: string[]) {
