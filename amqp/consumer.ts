@@ -8,8 +8,8 @@
  * so that over a long way a message costs one round trip. When all are empty it consumes again. Small bands never come to
  * that, so they cost nothing more.
  *
- * All that concerns a queue happens on that queue's own channel: amqplib has one question at a time in flight on a channel, so
- * all queues are asked at once. A channel that closes costs no other queue anything, and its queue is consumed again.
+ * All that concerns a queue happens on that queue's own channel: amqplib has one question at a time in flight on a channel,
+ * and so all queues are asked at once. A channel that closes costs no other queue anything. Its queue is consumed again.
  *
  * Invariant: a message that is not being worked on is held for `HOLD_MS` at most.
  *

@@ -306,6 +306,39 @@ describeWith(["rabbitmq", "redis"], "faults", () => {
     });
   });
 
+  test("RabbitMQ closes the channel of a band that takes too long: another queue keeps its consumer", async () => {
+    const limit = (timeout: number, tick: number) =>
+      rabbitmq.ctl(
+        "eval",
+        `[application:set_env(rabbit, K, V) || {K, V} <- [{consumer_timeout, ${timeout}}, {channel_tick_interval, ${tick}}]].`,
+      );
+    await limit(1_000, 200);
+    await withQueues(["one", "two"], async (queue, tasks) => {
+      const [cut, end] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
+      const lost: boolean[] = [];
+      const stop = await queue.consume(tasks, async (delivery) => {
+        lost.push(false);
+        const i = lost.length - 1;
+        delivery.lost?.then(() => {
+          lost[i] = true;
+          cut.resolve();
+        });
+        if (i === 0) await end.promise;
+        return { do: "done" };
+      });
+      await queue.publish(tiny("one", 0));
+      await within(cut.promise);
+      await until(async () => (await queueState("one")).messageCount === 1);
+      expect([(await queueState("one")).consumerCount, (await queueState("two")).consumerCount]).toEqual([0, 1]);
+      end.resolve();
+      for (const task of tasks) await until(async () => (await queueState(task)).consumerCount === 1);
+      await until(async () => (await queueState("one")).messageCount === 0);
+      expect(lost).toEqual([true, false]);
+      await stop();
+    });
+    await limit(1_800_000, 60_000);
+  });
+
   test("several bands that come back at once, as their queue was deleted, are enqueued once each", async () => {
     await withQueues(["one"], async (queue) => {
       await queue.publish(tiny("one", 0));
