@@ -49,8 +49,8 @@ function partsOf(values) {
   const step = width / values.length;
   const path = values
     .map((value, i) => {
-      const tall = Math.max(value > 0 ? 1 : 0, (value / top) * (height - 60));
-      return `M${(i * step).toFixed(2)} ${height - 30}v${(-tall).toFixed(2)}h${(step * 0.86).toFixed(2)}v${tall.toFixed(2)}z`;
+      const tall = Math.max(value > 0 ? 1 : 0, (value / top) * (height - 80));
+      return `M${(i * step).toFixed(2)} ${height - 40}v${(-tall).toFixed(2)}h${(step * 0.86).toFixed(2)}v${tall.toFixed(2)}z`;
     })
     .join("");
   const most = values.indexOf(Math.max(...values));
@@ -61,9 +61,9 @@ function partsOf(values) {
     return element("text", { x: (i + 0.5) * step, y: height - 8, "text-anchor": anchor }, number(i));
   });
   return [
-    element("path", { class: "base", d: `M0 ${height - 29.5}h${width}` }),
+    element("path", { class: "base", d: `M0 ${height - 39.5}h${width}` }),
     element("path", { class: "values", d: path }),
-    element("text", { x: at, y: 22, "text-anchor": "middle" }, `${number(most)}: ${number(top)}`),
+    element("text", { x: at, y: 30, "text-anchor": "middle" }, `${number(most)}: ${number(top)}`),
     ...marks,
   ];
 }
