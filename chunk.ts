@@ -328,12 +328,7 @@ function quickFields(body: Uint8Array): Record<string, unknown> | undefined {
 
 /** @throws WireError */
 function parseObject(body: Uint8Array): Record<string, unknown> {
-  let fields: unknown;
-  try {
-    fields = JSON.parse(text(body));
-  } catch (cause) {
-    throw new WireError(`message: expected JSON, got ${body.length} bytes that are not`, { cause });
-  }
+  const fields = jsonIn(body, "message");
   if (fields === null || typeof fields !== "object") throw new WireError("message: expected a JSON object");
   return fields as Record<string, unknown>;
 }
@@ -342,6 +337,16 @@ function parseObject(body: Uint8Array): Record<string, unknown> {
 function bytesOf(imagen: unknown): Uint8Array {
   if (typeof imagen !== "string") throw new WireError(`imagen: expected base64, got ${shown(imagen)}`);
   return fromBase64(imagen, "imagen");
+}
+
+/** @throws WireError that names `what` */
+export function jsonIn(bytes: Uint8Array, what: string): unknown {
+  try {
+    return JSON.parse(text(bytes));
+  } catch (cause) {
+    const why = (cause as Error).message;
+    throw new WireError(`${what}: expected JSON, got ${bytes.length} bytes that are not: ${why}`, { cause });
+  }
 }
 
 /** @throws TypeError if the bytes are not UTF-8 */

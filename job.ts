@@ -14,7 +14,7 @@
  * pictures (picture/).
  */
 import type { Change, Job } from "./backends.ts";
-import { type Band, bandRows, chunkIdOf, rowsCrc, split, WireError } from "./chunk.ts";
+import { type Band, bandRows, chunkIdOf, jsonIn, rowsCrc, split, WireError } from "./chunk.ts";
 import { decider } from "./jobs/decided.ts";
 import { lanesOf, windowOf, withLease } from "./jobs/lease.ts";
 import { jobOf, ofTask, startOrResume } from "./jobs/record.ts";
@@ -260,7 +260,7 @@ async function mergeData(
   let band = 0;
   for await (const bytes of resultsOf(watch, keep, signal)) {
     try {
-      const data: unknown = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
+      const data = jsonIn(bytes, "data");
       all = band === 0 ? data : task.merge(all, data);
       if (isList(task) && task.isDecided?.(all, params)) break;
     } catch (error) {

@@ -4,7 +4,7 @@
  *
  * Not here: the merge of the whole job (job.ts), which also reports invalid results.
  */
-import { chunkIdOf } from "../chunk.ts";
+import { chunkIdOf, jsonIn } from "../chunk.ts";
 import { isList, type Task, type Values } from "../task.ts";
 import type { JobWatch } from "../watch.ts";
 
@@ -16,7 +16,7 @@ export function decider({ id, done, backends }: JobWatch, task: Task, params: Va
     try {
       while (!isDecided && done.has(next)) {
         const bytes = await backends.results.load(chunkIdOf(id, next));
-        const data: unknown = JSON.parse(Buffer.from(bytes!).toString());
+        const data = jsonIn(bytes!, "data");
         merged = next++ === 0 ? data : task.merge(merged, data);
         isDecided = task.isDecided!(merged, params);
       }

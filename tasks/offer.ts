@@ -46,7 +46,11 @@ const MERGES: Record<string, (a: unknown, b: unknown) => unknown> = {
   sum: each((a, b) => a + b),
   min: each(Math.min),
   max: each(Math.max),
-  concat: (a, b) => (Array.isArray(a) && Array.isArray(b) ? [...a, ...b] : `${a}${b}`),
+  concat(a, b) {
+    if (Array.isArray(a) && Array.isArray(b)) return [...a, ...b];
+    if (typeof a === "string" && typeof b === "string") return a + b;
+    throw new TaskError(`expected two lists or two strings, got ${shown(a)} and ${shown(b)}`);
+  },
   first: (a, b) => a ?? b,
 };
 
@@ -101,7 +105,8 @@ function each(merge: (a: number, b: number) => number): (a: unknown, b: unknown)
     if (typeof a === "number" && typeof b === "number") return merge(a, b);
     if (Array.isArray(a) && Array.isArray(b))
       return Array.from({ length: Math.max(a.length, b.length) }, (_, i) => merged(a[i], b[i]));
-    if (typeof a !== "object" || typeof b !== "object") throw new TaskError(`expected two numbers, got ${a} and ${b}`);
+    if ([a, b].some((one) => typeof one !== "object" || Array.isArray(one)))
+      throw new TaskError(`expected two numbers, lists or objects, got ${shown(a)} and ${shown(b)}`);
     const [left, right] = [new Map(Object.entries(a)), new Map(Object.entries(b))];
     const keys = new Set([...left.keys(), ...right.keys()]);
     return Object.fromEntries(Array.from(keys, (key) => [key, merged(left.get(key), right.get(key))]));

@@ -439,20 +439,20 @@ describe("a message", () => {
   const huge = Buffer.concat([SIGNATURE, ihdr(5000, 5000, 8, GREY), chunk("IEND")]);
   const cut = Buffer.from(good.imagen, "base64").subarray(0, -1);
   const cases: [what: string, body: unknown, message: string | RegExp][] = [
-    ["nothing", Buffer.alloc(0), "message: expected JSON, got 0 bytes that are not"],
-    ["not JSON", Buffer.from("{imagen}"), "message: expected JSON, got 8 bytes that are not"],
+    ["nothing", Buffer.alloc(0), /^message: expected JSON, got 0 bytes that are not: /],
+    ["not JSON", Buffer.from("{imagen}"), /^message: expected JSON, got 8 bytes that are not: /],
     [
       "not JSON before its picture",
       Buffer.from(',"imagen":"AAAA"}'),
-      "message: expected JSON, got 17 bytes that are not",
+      /^message: expected JSON, got 17 bytes that are not: /,
     ],
     [
       "not UTF-8 before its picture",
       Buffer.from('{"task":"\xff","imagen":""}', "latin1"),
       /^message: expected JSON, got 24 /,
     ],
-    ["not UTF-8", Buffer.from('{"task":"\xff"}', "latin1"), "message: expected JSON, got 12 bytes that are not"],
-    ["cut off", golden("message.txt").subarray(0, -1), /^message: expected JSON, got \d+ bytes that are not$/],
+    ["not UTF-8", Buffer.from('{"task":"\xff"}', "latin1"), /^message: expected JSON, got 12 bytes that are not: /],
+    ["cut off", golden("message.txt").subarray(0, -1), /^message: expected JSON, got \d+ bytes that are not: /],
     ["a number", 5, "message: expected a JSON object"],
     ["a string", "sobel", "message: expected a JSON object"],
     ["null", null, "message: expected a JSON object"],

@@ -504,7 +504,9 @@ describe("a task", () => {
       "ab",
       2,
     ]);
-    expect(() => merged("sum", 1, "x")).toThrow("expected two numbers, got 1 and x");
+    expect(() => merged("sum", 1, "x")).toThrow('expected two numbers, lists or objects, got 1 and "x"');
+    expect(() => merged("sum", [1], { a: 1 })).toThrow('expected two numbers, lists or objects, got [1] and {"a":1}');
+    expect(() => merged("concat", 1, 2)).toThrow("expected two lists or two strings, got 1 and 2");
     const list = (pieces: object) => taskOf({ ...base, merge: "sum", pieces: pieces as never }) as ListTask;
     const made = (pieces: object) => [...(list(pieces).pieces(values, {} as never) as Iterable<unknown>)];
     expect(made({ to: "radius", step: 2 })).toEqual([
