@@ -24,6 +24,8 @@ export const HOLD_MS = 50;
 const ANSWER_MS = 10_000;
 /** A queue that cannot be used is tried again after this long, ms. */
 const RETRY_MS = 5_000;
+/** A worker that is idle for this long looks whether messages wait all the same, ms. */
+const IDLE_MS = 10_000;
 
 type Message = ConsumeMessage | GetMessage;
 /** A message, and the channel that it came from. */
@@ -132,13 +134,28 @@ export class Consumer {
       if (this.#channels.size < this.queues.length) await this.#subscribe();
       if (!isCurrent() || this.#arrived.length > 0) break;
       if (this.#channels.size + this.#refused.size < this.queues.length) continue; // a channel was closed meanwhile
-      const retry = this.#refused.size > 0 ? setTimeout(() => this.#wake(), RETRY_MS) : undefined;
+      const renew = () => {
+        this.#renew().catch(() => {}); // the next time
+        this.#wake();
+      };
+      const timer = setTimeout(renew, this.#refused.size > 0 ? RETRY_MS : IDLE_MS);
       await new Promise<void>((wake) => {
         this.#wake = wake;
       });
-      clearTimeout(retry);
+      clearTimeout(timer);
     }
     return isCurrent() ? this.#arrived.shift() : undefined;
+  }
+
+  /**
+   * A broker may lose a consumer without a word, as where a queue is deleted and at once declared again: messages wait, and
+   * this worker is idle. Where that channel is closed, the queue is consumed again.
+   */
+  async #renew(): Promise<void> {
+    const consumed = [...this.#channels];
+    const counts = await Promise.all(consumed.map(([queue]) => this.broker.waiting(queue)));
+    if (this.#working || this.#arrived.length > 0) return;
+    for (const [i, [, channel]] of consumed.entries()) if (counts[i] > 0) channel.close().catch(() => {}); // it may be closed
   }
 
   /** The next message of one of the queues, in turn. @param look the queues that had messages a while ago */

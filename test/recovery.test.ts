@@ -4,7 +4,7 @@ import { afterAll, afterEach, beforeAll, expect, setDefaultTimeout, test } from 
 import { readFileSync, writeFileSync } from "node:fs";
 import { connect as tcp } from "node:net";
 import { join } from "node:path";
-import { connect as amqp, type Channel } from "amqplib";
+import { connect as amqp, type Channel, type ConfirmChannel } from "amqplib";
 import { encode } from "fast-png";
 import { Redis } from "ioredis";
 import { Consumer } from "../amqp/consumer.ts";
@@ -437,6 +437,36 @@ describeWith(["rabbitmq", "redis"], "recovery", () => {
     consumer.attach();
     await stopped.promise;
     for (const queue of queues) expect((await channel.checkQueue(queue)).consumerCount).toBe(0);
+    await connection.close();
+  });
+
+  test("a consumer that RabbitMQ loses without a word is replaced as soon as its worker has been idle", async () => {
+    const connection = await amqp(rabbitmq.url);
+    const queue = `${QUEUE}.lost`;
+    let own: Promise<ConfirmChannel> | undefined;
+    const open = () => {
+      own ??= connection.createConfirmChannel().then(async (channel) => {
+        await channel.assertQueue(queue, { exclusive: true });
+        channel.on("close", () => {
+          own = undefined;
+          consumer.closed(channel);
+        });
+        return channel;
+      });
+      return own;
+    };
+    const waiting = async () => (await (await open()).checkQueue(queue)).messageCount;
+    const delivered = Promise.withResolvers<void>();
+    const consumer = new Consumer([queue], async () => delivered.resolve(), { open, waiting, restart() {} });
+    consumer.attach();
+    const channel = await open();
+    const { consumers } = channel as unknown as { consumers: Map<string, unknown> };
+    await until(() => consumers.size === 1);
+    const [tag] = consumers.keys();
+    await channel.cancel(tag); // the consumer gets no notice
+    channel.sendToQueue(queue, Buffer.from("a band"));
+    await within(delivered.promise, 20_000);
+    await consumer.stop();
     await connection.close();
   });
 
