@@ -12,7 +12,7 @@
  */
 
 import type { Chunk } from "./chunk.ts";
-import type { Action } from "./ops/obey.ts";
+import type { Action } from "./ops/commands.ts";
 import type { Trouble } from "./ops/trouble.ts";
 import type { Channels } from "./picture/picture.ts";
 import type { Values } from "./task.ts";
@@ -252,7 +252,7 @@ export interface WorkerInfo {
   consuming: boolean;
   /** It takes no bands until it gets the command `resume`. */
   paused: boolean;
-  /** It accepts commands (ops/obey.ts). */
+  /** It accepts commands (ops/commands.ts). */
   control: boolean;
 }
 

@@ -123,7 +123,7 @@ export function createApp(dependencies: Dependencies) {
   // With Elysia's default, no path is found after a host name of fewer than four letters.
   const app = new Elysia({ handler: { standardHostname: false } })
     .onError(({ error, request, route }) =>
-      metrics.answered(request, route, problem(orMethod(error, request), request, log)),
+      metrics.answered(request, route, problem(methodNotAllowed(error, request, app.routes) ?? error, request, log)),
     )
     .onBeforeHandle(({ params }) => decodable(params))
     .onAfterHandle(({ request, route, responseValue }) => {
@@ -153,11 +153,9 @@ export function createApp(dependencies: Dependencies) {
     .get("/jobs/:id/bands/:band", ({ request, params }) => preview(context, request, jobId(params.id), params.band))
     .get("/jobs/:id/result", ({ request, params }) => result(context, request, jobId(params.id)))
     .delete("/jobs/:id", ({ request, params }) => cancel(context, request, jobId(params.id)));
-  const { routes } = app;
-  const orMethod = (error: unknown, request: Request) => methodNotAllowed(error, request, routes) ?? error;
   const refuse = (error: unknown, request: Request) =>
     metrics.answered(request, undefined, problem(error, request, log));
-  return { fetch: guarded(app.fetch, context.hosts, refuse), routes };
+  return { fetch: guarded(app.fetch, context.hosts, refuse), routes: app.routes };
 }
 
 function contextOf({

@@ -23,7 +23,7 @@ import type {
 } from "./backends.ts";
 import { MAX_INCIDENTS } from "./backends.ts";
 import { chunkIdOf, parseChunkId } from "./chunk.ts";
-import type { Action } from "./ops/obey.ts";
+import type { Action } from "./ops/commands.ts";
 import { LIVE_MS } from "./results.ts";
 
 /** Maximum length of the list of all jobs. */

@@ -18,7 +18,7 @@
  *     worker:<name>        hash: the fields of `WorkerInfo`
  *     channel job:{<id>}   "<band> <done>", "claim <band> <claim>", "incident <incident>", the JSON of a `Report`,
  *                          "enqueued <enqueuedAt> <cutMs> <bands> <height>"; "job": anything may have changed
- *     channel worker:<name> commands to the worker (ops/obey.ts), with the setting `CLASSROOM=control`
+ *     channel worker:<name> commands to the worker (ops/commands.ts), with the setting `CLASSROOM=control`
  *
  * Invariant: every key of a job has a TTL, renewed with every band. Nothing about a job is written unless its record
  * exists, except the result of a third party's message. So a late worker cannot bring a removed job back. Messages on
@@ -46,8 +46,8 @@ import type {
   WorkerInfo,
 } from "./backends.ts";
 import { chunkIdOf, fromBase64, parseChunkId } from "./chunk.ts";
+import type { Action } from "./ops/commands.ts";
 import type { Log } from "./ops/log.ts";
-import type { Action } from "./ops/obey.ts";
 import { RedisConnection } from "./redis/connection.ts";
 import * as lua from "./redis/lua.ts";
 import { claimFrom, fieldsOf, hintFrom, incidentFrom, jobFrom, workerOf } from "./redis/records.ts";
@@ -193,32 +193,32 @@ export class RedisResults implements Results {
 
   async begin(chunkId: string, by: Claimant): Promise<Begun> {
     const { jobId, band } = parseChunkId(chunkId);
-    for (let looks = 0, isVoid = ""; ; looks++) {
-      const args = [band, claimOf(by), by.attempt ?? "", isVoid, by.name, by.deliveries, by.heldMs];
+    for (let looks = 0, voided = ""; ; looks++) {
+      const args = [band, processOf(by), by.attempt ?? "", voided, by.name, by.deliveries, by.heldMs];
       const [answer, number, ...rest] = String(await this.#redis.eval(lua.BEGIN, 1, jobKey(jobId), ...args)).split(" ");
       const claim = rest.join(" ");
       if (answer === "alone") return { lost: 0, claim: { worker: by.name, deliveries: by.deliveries }, hasJob: false };
       if (answer === "go") return { lost: Number(number), claim: claimFrom(claim), hasJob: true };
       if (answer === "drop") return null;
-      const holder = (await this.workers()).find((worker) => claimOf(worker) === claim);
+      const holder = (await this.workers()).find((worker) => processOf(worker) === claim);
       // A repeated publish made a second copy of the message. The first copy is in progress.
       if (holder && by.deliveries === 0) return null;
       // `busy` is checked because the worker may have returned the band since it reported `cut off`.
       if (number === "1" && holder?.busy === jobId) return "elsewhere";
       // A killed worker still seems alive for some seconds. One that only lost its connection reports `cut off` sooner.
       if (holder && looks === 0) await sleep(CUT_OFF_MS);
-      else isVoid = claim;
+      else voided = claim;
     }
   }
 
   async cutOff(chunkId: string, by: Claimant): Promise<void> {
     const { jobId, band } = parseChunkId(chunkId);
-    await this.#redis.eval(lua.CUT_OFF, 1, jobKey(jobId), band, claimOf(by));
+    await this.#redis.eval(lua.CUT_OFF, 1, jobKey(jobId), band, processOf(by));
   }
 
   async unclaim(chunkId: string, by: Claimant): Promise<void> {
     const { jobId, band } = parseChunkId(chunkId);
-    await this.#redis.eval(lua.UNCLAIM, 1, jobKey(jobId), band, claimOf(by));
+    await this.#redis.eval(lua.UNCLAIM, 1, jobKey(jobId), band, processOf(by));
   }
 
   async noteLost(id: string, band: number, worker: string): Promise<void> {
@@ -378,7 +378,7 @@ export class RedisResults implements Results {
 }
 
 /** Identifies a process. The name alone does not: a worker may be restarted with the same name. */
-const claimOf = ({ name, since }: { name: string; since: number }) => `${name} ${since}`;
+const processOf = ({ name, since }: { name: string; since: number }) => `${name} ${since}`;
 
 /** Runs the commands. @throws the first error */
 async function all(commands: ChainableCommander): Promise<void> {

@@ -28,10 +28,10 @@ import { setTimeout as sleep } from "node:timers/promises";
 import type { Delivery, Done, Failure, Outcome, Queue, Results, WorkerInfo } from "./backends.ts";
 import { type Chunk, isChunkId, parseChunkId } from "./chunk.ts";
 import { caSetting } from "./ops/address.ts";
+import { runCommands } from "./ops/commands.ts";
 import { unlessAborted, within } from "./ops/deadline.ts";
 import { type Fields, type Log, openProgramLog } from "./ops/log.ts";
 import type { DeadLetterReason, WorkerMetrics } from "./ops/metrics.ts";
-import { obey } from "./ops/obey.ts";
 import { answerHelp, classroomSetting, STOP_MS, setting } from "./ops/settings.ts";
 import { BEAT_MS } from "./results.ts";
 import { loadTasks, onlyThese, type Tasks } from "./tasks/index.ts";
@@ -76,7 +76,7 @@ export interface WorkerOptions {
   /** How long a task may take for one band, ms. */
   bandTimeout: number;
   log: Log;
-  /** It takes orders (ops/obey.ts). */
+  /** It accepts commands (ops/commands.ts). */
   control?: boolean;
   metrics?: WorkerMetrics | undefined;
 }
@@ -387,7 +387,7 @@ async function main(): Promise<void> {
   };
   worker = new Worker({ queue, results, name, tasks, only, modules, bandTimeout, log, metrics, control });
   await worker.start();
-  if (control) await obey(results, name, worker, { stop, kill: () => process.kill(process.pid, "SIGKILL") }, log);
+  if (control) await runCommands(results, name, worker, { stop, kill: () => process.kill(process.pid, 9) }, log);
   console.log(`${name}: at work`);
   for (const signal of ["SIGTERM", "SIGINT"]) process.on(signal, stop);
 }

@@ -4,9 +4,9 @@
  * Both are off by default. If a token is set, they need it too: the list has the ids of jobs, and anyone who knows an
  * id can read the job.
  *
- * Not here: how a worker runs a command (ops/obey.ts).
+ * Not here: how a worker runs a command (ops/commands.ts).
  */
-import { ACTIONS } from "../ops/obey.ts";
+import { ACTIONS } from "../ops/commands.ts";
 import type { Classroom } from "../ops/settings.ts";
 import { isKnown, view } from "./events.ts";
 import type { JobReads } from "./jobs.ts";

@@ -40,12 +40,12 @@ export async function inputOf(
   }
   const params = paramsOf(request, task, task.takes ? "" : await upload.text());
   const body = task.takes ? await upload.file(request, task.takes) : nothing();
-  const image = await listPieces(task, params, body, upload.announced).catch(blame);
+  const image = await listPieces(task, params, body, upload.announced).catch(asTaskFault);
   const bands: PieceList["bands"] = async function* (plan) {
     try {
       yield* image.bands(plan);
     } catch (error) {
-      blame(error);
+      asTaskFault(error);
     }
   };
   return { asked: { ...asked, params, bandPixels: image.bandPixels }, image: { ...image, bands } };
@@ -54,7 +54,7 @@ export async function inputOf(
 async function* nothing(): AsyncGenerator<Uint8Array> {}
 
 /** Turns an error into the client's (HttpError, ImageError), or else the task's (JobError). */
-function blame(error: unknown): never {
+function asTaskFault(error: unknown): never {
   if (error instanceof ParamError) throw new HttpError(400, error.message);
   if (error instanceof HttpError || error instanceof ImageError) throw error;
   throw new JobError("failed", `the task failed: ${sentenceOf(error as Error)}`);

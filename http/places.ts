@@ -91,10 +91,6 @@ export class StreamPlaces {
 
   constructor(readonly max: Cost) {}
 
-  get taken(): Cost {
-    return { ...this.#all };
-  }
-
   /**
    * Takes a place for one stream.
    * @param ids the number of its ids, which all count as unknown until `setUnknown`

@@ -6,15 +6,15 @@
 import type { Registry } from "prom-client";
 import type { Backends } from "../backends.ts";
 import { LocalResults } from "../embedded.ts";
+import { runCommands } from "../ops/commands.ts";
 import { WorkerMetrics } from "../ops/metrics.ts";
-import { obey } from "../ops/obey.ts";
 import { Worker, type WorkerOptions } from "../worker.ts";
 import { LocalQueue } from "./local-queue.ts";
 
 /** A worker that was stopped or killed starts again after this time, ms, as it would under a supervisor. */
 const RESTART_MS = 5_000;
 
-/** Starts a queue, a store and workers in this process. @param control the workers accept commands (ops/obey.ts) */
+/** Starts a queue, a store and workers in this process. @param control the workers accept commands (ops/commands.ts) */
 export async function startEmbedded({
   threads,
   ttlSeconds,
@@ -39,13 +39,13 @@ export async function startEmbedded({
     if (!control) return;
     // A worker starts again after both commands, because nothing else could start it.
     const end = async (ending: Promise<void>) => {
-      disobey();
+      unsubscribe();
       workers.delete(name);
       restarts.add(setTimeout(() => start(name), RESTART_MS));
       await ending;
     };
     const life = { stop: () => end(worker.stop()), kill: () => end(worker.die()) };
-    const disobey = await obey(results, name, worker, life, options.log);
+    const unsubscribe = await runCommands(results, name, worker, life, options.log);
   };
   await Promise.all(Array.from({ length: threads }, (_, i) => start(`thread-${i + 1}`)));
   const stop = async () => {

@@ -21,7 +21,7 @@ const CHECK_MS = 2_000;
 /** A connection is opened again if Redis has not answered for this long, ms. */
 const SILENCE_MS = 15_000;
 /** The same with sentinels or a cluster, ms. It notices a failover: the client's own detector may stop for ever. */
-const SILENCE_OF_ONE_MS = 5_000;
+const NODE_SILENCE_MS = 5_000;
 /** How long a replica may take to confirm a write, ms. If none does, none is asked again for `ALONE_MS`. */
 const REPLICA_MS = 500;
 const ALONE_MS = 5_000;
@@ -202,7 +202,7 @@ function openRedis(address: RedisAddress, patient: boolean, ca?: string[], more:
     maxRetriesPerRequest: patient ? null : MAX_RETRIES,
     retryStrategy: pauseOf,
     // TCP alone would notice a dead connection only after a quarter of an hour.
-    socketTimeout: form === "single" ? SILENCE_MS : SILENCE_OF_ONE_MS,
+    socketTimeout: form === "single" ? SILENCE_MS : NODE_SILENCE_MS,
     connectTimeout: CONNECT_MS,
     ...(tls && { tls }),
     ...more,
@@ -229,7 +229,7 @@ function openCluster(address: RedisAddress, patient: boolean, ca?: string[]): Cl
     redisOptions: {
       username,
       password,
-      socketTimeout: SILENCE_OF_ONE_MS,
+      socketTimeout: NODE_SILENCE_MS,
       connectTimeout: CONNECT_MS,
       ...(isTls && { tls: { ...(ca && { ca }) } }),
     },

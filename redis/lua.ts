@@ -144,11 +144,11 @@ local claims, band = KEYS[1] .. ':claims', ARGV[1]
 if not ttl and ARGV[3] == '' then return 'alone' end
 if not ttl or failed ~= '' or stale(attempt, ARGV[3]) then return 'drop' end
 if redis.call('HEXISTS', KEYS[1] .. ':done', band) == 1 then return 'drop' end
-local claim, losers, alone = unpack(redis.call('HMGET', claims, band, band .. ' losers', band .. ' cut off'))
+local claim, losers, cut_off = unpack(redis.call('HMGET', claims, band, band .. ' losers', band .. ' cut off'))
 local lost, now = 0, elapsed(began)
 losers = losers and cjson.decode(losers) or {}
 if claim and claim ~= ARGV[2] then
-  if claim ~= ARGV[4] then return 'claimed ' .. (alone == claim and 1 or 0) .. ' ' .. claim end
+  if claim ~= ARGV[4] then return 'claimed ' .. (cut_off == claim and 1 or 0) .. ' ' .. claim end
   lost = redis.call('HINCRBY', claims, band .. ' lost', 1)
   local worker = claim:match('^(.*) %S+$') or claim
   table.insert(losers, worker)

@@ -21,7 +21,7 @@ export type Action = (typeof ACTIONS)[number];
  * @param life how the worker ends: after its band, or at once
  * @returns a function that unsubscribes
  */
-export function obey(
+export function runCommands(
   results: Results,
   name: string,
   worker: { pause(paused: boolean): Promise<void> },
