@@ -20,12 +20,15 @@ export interface Size {
  * @throws ImageError "corrupt" where a JPEG breaks off the sequence of its segments
  */
 export function sizeIn(bytes: Buffer, format: string): Size | undefined {
-  if (format === "JPEG") return sizeInJpeg(bytes);
-  if (format === "WebP") return sizeInWebp(bytes);
-  if (format === "GIF") return sizeInGif(bytes);
-  if (format === "AVIF") return sizeInAvif(bytes);
-  return undefined;
+  return SIZES[format]?.(bytes);
 }
+
+const SIZES: Record<string, (bytes: Buffer) => Size | undefined> = {
+  JPEG: sizeInJpeg,
+  WebP: sizeInWebp,
+  AVIF: sizeInAvif,
+  GIF: (bytes) => (bytes.length < 10 ? undefined : { width: bytes.readUInt16LE(6), height: bytes.readUInt16LE(8) }),
+};
 
 function sizeInWebp(bytes: Buffer): Size | undefined {
   if (bytes.length < 30) return undefined;
@@ -35,8 +38,4 @@ function sizeInWebp(bytes: Buffer): Size | undefined {
   if (kind !== "VP8L") return undefined;
   const bits = bytes.readUInt32LE(21);
   return { width: 1 + (bits & 0x3fff), height: 1 + ((bits >> 14) & 0x3fff) };
-}
-
-function sizeInGif(bytes: Buffer): Size | undefined {
-  return bytes.length < 10 ? undefined : { width: bytes.readUInt16LE(6), height: bytes.readUInt16LE(8) };
 }
