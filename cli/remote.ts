@@ -155,8 +155,8 @@ async function openPicture(from: string | null, signal: AbortSignal): Promise<Pi
 class Progress {
   readonly #terminal = process.stderr.isTTY === true;
   readonly #start = performance.now();
-  readonly #done = new Set<number>();
-  readonly #byWorker = new Map<string, number>();
+  /** The worker of each band that is done. */
+  readonly #done = new Map<number, string>();
   #uploaded = 0;
   #size = 0;
   #bands = 0;
@@ -183,16 +183,13 @@ class Progress {
 
   /** A new connection reports the same bands again. */
   band(number: number, worker: string): void {
-    if (this.#done.has(number)) return;
-    this.#done.add(number);
-    this.#byWorker.set(worker, (this.#byWorker.get(worker) ?? 0) + 1);
+    this.#done.set(number, worker);
     this.#draw();
   }
 
   /** Of a job that begins anew no band is done. */
   restart(text: string): void {
     this.#done.clear();
-    this.#byWorker.clear();
     this.say(text);
   }
 
@@ -223,7 +220,8 @@ class Progress {
   }
 
   #bandsDone(): string {
-    const shares = [...this.#byWorker].sort().map(([worker, bands]) => `${worker} ${bands}`);
+    const byWorker = Map.groupBy(this.#done.values(), (worker) => worker);
+    const shares = [...byWorker].sort().map(([worker, bands]) => `${worker} ${bands.length}`);
     return `${this.#done.size} of ${this.#bands || "?"} bands${shares.length ? `: ${shares.join(", ")}` : ""}`;
   }
 }
