@@ -101,6 +101,8 @@ describe("a list is cut", () => {
       const bytes = (await partsOf((input) => input.bytes(10), size)).map((part) => Buffer.from(part, "base64"));
       expect(Buffer.concat(bytes).equals(text)).toBe(true);
       expect(bytes.slice(0, -1).every(({ length }) => length === 10)).toBe(true);
+      // No empty piece after a cut at the very end.
+      expect(await partsOf((input) => input.bytes(text.length / 5), size)).toHaveLength(5);
     }
     for (const how of ["lines", "words", "bytes"] as const) {
       expect(await bandsOf(cut((input) => input[how]()))).toMatchObject([{ pieces: [""] }]);
