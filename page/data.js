@@ -61,7 +61,7 @@ function partsOf(values) {
     return element("text", { x: (i + 0.5) * step, y: height - 8, "text-anchor": anchor }, number(i));
   });
   return [
-    element("path", { class: "base", d: `M0 ${height - 39.5}h${width}` }),
+    element("path", { stroke: "var(--soft)", d: `M0 ${height - 39.5}h${width}` }),
     element("path", { class: "values", d: path }),
     element("text", { x: at, y: 30, "text-anchor": "middle" }, `${number(most)}: ${number(top)}`),
     ...marks,

@@ -78,7 +78,7 @@ function renderNodes() {
     return [...wires, node];
   });
   if (names.length > MAX_NODES)
-    parts.push(element("text", { x: 326, y: 40, class: "more" }, `+${names.length - MAX_NODES}`));
+    parts.push(element("text", { x: 326, y: 40, fill: "var(--soft)" }, `+${names.length - MAX_NODES}`));
   nodes.replaceChildren(...parts);
 }
 
