@@ -127,7 +127,7 @@ describeWith(["chromium"], "the page in a class", () => {
     // A run is shown, and the picture survives a reload, so it can be sent again.
     await page.getByRole("button", { name: "Show the run with 2 workers" }).click();
     expect(await page.locator("#runs-rows [aria-current]").textContent()).toBe("2");
-    expect(await page.locator("#meta").textContent()).toEndWith(" · 2 workers");
+    expect(await page.locator("#meta").textContent()).toEndWith(" · 2 workers at a time");
     await page.reload();
     await untilCount(page, "#runs-rows tr", 5);
     await page.getByRole("button", { name: "Again with 2 workers" }).click();
