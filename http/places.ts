@@ -11,6 +11,8 @@ import type { Upload } from "./upload.ts";
 
 /** An upload that has waited for room in the queue for this long may lose its place to another, ms. */
 const STALLED_MS = 60_000;
+/** So may one whose client takes this long for the next 64 KiB, or for its turn with a job, ms. */
+const SLOW_MS = 5_000;
 /** If no other upload needs the place, the limit is this many times longer. */
 const UNCONTESTED = 60;
 /** How long a new upload waits for that place, ms. */
@@ -56,9 +58,14 @@ export class UploadPlaces {
   }
 
   async #handover(): Promise<void> {
-    const [longest] = [...this.#taken.keys()].filter(({ signal }) => !signal.aborted).sort((a, b) => b.idle - a.idle);
-    if (!longest || longest.idle < this.stalledMs) return;
-    longest.end(noRoom(longest, "another upload needs the place"));
+    const overdue = ({ idle, lag }: Upload) => Math.max(idle / this.stalledMs, lag / SLOW_MS);
+    const open = [...this.#taken.keys()].filter(({ signal }) => !signal.aborted);
+    const [longest] = open.sort((a, b) => overdue(b) - overdue(a));
+    if (!longest || overdue(longest) < 1) return;
+    const needed = "another upload needs the place";
+    longest.end(
+      longest.lag > 0 ? unavailable(`the upload is slow, and ${needed}; send it again`) : noRoom(longest, needed),
+    );
     let timer: ReturnType<typeof setTimeout> | undefined;
     const late = new Promise<void>((wake) => {
       timer = setTimeout(wake, HANDOVER_MS);

@@ -6,6 +6,7 @@
  */
 import { Readable } from "node:stream";
 import { Busboy, type BusboyInstance } from "@fastify/busboy";
+import { unlessAborted } from "../ops/deadline.ts";
 import { HttpError } from "./respond.ts";
 
 /** An upload must send at least 64 KiB in 60 s. A slower one would keep its place for too long, so it gets 408. */
@@ -52,6 +53,11 @@ export class Upload {
   /** @throws HttpError 413 if the request announces more than `maxBytes` */
   checkLength(): void {
     if (this.announced > this.maxBytes) throw this.#tooLarge(this.announced);
+  }
+
+  /** How long the client takes to send the next `MIN_BYTES`, or the first byte, ms; 0 while it is not its turn. */
+  get lag(): number {
+    return this.#isReading || this.bytes === 0 ? this.#waited + performance.now() - this.#since : 0;
   }
 
   /** How long the coordinator has not read, because it waits for room in the queue, ms; 0 while it reads. */
@@ -119,7 +125,7 @@ export class Upload {
       timer = setTimeout(() => reject(new HttpError(408, why)), this.patience - this.#waited);
     });
     try {
-      const { done, value } = await Promise.race([this.#body.read(), slow]);
+      const { done, value } = await Promise.race([unlessAborted(this.#body.read(), this.#end.signal), slow]);
       this.#ended = done;
       this.#waited += performance.now() - start;
       this.#received += value?.length ?? 0;

@@ -295,6 +295,26 @@ describe("a place for an upload", () => {
     await kit.stop();
   });
 
+  test("goes from clients that hardly send, and from one that waits for the same job, to one that needs it", async () => {
+    const kit = await startKit({ workers: 1, maxJobs: 2 });
+    const id = crypto.randomUUID();
+    const slow = [
+      await rawUpload(kit.origin, `PUT /jobs/${id}`, 1000),
+      await rawUpload(kit.origin, `PUT /jobs/${id}`, 1000),
+    ];
+    for (const upload of slow) upload.write(small.subarray(0, 100));
+    await until(() => kit.uploads === 2);
+    const post = async () => (await kit.ask("/tasks/sobel", { method: "POST", body: small })).status;
+    expect(await post()).toBe(503);
+    await sleep(5_500);
+    expect(await post()).toBe(200);
+    const answer = await Promise.race(slow.map((upload) => upload.answer()));
+    expect(answer).toStartWith("HTTP/1.1 503");
+    expect(answer).toContain("the upload is slow, and another upload needs the place; send it again");
+    for (const { socket } of slow) socket.destroy();
+    await kit.stop();
+  });
+
   test("stays with one that has waited for a short time, and with one whose client is slow", async () => {
     const kit = await startKit({ workers: 0, maxJobs: 1 });
     const stalled = kit.ask(`/jobs/${crypto.randomUUID()}?workers=1`, { method: "PUT", body: tall });
