@@ -113,7 +113,7 @@ export const wouldLose = () => jobs.some((job) => isUnsent(job) && !job.kept);
 /** @param {Job} job */
 function keep(job) {
   // That of another tab is its own to keep, but that it was cancelled here is news.
-  if (jobs.includes(job) && (!job.elsewhere || job.phase === "cancelled")) store.putRecord(recordOf(job, tab));
+  if (jobs.includes(job) && (!job.elsewhere || job.phase === "cancelled")) return store.putRecord(recordOf(job, tab));
 }
 
 /** Restores the jobs of an earlier page, and lists those of other tabs. */
@@ -148,7 +148,7 @@ async function takeOver({ downloaded }, job) {
   if (isUnsent(job)) await requeue(job);
   Object.assign(job, { elsewhere: false, downloaded });
   list(job);
-  keep(job);
+  await keep(job); // the next tab that looks must read it
 }
 
 /** Takes over the jobs of another tab once it is closed. @param {string} other */
