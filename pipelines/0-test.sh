@@ -84,19 +84,22 @@ audit() {
     "$(tail -n 1 "$complaint")" >&2
 }
 
-# run_tests: runs two halves of the files at the same time, split by name, because most of the time a test waits. Each half
+# run_tests: runs three parts of the files at the same time, split by name, because most of the time a test waits. Each part
 # has its own servers and temporary files.
 run_tests() {
-  local first ok=0
-  run_half a-o test/[a-o]*.test.ts &
+  local first second ok=0
+  run_part a-f test/[a-f]*.test.ts &
   first=$!
-  run_half p-z test/[!a-o]*.test.ts || ok=1
+  run_part p-r test/[p-r]*.test.ts &
+  second=$!
+  run_part other test/[!a-fp-r]*.test.ts || ok=1
   wait "$first" || ok=1
+  wait "$second" || ok=1
   return "$ok"
 }
 
-# run_half NAME FILE...: runs these test files. Each line of the output starts with the name of the half.
-run_half() {
+# run_part NAME FILE...: runs these test files. Each line of the output starts with the name of the part.
+run_part() {
   local name="$1"
   shift
   mkdir "$reports/$name"
@@ -106,21 +109,21 @@ run_half() {
 
 # count WORD: the sum of the numbers in the last lines of Bun's reports (` 12 pass`); 0 without such a line.
 count() {
-  local half number sum=0
-  for half in "$reports"/*.log; do
-    number="$(tail -n 10 "$half" | sed -nE "s/\x1b\[[0-9;]*m//g; s/^ *([0-9]+) $1\$/\1/p" | tail -n 1)"
+  local part number sum=0
+  for part in "$reports"/*.log; do
+    number="$(tail -n 10 "$part" | sed -nE "s/\x1b\[[0-9;]*m//g; s/^ *([0-9]+) $1\$/\1/p" | tail -n 1)"
     sum=$((sum + ${number:-0}))
   done
   echo "$sum"
 }
 
 # repeat_failures: prints again the last lines of each failed test, and errors between tests. The first print is far above,
-# mixed with the other half. Bun's closing list has only the names, so it is left out.
+# mixed with the other parts. Bun's closing list has only the names, so it is left out.
 repeat_failures() {
-  local half
-  for half in "$reports"/*.log; do
-    sed '/^[0-9]* tests\? failed:$/,$d' "$half" | grep -B 30 '^(fail)' || true
-    grep -A 20 '^# Unhandled error' "$half" || true
+  local part
+  for part in "$reports"/*.log; do
+    sed '/^[0-9]* tests\? failed:$/,$d' "$part" | grep -B 30 '^(fail)' || true
+    grep -A 20 '^# Unhandled error' "$part" || true
   done
 }
 
