@@ -1,12 +1,13 @@
 /**
  * The queue between coordinator and workers, in RabbitMQ.
  *
- * The queues are `tareas` for Sobel and `tareas.<task>` for any other task. They are durable quorum queues, so a confirmed
- * publish survives a crash of the broker and, in a cluster, the loss of a node.
+ * The queues are `tareas` for Sobel and `tareas.<task>` for any other task. They are durable quorum queues, so a
+ * confirmed publish survives a crash of the broker and, in a cluster, the loss of a node.
  *
  * Invariant: a publish resolves only after RabbitMQ has confirmed it.
  *
- * Not here: the connection (amqp/connection.ts), the message itself (chunk.ts), what a worker answers and when (worker.ts), the queue of one process (embedded.ts).
+ * Not here: the connection (amqp/connection.ts), the message itself (chunk.ts), what a worker answers and when
+ * (worker.ts), the queue of one process (embedded.ts).
  */
 
 import { EventEmitter, once } from "node:events";
@@ -25,13 +26,13 @@ export const DELIVERY_LIMIT = 20;
 
 /** How long a publish is retried, ms. */
 const PUBLISH_MS = 30_000;
-/** Publishes in flight to the broker, at most. With more at once, none would be confirmed in time. */
+/** The most publishes in flight to the broker. With more at once, none would be confirmed in time. */
 const MAX_PUBLISHING = 16;
 /** How long the broker may take to confirm a publish, ms. */
 const CONFIRM_MS = 5_000;
-/** How long the broker may take to answer a question about a queue, or a close, ms. */
+/** How long the broker may take to answer a question about a queue, ms. */
 const ANSWER_MS = 2_000;
-/** The same for a look at many messages. */
+/** How long a look at many messages may take, ms. */
 const LOOK_MS = 10_000;
 /** AMQP's reply code for a queue that exists with other arguments. */
 const PRECONDITION_FAILED = 406;
@@ -56,8 +57,8 @@ export class RabbitQueue implements Queue {
   /** When the last publish was confirmed, ms since 1970. */
   #confirmedAt = 0;
   /**
-   * Queues declared on this connection, each with a channel of its own for all that concerns it. So a queue with other
-   * arguments, or one that is deleted, costs no other queue anything, and questions to several queues are asked at once.
+   * The channels of the queues declared on this connection, one for each. So a queue that is deleted, or that has other
+   * arguments, affects no other queue, and several queues are asked at once.
    */
   #declared = new Map<string, Promise<ConfirmChannel>>();
   /** Ids of messages that the broker returned because no queue exists for them. */
@@ -80,7 +81,7 @@ export class RabbitQueue implements Queue {
   }
 
   /**
-   * Returns at once. Until the broker answers, everything waits, and `trouble()` says why.
+   * Returns at once. Until the broker answers, publishes and consumers wait, all else fails, and `trouble()` says why.
    * @param url as in ops/address.ts
    * @param log gets a line for every lost connection
    * @param holdMs how long a message may wait behind another one in this process
@@ -107,7 +108,7 @@ export class RabbitQueue implements Queue {
     this.#declared = new Map();
     this.#blocked = false;
     this.#model = model;
-    // Before the first chunk: a third-party worker may connect first, with a passive declaration.
+    // Declared before the first chunk: a third-party worker may come earlier, and declares the queue passively.
     const declare = (queue: string) =>
       this.#declare(queue).catch((error) => {
         if (!(error instanceof QueueError)) throw error;
@@ -146,7 +147,7 @@ export class RabbitQueue implements Queue {
     return opened;
   }
 
-  /** A third party may have declared the queue with other arguments. @throws QueueError that names the queue and the cure */
+  /** @throws QueueError if a third party has declared the queue with other arguments; it names the queue and the cure */
   async #open(queue: string): Promise<ConfirmChannel> {
     if (!this.#model) throw new QueueError(NOT_CONNECTED.detail);
     const channel = await this.#model.createConfirmChannel();
@@ -175,7 +176,7 @@ export class RabbitQueue implements Queue {
       arguments: {
         "x-queue-type": "quorum",
         "x-delivery-limit": DELIVERY_LIMIT,
-        // At-least-once dead-lettering works only where a full queue refuses.
+        // At-least-once dead-lettering needs a queue that refuses messages when it is full.
         "x-dead-letter-strategy": "at-least-once",
         "x-overflow": "reject-publish",
       },
@@ -204,7 +205,7 @@ export class RabbitQueue implements Queue {
     return this.#onChannel((channel) => putBack(channel, results, chunkId));
   }
 
-  /** On a channel of its own, so that a fault costs no worker its connection. @throws QueueError */
+  /** Runs `step` on a channel of its own, so that an error closes no other channel. @throws QueueError */
   async #onChannel<T>(step: (channel: ConfirmChannel) => Promise<T>): Promise<T> {
     if (!this.#model) throw new QueueError(NOT_CONNECTED.detail);
     const channel = await this.#model.createConfirmChannel();
@@ -230,7 +231,7 @@ export class RabbitQueue implements Queue {
   async publish(chunk: Chunk): Promise<void> {
     const start = Date.now();
     while (this.#publishing >= MAX_PUBLISHING) {
-      // While other publishes are confirmed, the time-out starts again.
+      // The time-out starts again whenever another publish is confirmed.
       const left = Math.max(start, this.#confirmedAt) + PUBLISH_MS - Date.now();
       if (left <= 0) throw new QueueError("RabbitMQ is unavailable: no publish was confirmed in time; retry later");
       await once(this.#changes, "turn", { signal: AbortSignal.timeout(left) }).catch(() => {});
@@ -248,13 +249,13 @@ export class RabbitQueue implements Queue {
   async #publish(chunk: Chunk): Promise<void> {
     const attempt = chunk.attempt !== undefined && { "x-attempt": chunk.attempt };
     const queue = queueOf(chunk.task);
-    // Encoded for each attempt: the message is in a buffer that the next one uses.
+    // Encoded anew for each attempt: the next message overwrites the buffer.
     await this.#untilConfirmed(queue, (channel) =>
       this.#confirmed(channel, queue, encodeMessage(chunk), chunk.chunkId, { "x-sent": Date.now(), ...attempt }),
     );
   }
 
-  /** Publishes with `step`, on a queue's channel, again and again for `PUBLISH_MS`. @throws QueueError */
+  /** Runs `step` on a queue's channel, and retries it for `PUBLISH_MS`. @throws QueueError */
   async #untilConfirmed(queue: string, step: (channel: ConfirmChannel) => Promise<void>): Promise<void> {
     const deadline = Date.now() + PUBLISH_MS;
     for (let pause = 100; ; pause = Math.min(2 * pause, 1_000)) {
@@ -281,7 +282,7 @@ export class RabbitQueue implements Queue {
 
   /**
    * Publishes once. Resolves when the broker has confirmed it. Publishing twice is harmless: bands are idempotent.
-   * @param body is copied by amqplib into frames before this returns its promise
+   * @param body amqplib copies it into frames before this function returns its promise
    */
   async #confirmed(
     channel: ConfirmChannel,
@@ -302,7 +303,7 @@ export class RabbitQueue implements Queue {
     });
     // The broker returns a message before it confirms it.
     if (!this.#returned.delete(messageId)) return;
-    // For the next attempt. Its channel stays open: it may have other messages in flight.
+    // Declares the queue for the next attempt. The channel stays open: it may have other messages in flight.
     await this.#assert(await this.#declare(queue), queue);
     throw new Error(`no queue ${queue}`);
   }
@@ -318,7 +319,7 @@ export class RabbitQueue implements Queue {
       {
         open: (queue) => this.#declare(queue),
         waiting: async (queue) => (await this.#assert(await this.#declare(queue), queue)).messageCount,
-        // The next connection attaches it again.
+        // The next connection attaches the consumer again.
         restart: () => this.#connection.restart(),
       },
       onConsuming,
@@ -332,7 +333,7 @@ export class RabbitQueue implements Queue {
     };
   }
 
-  /** Never throws. A chunk that cannot be settled because the channel is closed is redelivered by the broker. */
+  /** Never throws. If the channel closes before the chunk is settled, the broker redelivers it. */
   async #deliver(message: ConsumeMessage | GetMessage, channel: ConfirmChannel, handle: Handler): Promise<void> {
     const headers = message.properties.headers ?? {};
     const chunkId = String(message.properties.messageId ?? "");
@@ -353,11 +354,11 @@ export class RabbitQueue implements Queue {
           ? [routingKey, { ...kept, "x-sent": sent }]
           : [DEAD_LETTERS, { ...kept, "x-reason": outcome.reason, "x-queue": routingKey }];
       const copy = async (on: ConfirmChannel) => {
-        await this.#declare(to).catch(() => {}); // it may have been deleted; with other arguments it takes messages, too
+        await this.#declare(to).catch(() => {}); // a queue with other arguments takes messages, too
         return this.#confirmed(on, to, message.content, chunkId, also);
       };
-      // First the copy, then the acknowledgement: a crash in between leaves two, which is harmless. The job of a dead letter
-      // has failed, so a worker that gets the band again drops it: its copy outlives the connection.
+      // First the copy, then the acknowledgement: a crash in between leaves both, which is harmless. The copy of a dead
+      // letter is retried on the next connection: its job has failed, so a worker that gets the band again drops it.
       settled = await (outcome.do === "renew" ? copy(channel) : this.#untilConfirmed(routingKey, copy)).then(
         () => true,
         () => false,

@@ -7,20 +7,20 @@
  *     the message cannot be read        the job fails with the reason; dead-lettered
  *     its task is unknown here          the same
  *     the task threw, or took too long  requeued, three times; then the job fails; dead-lettered
- *     five workers died of it           the job fails; dead-lettered
+ *     five workers died computing it    the job fails; dead-lettered
  *     a third party's, without a job    computed, stored, acknowledged; dead-lettered if its task throws three times
  *     another copy is being computed    dropped; so is a band that is done, cancelled, failed or of an earlier attempt
  *     it was delivered many times       enqueued anew, so that the queue's own limit is never reached
- *     Redis is unavailable              kept and retried; after three missed heartbeats requeued, and no band is taken until
- *                                       Redis answers again
- *     RabbitMQ is unavailable           the queue reconnects. The band goes on; the worker that gets it again waits for this one
+ *     Redis is unavailable              kept and retried; after three missed heartbeats requeued, and no band is taken
+ *                                       until Redis answers again
+ *     RabbitMQ is unavailable           the queue reconnects. The band is finished; another worker that gets it waits
  *     SIGTERM                           finished and acknowledged; then exit 0. A second signal: exit 1 at once
  *     SIGKILL                           RabbitMQ redelivers it to another worker
  *
  * Invariant: a band done twice gives the same bytes under the same key, so a redelivery is harmless.
  *
- * Not here: what a band is (chunk.ts), what a task is (task.ts) and the thread it runs in (tasks/thread.ts), the queue and
- * the store (queue.ts, results.ts).
+ * Not here: what a band is (chunk.ts), what a task is (task.ts) and the thread it runs in (tasks/thread.ts), the queue
+ * and the store (queue.ts, results.ts).
  */
 import { availableParallelism, hostname } from "node:os";
 import process from "node:process";
@@ -39,18 +39,18 @@ import { offerOf } from "./tasks/offer.ts";
 import { type BandResult, TaskThread } from "./tasks/thread.ts";
 import { type Placed, sentenceOf } from "./tasks/thrown.ts";
 
-/** Failures of a band before its job fails. */
+/** A job fails when one of its bands has failed this often. */
 const ATTEMPTS = 3;
-/** Workers that may die while they compute a band, before its job fails. */
+/** A job fails when this many workers have died while they computed the same band. */
 const MAX_LOST = 5;
 /** At 20 deliveries the queue itself dead-letters a message, without a reason. A new message starts at 0. */
 const RENEW_DELIVERIES = 12;
-/** How often a worker asks for a band that another one goes on with, ms. */
+/** How often a worker asks again for a band that another worker is still computing, ms. */
 const ELSEWHERE_MS = 500;
 /** How long a heartbeat may take, ms, and how many in a row may fail before the store counts as unreachable. */
 const BEAT_ANSWER_MS = 3_000;
 const MAX_MISSED_BEATS = 3;
-/** A task is terminated at its time limit. One that still runs this much later cannot be, ms. */
+/** A task is terminated at its time limit. If it still runs this much later, that has failed, ms. */
 const STUCK_MS = 30_000;
 
 const FAILURES: Record<DeadLetterReason, Failure> = {
@@ -60,7 +60,7 @@ const FAILURES: Record<DeadLetterReason, Failure> = {
   task_failed: "task_failed",
 };
 
-/** Which band, and for which attempt of its job. */
+/** A band, and the attempt of its job. */
 type Band = Pick<Delivery, "chunkId" | "attempt">;
 
 export interface WorkerOptions {
@@ -69,14 +69,14 @@ export interface WorkerOptions {
   name: string;
   /** The tasks that this program has. */
   tasks: Tasks;
-  /** Those that it does, by their names on the wire; all of them where absent. */
+  /** The tasks that this worker takes, by their names on the wire. Default: all. */
   only?: string[] | undefined;
   /** The setting `TASKS`: the thread loads these modules too. */
   modules?: string | undefined;
   /** How long a task may take for one band, ms. */
   bandTimeout: number;
   log: Log;
-  /** It accepts commands (ops/commands.ts). */
+  /** Whether it accepts commands (ops/commands.ts). */
   control?: boolean;
   metrics?: WorkerMetrics | undefined;
 }
@@ -91,7 +91,7 @@ export class Worker {
   #begun: number | null = null;
   #beating: ReturnType<typeof setInterval> | undefined;
   #missedBeats = 0;
-  /** Aborted when the store is unreachable; the next one begins when it answers again. */
+  /** Aborted when the store becomes unreachable. Replaced when the store answers again. */
   #contact = new AbortController();
   #stopConsuming: (() => Promise<void>) | undefined;
   #stopping = false;
@@ -128,13 +128,13 @@ export class Worker {
     const { queue, results } = this.#options;
     const onConsuming = (consuming: boolean) => {
       this.#info.consuming = consuming;
-      // At once: a job compares the consumers of its queue with the workers that say they are one.
+      // Sent at once: a job compares the number of its queue's consumers with the workers that report to consume.
       if (!this.#stopping) results.beat(this.#info).catch(() => {}); // the next heartbeat repeats it
     };
     this.#stopConsuming = await queue.consume(this.#info.tasks, (delivery) => this.#handle(delivery), onConsuming);
   }
 
-  /** Failures are counted by looks, not by a clock: after a machine has slept, one heartbeat may fail, not three. */
+  /** Failed heartbeats are counted, not timed: after a machine has slept, one may have failed, but not three. */
   async #beat(): Promise<void> {
     try {
       await within(this.#options.results.beat(this.#info), BEAT_ANSWER_MS, `Redis: no answer in ${BEAT_ANSWER_MS} ms`);
@@ -164,13 +164,13 @@ export class Worker {
     await this.#thread.end();
   }
 
-  /** Ends at once, as a process does that is killed: the band in progress goes back to the queue. */
+  /** Ends at once, like a process that is killed: the band in progress goes back to the queue. */
   async die(): Promise<void> {
     this.#contact.abort(new Error("killed"));
     await this.stop();
   }
 
-  /** Why the process should be restarted; null where it should not. */
+  /** Why the process should be restarted; null if it should not. */
   stuck(): string | null {
     const ms = this.#begun === null ? 0 : performance.now() - this.#begun;
     return ms > this.#options.bandTimeout + STUCK_MS ? `a task has not ended for ${Math.round(ms)} ms` : null;
@@ -191,7 +191,7 @@ export class Worker {
       this.#log.warn("band requeued", { chunk: chunkId, error });
       metrics?.bands.inc({ task: "", outcome: "requeued" });
       if (signal.aborted) await this.#thread.end();
-      // When Redis answers again, this worker is alive, but it does not have the band.
+      // When Redis answers again, this worker is alive, but it no longer has the band that it claimed.
       const unclaim = () => this.#options.results.unclaim(chunkId, { ...this.#info, ...delivery, heldMs: 0 });
       if (signal.aborted && !this.#stopping) outcome.then(unclaim, unclaim).catch(() => {});
       return { do: "retry" };
@@ -201,7 +201,7 @@ export class Worker {
     }
   }
 
-  /** Every outcome, in the order of the table above. */
+  /** Computes a band, with the outcomes in the table above. */
   async #outcomeOf(delivery: Delivery): Promise<Outcome> {
     const { attempt, deliveries, lost } = delivery;
     const received = performance.now();
@@ -227,21 +227,21 @@ export class Worker {
     if (begun.lost >= MAX_LOST)
       return this.#deadLetter(delivery, `${begun.lost} workers died while they computed it`, "kills_workers");
     if (deliveries >= RENEW_DELIVERIES) {
-      // The new message is no redelivery: with this claim, another worker would take it for a second copy and drop it.
+      // The new message is not a redelivery. While this claim exists, a worker takes it for a second copy and drops it.
       await this.#retry(() => results.unclaim(chunkId, by()));
       return { do: "renew" };
     }
-    const cutOff = () => results.beat(this.#info).then(() => results.cutOff(chunkId, by())); // the beat names the job
-    lost?.then(() => this.#retry(cutOff)).catch(() => {}); // it counts as lost
+    const cutOff = () => results.beat(this.#info).then(() => results.cutOff(chunkId, by())); // the beat reports the job
+    lost?.then(() => this.#retry(cutOff)).catch(() => {}); // then it counts as lost
     const start = performance.now();
     let result: BandResult;
     try {
       this.#begun = start;
       result = await this.#thread.run(chunk, this.#options.bandTimeout);
     } catch (error) {
-      // The thread was ended because the band is given back: the task is not to blame.
+      // The thread was ended to requeue the band. The task has not failed.
       if (this.#contact.signal.aborted) throw error;
-      // Without a job there is no record to count in.
+      // Without a job there is no record of failures. Each earlier delivery counts as one.
       const counted = begun.hasJob ? undefined : deliveries + 1;
       return this.#failed({ chunkId, attempt }, task, error as Placed, counted);
     } finally {
@@ -273,7 +273,7 @@ export class Worker {
   #taken({ deliveries, sent }: Delivery, task: string): void {
     const { metrics } = this.#options;
     if (deliveries > 0) metrics?.redelivered.inc({ task });
-    // A third-party sender may not say when.
+    // A third-party sender may omit the time.
     else if (!Number.isNaN(sent)) metrics?.wait.observe({ task }, Math.max(0, Date.now() - sent) / 1000);
   }
 
@@ -318,7 +318,7 @@ export class Worker {
     const { signal } = this.#contact;
     for (let pause = 100; ; pause = Math.min(2 * pause, 2_000)) {
       try {
-        return await unlessAborted(step(), signal); // a late answer is of no use: the band has been given back
+        return await unlessAborted(step(), signal); // a late answer is useless: the band has been requeued
       } catch (error) {
         if (this.#stopping || signal.aborted) throw error;
         this.#log.warn("result store unavailable, retrying", { error });
@@ -378,7 +378,7 @@ async function main(): Promise<void> {
     if (stopping) process.exit(1);
     stopping = true;
     console.log(`${name}: finishing the band in progress`);
-    // While Redis is unavailable this may not end. RabbitMQ then redelivers the band to another worker.
+    // While Redis is unavailable, the worker may never stop. RabbitMQ then redelivers the band to another worker.
     setTimeout(() => process.exit(1), STOP_MS);
     await worker?.stop();
     await queue.close();

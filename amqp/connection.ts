@@ -1,7 +1,7 @@
 /**
  * The connection to RabbitMQ: to one of its nodes, and to the next one when that fails.
  *
- * Invariant: a connection that is lost, or that fails, is opened again, for ever.
+ * Invariant: a connection that fails or is lost is opened again, until `stop`.
  *
  * Not here: queues, channels, messages (queue.ts).
  */
@@ -14,13 +14,13 @@ import type { Trouble, TroubleCode } from "../ops/trouble.ts";
 
 /** How long a node may take to accept a connection, ms. */
 const CONNECT_MS = 5_000;
-/** The pauses between two attempts, once all nodes have failed: the first, and the longest, ms. */
+/** The first and the longest pause between two attempts, ms. It doubles each time all nodes have failed. */
 const PAUSE_MS = [100, 2_000];
 /** How long the broker may take to answer a close, ms. */
 const CLOSE_MS = 2_000;
 /** After two intervals without traffic the broker closes a worker's connection and redelivers its chunk. */
 const HEARTBEAT_SECONDS = 10;
-/** AMQP's reply code for what the user may not do. */
+/** AMQP's reply code for an operation that the user has no permission for. */
 const ACCESS_REFUSED = 403;
 
 /** The first version with at-least-once dead-lettering of quorum queues. */
@@ -28,7 +28,7 @@ const MIN_VERSION = [3, 10];
 const TOO_OLD = "expected RabbitMQ";
 
 export const NOT_CONNECTED: Trouble = { code: "unreachable", detail: "RabbitMQ is unavailable: not connected" };
-/** Troubles that only another setting, or another account, can end. */
+/** Troubles that end only when a setting or an account is changed. */
 const REFUSALS: TroubleCode[] = ["login", "vhost", "rights"];
 const REFUSED =
   "RabbitMQ refuses access: check the user, the password, the virtual host and their permissions; retrying";
@@ -36,7 +36,7 @@ const REFUSED =
 export interface Owner {
   /** Runs after every connect. The connection is closed if it throws. */
   setUp(model: ChannelModel): Promise<void>;
-  /** The connection is lost, or there is none yet. */
+  /** Called when the connection is lost, and after each attempt that fails. */
   lost(trouble: Trouble): void;
 }
 
@@ -126,25 +126,25 @@ export class RabbitConnection {
     void this.#close();
   }
 
-  /** No connection is opened any more. */
+  /** Closes the connection for good. */
   async stop(): Promise<void> {
     this.#stopped.abort();
     await this.#close();
   }
 }
 
-/** Why a connection failed. It is retried even where RabbitMQ refuses: an account may be created later. */
+/** Why a connection failed. It is retried even if RabbitMQ refuses it: an account may be created later. */
 function troubleOf({ message, code }: Error & { code?: unknown }): Trouble {
   const trouble = (code: TroubleCode, why: string) => ({ code, detail: `RabbitMQ is unavailable: ${why}` });
   if (message.startsWith(TOO_OLD)) return trouble("version", message);
-  // For a refused handshake the library has no code. It does not read the reason that follows a wrong virtual host.
+  // amqplib gives a refused handshake no code. It does not read RabbitMQ's reason for refusing a virtual host.
   if (/\b403 \(ACCESS-REFUSED\)/.test(message)) return trouble("login", "it refuses the user or the password");
   if (/<ConnectionClose\b/.test(message))
     return trouble("vhost", "it has no such virtual host, or refuses it to the user");
   return code === ACCESS_REFUSED ? trouble("rights", "the user lacks a permission") : NOT_CONNECTED;
 }
 
-/** @throws Error for a RabbitMQ that is too old. Other brokers number their versions differently */
+/** @throws Error if RabbitMQ is too old. Other brokers are not checked: they number their versions differently */
 function expectVersion({ product, version }: { product: string; version: string }): void {
   const [major, minor] = version.split(".").map(Number);
   const isOld = major < MIN_VERSION[0] || (major === MIN_VERSION[0] && minor < MIN_VERSION[1]);

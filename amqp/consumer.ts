@@ -1,17 +1,17 @@
 /**
  * Takes messages from several queues, one at a time.
  *
- * A prefetch counts per consumer, so one that is busy with a message of one queue would hold one of each other queue, which
- * an idle worker could do. Therefore: while it is idle it consumes from all queues. When a message takes longer than
- * `HOLD_MS` it cancels, requeues what else has arrived, and from then on gets messages one by one (`basic.get`) from the
- * queues that have some, in turn, so that each gets its share. Which queues these are it asks while a message is worked on,
- * so that over a long way a message costs one round trip. When all are empty it consumes again. Small bands never come to
- * that, so they cost nothing more.
+ * The broker counts a prefetch per consumer. So a worker that is busy with a message of one queue would also hold a
+ * message of each other queue, although another worker may be idle. Therefore only an idle worker consumes from all
+ * queues. When a message takes longer than `HOLD_MS`, the worker cancels its consumers and requeues the other messages
+ * that have arrived. From then on it gets messages one by one (`basic.get`) from the queues that have some, in turn, so
+ * that each queue gets its share. It asks for these queues while it works on a message, so a message costs one round
+ * trip. When all queues are empty, it consumes again. Small bands end before `HOLD_MS`, so they cost nothing more.
  *
- * All that concerns a queue happens on that queue's own channel: amqplib has one question at a time in flight on a channel,
- * and so all queues are asked at once. A channel that closes costs no other queue anything. Its queue is consumed again.
+ * Each queue has a channel of its own. amqplib sends one request at a time on a channel, so this way all queues are
+ * asked at once. A channel that closes affects no other queue, and its queue is consumed again.
  *
- * Invariant: a message that is not being worked on is held for `HOLD_MS` at most.
+ * Invariant: a message waits about `HOLD_MS` at most behind another message.
  *
  * Not here: connections, publishing, what a message means (queue.ts).
  */
@@ -24,7 +24,7 @@ export const HOLD_MS = 50;
 const ANSWER_MS = 10_000;
 /** A queue that cannot be used is tried again after this long, ms. */
 const RETRY_MS = 5_000;
-/** A worker that is idle for this long looks whether messages wait all the same, ms. */
+/** A worker that has been idle for this long checks for messages that it was not sent, ms. */
 const IDLE_MS = 10_000;
 
 type Message = ConsumeMessage | GetMessage;
@@ -32,14 +32,14 @@ type Message = ConsumeMessage | GetMessage;
 type Taken = { message: Message; channel: ConfirmChannel };
 
 interface Broker {
-  /** The channel of a queue, which is declared, with a prefetch of 1. */
+  /** Declares a queue. @returns its channel, with a prefetch of 1 */
   open(queue: string): Promise<ConfirmChannel>;
   waiting(queue: string): Promise<number>;
   restart(): void;
 }
 
 export class Consumer {
-  /** The connection that it consumes on; undefined while there is none. */
+  /** Identifies the connection in use; undefined while there is none. */
   #attached: symbol | undefined;
   /** The channels of the running consumers, by queue. */
   readonly #channels = new Map<string, ConfirmChannel>();
@@ -50,7 +50,7 @@ export class Consumer {
   #wake: () => void = () => {};
   #stopped = false;
   #working = false;
-  /** The queue that is asked first. */
+  /** The index of the queue that is asked first. */
   #turn = 0;
   #running: Promise<void> = Promise.resolve();
 
@@ -62,14 +62,14 @@ export class Consumer {
     readonly holdMs = HOLD_MS,
   ) {}
 
-  /** A new connection: what was in progress on the old one has been requeued by the broker. */
+  /** Starts on a new connection. The broker has requeued what was in progress on the old one. */
   attach(): void {
     this.detach();
     const attached = Symbol();
     this.#attached = attached;
     const isCurrent = () => this.#attached === attached && !this.#stopped;
     const failed = () => {
-      if (this.#attached === attached) this.broker.restart(); // not where another connection has replaced it
+      if (this.#attached === attached) this.broker.restart(); // not if another connection has replaced it
     };
     this.#running = this.#running.then(() => this.#run(isCurrent)).catch(failed);
   }
@@ -81,7 +81,7 @@ export class Consumer {
     this.#wake();
   }
 
-  /** A channel is closed, or has lost its queue: what it delivered has been requeued by the broker. */
+  /** Forgets a channel that is closed or has lost its queue. The broker has requeued what it delivered. */
   closed(channel: ConfirmChannel): void {
     for (const [queue, of] of this.#channels) if (of === channel) this.#channels.delete(queue);
     this.#arrived = this.#arrived.filter((taken) => taken.channel !== channel);
@@ -96,7 +96,7 @@ export class Consumer {
   }
 
   async #run(isCurrent: () => boolean): Promise<void> {
-    // A question on the last connection may have been answered after that was detached.
+    // A subscription to the last connection may have added channels after `detach`.
     this.#channels.clear();
     this.#refused.clear();
     let slow = false;
@@ -109,14 +109,14 @@ export class Consumer {
         continue;
       }
       const { message, channel } = taken;
-      if (!isCurrent()) return settle(() => requeue(channel, message)); // stopped before it arrived
+      if (!isCurrent()) return settle(() => requeue(channel, message)); // stopped or detached meanwhile
       this.#working = true;
       const delivered = this.deliver(message, channel);
       let leaving: Promise<void> | undefined;
       const leave = () => {
         leaving = this.#unsubscribe();
         look = leaving.then(() => this.#filled());
-        look.catch(() => {}); // `leaving` is awaited below
+        look.catch(() => {}); // if `leaving` fails, the await below throws
       };
       const timer = slow ? undefined : setTimeout(leave, this.holdMs);
       if (slow) look = this.#filled();
@@ -135,7 +135,7 @@ export class Consumer {
       if (!isCurrent() || this.#arrived.length > 0) break;
       if (this.#channels.size + this.#refused.size < this.queues.length) continue; // a channel was closed meanwhile
       const renew = () => {
-        this.#renew().catch(() => {}); // the next time
+        this.#renew().catch(() => {}); // tried again the next time
         this.#wake();
       };
       const timer = setTimeout(renew, this.#refused.size > 0 ? RETRY_MS : IDLE_MS);
@@ -148,17 +148,17 @@ export class Consumer {
   }
 
   /**
-   * A broker may lose a consumer without a word, as where a queue is deleted and at once declared again: messages wait, and
-   * this worker is idle. Where that channel is closed, the queue is consumed again.
+   * A broker may lose a consumer without a notice, as when a queue is deleted and at once declared again. Then messages
+   * wait while this worker is idle. Closing the channel of such a queue has the queue consumed again.
    */
   async #renew(): Promise<void> {
     const consumed = [...this.#channels];
     const counts = await Promise.all(consumed.map(([queue]) => this.broker.waiting(queue)));
     if (this.#working || this.#arrived.length > 0) return;
-    for (const [i, [, channel]] of consumed.entries()) if (counts[i] > 0) channel.close().catch(() => {}); // it may be closed
+    for (const [i, [, channel]] of consumed.entries()) if (counts[i] > 0) channel.close().catch(() => {}); // closed already
   }
 
-  /** The next message of one of the queues, in turn. @param look the queues that had messages a while ago */
+  /** The next message of one of the queues, in turn. @param look the queues that had messages when last asked */
   async #get(look: Promise<string[]> = this.#filled()): Promise<Taken | undefined> {
     for (let queues = await look; queues.length > 0; queues = await this.#filled()) {
       for (const queue of queues) {
@@ -192,7 +192,7 @@ export class Consumer {
   async #consume(queue: string): Promise<void> {
     const channel = await this.broker.open(queue);
     if (this.#stopped) return;
-    this.#channels.set(queue, channel); // before the answer: a cancel that comes now is sent after it
+    this.#channels.set(queue, channel); // before the answer, so that a cancel includes it
     const arrive = (message: ConsumeMessage | null) => {
       if (message === null) return; // the broker has cancelled this consumer: the channel is being closed
       this.#arrived.push({ message, channel });
@@ -201,7 +201,7 @@ export class Consumer {
     await channel.consume(queue, arrive, { consumerTag: this.#tag });
   }
 
-  /** @returns undefined for a queue that cannot be used; it is left alone for a while */
+  /** @returns undefined for a queue that cannot be used; it is not asked again for `RETRY_MS` */
   async #unlessRefused<T>(queue: string, ask: () => Promise<T>): Promise<T | undefined> {
     if ((this.#refused.get(queue) ?? 0) > Date.now()) return undefined;
     try {
@@ -218,17 +218,17 @@ export class Consumer {
   async #unsubscribe(): Promise<void> {
     const channels = [...this.#channels.values()];
     this.#channels.clear();
-    // One that is closed consumes nothing any more.
+    // A channel that is closed has no consumer to cancel.
     const cancelled = channels.map((channel) => channel.cancel(this.#tag).catch(() => {}));
     await within(Promise.all(cancelled), ANSWER_MS, "RabbitMQ did not answer a cancel");
-    // The next message may come between the acknowledgement of one and the cancel: it is worked on.
+    // A message may arrive between the last acknowledgement and the cancel. A worker that is idle keeps it.
     const kept = this.#working || this.#stopped ? 0 : 1;
     for (const { message, channel } of this.#arrived.splice(kept)) settle(() => requeue(channel, message));
     this.onConsuming(false);
   }
 }
 
-/** `IllegalOperationError`: the channel was closed in the meantime, and the broker redelivers the message. */
+/** Ignores the `IllegalOperationError` of a channel that is closed: the broker redelivers its message. */
 export function settle(step: () => void): void {
   try {
     step();

@@ -1,8 +1,8 @@
 /**
  * Dead letters, and looks into a queue: what waits there, why, and how it is put back.
  *
- * Invariant: a message is acknowledged only after RabbitMQ has its copy in a queue. A look leaves such a copy behind: a message
- * that is only returned counts as delivered once more, and after 20 deliveries RabbitMQ drops it.
+ * Invariant: a message is acknowledged only after RabbitMQ has its copy in a queue. A look enqueues such a copy.
+ * Returning the message instead would count as a delivery, and RabbitMQ removes a message after 20 deliveries.
  *
  * Not here: how a message becomes a dead letter (worker.ts, queue.ts).
  */
@@ -16,7 +16,7 @@ export const DEAD_LETTERS = "tareas.muertas";
 /** What to do with a dead letter: publish it for an attempt, or drop it for a reason. */
 type Decision = { attempt: number | undefined } | { drop: string };
 
-/** The message that waits longest in a queue. It waits last after that. */
+/** The message that has waited longest in a queue. The look moves it to the end of the queue. */
 export async function peekAt(channel: ConfirmChannel, queue: string): Promise<Peeked | null> {
   const message = await channel.get(queue);
   if (!message) return null;
@@ -25,7 +25,7 @@ export async function peekAt(channel: ConfirmChannel, queue: string): Promise<Pe
   return { id: String(messageId ?? ""), headers: ownHeaders(headers), body: message.content };
 }
 
-/** Some dead letters. Those that wait longest come first, and wait last after that. */
+/** Up to `limit` dead letters, the oldest first. The look moves them to the end of their queue. */
 export async function lookAt(channel: ConfirmChannel, limit: number): Promise<Letter[]> {
   return eachLetter(channel, limit, async (message, letter) => {
     await keep(channel, message);
@@ -33,7 +33,7 @@ export async function lookAt(channel: ConfirmChannel, limit: number): Promise<Le
   });
 }
 
-/** Puts dead letters back: all, or those of one band. @returns them, each with what is to be said about it */
+/** Puts dead letters back: all, or those of one band. @returns them, each with its outcome */
 export async function putBack(channel: ConfirmChannel, results: Results, only: string | null): Promise<Letter[]> {
   const back = new Requeue(channel, results);
   const all = await eachLetter(channel, Number.POSITIVE_INFINITY, async (message, letter) => {
@@ -59,14 +59,14 @@ async function eachLetter<T>(
   return made;
 }
 
-/** Leaves a dead letter where it was. */
+/** Keeps a dead letter, at the end of its queue. */
 export function keep(channel: ConfirmChannel, message: GetMessage): Promise<void> {
   const { queue, reason } = letterOf(message);
   const headers = { ...ownHeaders(message.properties.headers ?? {}), "x-queue": queue, "x-reason": reason };
   return again(channel, DEAD_LETTERS, message, headers);
 }
 
-/** First the copy, then the acknowledgement: a crash in between leaves two, which is harmless. */
+/** First the copy, then the acknowledgement: a crash in between leaves both, which is harmless. */
 async function again(channel: ConfirmChannel, queue: string, message: GetMessage, headers: object): Promise<void> {
   const { contentType, messageId } = message.properties;
   channel.sendToQueue(queue, message.content, { persistent: true, contentType, messageId, headers });
@@ -74,7 +74,7 @@ async function again(channel: ConfirmChannel, queue: string, message: GetMessage
   channel.ack(message);
 }
 
-/** Those that this project's programs write. */
+/** The headers that this project's programs write. */
 function ownHeaders(headers: Record<string, unknown>): Record<string, unknown> {
   const own = ["x-sent", "x-attempt", "x-queue", "x-reason"];
   return Object.fromEntries(Object.entries(headers).filter(([name]) => own.includes(name)));
@@ -94,7 +94,7 @@ export function letterOf({ properties: { messageId, headers } }: GetMessage): Le
 export class Requeue {
   readonly #channel: ConfirmChannel;
   readonly #results: Results;
-  /** The attempts that began here, by job and earlier attempt: a job may have several dead letters. */
+  /** The new attempt of each revived job, by job and earlier attempt: a job may have several dead letters. */
   readonly #revived = new Map<string, number>();
   #returned = false;
 
@@ -106,7 +106,7 @@ export class Requeue {
     });
   }
 
-  /** Requeues a band, or drops it where it is not needed. @returns what is to be said about it; empty: requeued */
+  /** Requeues a band, or drops it if it is not needed. @returns why it was not requeued; empty if it was */
   async put(message: GetMessage): Promise<string> {
     const { id, queue } = letterOf(message);
     const decision = await this.#decide(id, message.properties.headers?.["x-attempt"]);
@@ -144,7 +144,7 @@ export class Requeue {
     if (job.error === null && job.enqueued && size === job.bands) return { drop: "job is done" };
     const revived = this.#revived.get(`${jobId} ${sent}`);
     if (revived !== undefined) return { attempt: revived };
-    // Maybe with other parameters.
+    // The other attempt may have other parameters.
     if (sent !== undefined && sent !== job.attempt) return { drop: "job has begun another attempt" };
     await this.#results.reviveJob(jobId);
     if (sent === undefined) return { attempt: sent };
