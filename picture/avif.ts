@@ -8,7 +8,7 @@
 import { ImageError } from "./picture.ts";
 
 /**
- * Makes the major brand `avif`, in place: the decoder does not know all that are valid.
+ * Makes the major brand `avif`, in place: the decoder does not know all valid brands.
  * @throws ImageError "unknown-format" for a sequence without a picture, and for the codec of HEIC
  */
 export function readAvif(bytes: Buffer): void {
@@ -20,7 +20,7 @@ export function readAvif(bytes: Buffer): void {
   bytes.write("avif", 8, "latin1");
 }
 
-/** The largest of the sizes: tiles of a grid have their own. Undefined where none has arrived. */
+/** The largest of the sizes: each tile of a grid has its own. Undefined if no size has arrived. */
 export function sizeInAvif(bytes: Buffer): { width: number; height: number } | undefined {
   const mediaData = bytes.indexOf("mdat"); // its bytes mean nothing here
   const boxes = mediaData < 0 ? bytes : bytes.subarray(0, mediaData);

@@ -1,9 +1,9 @@
 /**
  * What pictures may cost one process: memory, disk, and time of the main thread.
  *
- *     collected bodies     files that must be complete before they are decoded; no wait: beyond the limit, BusyError
+ *     collected bodies     files that must be complete before they are decoded; beyond the limit, BusyError at once
  *     decodes              decoded pictures; each waits for its turn in a short queue
- *     spools               rows on disk; no wait
+ *     spools               rows on disk; beyond the limit, BusyError at once
  *
  * A waiting decode holds nothing that another decode waits for: it takes all its memory at once, and bodies have a
  * share of their own. So there is no deadlock.
@@ -13,15 +13,15 @@
 import { availableParallelism } from "node:os";
 import process from "node:process";
 
-/** The process has no room for this picture now; it will later. */
+/** The process has no room for this picture now. A retry may succeed. */
 export class BusyError extends Error {
   override name = "BusyError";
 }
 
-/** Decodes that wait, and for how long, ms. */
+/** The most decodes that wait, and how long they do, ms. */
 const QUEUE = 16;
 const PATIENCE_MS = 30_000;
-/** A decode of at most this share of the memory, and so many bytes, passes the queue: a small picture does not wait. */
+/** A decode of at most this share of the memory and this many bytes skips the queue: a small picture does not wait. */
 const SMALL = 1 / 16;
 const SMALL_BYTES = 64 << 20;
 /** How often the size of the process is checked while a picture is held, ms. */
@@ -31,9 +31,9 @@ const BODIES = 1 / 10;
 
 /** A part of a budget. */
 export interface Share {
-  /** @throws BusyError where it would grow beyond the budget */
+  /** @throws BusyError if it would grow beyond the budget */
   resize(bytes: number): void;
-  /** Gives everything back; again: nothing. */
+  /** Gives everything back. A second call does nothing. */
   release(): void;
 }
 
@@ -71,7 +71,7 @@ export class Budget {
   protected freed(): void {}
 }
 
-/** A share, and the turn of a large decode: `decoded` ends the turn and keeps the memory. */
+/** A share, and the turn of a large decode. `decoded` ends the turn and keeps the memory. */
 interface DecodeShare extends Share {
   decoded(): void;
 }
@@ -84,13 +84,13 @@ interface Waiting {
 /** The memory of decoded pictures: a budget with a queue. */
 class Decodes extends Budget {
   readonly #queue: Waiting[] = [];
-  /** Large decodes at a time. The threads that decode also inflate PNGs, so half of them stay free. */
+  /** The most large decodes at a time. The threads that decode also inflate PNGs, so half of them stay free. */
   readonly #slots = Math.max(1, availableParallelism() >> 1);
   #running = 0;
 
   /**
    * Waits for memory and for a turn.
-   * @throws BusyError where too many wait, or after 30 s
+   * @throws BusyError if too many wait, or after 30 s
    */
   async enter(bytes: number): Promise<DecodeShare> {
     const isSmall = bytes <= Math.min(this.bytes * SMALL, SMALL_BYTES);
@@ -133,7 +133,7 @@ class Decodes extends Budget {
     return promise;
   }
 
-  /** Admits those that wait, in their order, as far as the memory goes. */
+  /** Admits waiting decodes, in their order, while there are memory and turns for the next one. */
   protected override freed(): void {
     while (this.#queue.length > 0 && this.#hasRoom(this.#queue[0].bytes)) this.#queue.shift()!.admit();
   }
@@ -150,15 +150,15 @@ export class PictureMemory {
   }
 
   /**
-   * Collects garbage where the process has grown beyond this memory and a fifth. By itself the collector lets garbage
-   * grow to as much as is in use: with a picture of 128 MB in memory, to as much again.
+   * Collects garbage if the process has grown beyond 1.2 times this memory. By itself, the collector lets garbage grow
+   * to the size of what is in use: with a picture of 128 MB in memory, to another 128 MB.
    */
   relieve(): void {
     if (process.memoryUsage.rss() < 1.2 * this.bytes) return;
     if (typeof Bun !== "undefined") Bun.gc(true);
   }
 
-  /** The part of one picture. */
+  /** The memory of one picture. */
   open(): HeldMemory {
     return new HeldMemory(this);
   }
@@ -173,12 +173,12 @@ export class HeldMemory {
 
   constructor(readonly memory: PictureMemory) {}
 
-  /** Bytes of a body that one picture may have. */
+  /** The most bytes that the body of one picture may have. */
   get maxBody(): number {
     return this.memory.bodies.bytes;
   }
 
-  /** Bytes that one decoded picture may take. */
+  /** The most bytes that one decoded picture may take. */
   get maxDecode(): number {
     return this.memory.decodes.bytes;
   }
@@ -195,7 +195,7 @@ export class HeldMemory {
     this.#timer ??= setInterval(() => this.memory.relieve(), RELIEF_MS);
   }
 
-  /** Waits until there are `bytes` bytes for a picture whose decoder is this program. @throws BusyError */
+  /** Waits until there are `bytes` bytes for a picture that this program decodes itself. @throws BusyError */
   async hold(bytes: number): Promise<void> {
     await this.decode(bytes);
     this.#decode?.decoded();
@@ -203,7 +203,7 @@ export class HeldMemory {
 
   /** `release` frees these pixels. */
   own(pixels: Uint8Array): void {
-    // A small one may lie in a buffer with other data.
+    // Pixels of a small picture may share a buffer with other data.
     if (pixels.length === pixels.buffer.byteLength) this.#buffers.push(pixels.buffer as ArrayBuffer);
   }
 
@@ -233,14 +233,14 @@ export function free(buffer: ArrayBuffer): void {
   }
 }
 
-/** The longest time that loops over pixels keep the main thread, ms: all of them together, between two other events. */
+/** The longest time that all loops over pixels together keep the main thread, between two other events, ms. */
 const TURN_MS = 8;
 let turnStart = 0;
 const turns: (() => void)[] = [];
 
 /**
- * Lets the process answer requests between two steps of a long loop. Call it before each step; a step is a few ms. One
- * loop goes on a turn, in the order of their calls, so that many loops do not delay an answer more than one does.
+ * Lets the process answer requests between two steps of a long loop. Call it before each step of a few ms. In each turn
+ * only one loop continues, in the order of the calls. So many loops delay an answer no more than one does.
  */
 export function breathe(): Promise<void> | undefined {
   if (turns.length === 0 && performance.now() - turnStart < TURN_MS) return undefined;
@@ -251,7 +251,7 @@ export function breathe(): Promise<void> | undefined {
 
 let steps = 0;
 
-/** The same for steps of about a microsecond. */
+/** `breathe` for steps of about a microsecond. */
 export function breatheAtTimes(): Promise<void> | undefined {
   return ++steps % 1000 === 0 ? breathe() : undefined;
 }

@@ -29,8 +29,8 @@ export class Pool {
   }
 
   /**
-   * The most recent buffer is reused first. Where the pool holds too much, it drops the buffer that has been unused for
-   * longest, which may be too small for any request.
+   * The most recent buffer is reused first. If the pool holds too much, it drops the buffers that have been unused for
+   * longest: they may be too small for any request.
    * @param bytes from `take`; the caller must not use them again
    */
   give(bytes: Uint8Array): void {

@@ -14,13 +14,13 @@ export class ByteReader {
   readonly #atEnd: () => Error;
   readonly #unit = new Scratch();
 
-  /** @param atEnd the error where the source ends too early */
+  /** @param atEnd makes the error for a source that ends too early */
   constructor(source: AsyncIterable<Uint8Array>, atEnd: () => Error) {
     this.#pieces = source[Symbol.asyncIterator]();
     this.#atEnd = atEnd;
   }
 
-  /** The next bytes, not taken: `most` at least, or all up to and with `last`, or all that there are. */
+  /** The next bytes, without taking them: `most` or more, or up to a piece that contains `last`, or to the end. */
   async ahead(most: number, last: Uint8Array): Promise<Uint8Array> {
     const pieces = [this.#piece];
     let length = this.#piece.length;
@@ -60,7 +60,7 @@ export class ByteReader {
     return part;
   }
 
-  /** Exactly `length` bytes, not copied, without waiting; undefined where that needs the next piece. */
+  /** Exactly `length` bytes, not copied, without waiting; undefined if that needs the next piece. */
   exactly(length: number): Uint8Array | undefined {
     return this.#piece.length < length ? undefined : this.take(length);
   }

@@ -10,7 +10,7 @@ import { ImageError } from "./picture.ts";
 
 /** Bytes of a file without a budget, as on the command line. */
 const MAX_BYTES = 2 ** 30;
-/** The beginning is checked when it has this many bytes, then at each doubling up to the most. */
+/** The header is looked for in this many bytes, then each time they have doubled, up to the maximum. */
 const MIN_HEADER_BYTES = 1 << 16;
 const MAX_HEADER_BYTES = 1 << 24;
 

@@ -1,8 +1,8 @@
 /**
  * 8-bit samples of any kind → grey, RGB or RGBA.
  *
- * Grey is the kernel's luminance. Where the result has no alpha, transparent pixels are laid over white. Grey becomes
- * RGB of equal samples; what has no alpha gets an opaque one.
+ * Grey is the kernel's luminance. If the result has no alpha, transparent pixels are composited over white. Grey
+ * becomes RGB of equal samples. A picture without alpha gets an opaque one.
  *
  * Not here: where samples come from (png-samples.ts, read.ts), the loops that grey takes (kernel/).
  */

@@ -1,5 +1,5 @@
 /**
- * The result of a third-party worker: a band as any picture, with or without its halo.
+ * The result of a third-party worker: a band in any picture format, with or without its halo.
  *
  * Not here: results of this project's workers, which are stitched without being decoded (png-write.ts).
  */
@@ -15,9 +15,9 @@ export interface BandForm {
 }
 
 /**
- * The pixels of a band. Of surplus rows, half are cut off above and half below.
+ * The pixels of a band. Half of the surplus rows are cut off above, and half below.
  * @returns `rows × width` pixels
- * @throws ImageError where it is no picture, or not of the band's size
+ * @throws ImageError if it is not a picture, or not of the band's size
  */
 export async function pixelsOf(picture: Uint8Array, { width, rows, channels }: BandForm): Promise<Uint8Array> {
   const limit = width * (rows + 2 * MAX_HALO);

@@ -1,5 +1,5 @@
 /**
- * How many pixels the first frame of a GIF really has. A decoder fills what is missing and does not say so.
+ * How many pixels the first frame of a GIF really has. A decoder fills in missing pixels without an error.
  *
  *     signature · screen · palette · { extension } · frame: place, size, palette · blocks of LZW codes
  *
@@ -9,7 +9,7 @@
 import { breathe } from "./budget.ts";
 import { ImageError } from "./picture.ts";
 
-/** A first frame that covers a part of the screen, and no pixel of which is transparent. */
+/** A first frame that covers only a part of the screen and has no transparent pixel. */
 export interface Island {
   left: number;
   top: number;
@@ -20,8 +20,8 @@ export interface Island {
 }
 
 /**
- * @returns the frame where the decoder would leave the rest of the screen black
- * @throws ImageError "corrupt" where the codes of the first frame make fewer pixels than its size says
+ * @returns the first frame if the decoder would leave the rest of the screen black
+ * @throws ImageError "corrupt" if the codes of the first frame make fewer pixels than its size says
  */
 export async function expectWholeFrame(gif: Buffer): Promise<Island | undefined> {
   const frame = firstFrame(gif);
@@ -56,7 +56,7 @@ export async function fillAround(
 
 const [EXTENSION, GRAPHIC_CONTROL, FRAME] = [0x21, 0xf9, 0x2c];
 
-/** `at`: where its codes begin, at the byte with their size. */
+/** The first frame. `at` is the position of the byte before its codes, which has their size. */
 function firstFrame(gif: Buffer): (Omit<Island, "colour"> & { isTransparent: boolean; at: number }) | undefined {
   const paletteBytes = (flags: number) => ((flags & 0x80) > 0 ? 3 << ((flags & 7) + 1) : 0);
   if (gif.length < 13) return undefined;

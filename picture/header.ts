@@ -1,9 +1,9 @@
 /**
- * The size that the first bytes of a file promise, before the rest of it has arrived: so a picture that is too large is
- * refused at once.
+ * The size in the first bytes of a file, before the rest of it has arrived. So a picture that is too large is refused
+ * at once.
  *
- * Not here: JPEG (jpeg.ts), AVIF (avif.ts); TIFF, whose directory may be at the end. What the decoder finds decides
- * (read.ts); this is earlier only.
+ * Not here: JPEG (jpeg.ts), AVIF (avif.ts); TIFF, whose directory may be at the end. The size that the decoder finds is
+ * checked as well (read.ts).
  * Sources: RFC 9649 (WebP); GIF89a, 18.
  */
 import { sizeInAvif } from "./avif.ts";
@@ -16,8 +16,8 @@ export interface Size {
 
 /**
  * @param bytes the file from its beginning, as much as has arrived
- * @returns undefined where the size is not in these bytes
- * @throws ImageError "corrupt" where a JPEG breaks off the sequence of its segments
+ * @returns undefined if the size is not in these bytes
+ * @throws ImageError "corrupt" if the sequence of a JPEG's segments breaks off
  */
 export function sizeIn(bytes: Buffer, format: string): Size | undefined {
   return SIZES[format]?.(bytes);

@@ -1,5 +1,5 @@
 /**
- * The segments of a JPEG: its size, whether all of it is there, and a copy without what does not decide pixels.
+ * The segments of a JPEG: its size, whether it is complete, and a file without the segments that do not decide pixels.
  *
  *     SOI · (APPn, COM: metadata) · DQT, DHT, DRI: tables · SOF: the frame · { SOS: a scan · its data } · EOI
  *
@@ -21,7 +21,7 @@ export interface Jpeg {
   holdsCoefficients: boolean;
 }
 
-/** The size, where the frame is in these first bytes. @throws ImageError "corrupt" */
+/** The size, if the frame is in these first bytes. @throws ImageError "corrupt" */
 export function sizeInJpeg(bytes: Buffer): { width: number; height: number } | undefined {
   for (const { marker, at } of segments(bytes)) {
     if (isFrame(marker)) return at + 9 <= bytes.length ? sizeAt(bytes, at) : undefined;
@@ -31,7 +31,7 @@ export function sizeInJpeg(bytes: Buffer): { width: number; height: number } | u
 
 /**
  * Removes, in place, what the decoder does not need.
- * @throws ImageError "corrupt" where scans are missing; "unknown-format" for kinds of JPEG that are not read
+ * @throws ImageError "corrupt" if scans are missing; "unknown-format" for kinds of JPEG that are not read
  */
 export function readJpeg(bytes: Buffer): Jpeg {
   const writer = new Writer(bytes);
@@ -63,7 +63,7 @@ export function readJpeg(bytes: Buffer): Jpeg {
 }
 
 const [SOS, EOI, APP0, APP1, APP14] = [0xda, 0xd9, 0xe0, 0xe1, 0xee];
-/** The data of a scan, which have no marker. */
+/** The marker that `segments` reports for the data of a scan, which have none. */
 const DATA = 0;
 /** Huffman and arithmetic tables, quantisation tables, the number of lines, the restart interval; data. */
 const KEPT = new Set([0xc4, 0xcc, 0xdb, 0xdc, 0xdd, DATA]);
@@ -104,7 +104,7 @@ function sizeAt(bytes: Buffer, at: number): { width: number; height: number } {
 
 interface Frame {
   isProgressive: boolean;
-  /** Of its components. */
+  /** The ids of its components. */
   ids: number[];
 }
 
@@ -122,7 +122,7 @@ function frameAt(bytes: Buffer, at: number, end: number): Frame {
   return { isProgressive: marker === 0xc2 || marker === 0xca, ids };
 }
 
-/** What a scan brings: coefficients `first` to `last` of these components, down to bit `low`. */
+/** What a scan contains: coefficients `first` to `last` of these components, down to bit `low`. */
 interface Scan {
   components: number[];
   first: number;
@@ -137,7 +137,7 @@ function scanAt(bytes: Buffer, at: number, end: number, ids: number[]): Scan {
   return { components, first: bytes[end - 3], last: bytes[end - 2], low: bytes[end - 1] & 15 };
 }
 
-/** Where the data of a scan end: at a marker that is no restart. */
+/** Where the data of a scan end: at a marker that is not a restart. */
 function endOfScan(bytes: Buffer, from: number): number {
   for (let at = from; ; at++) {
     at = bytes.indexOf(0xff, at);
@@ -147,7 +147,7 @@ function endOfScan(bytes: Buffer, from: number): number {
   }
 }
 
-/** @throws ImageError "corrupt" where a coefficient of a component is never sent to its last bit */
+/** @throws ImageError "corrupt" if the scans do not contain every coefficient of every component to its last bit */
 function expectComplete({ isProgressive, ids }: Frame, scans: Scan[]): void {
   for (let component = 0; component < ids.length; component++) {
     const own = scans.filter((scan) => scan.components.includes(component));
@@ -158,7 +158,7 @@ function expectComplete({ isProgressive, ids }: Frame, scans: Scan[]): void {
   }
 }
 
-/** Moves what is kept towards the beginning of the file. It never grows: each segment is written in its own room. */
+/** Moves what is kept towards the beginning of the file. Each segment fits into its old place: the file never grows. */
 class Writer {
   #filled = 2;
   /** Where the colour transform of the Adobe segment is. */
@@ -196,7 +196,7 @@ class Writer {
     this.#filled += segment.length;
   }
 
-  /** The file. A colour transform that does not go with the number of components is taken for the one that does. */
+  /** The file. A colour transform that does not fit the number of components is replaced by the one that does. */
   end(components: number): Buffer {
     const transform = components === 4 ? 2 : 1;
     if (this.#transform !== undefined && this.bytes[this.#transform] > 0) this.bytes[this.#transform] = transform;

@@ -1,5 +1,5 @@
 /**
- * The kinds of file, by their first bytes: those that are read, and what to say of the others.
+ * The kinds of file, by their first bytes: those that are read, and error texts for the others.
  *
  * Not here: reading (read.ts).
  */
@@ -9,13 +9,13 @@ import { isTiff } from "./tiff.ts";
 
 export type Format = "PNG" | "JPEG" | "WebP" | "TIFF" | "GIF" | "AVIF";
 
-/** The first bytes of a file, as many as its kind needs. */
+/** The number of first bytes that decide the kind of a file. */
 export const FIRST_BYTES = 64;
 
 const READABLE = "expected PNG, JPEG, WebP, TIFF, GIF or AVIF";
 const AS_JPEG = "save it as JPEG or PNG";
 
-/** @throws ImageError "not-an-image" for nothing and for text; "unknown-format" */
+/** @throws ImageError "not-an-image" for an empty file and for text; "unknown-format" */
 export function formatOf(first: Uint8Array): Format {
   if (first.length === 0) throw new ImageError("not-an-image", "not an image: expected a picture, got no bytes");
   const text = String.fromCharCode(...first.subarray(0, FIRST_BYTES));

@@ -1,5 +1,5 @@
 /**
- * Turns a picture as EXIF says: 1 upright, 2 mirrored, 3 upside down, 4 both, 5 to 8 lying on a side.
+ * Turns a picture upright by its EXIF orientation: 1 upright, 2 mirrored, 3 upside down, 4 both, 5 to 8 on a side.
  *
  * Not here: formats that libvips decodes, which it turns itself.
  * Source: EXIF 2.32, tag 274.
@@ -11,7 +11,7 @@ import { collectPixels, type Raster } from "./picture.ts";
 const DEGREES = [0, 0, 0, 180, 180, 270, 90, 90, 270];
 const MIRRORED = [2, 4, 5, 7];
 
-/** The picture, upright. All its pixels are held twice while its rows are walked. @param orientation 2 to 8 */
+/** The picture, upright. All its pixels are held twice while its rows are read. @param orientation 2 to 8 */
 export function turned(picture: Raster, orientation: number, memory?: HeldMemory): Raster {
   const { width, height, channels } = picture;
   const blocks = async function* () {

@@ -4,7 +4,7 @@
  * Not here: how pictures are read (read.ts, png-read.ts) and written (png-write.ts).
  */
 
-/** Samples a pixel: grey, RGB or RGBA. */
+/** Samples per pixel: 1 grey, 3 RGB, 4 RGBA. */
 export type Channels = 1 | 3 | 4;
 
 /** A picture as a stream of rows, top to bottom. A block holds whole rows of `width × channels` bytes, interleaved. */
@@ -12,7 +12,7 @@ export interface Raster {
   width: number;
   height: number;
   channels: Channels;
-  /** Can be walked once. A block is valid until the next is requested. Rejects with `ImageError`. */
+  /** Can be read once. A block is valid until the next one is requested. Rejects with `ImageError`. */
   blocks: AsyncIterable<Uint8Array>;
 }
 
@@ -31,11 +31,11 @@ export class ImageError extends Error {
   }
 }
 
-/** The most pixels that are read: `streamed` where rows are passed on at once, `whole` where the picture is held. */
+/** The most pixels that are read: `streamed` if rows are passed on at once, `whole` if the whole picture is held. */
 export interface PixelLimits {
   streamed: number;
   whole: number;
-  /** The most rows: each costs time too, however narrow it is. */
+  /** The most rows: each takes time, however narrow it is. */
   rows?: number;
   /** The time limit of a decode, whole seconds. */
   seconds?: number;
@@ -57,7 +57,7 @@ export async function* onePiece(bytes: Uint8Array): AsyncGenerator<Uint8Array> {
   yield bytes;
 }
 
-/** `first`, and then what is left of a source, which is closed when the walk ends, early or late. */
+/** `first`, and then the rest of a source. The source is closed when the walk ends, also if it ends early. */
 export async function* startingWith<T>(first: T, rest: AsyncIterator<T>): AsyncGenerator<T> {
   try {
     yield first;

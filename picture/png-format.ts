@@ -17,9 +17,9 @@ export const RGB = 2;
 export const PALETTE = 3;
 export const GREY_ALPHA = 4;
 export const RGBA = 6;
-/** Samples a pixel, by colour type. */
+/** Samples per pixel, by colour type. */
 export const CHANNELS: Record<number, number> = { [GREY]: 1, [RGB]: 3, [PALETTE]: 1, [GREY_ALPHA]: 2, [RGBA]: 4 };
-/** Bits a sample that the specification allows, by colour type. */
+/** Bits per sample that the specification allows, by colour type. */
 export const DEPTHS: Record<number, number[]> = {
   [GREY]: [1, 2, 4, 8, 16],
   [RGB]: [8, 16],
@@ -32,12 +32,12 @@ export const DEPTHS: Record<number, number[]> = {
 export interface Header {
   width: number;
   height: number;
-  /** Bits a sample. */
+  /** Bits per sample. */
   depth: number;
   /** Colour type. */
   colour: number;
   interlaced: boolean;
-  /** Of eXIf, 1 to 8. */
+  /** The orientation in eXIf, 1 to 8. */
   orientation: number;
   /** RGB triples of PLTE. */
   palette?: Uint8Array;

@@ -7,7 +7,7 @@
  *     │ IDAT ┐
  *     │ IDAT ├ joined ──► zlib inflates ──► scanlines ──► png-samples.ts ──► blocks of rows
  *     │ IDAT ┘
- *     └ IEND            what follows is not read
+ *     └ IEND            bytes behind it are not read
  *
  * Bytes arrive in pieces of any size. Only a few buffers are in memory, whatever the picture's size. An interlaced
  * picture is the exception: its rows come in seven passes, so all its pixels are held.
@@ -40,14 +40,14 @@ const METADATA = new Set([
   ...["mDCV", "oFFs", "pCAL", "pHYs", "sBIT", "sCAL", "sPLT", "sRGB", "sTER", "tEXt", "tIME", "zTXt"],
 ]);
 /**
- * So many bytes are searched for an eXIf chunk behind the pixels, before the first row is read. It delays no row: zlib
- * gets no fewer.
+ * Before the first row is read, this many bytes are searched for an eXIf chunk behind the pixels. This delays no row:
+ * zlib gets as many bytes at a time.
  */
 const LOOK_AHEAD_BYTES = COMPRESSED_BYTES;
 const IEND = pngChunk("IEND");
-/** Scanlines beyond the last row that are passed over, bytes. */
+/** The most bytes of scanlines beyond the last row that are ignored. */
 const MAX_SURPLUS_BYTES = 1 << 20;
-/** Longer blocks of EXIF are not looked at, bytes. */
+/** Longer blocks of EXIF are ignored, bytes. */
 const MAX_EXIF_BYTES = 1 << 20;
 
 /** Where each pass of an Adam7 picture begins, and its steps: x0, y0, dx, dy (PNG, 8.1). */
@@ -63,11 +63,11 @@ const ADAM7 = [
 
 /**
  * Reads a PNG's header at once and its rows on demand.
- * @param source the file's bytes, in pieces of any size; closed when the walk over the rows ends, early or on an error
- * too
+ * @param source the file's bytes, in pieces of any size; closed when the walk over the rows ends, also early or on an
+ *   error
  * @param memory what an interlaced or turned picture may take; the caller releases it after the walk
- * @throws ImageError "too-large" beyond `limits`; "corrupt" where the file breaks a rule that could change a pixel.
- *   BusyError where `memory` is full for now
+ * @throws ImageError "too-large" beyond `limits`; "corrupt" if the file breaks a rule that could change a pixel.
+ *   BusyError if `memory` is full for now
  */
 export async function readPng(
   source: AsyncIterable<Uint8Array>,
@@ -130,7 +130,7 @@ async function readPayload(file: ByteReader, head: ChunkHead, min: number, max: 
   return payload;
 }
 
-/** Skips a chunk. A wrong CRC of metadata cannot change a pixel. Elsewhere the type may be what is wrong. */
+/** Skips a chunk. A wrong CRC of metadata cannot change a pixel. For other chunks, the type itself may be wrong. */
 async function skipChunk(file: ByteReader, head: ChunkHead): Promise<void> {
   for (let left = head.length; left > 0; ) {
     const part = await file.more(left);
@@ -141,11 +141,11 @@ async function skipChunk(file: ByteReader, head: ChunkHead): Promise<void> {
   if (!METADATA.has(head.type)) expectCrc(head, stored);
 }
 
-/** Skips a chunk that cannot change a sample, but for the orientation. @throws ImageError "corrupt" on any other */
+/** Skips a chunk that cannot change a sample, but reads the orientation. @throws ImageError "corrupt" on any other */
 async function skipOther(file: ByteReader, head: ChunkHead, header: Header): Promise<void> {
   if (head.type === "eXIf" && head.length <= MAX_EXIF_BYTES) {
     const exif = Buffer.from(await file.read(head.length));
-    // libpng passes over one with a wrong CRC.
+    // libpng ignores an eXIf with a wrong CRC.
     if (uint32At(await file.read(4), 0) === crc32(exif, head.crc)) header.orientation = orientationIn(exif);
     return;
   }
@@ -197,7 +197,7 @@ async function readUpToIdat(file: ByteReader, header: Header): Promise<ChunkHead
   }
 }
 
-/** The orientation behind the pixels, where it is in these bytes; otherwise 1. @param file after the head of `idat` */
+/** The orientation behind the pixels, if it is in these bytes; otherwise 1. @param file after the head of `idat` */
 function orientationBehind(file: Uint8Array, idat: ChunkHead): number {
   for (let at = idat.length + 4; at + 8 <= file.length; ) {
     const [length, payload] = [uint32At(file, at), at + 8];
@@ -212,7 +212,7 @@ function orientationBehind(file: Uint8Array, idat: ChunkHead): number {
   return 1;
 }
 
-/** libpng passes over a tRNS that is out of place, or of another length than its colour type needs. */
+/** libpng ignores a tRNS that is out of place, or of another length than its colour type needs. */
 function isTransparency({ length }: ChunkHead, { colour, palette, transparency }: Header): boolean {
   if (transparency) return false;
   if (colour === GREY) return length === 2;
@@ -221,8 +221,8 @@ function isTransparency({ length }: ChunkHead, { colour, palette, transparency }
 }
 
 /**
- * The picture's rows, out of its scanlines. After the last row the file is read to its end: a little more image data
- * cannot change a pixel, but the checksum counts, and so does the rest of the file.
+ * The picture's rows, from its scanlines. After the last row the file is read to its end, so that the checksum and the
+ * other chunks are checked too. A little more image data cannot change a pixel and is ignored.
  */
 async function* walk(
   file: ByteReader,
@@ -240,7 +240,7 @@ async function* walk(
       left -= part.length;
       if (left < 0) throw corrupt("too much image data");
     }
-    // The rows are on their way already, and cannot be turned.
+    // The rows have been passed on already, and cannot be turned.
     if (isUpright && header.orientation > 1) throw unread("with its orientation behind its pixels", "turned upright");
   } finally {
     await lines.close();
@@ -253,7 +253,7 @@ async function* walk(
  */
 async function* inflated(file: ByteReader, first: ChunkHead, header: Header): AsyncGenerator<Uint8Array> {
   const zlib = createInflate(INFLATE);
-  zlib.on("error", () => {}); // the walk below gets it; one that comes after it would end the process
+  zlib.on("error", () => {}); // the walk below throws it; a later one would end the process
   let fileError: unknown;
   const reading = writeIdats(zlib, file, first, header);
   reading.catch((error) => {
@@ -272,8 +272,8 @@ async function* inflated(file: ByteReader, first: ChunkHead, header: Header): As
 }
 
 /**
- * Writes the payloads of the run of IDATs to zlib, joined, and reads on to IEND. Waits only where it must: a piece of
- * the file has many chunks. Bytes behind the end of the compressed data are passed over.
+ * Writes the joined payloads of the consecutive IDATs to zlib, and reads on to IEND. It waits only when it must,
+ * because a piece of the file has many chunks. Bytes behind the end of the compressed data are ignored.
  * @throws ImageError "corrupt", or the source's own error
  */
 async function writeIdats(zlib: Inflate, file: ByteReader, first: ChunkHead, header: Header): Promise<void> {

@@ -5,7 +5,7 @@
  *     8 bits, no palette, no tRNS, to grey    one pass in the kernel
  *     all others                              to 8-bit samples, then converted
  *
- * Of 16-bit samples the high byte counts.
+ * A 16-bit sample becomes its high byte.
  *
  * Not here: where scanlines come from (png-read.ts), the conversion (colour.ts), the loops over bytes (kernel/).
  * Source: PNG Specification (Third Edition), https://www.w3.org/TR/png-3/
@@ -64,20 +64,20 @@ function expander(header: Header, width: number, to: Channels): Convert {
     convert(expanded, channels, rows, to);
   };
 
-  /** Of 16 bits, the high bytes. */
+  /** Copies a row. A 16-bit sample becomes its high byte. */
   function copyRow(lines: Uint8Array, row: number, out: Uint8Array, at: number): void {
     if (depth === 8) out.set(lines.subarray(row, row + bytes), at);
     else for (let high = row; high < row + bytes; high += 2) out[at++] = lines[high];
   }
 }
 
-/** A function from a row of palette indexes, of less than 8 bits, or with one transparent colour, to 8-bit samples. */
+/** A function to 8-bit samples, from a row of palette indexes, of less than 8 bits, or with a transparent colour. */
 function rowExpander(header: Header, width: number) {
   const { colour, depth, transparency } = header;
   const inputs = CHANNELS[colour];
   const most = 2 ** depth - 1;
   const palette = colour === PALETTE ? rgbaOf(header) : undefined;
-  // tRNS holds 16-bit samples. Only as many of their bits count as a sample has.
+  // tRNS holds 16-bit samples. Only their lowest bits count, as many as a sample has.
   const keyOf = (tRNS: Uint8Array) => Array.from({ length: inputs }, (_, c) => sixteen(tRNS, c) & most);
   const key = palette || !transparency ? undefined : keyOf(transparency);
   return (lines: Uint8Array, row: number, out: Uint8Array, at: number) => {

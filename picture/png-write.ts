@@ -11,7 +11,7 @@
  *     └ IEND                                            └ IEND
  *
  * A band is a complete PNG. Its compressed data end on a byte boundary, without a final block. So the stitched picture
- * is made of copies of the bands' bytes, and only the Adler-32 of the whole is computed again, from those of the bands.
+ * is made of copies of the bands' bytes. Only the Adler-32 of the whole is computed anew, from those of the bands.
  *
  *     a band on its way to a worker: stored, not compressed
  *     ┌ signature
@@ -111,7 +111,7 @@ export function encodeStored(pixels: Uint8Array, width: number, rows: number, ch
   return png;
 }
 
-/** A view of a short row costs more than its pixels, and a narrow picture has millions of rows. */
+/** Copies short rows without a view: it costs more than the copy, and a narrow picture has millions of rows. */
 function copySamples(from: Uint8Array, start: number, to: Uint8Array, at: number, length: number): void {
   if (length >= MIN_VIEW) to.set(from.subarray(start, start + length), at);
   else for (let i = 0; i < length; i++) to[at + i] = from[start + i];
@@ -126,7 +126,7 @@ export interface Pixels {
 }
 
 /**
- * The inverse of `encodeStored`. It is synchronous; `readPng` would take a dozen turns of the event loop.
+ * The inverse of `encodeStored`. It is synchronous, while `readPng` takes a dozen turns of the event loop.
  * @returns undefined if `png` is not exactly in that layout; `readPng` then reads it, or reports why it cannot
  */
 export function decodeStored(png: Uint8Array): Pixels | undefined {

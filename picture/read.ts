@@ -2,14 +2,14 @@
  * Any picture → rows of grey, RGB or RGBA. Only the first bytes decide the format, never a name or a declared type.
  *
  *     PNG                               streamed (png-read.ts)
- *     JPEG, WebP, TIFF, GIF, AVIF       held whole, decoded by sharp (libvips); of a GIF the first frame
- *     anything else                     refused (kinds.ts); libvips could read more (SVG, PDF), but does not get it
+ *     JPEG, WebP, TIFF, GIF, AVIF       held whole, decoded by sharp (libvips); only the first frame of a GIF
+ *     anything else                     refused (kinds.ts), even if libvips could read it (SVG, PDF)
  *
- * libvips gets a file whose directory, frame or codes were read here before: what it would convert otherwise than
- * OpenCV, or fill with grey, is refused or converted here.
+ * Before libvips gets a file, its directory, frame or codes are read here. Pictures that libvips would convert unlike
+ * OpenCV, or fill with grey, are converted or refused here.
  *
  * All formats go through the same luminance formula, so the same samples give the same grey. The size is checked in the
- * header, before pixels are allocated. The limit is lower where the picture is held whole.
+ * header, before pixels are allocated. The limit is lower for pictures that are held whole.
  *
  * Not here: what happens to the rows.
  */
@@ -27,10 +27,10 @@ import { readPng } from "./png-read.ts";
 import { converted, inkToRgb, lightToRgb, type ToRgb, ycbcrToRgb } from "./spaces.ts";
 import { readTiff } from "./tiff.ts";
 
-/** 128 Mpx where the whole picture is held. */
+/** The most pixels of a picture that is held whole: 128 Mpx. */
 const WHOLE_PIXELS = 1 << 27;
 
-/** The limits for `streamed` pixels. A row counts as 64 pixels at least, but 65,536 rows are always allowed. */
+/** The limits for `streamed` pixels. There may be a row for every 64 pixels, and 65,536 rows in any case. */
 export function limitsOf(streamed: number): PixelLimits {
   return { streamed, whole: Math.min(streamed, WHOLE_PIXELS), rows: Math.max(65_536, Math.ceil(streamed / 64)) };
 }
@@ -43,16 +43,16 @@ const BLOCK_PIXELS = 1 << 16;
 const LARGE_PIXELS = 1 << 25;
 /** The time limit of a decode, seconds. */
 const DECODE_SECONDS = 60;
-/** Bytes that a decode takes beside its pixels. */
+/** Bytes that a decode takes in addition to its pixels. */
 const DECODE_BYTES = 4 << 20;
-/** Bytes a pixel that decoders take at their peak, output included: measured. */
+/** Bytes per pixel that decoders take at their peak, output included: measured. */
 const BYTES_PER_PIXEL: Record<string, number> = { WebP: 8.4, GIF: 8.4, AVIF: 18.5 };
 
 /**
  * Reads a picture's header at once and its rows on demand.
  * @param memory what a picture that is held whole may take; the caller releases it after the walk over the rows
- * @throws ImageError "not-an-image" for nothing and for text; "unknown-format"; "too-large" beyond `limits` and what
- *   `memory` can ever hold; "corrupt". BusyError where `memory` is full for now
+ * @throws ImageError "not-an-image" for an empty file and for text; "unknown-format"; "too-large" beyond `limits` and
+ *   what `memory` can ever hold; "corrupt". BusyError if `memory` is full for now
  */
 export async function readImage(
   source: AsyncIterable<Uint8Array>,
@@ -79,12 +79,12 @@ async function peek(source: AsyncIterable<Uint8Array>) {
 
 /** What a file is, and how the decoder gets its pixels. */
 interface Examined {
-  /** For the decoder, in the memory of the file that arrived. */
+  /** The file for the decoder, in the memory of the file that arrived. */
   file: Buffer;
-  /** Samples that are not grey or RGB, and of which the decoder is asked for all. */
+  /** Converts samples that are not grey or RGB. The decoder then returns all samples of a pixel. */
   toRgb?: ToRgb;
   isCmyk?: boolean;
-  /** The last sample is no alpha. */
+  /** The last sample of a pixel is not alpha. */
   hasSurplus?: boolean;
   /** The only part of a GIF's screen that has pixels. */
   island?: Island;
@@ -120,7 +120,7 @@ async function readWhole(
   }
 }
 
-/** Finds what the decoder would not report, and removes what it would stumble over. @throws ImageError */
+/** Finds damage that the decoder would not report, and removes data that it would refuse. @throws ImageError */
 async function examine(body: Buffer, format: Format): Promise<Examined> {
   if (format === "GIF") return { file: body, island: await expectWholeFrame(body) };
   if (format === "AVIF") readAvif(body);
@@ -152,7 +152,7 @@ async function decode(
         throw new ImageError("too-large", `image too large: not decoded in ${seconds} s`, { cause });
       throw new ImageError("corrupt", `corrupt ${format}: ${cause.message.split("\n")[0]}`, { cause });
     });
-  // libtiff warns of tags only. What is damaged is an error.
+  // libtiff warns of tags only. It reports damage as an error.
   const failOn = format === "TIFF" ? "error" : "warning";
   // The formula takes the samples as stored, as other implementations of it do. So ICC profiles are ignored.
   const picture = sharp(examined.file, { limitInputPixels: false, ignoreIcc: true, failOn });
@@ -198,7 +198,7 @@ function decodeBytes(meta: Metadata, format: Format, { holdsCoefficients }: Exam
   return DECODE_BYTES + Math.ceil(bytes * 1.05 * width * height);
 }
 
-/** Waits for `bytes` of memory. @throws ImageError "too-large" where there will never be so much; BusyError */
+/** Waits for `bytes` of memory. @throws ImageError "too-large" if there will never be this much; BusyError */
 async function enter(bytes: number, { width, height }: Metadata, memory?: HeldMemory): Promise<void> {
   if (!memory) return;
   if (bytes > memory.maxDecode) {
@@ -216,7 +216,7 @@ async function* rowsOf(pixels: Uint8Array, width: number, height: number, from: 
     const rows = Math.min(most, height - y);
     const samples = pixels.subarray(y * width * from, (y + rows) * width * from);
     if (from === to && !toRgb) {
-      yield samples; // also grey: the formula leaves it as it is
+      yield samples; // grey too: the formula does not change it
       continue;
     }
     const made = new Uint8Array(rows * width * to);

@@ -1,7 +1,8 @@
 /**
- * A picture that is read twice. Its rows pass through the first time, and are kept in a file for the second.
+ * A picture that is read twice. The first time, its rows pass through and are written to a file. The second time, they
+ * are read from it.
  *
- * A job of two steps needs it, because the upload is gone after the first step. The file takes one byte a sample, in
+ * A job of two steps needs it, because the upload is gone after the first step. The file takes one byte per sample, in
  * the folder for temporary files (`TMPDIR`), so memory does not grow with the picture.
  *
  * Invariant: the file has no name from the start, so the system removes it when the process ends, however it ends.
@@ -12,7 +13,7 @@ import { join } from "node:path";
 import { Budget, type Share } from "./budget.ts";
 import type { Raster } from "./picture.ts";
 
-/** The disk that all spools of a process share. A picture beyond it gets a BusyError before its first row. */
+/** The disk space that all spools of a process share. A picture beyond it gets a BusyError before its first row. */
 export class SpoolDisk extends Budget {
   constructor(bytes: number) {
     super(bytes, "the disk for pictures that are read twice");

@@ -1,5 +1,5 @@
 /**
- * The directory of a TIFF: what kind of picture it is, and whether the decoder gives its pixels as they are meant.
+ * The directory of a TIFF: what kind of picture it is, and whether the decoder gives the right pixels.
  *
  *     header       II or MM · 42 · offset of the first directory        (BigTIFF: 43 · 8 · 0 · a 64-bit offset)
  *     directory    number of entries · entries · offset of the next
@@ -7,8 +7,8 @@
  *
  * Only the first directory counts. docs/formats.md has the table of what is read.
  *
- * Invariant: after `readTiff` the directory holds nothing but the tags that decide pixels, so what is odd about the
- * others cannot refuse a picture. EXIF is a TIFF too, without a picture.
+ * Invariant: after `readTiff` the directory holds only the tags that decide pixels. So no picture is refused for an odd
+ * value of another tag. EXIF is a TIFF too, without a picture.
  *
  * Source: TIFF 6.0 (Adobe, 1992); TIFF Technical Notes 1 and 2; BigTIFF (LibTIFF).
  */
@@ -18,9 +18,9 @@ import { BT601, type YcbcrCoding } from "./spaces.ts";
 export interface TiffKind {
   /** The decoded samples are CMYK. */
   isCmyk: boolean;
-  /** The decoded samples are YCbCr, coded so. */
+  /** How the decoded samples are coded, if they are YCbCr. */
   ycbcr?: YcbcrCoding;
-  /** Samples beside grey or colour that are no alpha: their meaning is not defined. */
+  /** A pixel has a sample beyond grey or colour that is not alpha: its meaning is not defined. */
   hasSurplus: boolean;
 }
 
@@ -33,7 +33,7 @@ const DECISIVE = new Set([
   ...[ORIENTATION, BITS, COMPRESSION, PHOTOMETRIC, SAMPLES, PLANAR, TILE_WIDTH, EXTRA, FORMAT, SUBSAMPLING, REFERENCE],
   ...[256, 257, 266, 273, 278, 279, 292, 293, 317, 320, 323, 324, 325, INK_SET, 347, COEFFICIENTS, 531],
 ]);
-/** 0 is grey as well: white is 0. */
+/** Values of the tag for colour. 0 is grey as well, with 0 for white. */
 const [GREY, RGB, PALETTE, CMYK, YCBCR] = [1, 2, 3, 5, 6];
 const PHOTOMETRICS: Record<number, string> = {
   4: "a mask",
@@ -46,7 +46,7 @@ const PHOTOMETRICS: Record<number, string> = {
   34892: "a camera's raw data",
 };
 const JPEG = 7;
-/** What the decoder has: none, CCITT (2, 3, 4), LZW, JPEG, Deflate (8, 32946), PackBits. */
+/** The compressions that the decoder reads: none, CCITT (2, 3, 4), LZW, JPEG, Deflate (8, 32946), PackBits. */
 const COMPRESSIONS = new Set([1, 2, 3, 4, 5, JPEG, 8, 32773, 32946]);
 const COMPRESSION_NAMES: Record<number, string> = {
   6: "old-style JPEG",
@@ -59,26 +59,26 @@ const COMPRESSION_NAMES: Record<number, string> = {
   50002: "JPEG XL",
 };
 const FORMATS: Record<number, string> = { 2: "signed integers", 3: "floating point", 5: "complex", 6: "complex" };
-/** Numerator and denominator. */
+/** The type of a numerator and denominator. */
 const FRACTION = 5;
 /** Bytes of a value, by its type. */
 const TYPE_BYTES = [0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8];
 
 /**
- * Checks what a TIFF is, and removes from its first directory, in place, what does not decide pixels.
- * @throws ImageError "corrupt"; "unknown-format" where the decoder would give other pixels, or none
+ * Checks the kind of a TIFF, and removes from its first directory, in place, the tags that do not decide pixels.
+ * @throws ImageError "corrupt"; "unknown-format" if the decoder would give wrong pixels, or none
  */
 export function readTiff(bytes: Buffer): TiffKind {
   const directory = Directory.first(bytes);
   if (!directory) throw new ImageError("corrupt", "corrupt TIFF: the first directory is not in the file");
   const kind = kindOf(directory);
-  // The decoder would leave the samples as they are, and get those of separate planes wrong.
+  // The decoder would not convert the samples, and would get those of separate planes wrong.
   if (kind.ycbcr) directory.set(PHOTOMETRIC, RGB);
   directory.keep(DECISIVE);
   return kind;
 }
 
-/** The orientation in a block of EXIF, 1 to 8; 1 where there is none. */
+/** The orientation in a block of EXIF, 1 to 8; 1 if there is none. */
 export function orientationIn(exif: Buffer): number {
   return Directory.first(exif)?.orientation() ?? 1;
 }
@@ -124,7 +124,7 @@ function kindOf(directory: Directory): TiffKind {
   };
 }
 
-/** The decoder converts what is subsampled, and what is JPEG. */
+/** Whether the decoder leaves YCbCr as it is. It converts pictures that are subsampled, and JPEG. */
 function isLeftAsYcbcr(directory: Directory, compression: number): boolean {
   return compression !== JPEG && directory.values(SUBSAMPLING, [2, 2]).every((factor) => factor === 1);
 }
@@ -140,9 +140,9 @@ function unread(what: string, remedy = "save it as RGB or grey of 8 bits"): Imag
   return new ImageError("unknown-format", `unknown kind of TIFF: a TIFF ${what} is not read; ${remedy}`);
 }
 
-/** The entries of the first directory, in either byte order, classic or Big. */
+/** The entries of the first directory, in either byte order, of a classic TIFF or a BigTIFF. */
 class Directory {
-  /** Where the entry of each tag is. Of several, the first counts. */
+  /** The position of each tag's entry. If a tag has several, the first counts. */
   readonly #entries = new Map<number, number>();
   readonly #isLittle: boolean;
   /** Bytes of an offset, of the number of entries, and of an entry. */
@@ -166,14 +166,14 @@ class Directory {
     }
   }
 
-  /** Undefined where it is not in these bytes. */
+  /** The first directory; undefined if it is not in these bytes. */
   static first(bytes: Buffer): Directory | undefined {
     if (bytes.length < 8 || !isTiff(bytes)) return undefined;
     const directory = new Directory(bytes);
     return directory.#isWhole ? directory : undefined;
   }
 
-  /** An unsigned number; undefined where it is not in the file. */
+  /** An unsigned number; undefined if it is not in the file. */
   #number(at: number, size: number): number | undefined {
     const { bytes } = this;
     if (at + size > bytes.length) return undefined;
