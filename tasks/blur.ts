@@ -1,8 +1,8 @@
 /**
  * Gaussian blur in fixed point. The weights are multiples of 1/256, so every sum is exact, in any order.
  *
- * Equal to OpenCV's `GaussianBlur(grey, (0, 0), sigma)` for 8-bit pictures, pixel for pixel. The weights are OpenCV's:
- * about 6 σ + 1 of them. The rounding error of each is added to the next, and the middle one is what remains of 256.
+ * Equal to OpenCV's `GaussianBlur(grey, (0, 0), sigma)` for 8-bit pictures, pixel for pixel. OpenCV has about 6 σ + 1
+ * weights. The rounding error of each is added to the next, and the middle one is what remains of 256.
  */
 import { reflectedColumns } from "../chunk.ts";
 import { pictureTask } from "../task.ts";

@@ -1,6 +1,6 @@
 /**
  * The checks of a task, before it is run for the first time. A task comes from a module (tasks/index.ts) or from a
- * worker's offer, which is any JSON.
+ * worker's offer, which can be any JSON.
  *
  * Not here: the checks of values and results (task.ts).
  */
@@ -27,9 +27,9 @@ import {
 
 /** The version follows the name, after a dot. `tareas.muertas` is the queue of dead letters. */
 const NAME = /^(?!muertas$)[a-z][a-z0-9-]{0,63}$/;
-/** Can be written in a query and read in a form. */
+/** A name that can be written in a query and read in a form. */
 const PARAM_NAME = /^[a-z][a-z0-9_-]{0,63}$/i;
-/** What the schema of any parameter may have, and what by its type. */
+/** The keys that the schema of any parameter may have, and those that depend on its type. */
 const COMMON = ["type", "description", "hidden", "default"];
 const KEYWORDS = new Map<unknown, string[]>([
   ["number", ["minimum", "maximum"]],
@@ -40,7 +40,7 @@ const KEYWORDS = new Map<unknown, string[]>([
   ["object", []],
 ]);
 
-/** What a task of each kind may have. A key that is none of these would do nothing. */
+/** The keys that a task of each kind may have. Any other key would do nothing. */
 const ANY = ["name", "version", "description", "params", "run"];
 const BAND = [...ANY, "halo", "channels", "bandPixels"];
 const KEYS = {

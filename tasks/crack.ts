@@ -1,12 +1,12 @@
 /**
- * Finds the word of lower-case letters that has a given MD5: why a short password is none. A list task: each piece is
- * the words of one length with the same beginning.
+ * Finds the word of lower-case letters that has a given MD5. It shows why short passwords are weak. A list task: each
+ * piece is the words of one length with the same beginning.
  */
 import { createHash } from "node:crypto";
 import { listTask } from "../task.ts";
 
 const LETTERS = "abcdefghijklmnopqrstuvwxyz";
-/** Letters of a word that a piece tries all of: 26³ words. */
+/** The number of last letters that vary within a piece: 26³ words. */
 const TRIED = 3;
 
 export const task = listTask({
@@ -38,7 +38,7 @@ export const task = listTask({
   isDecided: (word) => word !== null,
 });
 
-/** All words of so many letters, in the order of the alphabet. */
+/** All words of `letters` letters, in the order of the alphabet. */
 function* wordsOf(letters: number): Generator<string> {
   if (letters === 0) return yield "";
   for (const start of wordsOf(letters - 1)) for (const letter of LETTERS) yield start + letter;

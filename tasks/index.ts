@@ -1,5 +1,5 @@
 /**
- * The tasks of a program: Sobel, the `task` of every other file in this folder, and that of every module in the setting
+ * The tasks of a program: Sobel, the `task` of every task file in this folder, and that of every module in the setting
  * `TASKS`. A new file in the folder is a task, here and in the images. Coordinators also find what live workers offer.
  *
  * Invariant: every task is valid (check.ts), and no two have the same name and version.
@@ -15,14 +15,14 @@ import { expectTask } from "./check.ts";
 import { taskOf } from "./offer.ts";
 import { errorOf, placed, sentenceOf, shortOf } from "./thrown.ts";
 
-/** Files in this folder that are no tasks. */
+/** Files in this folder that are not tasks. */
 const NO_TASKS = ["index.ts", "check.ts", "list.ts", "offer.ts", "plan.ts", "run.ts", "thread.ts", "thrown.ts"];
 
 /** All versions of all tasks, by their names on the wire. */
 export class Tasks extends Map<string, Task> {
-  /** What is wrong with those that were ignored, by their names. */
+  /** What is wrong with the tasks that were ignored, by their names. */
   readonly faults = new Map<string, string>();
-  /** The file of each. */
+  /** The file of each task. */
   readonly files = new Map<string, string>();
 
   /** The newest version of a task. */
@@ -72,7 +72,7 @@ export async function loadTasks(modules?: string): Promise<Tasks> {
   return sorted;
 }
 
-/** A first step needs workers and a queue too, so it is a task like the others, even where no file exports it. */
+/** A first step needs workers and a queue too, so it is a task like the others, even if no file exports it. */
 function addFirstStep(tasks: Tasks, task: Task): void {
   const step = isData(task) ? undefined : task.first?.task;
   if (!step || tasks.has(wireName(step))) return;
@@ -102,7 +102,7 @@ export async function allTasks(own: Tasks, results: Results): Promise<Task[]> {
   return [...own.names().map((name) => own.newest(name)!), ...others.map((name) => offered.newest(name)!)];
 }
 
-/** The newest version of a task, or that of its name: `grow.1`, `grow.2`. Undefined if no live program has it. */
+/** The newest version of a task, or the version in its name: `grow.1`, `grow.2`. Undefined if no live program has it. */
 export async function findTask(own: Tasks, results: Results, name: string): Promise<Task | undefined> {
   const wire = name.replace(/\.1$/, "");
   const known = own.newest(name) ?? own.get(wire);
@@ -116,7 +116,7 @@ export async function faultOf(own: Tasks, results: Results, name: string): Promi
   return (await offeredTasks(own, results)).faults.get(name);
 }
 
-/** The version with which a job was begun, for a client that sends again. Undefined if no program has it. */
+/** The version with which a job was begun, for a client that sends the job again. Undefined if no program has it. */
 export async function findTaskToResume(
   own: Tasks,
   results: Results,
@@ -128,7 +128,7 @@ export async function findTaskToResume(
   return own.get(begun) ?? (await offeredTasks(own, results)).get(begun);
 }
 
-/** The task of a job, by its name on the wire. What is offered is remembered after its workers have left. */
+/** The task of a job, by its name on the wire. An offered task is remembered after its workers have left. */
 export async function findTaskOfJob(own: Tasks, results: Results, name: string): Promise<Task | undefined> {
   const known = own.get(name);
   if (known) return known;
@@ -136,7 +136,7 @@ export async function findTaskOfJob(own: Tasks, results: Results, name: string):
   return remembered.get(results)?.get(name);
 }
 
-/** Offers seen so far, the newest of each name. */
+/** The tasks offered so far, by their names on the wire. */
 const remembered = new WeakMap<Results, Map<string, Task>>();
 const MAX_REMEMBERED = 1000;
 
@@ -157,7 +157,7 @@ async function offeredTasks(own: Tasks, results: Results): Promise<Tasks> {
   return offered;
 }
 
-/** The setting `WORKER_TASKS`: `grow` means all its versions, `grow.2` one. Undefined where it is not set: all. */
+/** The setting `WORKER_TASKS`: `grow` means all its versions, `grow.2` one. Undefined, for all tasks, if it is not set. */
 export function onlyThese(tasks: Tasks, setting: string | undefined): string[] | undefined {
   const names = namesIn(setting);
   if (names.length === 0) return undefined;

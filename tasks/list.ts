@@ -1,5 +1,5 @@
 /**
- * The pieces of a list task as bands: a band is one piece, or several where they are many.
+ * The pieces of a list task as bands: a band is one piece, or several if the list is long.
  *
  * An iterable is counted before it is enqueued, and cut evenly: a list of up to `EVEN_BANDS` pieces has a band for
  * each. An async iterable may cut the body of a request while it arrives, so its length is known only at the end. Its
@@ -15,24 +15,24 @@ import { ImageError, startingWith } from "../picture/picture.ts";
 import { type Input, type ListTask, TaskError, type Values } from "../task.ts";
 import { jsonOf } from "./run.ts";
 
-/** The pieces of a job, in the place of a picture: `height` pieces, the longest of `width` bytes as JSON. */
+/** The pieces of a job, in place of a picture. It has `height` pieces; the longest is `width` bytes as JSON. */
 export interface PieceList {
   width: number;
-  /** Where it is not known yet: about the number of bands. */
+  /** The number of pieces. If that is not known yet, about the number of bands. */
   height: number;
   channels: 1;
   isCounted: boolean;
-  /** About how many bytes a band has, `width` for each piece. */
+  /** About how many bytes a band has, at `width` bytes per piece. */
   bandPixels: number;
-  /** Can be walked once. */
+  /** The bands. They can be read once. */
   bands(plan: Pick<Plan, "rows">): AsyncGenerator<Band>;
 }
 
 /** A list of more pieces than this has several in each band. */
 const EVEN_BANDS = 256;
-/** Bands of a list of unknown length, after which each band takes twice as many pieces. */
+/** After this many bands of a list of unknown length, and each time again, a band takes twice as many pieces. */
 const GROWTH = 64;
-/** A band of a list of unknown length takes no more pieces after so many bytes. */
+/** A band of a list of unknown length takes no more pieces once it has this many bytes. */
 const FULL_BYTES = 1 << 18;
 /** RabbitMQ refuses messages over 16 MiB by default. */
 const MAX_PIECE_BYTES = 9 << 20;
@@ -44,7 +44,8 @@ const TURN = 4096;
 
 /**
  * Counts the pieces, or makes the first of them.
- * @param body of the request, of about `announced` bytes; 0 where that is not known
+ * @param body the body of the request
+ * @param announced about how many bytes the body has; 0 if that is not known
  * @throws TaskError if a piece is not JSON or too long, or if there is none; ImageError if the body cannot be cut;
  *   whatever the task throws
  */
@@ -77,7 +78,7 @@ async function streamedPieces(
   announced: number,
 ): Promise<PieceList> {
   const iterator = pieces[Symbol.asyncIterator]();
-  // The first piece begins to read, so the size of the pieces is known afterwards.
+  // The size of the pieces is known only after the task has begun to read, for its first piece.
   const first = await iterator.next();
   if (first.done) throw noPieces(task);
   const height = Math.max(1, Math.ceil(announced / input.size));
@@ -87,7 +88,7 @@ async function streamedPieces(
   return { width: 1, height, channels: 1, isCounted: false, bandPixels: 1, bands };
 }
 
-/** @param isFull whether the band with this number, of so many pieces and bytes, takes no more */
+/** @param isFull whether band `number`, which has `count` pieces and `bytes` bytes, takes no more */
 async function* batches(
   task: ListTask,
   pieces: Iterable<unknown> | AsyncIterable<unknown>,
@@ -96,7 +97,7 @@ async function* batches(
   let [number, y, bytes] = [0, 0, 0];
   let texts: string[] = [];
   const band = (): Band => {
-    // In a buffer of its own: it is given to a pool afterwards.
+    // In a buffer of its own, which is returned to a pool afterwards.
     const pixels = new TextEncoder().encode(`[${texts.join(",")}]`);
     return { number, y, rows: texts.length, width: pixels.length, channels: 1, halo: [0, 0], pixels, isList: true };
   };
@@ -112,7 +113,7 @@ async function* batches(
   if (texts.length > 0) yield band();
 }
 
-/** The second walk. A list that changes in between would lose pieces. */
+/** The second walk over the pieces. It checks that their number is the same: a list that changes would lose pieces. */
 function* counted(task: ListTask, pieces: Iterable<unknown>, height: number): Generator<unknown> {
   let count = 0;
   for (const piece of pieces) {
@@ -136,14 +137,14 @@ function noPieces(task: ListTask): TaskError {
 
 const turn = () => new Promise((wake) => setImmediate(wake));
 
-/** A text may have any line ends: cut after a line feed, it has them all. */
+/** Whether a text may be cut after this byte. A cut after a line feed keeps every kind of line end whole. */
 const isLineEnd = (byte: number) => byte === 10;
-/** White space of ASCII. No other character has these bytes in UTF-8. */
+/** Whether it is white space of ASCII. No other character has these bytes in UTF-8. */
 const isSpace = (byte: number) => byte === 32 || (byte >= 9 && byte <= 13);
 
 /** The body of a request, cut while it arrives. */
 class Body implements Input {
-  /** Bytes of a piece, as the task has asked. */
+  /** Bytes of a piece that the task has asked for. */
   size = FULL_BYTES;
 
   constructor(readonly body: AsyncIterable<Uint8Array>) {}
@@ -166,7 +167,7 @@ class Body implements Input {
       if (at > 0 || held.length < MAX_UNCUT_BYTES) return at;
       throw new ImageError("too-large", `${what} too long: expected at most ${MAX_UNCUT_BYTES} bytes, got more`);
     };
-    // What is not UTF-8 becomes U+FFFD, the same for any cut. Only the first piece may begin with a byte order mark.
+    // Invalid UTF-8 becomes U+FFFD, wherever the text is cut. Only the first piece may begin with a byte order mark.
     let decoder = new TextDecoder();
     for await (const piece of this.#cut(bytes, end)) {
       yield decoder.decode(piece);
@@ -174,7 +175,7 @@ class Body implements Input {
     }
   }
 
-  /** @param end how many of the bytes that are held may be a piece; 0: read more */
+  /** @param end returns how many of the held bytes become a piece; 0 if more must be read */
   async *#cut(size = FULL_BYTES, end: (held: Uint8Array) => number): AsyncGenerator<Uint8Array> {
     this.size = size;
     let [parts, length, window, isFirst] = [[] as Uint8Array[], 0, size, true];

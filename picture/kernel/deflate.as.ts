@@ -7,15 +7,15 @@
 //
 // The code of a literal has at most 14 bits. So four of them, and up to 7 bits left over, fit into a word.
 //
-// Runs are looked for at every fourth byte, and only of eight bytes or more: one comparison of words, which the
-// processor predicts well. Shorter runs would save little, and each would cost a misprediction.
+// Runs are looked for at every fourth byte, and only runs of eight bytes or more. That takes one comparison of words,
+// which the processor predicts well. Shorter runs would save little, and each would cost a misprediction.
 //
 // Invariant: every pointer comes from deflate.ts, and the byte before a block can be read.
 
 const MAX_RUN: usize = 258;
 const RUN: usize = 254;
 const LITERALS: usize = 256;
-/** One counter a token, and three more a literal: with one each, equal bytes would wait for each other. */
+/** One counter per token, and three more per literal: with one each, equal bytes would wait for each other. */
 const COUNTERS: usize = 513 + 3 * LITERALS;
 
 /** Bits that are not a whole byte yet; fewer than 8 between calls. */

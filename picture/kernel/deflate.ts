@@ -1,6 +1,6 @@
 /**
- * Deflate for edges: runs, which Sobel leaves where a surface is even, and Huffman codes for everything else. It does
- * about what zlib does at level 1 with Z_RLE, in a third of the time.
+ * Deflate for edges: runs, which Sobel leaves where a surface is even, and Huffman codes for everything else. It
+ * compresses about as well as zlib at level 1 with Z_RLE, in a third of the time.
  *
  *     a block       3 bits: not the last, dynamic codes
  *                   how many code lengths follow, the code for them, the lengths
@@ -16,8 +16,8 @@
 import { readFileSync } from "node:fs";
 
 /**
- * Bytes that share one set of codes. A set takes about a hundred bytes, so a block is not small. Its bytes should be
- * alike, so it is not large. And fflate, which fast-png uses, reads no larger ones.
+ * Bytes that share one set of codes. A block is not small, because a set takes about a hundred bytes. It is not large,
+ * because its bytes should be alike. fflate, which fast-png uses, also reads no larger blocks.
  */
 const BLOCK = 1 << 17;
 const END = 256;
@@ -146,7 +146,7 @@ function headOf(lengths: Uint8Array): number[] {
   ];
 }
 
-/** Code lengths as symbols. Three zeros or more in a row become one symbol; every other length is its own. */
+/** Code lengths as symbols. Three or more zeros in a row become one symbol. Every other length is its own symbol. */
 function runLengthEncode(lengths: number[]): { symbol: number; extra: number }[] {
   const symbols = [];
   for (let at = 0; at < lengths.length; ) {
@@ -168,7 +168,7 @@ function codeLengths(counts: Uint32Array, longest: number): Uint8Array {
     if (counts[symbol] > 0) leaves[next++] = counts[symbol] * 512 + symbol;
   }
   leaves.sort();
-  // Nodes are made in the order of their weights, so two queues do, without a heap.
+  // Nodes are made in the order of their weights, so two queues suffice, without a heap.
   const weights = new Uint32Array(2 * leaves.length - 1);
   const parents = new Uint16Array(weights.length);
   for (let at = 0; at < leaves.length; at++) weights[at] = leaves[at] >>> 9;

@@ -27,7 +27,7 @@ export function luminance(pixels: usize, channels: usize, count: usize, grey: us
   else luminanceRgba(pixels, count, grey);
 }
 
-/** Both of the above, a row or two at a time: the row is still in the first-level cache for the second step. */
+/** `unfilter` and `luminance`, a row or two at a time: the row is still in the first-level cache for the second step. */
 export function unfilterLuminance(
   lines: usize, rows: usize, width: usize, channels: usize, previous: usize, grey: usize,
 ): void {

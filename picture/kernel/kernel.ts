@@ -2,7 +2,7 @@
 // implementations: SIMD in WebAssembly (simd.ts, kernel.as.ts) and plain TypeScript (scalar.ts). Here every length is
 // checked, for both. Nothing is asynchronous, and no memory is shared between threads.
 //
-// Invariant: both give the same bytes and the same errors. A picture does not show which one a worker has.
+// Invariant: both give the same bytes and the same errors. A result does not depend on which one a worker has.
 //
 // Not here: the loops, chunks of a PNG (picture/png-read.ts), bands (chunk.ts), tasks (tasks/).
 
@@ -18,7 +18,7 @@ export interface Kernel {
 
   /**
    * Undoes the row filters (PNG specification, clause 9) in place, and sets every filter byte to 0.
-   * @param lines k × (1 + rowBytes) bytes; a filter byte above 4 is taken for none
+   * @param lines k × (1 + rowBytes) bytes; a filter byte above 4 means no filter
    * @param bytesPerPixel 1, 2, 3, 4, 6 or 8; 1 for depths below 8 bits
    * @param previous rowBytes bytes: the row above, unfiltered (zeros at the top); overwritten with the last row
    */
@@ -61,7 +61,7 @@ export interface Kernel {
 
   /**
    * Adler-32 (RFC 1950), unsigned.
-   * @param adler of the bytes before these
+   * @param adler the Adler-32 of the bytes before these
    */
   adler32(bytes: Uint8Array, adler?: number): number;
 }

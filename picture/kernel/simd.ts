@@ -6,7 +6,7 @@ import { readFileSync } from "node:fs";
 import type { Loops, SimdKernel } from "./kernel.ts";
 
 /**
- * Pictures go through the WebAssembly memory in strips of about this many bytes, or of one row where a row is longer.
+ * Pictures go through the WebAssembly memory in strips of about this many bytes, or of one row if a row is longer.
  * Strips stay in the second-level cache, and the memory, which can only grow, stays small.
  */
 const STRIP = 1 << 17;

@@ -1,7 +1,7 @@
 // The filters of PNG scanlines (PNG specification, clause 9), undone: a part of kernel.as.ts, under the same invariant.
 //
-// A row is a chain: each pixel waits for the pixel to its left. Vectors do not shorten it, but they hold all channels
-// of a pixel, or a pixel of two rows.
+// A row is a chain: each pixel waits for the pixel to its left. Vectors do not shorten the chain, but a vector holds all
+// channels of a pixel, or one pixel of each of two rows.
 
 export const SUB = 1;
 const UP = 2;
@@ -122,7 +122,7 @@ function loadPixel<T>(at: usize): v128 {
 }
 
 /**
- * The Paeth predictor minus c. With t = 3c − a − b the predictor is max(a, b) where t ≤ min(a, b), min(a, b) where
+ * The Paeth predictor minus c. With t = 3c − a − b the predictor is max(a, b) if t ≤ min(a, b), min(a, b) if
  * t ≥ max(a, b), else c, ties included (Fabian Giesen's form, as in stb_image). It equals the specification's, but the
  * chain from `a` is shorter. That chain takes the time, because the next pixel waits for this one.
  */
