@@ -102,7 +102,7 @@ export async function allTasks(own: Tasks, results: Results): Promise<Task[]> {
   return [...own.names().map((name) => own.newest(name)!), ...others.map((name) => offered.newest(name)!)];
 }
 
-/** The newest version of a task, or the version in its name: `grow.1`, `grow.2`. Undefined if no live program has it. */
+/** The newest version of a task, or the one in its name: `grow.1`, `grow.2`. Undefined if no live program has it. */
 export async function findTask(own: Tasks, results: Results, name: string): Promise<Task | undefined> {
   const wire = name.replace(/\.1$/, "");
   const known = own.newest(name) ?? own.get(wire);
@@ -157,7 +157,7 @@ async function offeredTasks(own: Tasks, results: Results): Promise<Tasks> {
   return offered;
 }
 
-/** The setting `WORKER_TASKS`: `grow` means all its versions, `grow.2` one. Undefined, for all tasks, if it is not set. */
+/** The setting `WORKER_TASKS`: `grow` means all its versions, `grow.2` one. Undefined if it is not set: all tasks. */
 export function onlyThese(tasks: Tasks, setting: string | undefined): string[] | undefined {
   const names = namesIn(setting);
   if (names.length === 0) return undefined;

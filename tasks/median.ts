@@ -1,6 +1,6 @@
 /**
- * Median filter: each pixel becomes the median of the square around it, several times over. It is the task of real
- * work: a pixel costs about `4 × radius × times` steps, so the speed-up with more workers is seen.
+ * Median filter: each pixel becomes the median of the square around it, several times over. This task is slow enough to
+ * show the speed-up with more workers: a pixel costs about `4 × radius × times` steps.
  *
  * Equal to OpenCV's `medianBlur` on a picture that is reflected at its edges (BORDER_REFLECT_101), pixel for pixel.
  *
@@ -25,7 +25,7 @@ export const task = pictureTask({
   },
   halo: ({ radius, times }) => radius * times,
   run({ pixels, width, rows, halo }, { radius, times }) {
-    // Column after column, so that the columns that the histogram loses and gains are read in one piece.
+    // Stored column by column: the columns that leave and enter the histogram are then contiguous.
     let height = rows + 2 * halo;
     let columns = transposed(pixels, width, height);
     for (let i = 0; i < times; i++) {

@@ -41,7 +41,7 @@ export interface Offer extends Pick<PictureTask, "name" | "version" | "descripti
   first?: { param: string; task: string };
 }
 
-/** `merge` by its name. Lists are merged item by item, objects key by key, except by the last two. */
+/** The values of `merge`. All but the last two merge arrays item by item, and objects key by key. */
 const MERGES: Record<string, (a: unknown, b: unknown) => unknown> = {
   sum: each((a, b) => a + b),
   min: each(Math.min),
@@ -54,7 +54,7 @@ const MERGES: Record<string, (a: unknown, b: unknown) => unknown> = {
   first: (a, b) => a ?? b,
 };
 
-/** What workers of this project offer of a task. Null if coordinators need its module, for a function or a task. */
+/** The offer that workers of this project make for a task. Null if coordinators need the task's module. */
 export function offerOf(task: Task): Offer | null {
   if (isData(task) || task.first) return null;
   const { name, version, description, params, channels, resultChannels, halo, shrink, bandPixels } = task;
@@ -65,7 +65,7 @@ export function offerOf(task: Task): Offer | null {
 /**
  * A task that only workers can run. Null if the offer is invalid.
  * @param known finds the task of a first step
- * @param report gets what is wrong with the offer
+ * @param report called with the fault of an invalid offer
  */
 export function taskOf(
   offer: Offer,
@@ -97,7 +97,7 @@ function mergeOf(name: unknown): (a: unknown, b: unknown) => unknown {
   throw new TaskError(`expected merge to be one of ${Object.keys(MERGES).join(", ")}, got ${name}`);
 }
 
-/** Applies `merge` to the numbers of two values of the same form. What only one of them has is kept. */
+/** Applies `merge` to the numbers in two values of the same form. Items and keys that only one of them has are kept. */
 function each(merge: (a: number, b: number) => number): (a: unknown, b: unknown) => unknown {
   const merged = (a: unknown, b: unknown): unknown => {
     if (a === undefined || a === null) return b;

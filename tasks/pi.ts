@@ -2,15 +2,15 @@
  * The digits of π. A list task: each piece is a run of terms of one of the series in Machin's formula (1706),
  * π = 16 arctan(1/5) − 4 arctan(1/239), with arctan(1/x) = 1/x − 1/3x³ + 1/5x⁵ − …
  *
- * In whole numbers: a term is rounded down to a multiple of 10^−(digits + `GUARD`), whatever piece it is in. So the sum
- * is the same for any pieces, and the guard digits hold the rounding errors. A BigInt travels as a string: JSON has
- * none.
+ * The terms are whole numbers: each is rounded down to a multiple of 10^−(digits + `GUARD`), whatever piece it is in.
+ * So the sum is the same for any pieces, and the guard digits hold the rounding errors. A BigInt is sent as a string:
+ * JSON has no BigInt.
  */
 import { listTask } from "../task.ts";
 
-/** More than the digits of the number of terms. */
+/** Extra digits: more than the number of terms has. */
 const GUARD = 10;
-/** Pieces of each series, about. */
+/** About how many pieces each series has. */
 const PIECES = 64;
 const SERIES = [
   { x: 5, factor: 16n },

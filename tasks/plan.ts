@@ -1,5 +1,5 @@
 /**
- * How a task's job cuts a picture, and how large its result is: from what the task says, and what the request asks for.
+ * How a task's job cuts a picture, and how large its result is. Both follow from the task and the request.
  *
  * Not here: the arithmetic of bands (chunk.ts), the job (job.ts).
  */
@@ -10,9 +10,9 @@ import { haloOf, resultChannelsOf, shrinkOf, type Task, type Values } from "../t
 /** What a request asks for. */
 export interface Asked {
   params: Values;
-  /** At most so many bands in flight. */
+  /** The most bands in flight. */
   workers: number | null;
-  /** About so many pixels a band, unless the task, or one of the two below, says something else. */
+  /** About how many pixels a band has, unless the task or one of the two fields below decides otherwise. */
   bandPixels: number;
   bands?: number | null;
   bandRows?: number | null;
@@ -34,7 +34,7 @@ export function planOf(task: Task, asked: Asked, { width, height, channels }: Om
   return { ...shared, bandsBy: shared.bands > sized.bands ? ("workers" as const) : ("size" as const) };
 }
 
-/** The size of the result, and how many of its rows come from a band. The last row and column may have fewer pixels. */
+/** The size of the result, and how many of its rows a band gives. Its last row and column may cover fewer pixels. */
 export function resultOf({
   width,
   height,

@@ -8,7 +8,7 @@ import { listTask } from "../task.ts";
 /** Numbers in a piece. The sieve of one takes a byte for each. */
 const MIN_RANGE = 1 << 12;
 const MAX_RANGE = 1 << 20;
-/** Pieces of a short list. */
+/** How many pieces a short list has. */
 const PIECES = 64;
 
 export const task = listTask({
@@ -37,7 +37,7 @@ function countPrimes(from: number, to: number): number {
   return primes;
 }
 
-/** Of the numbers up to the root of the largest limit, found once in a process. */
+/** Marks composite numbers, at least up to the root of the largest limit so far. Later pieces reuse it. */
 let sieve = new Uint8Array(0);
 
 function isPrime(n: number): boolean {

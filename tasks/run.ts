@@ -28,10 +28,10 @@ export interface BandToRun {
   height: number;
   channels: Channels;
   halo: [above: number, below: number];
-  /** The first of its own rows, and the picture's rows. A third party may not send it: then the band is the picture. */
+  /** The first of its own rows, and the picture's height. If a third party omits it, the band is the whole picture. */
   position?: [y: number, height: number] | undefined;
   params?: unknown;
-  /** Of a list task: `pixels` is a JSON array of its pieces. */
+  /** The band of a list task: `pixels` is a JSON array of its pieces. */
   isList?: true;
 }
 
@@ -69,7 +69,7 @@ export async function runTask(task: Task, band: BandToRun): Promise<Uint8Array |
   throw new TaskError(`expected a Uint8Array of ${w} × ${h} ${pixels}, got ${got}`, task);
 }
 
-/** As `runTask`, in the form in which a result is stored: a PNG as `encodeBand` makes it, or JSON in UTF-8. */
+/** The result of `runTask` in the form in which it is stored: a PNG from `encodeBand`, or JSON in UTF-8. */
 export async function encodedResult(task: Task, band: BandToRun): Promise<Uint8Array> {
   const made = await runTask(task, band);
   if (typeof made === "string") return Buffer.from(made);
@@ -78,7 +78,7 @@ export async function encodedResult(task: Task, band: BandToRun): Promise<Uint8A
   return encodeBand(made, width, made.length / width / channels, channels);
 }
 
-/** The band in the task's channels. A third party may have sent other ones. */
+/** The band in the task's channels. A third party may have sent others. */
 function samplesOf({ pixels, channels: from }: BandToRun, to: Channels): Uint8Array {
   if (from === to) return pixels;
   const samples = new Uint8Array((pixels.length / from) * to);
@@ -86,7 +86,7 @@ function samplesOf({ pixels, channels: from }: BandToRun, to: Channels): Uint8Ar
   return samples;
 }
 
-/** Merges what each piece gives, as if each had come from another worker. @returns JSON */
+/** Runs each piece and merges the data, as if each had come from another worker. @returns JSON */
 async function runPieces(task: ListTask, json: Uint8Array, params: Values): Promise<string> {
   const pieces = JSON.parse(new TextDecoder().decode(json)) as unknown[];
   let merged = await partOf(task, pieces[0], params);
@@ -108,7 +108,7 @@ export function finished(task: DataTask | ListTask, all: unknown, params: Values
   return whole;
 }
 
-/** @throws TaskError where JSON would change it */
+/** @returns `data` as JSON. @throws TaskError if JSON would change it */
 export function jsonOf(task: DataTask | ListTask, data: unknown, what = "data"): string {
   const lost = lostInJson(data);
   if (lost !== null) throw new TaskError(`expected ${what} that JSON can hold, got ${lost}`, task);
@@ -119,7 +119,7 @@ const HINTS: Record<string, string> = { Array: ": use Array.from", Promise: ": a
 
 /**
  * The first value that JSON would change or drop, and its place: `Infinity at least`. Null if there is none. An
- * undefined property may be dropped: it still reads as undefined.
+ * undefined property may be dropped, because it still reads as undefined.
  */
 function lostInJson(data: unknown, path = "", parents: object[] = []): string | null {
   const at = path && ` at ${path}`;

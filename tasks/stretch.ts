@@ -1,6 +1,6 @@
 /**
- * Contrast stretching: the darkest grey of the picture becomes black, the brightest white. A job of two steps: both
- * greys are parameters that the first step finds, unless they are given.
+ * Contrast stretching: the darkest grey of the picture becomes black, the brightest white. Such a job has two steps:
+ * both greys are parameters that the first step finds, unless they are given.
  *
  * Equal to OpenCV's `normalize(grey, None, 0, 255, NORM_MINMAX)`: scale and shift in single precision, halves rounded
  * to even.

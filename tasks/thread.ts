@@ -1,8 +1,8 @@
 /**
- * The thread that a worker's tasks run in: the process answers the broker's heartbeats while a band is computed, and a
- * task that does not end can be terminated. Both sides are in this file.
+ * The thread that a worker's tasks run in. So the process answers the broker's heartbeats while a band is computed, and
+ * a task that does not end can be terminated. Both sides are in this file.
  *
- * Invariant: what a task throws costs its band at most. The process goes on.
+ * Invariant: an error of a task fails its band at most. The process continues.
  *
  * Not here: what becomes of the band (worker.ts).
  */
@@ -24,7 +24,7 @@ interface Failed {
   at?: string | undefined;
 }
 
-/** A band for the thread. The buffer and not a view of it: Deno searches every view that it is sent, byte by byte. */
+/** A band for the thread. It has the buffer, not a view of it: Deno searches every view in a message byte by byte. */
 type Order = Omit<Chunk, "pixels"> & { pixels: ArrayBuffer; at: number };
 
 export interface BandResult {
@@ -37,7 +37,7 @@ export interface BandResult {
 /**
  * The thread that tasks run in. It is replaced after a task that had to be terminated.
  *
- * A task may throw after it has returned, from a timer or a promise. That is logged, and harms no band.
+ * A task may throw after it has returned, from a timer or a promise. Such an error is logged and fails no band.
  */
 export class TaskThread {
   #thread: Thread | undefined;
@@ -92,7 +92,7 @@ export class TaskThread {
   }
 }
 
-/** An error that no band waits for, and the task whose file it comes from, or the one that ran last. */
+/** An error after its task has returned. `task` is the one whose file it comes from, or else the one that ran last. */
 interface LateError {
   late: string;
   task: string;

@@ -1,5 +1,5 @@
 /**
- * What a task throws, as an Error that knows its place: file and line.
+ * Whatever a task throws, as an Error with its place: file and line.
  *
  * Invariant: an Error stays the same object, with `at` added. Anything else that is thrown becomes an Error.
  *
@@ -27,7 +27,7 @@ export function placed(task: Task, file: string): Task {
   if (isList(task)) own.pieces = guarded((values, input) => walked(task.pieces(values, input)), "pieces");
   const first = isData(task) ? undefined : task.first;
   if (first) own.first = { ...first, task: placed(first.task, file), find: guarded(first.find, "find") };
-  // The rest of it may be inherited, as from a class.
+  // The other properties may be inherited, as from a class.
   return Object.assign(Object.create(task, { file: { value: shortOf(file) } }), own);
 
   function guarded(call: Call, name: string): Call {
@@ -71,7 +71,7 @@ export function placed(task: Task, file: string): Task {
   }
 }
 
-/** @param by what has thrown it: a function of the task, or its file */
+/** @param by the thrower: a function of the task, or its file */
 export function errorOf(thrown: unknown, file: string, by: string): Placed {
   const [first] = thrown instanceof AggregateError ? thrown.errors : [thrown]; // Bun's, for a syntax error
   if (!isError(first)) {
@@ -89,12 +89,12 @@ export function sentenceOf({ message, name, at }: Placed): string {
   return at === undefined ? line : `${line} (${at})`;
 }
 
-/** Bun's own for a file that cannot be read have a message, but are no Errors. */
+/** Bun's own errors for a file that cannot be read have a message, but are not of class Error. */
 function isError(thrown: unknown): thrown is Placed & { position?: { file: string; line: number } | null } {
   return thrown instanceof Error || typeof (thrown as Error | undefined)?.message === "string";
 }
 
-/** A line of the task's own file. If it has none in the stack: one of what it calls, or the file. */
+/** A line of the task's own file. If the stack has none, a line of code that it calls, or the file alone. */
 function placeOf({ stack, position }: Placed & { position?: { file: string; line: number } | null }, file: string) {
   if (position) return `${shortOf(position.file)}:${position.line}`;
   const frames = Array.from(stripVTControlCharacters(String(stack)).matchAll(FRAME), ([, path, line]) => ({
@@ -108,7 +108,7 @@ function placeOf({ stack, position }: Placed & { position?: { file: string; line
   return frame ? `${shortOf(frame.path)}:${frame.line}` : shortOf(file);
 }
 
-/** From the project's folder, for a file in it. */
+/** The path of a file, relative to the project's folder if it is in it. */
 export function shortOf(file: string): string {
   return file.startsWith(PROJECT) ? relative(PROJECT, file) : file;
 }

@@ -2,8 +2,8 @@
  * Counts the lines and words of a text, as `wc` does, and finds its most frequent words. A list task that takes a text:
  * it is cut between words while it arrives, so a text may be longer than any memory.
  *
- * A word is what is between white space. For the most frequent, letters count as lower case, and only letters, digits
- * and apostrophes count.
+ * A word is the text between white space. For the most frequent words, letters are made lower case, and only letters,
+ * digits and apostrophes count.
  */
 import { listTask } from "../task.ts";
 
@@ -11,7 +11,7 @@ interface Counts {
   lines: number;
   words: number;
   bytes: number;
-  /** By word. Empty where none are asked for. */
+  /** The number of occurrences, by word. Empty if none are asked for. */
   times: Record<string, number>;
 }
 

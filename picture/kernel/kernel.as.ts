@@ -27,7 +27,7 @@ export function luminance(pixels: usize, channels: usize, count: usize, grey: us
   else luminanceRgba(pixels, count, grey);
 }
 
-/** `unfilter` and `luminance`, a row or two at a time: the row is still in the first-level cache for the second step. */
+/** `unfilter`, then `luminance`, a row or two at a time: the second step finds the row in the first-level cache. */
 export function unfilterLuminance(
   lines: usize, rows: usize, width: usize, channels: usize, previous: usize, grey: usize,
 ): void {

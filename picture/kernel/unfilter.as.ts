@@ -1,7 +1,7 @@
 // The filters of PNG scanlines (PNG specification, clause 9), undone: a part of kernel.as.ts, under the same invariant.
 //
-// A row is a chain: each pixel waits for the pixel to its left. Vectors do not shorten the chain, but a vector holds all
-// channels of a pixel, or one pixel of each of two rows.
+// A row is a chain: each pixel waits for the pixel to its left. Vectors do not shorten the chain, but a vector holds
+// all channels of a pixel, or one pixel of each of two rows.
 
 export const SUB = 1;
 const UP = 2;
