@@ -87,7 +87,7 @@ export class Cluster {
     return new Cluster(...(await Promise.all([startRabbitMQ(), startRedis()])));
   }
 
-  /** The same servers, behind a network with this round trip, ms. Its coordinator and workers are others. */
+  /** The same servers behind a network with this round trip, ms. It starts a coordinator and workers of its own. */
   async behind(roundTripMs: number): Promise<Cluster> {
     const far = new Cluster(this.rabbitmq, this.redis);
     for (const name of ["RABBITMQ_URL", "REDIS_URL"]) {
@@ -145,8 +145,8 @@ export class Cluster {
 }
 
 /**
- * A proxy on this machine that holds every byte back for `ms` in each direction, as a long way does: the kernel here
- * may not be able to delay packets. @returns its port
+ * A proxy on this machine that delays every byte by `ms` in each direction, like a slow network. The kernel of this
+ * machine may not be able to delay packets. @returns its port
  */
 async function delayed(target: number, ms: number): Promise<number> {
   const pass = (from: Socket, to: Socket) => {
@@ -185,7 +185,7 @@ export function peakMegabytes(pid: number): number {
   return (Number(kibibytes) * 1024) / 1e6;
 }
 
-/** The peak begins again at what the process uses now. */
+/** Resets the peak to what the process uses now. */
 export function forgetPeak(pid: number): void {
   writeFileSync(`/proc/${pid}/clear_refs`, "5");
 }

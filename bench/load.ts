@@ -1,5 +1,5 @@
 /**
- * Rows of the benchmark on load: large pictures, many jobs, many workers, a long way.
+ * Rows of the benchmark on load: large pictures, many jobs, many workers, a slow network.
  *
  * Not here: the comparisons (rows.ts), how time is measured (measure.ts), what is started (setup.ts).
  */
@@ -9,12 +9,12 @@ import { alternate, distributedName, median, type Row, subject, timed } from "./
 import { pngPieces } from "./pictures.ts";
 import { type Bench, PICTURES } from "./setup.ts";
 
-/** A worker on a slow machine is imitated by this share of a core. */
+/** This share of a core imitates a worker on a slow machine. */
 const SLOW_SHARE = 0.1;
-/** The round trip of a long way, ms. */
+/** The round trip of the slow network, ms. */
 const ROUND_TRIP_MS = 50;
 
-/** Time of a single large picture, and peak memory of each process, those of the program started for it. */
+/** Time of a single large picture, and peak memory of each process. Coordinator and workers are started for it. */
 export async function memory(bench: Bench): Promise<Row[]> {
   const cluster = await bench.cluster();
   const names = ["24 Mpx", "216 Mpx", "1000 Mpx", "1000 Mpx photo"] as const;
@@ -44,7 +44,7 @@ export async function memory(bench: Bench): Promise<Row[]> {
   return rows;
 }
 
-/** Many small jobs before any worker: how fast they are accepted, what they cost meanwhile, when the last is done. */
+/** Many small jobs without a worker: how fast they are accepted, the memory they take, and when the last is done. */
 export async function backlog(bench: Bench): Promise<Row[]> {
   const cluster = await bench.cluster();
   await cluster.resize(0);
@@ -76,13 +76,13 @@ export async function backlog(bench: Bench): Promise<Row[]> {
 
 /**
  * Workers that may use a tenth of a core each, so that this machine has room for several. Each gets 1 ms of every 10
- * ms, finds its caches cold and needs more CPU time than at full speed: the speed-up holds for such workers alone.
+ * ms, finds its caches cold and needs more CPU time than at full speed. So the speed-up holds only for such workers.
  */
 export async function scaling(bench: Bench): Promise<Row[]> {
   return slowWorkers(bench, await bench.cluster(), 400);
 }
 
-/** The same with less work, and a long way between coordinator, workers and servers. */
+/** `scaling` with less work, and a slow network between coordinator, workers and servers. */
 export async function latency(bench: Bench): Promise<Row[]> {
   const far = await (await bench.cluster()).behind(ROUND_TRIP_MS);
   await (await bench.cluster()).leave(); // its workers share the queues

@@ -71,7 +71,7 @@ export function quantile(values: number[], part: number): number {
   return sorted[at] + ((sorted[at + 1] ?? sorted[at]) - sorted[at]) * (place - at);
 }
 
-/** Ours, as a subject. */
+/** A function of ours as a subject. */
 export function subject(step: () => unknown): Subject {
   return { name: "ours", once: () => timed(step) };
 }

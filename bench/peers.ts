@@ -50,7 +50,7 @@ export async function runToEnd(command: string, ...args: string[]): Promise<void
   await promisify(execFile)(command, args, { cwd: fileURLToPath(new URL("..", import.meta.url)), env });
 }
 
-/** `bytes` is the size of the result, 0 if there is none. */
+/** An answer of peers.py. `bytes` is the size of the result, 0 if there is none. */
 export interface PythonAnswer {
   seconds: number;
   bytes: number;

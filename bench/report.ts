@@ -39,7 +39,7 @@ export async function describe(bench: Bench, rows: Report["rows"]): Promise<Repo
   };
 }
 
-/** For a terminal. */
+/** The report as text for a terminal. */
 export function printed(report: Report): string {
   const { rows, missing } = report;
   const tables = [rowTable(comparisons(rows)), scalingTable(rows), sizingTable(rows)].filter(
@@ -101,7 +101,7 @@ function sameWorkers(a: Row["workers"], b: Row["workers"]): boolean {
   return a?.share === b?.share && a?.roundTrip === b?.roundTrip;
 }
 
-/** What one core carries, from the rows on CPU time. */
+/** How many pixels one core processes, from the rows on CPU time. */
 export function sizingTable(rows: Row[]): string[][] {
   const lines = rows
     .filter(({ unit }) => unit === CPU)
@@ -114,7 +114,7 @@ export function sizingTable(rows: Row[]): string[][] {
   return [["", "picture", "CPU time a megapixel", "one core carries"], ...lines];
 }
 
-/** Columns in line. */
+/** A table as text, with aligned columns. */
 export function asText(table: string[][]): string {
   const widths = table[0].map((_, column) => Math.max(...table.map((row) => row[column].length)));
   const line = (row: string[]) => row.map((cell, i) => cell.padEnd(widths[i])).join("  ");
@@ -166,10 +166,10 @@ export function scalingPlot(rows: Row[]): string {
 
 const ROOT = new URL("..", import.meta.url);
 const PARTS = { "README.md": ["rows"], "docs/benchmark.md": ["rows", "scaling", "sizing"] };
-/** What README.md shows: the first row of each, or that with two workers. */
+/** README.md shows the first row of each of these. Of distributed jobs, it shows the row with two workers. */
 const README = ["kernel", "embedded", "distributed", "course", "small"];
 
-/** @throws Error where one is missing */
+/** @throws Error if one is missing */
 export function readmeRows(rows: Report["rows"]): Row[] {
   return README.map((name) => {
     const chosen = rows.find(({ row, workers }) => row === name && (workers?.count ?? 2) === 2);

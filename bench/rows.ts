@@ -38,7 +38,7 @@ import { runToEnd } from "./peers.ts";
 import { idatOf, megapixels } from "./pictures.ts";
 import { type Bench, PICTURES } from "./setup.ts";
 
-/** By the names that `--only` takes, in the order of measuring and printing. README.md's rows are first. */
+/** The rows by the names that `--only` takes, in the order of measuring and printing. README.md's rows come first. */
 export const ROWS: Record<string, (bench: Bench) => Promise<Row[]>> = {
   kernel,
   embedded,
@@ -251,7 +251,7 @@ async function wire(bench: Bench): Promise<Row[]> {
   ];
 }
 
-/** A whole job beside OpenCV's in one process, on all cores. */
+/** A whole job compared with OpenCV's in one process, on all cores. */
 function wholeJob(bench: Bench, what: string, ours: () => unknown): Promise<Row[]> {
   return comparison(bench, what, "s", [subject(ours), ...bench.opencv({ do: "job", threads: bench.cores })]);
 }

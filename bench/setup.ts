@@ -54,7 +54,7 @@ export class Bench {
     return readFileSync(await this.path(sketch)) as Buffer<ArrayBuffer>;
   }
 
-  /** For an upload. A Blob of the file: the client would first copy a buffer, which takes a third of the job's time. */
+  /** A picture for an upload: a Blob, because the client would copy a buffer, which takes a third of the job's time. */
   async file(sketch = this.sketch): Promise<Blob> {
     return openAsBlob(await this.path(sketch));
   }

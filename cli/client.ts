@@ -1,9 +1,8 @@
 /**
  * The client of a coordinator: uploads a picture, follows its job, fetches the result, removes the job.
  *
- * A step that fails for the moment is retried under the same job id: after a refused or broken connection, after HTTP
- * 408, 429 and 501 to 599, and after any answer with Retry-After. The coordinator keeps what it has, so no band is done
- * twice.
+ * A temporary failure is retried under the same job id: a refused or broken connection, HTTP 408, 429 and 501 to 599,
+ * and any answer with Retry-After except 404 and 410. The coordinator keeps what it has, so no band is done twice.
  *
  * Not here: what the user sees (remote.ts), the API itself (coordinator.ts).
  *
@@ -17,8 +16,8 @@ import type { view } from "../http/events.ts";
 export type JobView = ReturnType<typeof view>;
 
 /**
- * What to do: `unavailable`: retry; `gone`: the coordinator does not have the job, upload it again; `failed`: the job
- * has failed; `refused`: nothing, the same request always ends so.
+ * What to do. `unavailable`: retry. `gone`: upload again, because the coordinator does not have the job. `failed` and
+ * `refused`: give up, because the job has failed, or because the same request always fails.
  */
 type ErrorCode = "unavailable" | "gone" | "failed" | "refused";
 
@@ -46,20 +45,20 @@ export interface ClientOptions {
 /** A picture to process, and what its sender wants to know meanwhile. */
 export interface Upload {
   query?: URLSearchParams;
-  /** The picture's bytes, anew for each attempt. */
+  /** The picture's bytes. Called for each attempt. */
   body(): Uint8Array | AsyncIterable<Uint8Array>;
-  /** All bands are in the queue. */
+  /** Called when all bands are in the queue. */
   onAccepted?(): void;
-  /** The job's state or plan, or whether it waits for workers, has changed. */
+  /** Called when the job's state or plan has changed, or whether it waits for workers. */
   onJob?(job: JobView): void;
-  /** A band is done. A new connection reports it again. */
+  /** Called when a band is done. A new connection reports it again. */
   onBand?(band: number, worker: string): void;
 }
 
 const FIRST_PAUSE_MS = 250;
 const MAX_PAUSE_MS = 5_000;
 const MAX_RETRY_AFTER_MS = 60_000;
-/** After an attempt that lasted this long the patience begins anew, ms. */
+/** If an attempt lasted this long before it failed, `patience` starts again, ms. */
 const STEADY_MS = 10_000;
 /** The coordinator sends a comment every few seconds: a stream that is silent for this long is dead, ms. */
 const SILENCE_MS = 30_000;
@@ -99,7 +98,7 @@ export class Client {
       return job;
     } catch (error) {
       failed.abort(error);
-      // The answer to the upload says more than an event does.
+      // The answer to the upload explains more than an event does.
       const [uploaded] = await Promise.allSettled([uploading, following]);
       throw uploaded.status === "rejected" ? uploaded.reason : error;
     }
@@ -120,7 +119,7 @@ export class Client {
         if (event === "job") onJob?.(data);
         if (event === "band") onBand?.(data.band, data.worker);
         if (event === "done") return data;
-        // Before the upload has begun, the coordinator need not know the job.
+        // Until the upload is accepted, the coordinator may not know the job.
         if (event === "unknown" && known) throw new ClientError("gone", "the coordinator has lost the job");
         if (event !== "failed") continue;
         if (data.code === "gone") throw new ClientError("gone", data.error!);
@@ -154,7 +153,7 @@ export class Client {
     }
   }
 
-  /** Cancels or removes a job, in one attempt. A job that is not there is removed already. */
+  /** Cancels or removes a job, in one attempt. A job that does not exist is no error. */
   async remove(id: string, signal: AbortSignal): Promise<void> {
     await this.#ask("DELETE", `jobs/${id}`, [204, 404], { signal });
   }
@@ -170,7 +169,7 @@ export class Client {
     }
   }
 
-  /** @returns a function that waits before the next attempt of a step, or throws the error where none is left */
+  /** @returns a function that waits before the next attempt of a step, or throws the error if no attempt is left */
   #backOff(signal: AbortSignal): (error: unknown) => Promise<void> {
     let pause = FIRST_PAUSE_MS;
     let attempted = Date.now();
@@ -227,10 +226,10 @@ export class Client {
   }
 }
 
-/** A job; the event `band` has the band's number and worker instead, `failed` perhaps a code. */
+/** A job. The event `band` has the band's number and worker instead; `failed` may have a code. */
 type EventData = JobView & { band: number; worker: string; code?: "gone" };
 
-/** The error for an unexpected answer: its message is the coordinator's own where that is a problem of RFC 9457. */
+/** The error for an unexpected answer. Its message is the coordinator's own if that is a problem of RFC 9457. */
 async function refusal(request: string, expected: number, response: Response): Promise<ClientError> {
   const { status, headers } = response;
   const isProblem = headers.get("content-type")?.startsWith("application/problem+json");
@@ -238,7 +237,7 @@ async function refusal(request: string, expected: number, response: Response): P
   const text = isProblem ? "" : (await response.text().catch(() => "")).trim().split("\n")[0].slice(0, 80);
   const message = detail ?? `expected HTTP ${expected}, got HTTP ${status}${text && `: ${text}`}`;
   if (status === 404 || status === 410) {
-    // A proxy's answer says nothing of the job. To a PUT it means that the job was cancelled meanwhile.
+    // An answer without a detail is a proxy's, not the coordinator's. For a PUT, the job was cancelled meanwhile.
     const gone = detail !== undefined && !request.startsWith("PUT");
     return new ClientError(gone ? "gone" : "refused", message, { request, status });
   }
@@ -249,7 +248,7 @@ async function refusal(request: string, expected: number, response: Response): P
   return new ClientError(passing ? "unavailable" : "refused", message, { request, status, retryAfter });
 }
 
-/** The pieces of a body. @throws ClientError where the connection breaks */
+/** The pieces of a body. @throws ClientError if the connection breaks */
 async function* received(response: Response): AsyncGenerator<Uint8Array> {
   try {
     yield* response.body!;

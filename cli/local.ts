@@ -4,8 +4,8 @@
  *     bun run sobel.ts in.jpg out.png
  *     bun run sobel.ts --task blur --params sigma=2.5 in.jpg out.png
  *
- * The picture takes the same way as in the distributed program (rows, bands, task, stitch), without the queue. For the
- * same band size both write the same bytes, so the distributed results are compared with those of this program.
+ * The picture passes the same steps as in the distributed program (rows, bands, task, stitch), without the queue. For
+ * the same band size both write the same bytes, so the distributed results are compared with those of this program.
  *
  * Also the command line of `sobel.ts` and its exit codes.
  *
@@ -62,7 +62,7 @@ export async function* transform(
   }
 }
 
-/** The same for a list task. @param body of which it may be cut */
+/** `transform` for a list task. @param body the input that the task may cut into pieces */
 export async function* transformList(
   task: ListTask,
   body: AsyncIterable<Uint8Array>,
@@ -134,7 +134,7 @@ export function main(args: string[]): void {
     // Exits when the output is written: standard input may stay open after the end of the picture.
     () => process.stdout.write("", () => process.exit()),
     (error) => {
-      const isUsage = error instanceof ParamError || (error instanceof TypeError && !("at" in error)); // at: a task threw it
+      const isUsage = error instanceof ParamError || (error instanceof TypeError && !("at" in error)); // at: of a task
       console.error(`sobel.ts: ${isUsage ? error.message : sentenceOf(error)}`);
       process.exit(error.exitCode ?? (isUsage ? 2 : 1));
     },
@@ -173,7 +173,7 @@ async function run(args: string[]): Promise<void> {
   await (await openOutput(to)).write(made);
 }
 
-/** @throws TypeError without the address, which may hold a password */
+/** @throws TypeError whose text omits the address, because that may contain a password */
 function originOf(text: string): URL {
   const url = URL.parse(text);
   if (url && /^https?:$/.test(url.protocol) && url.username === "" && url.password === "") {

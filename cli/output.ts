@@ -17,13 +17,13 @@ import { unlessAborted } from "../ops/deadline.ts";
 type Pieces = AsyncIterable<Uint8Array>;
 
 export interface Output {
-  /** Whether a failed attempt leaves nothing, so that the result may be written from its beginning again. */
+  /** Whether a failed attempt leaves nothing behind, so that the result can be written again from its beginning. */
   restartable: boolean;
   /** @throws Error that names the place; what `pieces` throws */
   write(pieces: Pieces, signal?: AbortSignal): Promise<void>;
 }
 
-/** @param to a path, or - for standard output. @throws Error where a link cannot be followed */
+/** @param to a path, or - for standard output. @throws Error if a link cannot be followed */
 export async function openOutput(to: string): Promise<Output> {
   if (to === "-") {
     const write = (pieces: Pieces, signal?: AbortSignal) => copy(pieces, process.stdout, "standard output", signal);
@@ -31,7 +31,7 @@ export async function openOutput(to: string): Promise<Output> {
   }
   const existing = await stat(to).catch(() => null);
   if (existing && !existing.isFile()) {
-    // By the name that was given: the target of /dev/stdout has none.
+    // Opened by the name that was given: the target of /dev/stdout has no name.
     const write = (pieces: Pieces, signal?: AbortSignal) => copy(pieces, createWriteStream(to), to, signal);
     return { restartable: false, write };
   }
@@ -39,7 +39,7 @@ export async function openOutput(to: string): Promise<Output> {
   return { restartable: true, write: (pieces, signal) => replace(pieces, target, signal) };
 }
 
-/** Writes the file beside its place and renames it, so that a failure leaves an earlier file unchanged. */
+/** Writes to a file beside the target and renames it, so that a failure leaves an earlier file unchanged. */
 async function replace(pieces: Pieces, target: string, signal?: AbortSignal): Promise<void> {
   const part = `${target}.part`;
   try {
@@ -57,7 +57,7 @@ async function copy(pieces: Pieces, to: Writable, place: string, signal?: AbortS
     const iterator = pieces[Symbol.asyncIterator]();
     try {
       for (;;) {
-        // Not `for await`: it would also catch the error of a write, with which the pipeline ends this generator.
+        // Not `for await`: it would also catch the error of a write, which the pipeline throws into this generator.
         const next = await iterator.next().catch((error) => {
           unread = error;
           throw error;
@@ -71,7 +71,7 @@ async function copy(pieces: Pieces, to: Writable, place: string, signal?: AbortS
   };
   try {
     const copied = pipeline(Readable.from(source()), to, { signal });
-    // The open of a pipe without a reader blocks, and the pipeline waits for it even when it is aborted.
+    // Opening a pipe without a reader blocks, and the pipeline waits for it even when it is aborted.
     await (signal ? unlessAborted(copied, signal) : copied);
   } catch (cause) {
     if (cause === unread || signal?.aborted) throw cause;

@@ -25,8 +25,8 @@ export interface RemoteJob {
   /** The address of the coordinator, with any path that it is behind. */
   origin: URL;
   /**
-   * A file, or - for standard input, which is first written to a temporary file: an upload may be repeated. Null where
-   * the task takes none.
+   * A file, or - for standard input, which is first written to a temporary file, because an upload may be repeated.
+   * Null if the task takes no file.
    */
   from: string | null;
   task: string;
@@ -36,10 +36,10 @@ export interface RemoteJob {
   token?: string | undefined;
 }
 
-/** How long a step is retried, ms: where the coordinator has answered before, and where it never has. */
+/** How long a step is retried, ms: if the coordinator has answered before, and if it never has. */
 const PATIENCE_MS = 120_000;
 const FIRST_PATIENCE_MS = 10_000;
-/** How often a picture is uploaded again because the coordinator has lost its job. */
+/** How often a picture is uploaded again, if the coordinator has lost its job. */
 const MAX_REPEATS = 3;
 const REMOVE_MS = 3_000;
 const SIGNALS = ["SIGINT", "SIGTERM"] as const;
@@ -135,7 +135,7 @@ async function openPicture(from: string | null, signal: AbortSignal): Promise<Pi
   if (from === null) return { file: null, size: 0, close: async () => {} };
   const stats = from === "-" ? undefined : await stat(from);
   if (stats?.isFile()) {
-    await access(from, constants.R_OK); // not only when the upload has begun
+    await access(from, constants.R_OK); // fails now, not during the upload
     return { file: from, size: stats.size, close: async () => {} };
   }
   const folder = await mkdtemp(join(tmpdir(), "sobel-"));
@@ -151,7 +151,7 @@ async function openPicture(from: string | null, signal: AbortSignal): Promise<Pi
   }
 }
 
-/** What standard error shows: a bar that is redrawn, or lines where it is no terminal. */
+/** What standard error shows: a bar that is redrawn, or lines if it is not a terminal. */
 class Progress {
   readonly #terminal = process.stderr.isTTY === true;
   readonly #start = performance.now();
@@ -187,7 +187,7 @@ class Progress {
     this.#draw();
   }
 
-  /** Of a job that begins anew no band is done. */
+  /** The job begins anew: none of its bands is done. */
   restart(text: string): void {
     this.#done.clear();
     this.say(text);

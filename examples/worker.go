@@ -6,7 +6,7 @@
 // On Debian, without a network: apt-get install golang-go golang-github-rabbitmq-amqp091-go-dev
 // golang-github-gomodule-redigo-dev, then GO111MODULE=off GOPATH=/usr/share/gocode go run examples/worker.go
 //
-// When RabbitMQ goes away it ends, and its band goes to another worker. Let a supervisor restart it (systemd).
+// Without RabbitMQ it exits, and its band goes to another worker. Let a supervisor restart it (systemd).
 package main
 
 import (
@@ -27,7 +27,7 @@ import (
 func main() {
 	store := must(redis.DialURL(os.Getenv("REDIS_URL")))
 	channel := must(must(amqp.Dial(os.Getenv("RABBITMQ_URL"))).Channel())
-	// Declared passively: the coordinator sets its arguments, and other arguments are an error.
+	// Declared passively: the coordinator sets the queue's arguments, and other arguments are an error.
 	must(channel.QueueDeclarePassive("tareas", true, false, false, false, nil))
 	// One band at a time: the others go to idle workers.
 	must(0, channel.Qos(1, 0, false))
@@ -44,12 +44,12 @@ func main() {
 		must(0, png.Encode(&edges, sobel(grey)))
 		value := base64.StdEncoding.EncodeToString(edges.Bytes())
 		must(store.Do("SET", "resultado:"+task.ChunkID, value, "EX", 3600))
-		// After the result is stored: a band without an acknowledgement goes to another worker when this one dies.
+		// Only after the result is stored: a band without an acknowledgement goes to another worker when this one dies.
 		must(0, band.Ack(false))
 	}
 }
 
-// The first and the last row are halo: they stay 0, and the coordinator cuts them off. Columns are mirrored (101).
+// The first and the last row are halo: they stay 0, and the coordinator cuts them off. Columns are mirrored.
 func sobel(grey *image.Gray) *image.Gray {
 	edges := image.NewGray(grey.Rect)
 	width, height := grey.Rect.Dx(), grey.Rect.Dy()

@@ -3,10 +3,11 @@
     apt-get install python3-pika python3-redis python3-opencv
     RABBITMQ_URL=amqp://guest:guest@127.0.0.1 REDIS_URL=redis://127.0.0.1 /usr/bin/python3 examples/worker.py
 
-It takes a band off the queue, sets a key, and acknowledges. The halo may stay on. docs/wire.md describes the messages.
+It takes a band off the queue, sets a key, and acknowledges. It need not cut off the halo. docs/wire.md describes the
+messages.
 
-Left out: it does not reconnect. When RabbitMQ or Redis goes away it exits, and its band goes to another worker; let a
-supervisor restart it (systemd: Restart=always). It sends no heartbeat, so it is not in the list of workers.
+It does not reconnect. Without RabbitMQ or Redis it exits, and its band goes to another worker; let a supervisor restart
+it (systemd: Restart=always). It sends no heartbeat, so it is not in the list of workers.
 """
 import base64, json, os, time
 import cv2, numpy as np, pika, redis
@@ -14,7 +15,7 @@ import cv2, numpy as np, pika, redis
 name = os.environ.get("WORKER_NAME", f"python-{os.getpid()}")
 store = redis.Redis.from_url(os.environ["REDIS_URL"])
 channel = pika.BlockingConnection(pika.URLParameters(os.environ["RABBITMQ_URL"])).channel()
-# Declared passively: the coordinator sets its arguments, and other arguments are an error.
+# Declared passively: the coordinator sets the queue's arguments, and other arguments are an error.
 channel.queue_declare("tareas", passive=True)
 # One band at a time: the others go to idle workers.
 channel.basic_qos(prefetch_count=1)
@@ -31,12 +32,12 @@ def on_task(ch, method, properties, body):
     png = base64.b64encode(cv2.imencode(".png", edges)[1])
     computed = time.perf_counter()
     store.set(f"resultado:{task['chunk_id']}", png, ex=3600)
-    # Optional: the coordinator knows at once, and the page shows who did what in which time.
+    # Optional: the coordinator knows at once, and the page shows which worker did the band, and its time.
     job, band = task["chunk_id"].split(":")
     spans = {"decode": decoded - began, "ms": computed - decoded, "store": time.perf_counter() - computed}
     report = {"band": int(band), "worker": name, **{part: 1000 * seconds for part, seconds in spans.items()}}
     store.publish(f"job:{job}", json.dumps(report))
-    # After the result is stored: a band without an acknowledgement goes to another worker when this one dies.
+    # Only after the result is stored: a band without an acknowledgement goes to another worker when this one dies.
     ch.basic_ack(method.delivery_tag)
 
 

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# A worker in Bash that offers a task of its own, with netpbm: POST /tasks/brighten?by=60 then works. docs/wire.md has the rest.
+# A worker in Bash that offers a task of its own, with netpbm: POST /tasks/brighten?by=60 then works. See docs/wire.md.
 #   apt-get install amqp-tools redis-tools netpbm jq
 #   RABBITMQ_URL=amqp://guest:guest@127.0.0.1 REDIS_URL=redis://127.0.0.1 bash examples/worker.sh
 set -euo pipefail
 redis() { redis-cli -e -u "$REDIS_URL" "$@"; }
 
-# amqp-consume runs this script for each message, and acknowledges the message if the script succeeds. Until then no other
-# comes. So a failure ends the consumer, and RabbitMQ redelivers the band.
+# amqp-consume runs this script for each message, and acknowledges the message if the script succeeds. Until then no
+# other message comes. So a failure ends the consumer, and RabbitMQ redelivers the band.
 if [ "${1:-}" = band ]; then
   trap 'kill "$PPID"' ERR
   message="$(cat)"
@@ -17,7 +17,7 @@ if [ "${1:-}" = band ]; then
   exit
 fi
 
-# The heartbeat has what the worker offers, and ends with it. Its halo is 0: a pixel depends on no other row.
+# The heartbeat contains the offer, and ends with the worker. The halo is 0: a pixel depends on no other row.
 offer='[{"name":"brighten","halo":0,"params":{"by":{"type":"integer","minimum":0,"maximum":255,"default":40}}}]'
 while kill -0 "$$" 2>/dev/null; do
   redis ZADD workers "$(redis TIME | head -n 1)000" "bash-$$" || true

@@ -1,10 +1,10 @@
 /**
- * A whole worker, with nothing of this project but its messages (docs/wire.md): Sobel edges. Bun, Deno and Node 22 run it.
+ * A whole worker for Sobel edges, without code of this project. docs/wire.md describes the messages. Bun, Deno, Node 22.
  *
  *     npm install amqplib ioredis fast-png
  *     RABBITMQ_URL=amqp://guest:guest@127.0.0.1 REDIS_URL=redis://127.0.0.1 bun run examples/worker.ts
  *
- * When RabbitMQ goes away it exits, and its band goes to another worker. Let a supervisor restart it (systemd).
+ * Without RabbitMQ it exits, and its band goes to another worker. Let a supervisor restart it (systemd).
  */
 import { connect } from "amqplib";
 import { decode, encode } from "fast-png";
@@ -25,7 +25,7 @@ await channel.consume("tareas", async (message) => {
 });
 console.log("at work");
 
-/** The first and the last row are halo: they stay 0, and the coordinator cuts them off. Columns are mirrored (101). */
+/** The first and the last row are halo: they stay 0, and the coordinator cuts them off. Columns are mirrored. */
 function sobel(grey: ArrayLike<number>, width: number, height: number): Uint8Array {
   const edges = new Uint8Array(width * height);
   const mirrored = (x: number) => (width === 1 ? 0 : x < 0 ? 1 : x < width ? x : width - 2);

@@ -3,7 +3,7 @@
  * picture before the first pixel is written. So such a job has two steps.
  *
  * Otsu (1979): the level that divides the greys into two classes with the greatest variance between them, q1 · q2 ·
- * (mean1 − mean2)². Of several, the lowest. It is computed in doubles and in OpenCV's order, so that the level equals that of
+ * (mean1 − mean2)². Of several, the lowest. In doubles and in OpenCV's order, so that the level equals that of
  * `threshold(grey, 0, 255, THRESH_BINARY | THRESH_OTSU)`.
  */
 import { pictureTask } from "../task.ts";
