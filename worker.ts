@@ -128,7 +128,7 @@ export class Worker {
     const { queue, results } = this.#options;
     const onConsuming = (consuming: boolean) => {
       this.#info.consuming = consuming;
-      // Sent at once: a job compares the number of its queue's consumers with the workers that report to consume.
+      // Sent at once: a job compares the number of its queue's consumers with the workers that report consuming.
       if (!this.#stopping) results.beat(this.#info).catch(() => {}); // the next heartbeat repeats it
     };
     this.#stopConsuming = await queue.consume(this.#info.tasks, (delivery) => this.#handle(delivery), onConsuming);
@@ -232,7 +232,7 @@ export class Worker {
       return { do: "renew" };
     }
     const cutOff = () => results.beat(this.#info).then(() => results.cutOff(chunkId, by())); // the beat reports the job
-    lost?.then(() => this.#retry(cutOff)).catch(() => {}); // then it counts as lost
+    lost?.then(() => this.#retry(cutOff)).catch(() => {}); // without this it counts as lost
     const start = performance.now();
     let result: BandResult;
     try {

@@ -14,7 +14,7 @@ import type { Trouble, TroubleCode } from "../ops/trouble.ts";
 
 /** How long a node may take to accept a connection, ms. */
 const CONNECT_MS = 5_000;
-/** The first and the longest pause between two attempts, ms. It doubles each time all nodes have failed. */
+/** The first and the longest pause between two attempts, ms. The pause doubles each time all nodes have failed. */
 const PAUSE_MS = [100, 2_000];
 /** How long the broker may take to answer a close, ms. */
 const CLOSE_MS = 2_000;

@@ -195,7 +195,7 @@ export class Client {
     const { token } = this.#options;
     const headers = { ...init.headers, ...(token !== undefined && { authorization: `Bearer ${token}` }) };
     const response = await fetch(new URL(path, this.#base), { ...init, method, headers }).catch((cause: Error) => {
-      const [why] = cause.message.split(". ", 1); // Bun's advice to programmers follows
+      const [why] = cause.message.split(". ", 1); // advice from Bun to programmers follows
       throw new ClientError("unavailable", `no answer from ${this.#base.origin}: ${why}`, { request, cause });
     });
     this.answered = true;

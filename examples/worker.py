@@ -3,8 +3,7 @@
     apt-get install python3-pika python3-redis python3-opencv
     RABBITMQ_URL=amqp://guest:guest@127.0.0.1 REDIS_URL=redis://127.0.0.1 /usr/bin/python3 examples/worker.py
 
-It takes a band off the queue, sets a key, and acknowledges. It need not cut off the halo. docs/wire.md describes the
-messages.
+It takes a band off the queue, sets a key, and acknowledges. The halo may stay on. docs/wire.md describes the messages.
 
 It does not reconnect. Without RabbitMQ or Redis it exits, and its band goes to another worker; let a supervisor restart
 it (systemd: Restart=always). It sends no heartbeat, so it is not in the list of workers.

@@ -1,5 +1,5 @@
 /**
- * A whole worker for Sobel edges, without code of this project. docs/wire.md describes the messages. Bun, Deno, Node 22.
+ * A whole worker for Sobel edges, without code of this project (docs/wire.md). It runs on Bun, Deno and Node 22.
  *
  *     npm install amqplib ioredis fast-png
  *     RABBITMQ_URL=amqp://guest:guest@127.0.0.1 REDIS_URL=redis://127.0.0.1 bun run examples/worker.ts

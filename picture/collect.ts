@@ -1,7 +1,7 @@
 /**
  * A file that must be complete before it is decoded: its bytes, in one buffer.
  *
- * Invariant: each byte is held once. The buffer grows in place of itself, and its size is taken from the budget first.
+ * Invariant: each byte is held once. The buffer is resized by transfer, after its new size is taken from the budget.
  *
  * Not here: what the bytes are (read.ts, header.ts).
  */

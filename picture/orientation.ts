@@ -7,7 +7,7 @@
 import type { HeldMemory } from "./budget.ts";
 import { collectPixels, type Raster } from "./picture.ts";
 
-/** The degrees, clockwise, of each orientation, after its rows were mirrored or not. */
+/** The degrees to turn each orientation, clockwise. Those in `MIRRORED` are mirrored first. */
 const DEGREES = [0, 0, 0, 180, 180, 270, 90, 90, 270];
 const MIRRORED = [2, 4, 5, 7];
 

@@ -12,8 +12,8 @@
  * Bytes arrive in pieces of any size. Only a few buffers are in memory, whatever the picture's size. An interlaced
  * picture is the exception: its rows come in seven passes, so all its pixels are held.
  *
- * Invariant: every CRC is checked, and the compressed data hold exactly the pixels that the header promises. A picture
- * that is read to its end without an error is the picture that was encoded.
+ * Invariant: every CRC is checked but those of metadata, and the compressed data hold all pixels that the header
+ * promises. A picture that is read to its end without an error is the picture that was encoded.
  *
  * Not here: which format a file has (read.ts), filters and samples (png-samples.ts).
  * Source: PNG Specification (Third Edition), https://www.w3.org/TR/png-3/; RFC 1950; RFC 1951.
@@ -41,7 +41,7 @@ const METADATA = new Set([
 ]);
 /**
  * Before the first row is read, this many bytes are searched for an eXIf chunk behind the pixels. This delays no row:
- * zlib gets as many bytes at a time.
+ * zlib gets its input in parts of the same size.
  */
 const LOOK_AHEAD_BYTES = COMPRESSED_BYTES;
 const IEND = pngChunk("IEND");

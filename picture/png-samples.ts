@@ -23,8 +23,7 @@ export function rowBytes({ colour, depth }: Header, width: number): number {
 
 /**
  * A function from filtered scanlines of `width` pixels to rows of `to` channels. It keeps the last row for the next
- * call, and overwrites the scanlines. It throws `ImageError` "corrupt" on an unknown filter and on an index beyond the
- * palette.
+ * call, and overwrites the scanlines. It throws `ImageError` "corrupt" on an unknown filter.
  */
 export function converter(header: Header, width: number, to: Channels): Convert {
   const { colour, depth, transparency } = header;

@@ -4,10 +4,10 @@
  * Sources: OpenCV, `icvCvt_CMYK2BGR_8u_C4C3R` (JPEG); libtiff, `TIFFYCbCrToRGBInit`, `putRGBcontig8bitCMYKtile` (TIFF).
  */
 
-/** How 8-bit samples become RGB: from `channels` of a pixel at `at` to three of `rgb`. */
+/** Converts the pixel at index `at` of the 8-bit `samples` to RGB at index `to` of `rgb`. */
 export type ToRgb = (samples: Uint8Array, at: number, rgb: Uint8Array, to: number) => void;
 
-/** @param samples n × `channels`; the first three or four of a pixel count */
+/** @param samples n × `channels`; `toRgb` uses the first three or four of each pixel */
 export function converted(samples: Uint8Array, channels: number, toRgb: ToRgb): Uint8Array {
   const rgb = new Uint8Array((samples.length / channels) * 3);
   for (let at = 0, to = 0; at < samples.length; at += channels, to += 3) toRgb(samples, at, rgb, to);
@@ -20,7 +20,7 @@ export const inkToRgb: ToRgb = (samples, at, rgb, to) => {
   for (let i = 0; i < 3; i++) rgb[to + i] = Math.floor((white * (255 - samples[at + i])) / 255);
 };
 
-/** CMYK of a JPEG: OpenCV takes the inverse of what libvips gives for amounts of light. */
+/** CMYK of a JPEG: OpenCV takes the inverse of libvips' samples as amounts of light. */
 export const lightToRgb: ToRgb = (samples, at, rgb, to) => {
   const light = 255 - samples[at + 3];
   for (let i = 0; i < 3; i++) rgb[to + i] = light - ((samples[at + i] * light) >> 8);
@@ -28,16 +28,16 @@ export const lightToRgb: ToRgb = (samples, at, rgb, to) => {
 
 /** How the YCbCr of a TIFF is coded. */
 export interface YcbcrCoding {
-  /** The parts of red, green and blue in Y. */
+  /** The weights of red, green and blue in Y. */
   luma: readonly number[];
-  /** The samples of no and of full Y, Cb and Cr. */
+  /** The samples that mean zero and full, for each of Y, Cb and Cr. */
   range: readonly number[];
 }
 
 /** The defaults of TIFF: BT.601, all of the range. */
 export const BT601: YcbcrCoding = { luma: [0.299, 0.587, 0.114], range: [0, 255, 128, 255, 128, 255] };
 
-/** libtiff's arithmetic: fractions of 16 bits, values cut towards zero. */
+/** libtiff's arithmetic: fractions have 16 bits, and values are rounded towards zero. */
 export function ycbcrToRgb({ luma, range }: YcbcrCoding): ToRgb {
   const [red, green, blue] = luma.map(Math.fround);
   const fixed = (factor: number) => Math.floor(Math.min(2, Math.max(0, factor)) * 65536 + 0.5);

@@ -40,7 +40,7 @@ export class Spool {
     readonly share?: Share,
   ) {}
 
-  /** The caller closes it. @param share of the disk, given back when it is closed */
+  /** The caller closes it. @param share its share of the disk, released when it is closed */
   static async open(share?: Share): Promise<Spool> {
     const folder = await mkdtemp(join(tmpdir(), "sobel-spool-"));
     try {

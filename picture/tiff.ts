@@ -181,7 +181,7 @@ class Directory {
     return this.#isLittle ? bytes.readUIntLE(at, size) : bytes.readUIntBE(at, size);
   }
 
-  /** The values of a tag, 16 at most: unsigned numbers, and fractions. */
+  /** The values of a tag, at most 16: unsigned numbers or fractions. @param absent returned if the tag has none */
   values(tag: number, absent: number[]): number[] {
     const at = this.#entries.get(tag);
     if (at === undefined) return absent;
@@ -216,7 +216,7 @@ class Directory {
     return value >= 1 && value <= 8 ? value : 1;
   }
 
-  /** Removes all other entries, sorts the rest, and makes this the last directory. */
+  /** Removes all entries but those of `tags`, sorts them by tag, and makes this the last directory. */
   keep(tags: Set<number>): void {
     if (this.value(ORIENTATION, 1) !== this.orientation()) this.#entries.delete(ORIENTATION);
     const kept = [...this.#entries].filter(([tag]) => tags.has(tag)).sort(([a], [b]) => a - b);
