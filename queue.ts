@@ -147,7 +147,7 @@ export class RabbitQueue implements Queue {
     return opened;
   }
 
-  /** @throws QueueError if a third party has declared the queue with other arguments; it names the queue and the cure */
+  /** @throws QueueError with the remedy, if a third party has declared the queue with other arguments */
   async #open(queue: string): Promise<ConfirmChannel> {
     if (!this.#model) throw new QueueError(NOT_CONNECTED.detail);
     const channel = await this.#model.createConfirmChannel();

@@ -164,7 +164,7 @@ async function delayed(target: number, ms: number): Promise<number> {
   return (server.address() as AddressInfo).port;
 }
 
-/** Bun's allocator keeps freed pages for a minute, as in the Dockerfiles. A value from outside takes precedence. */
+/** Has Bun's allocator keep freed pages for a minute, as in the Dockerfiles. The environment takes precedence. */
 function allocatorSettings(): Record<string, string> {
   const { MIMALLOC_PURGE_DELAY = "60000", MIMALLOC_PURGE_HOLES = "0" } = process.env;
   return { MIMALLOC_PURGE_DELAY, MIMALLOC_PURGE_HOLES };

@@ -1,6 +1,6 @@
 /**
- * The benchmark: measures every figure that the documents quote, on this machine, beside other programs that do the
- * same work.
+ * The benchmark: measures every figure that the documents quote, on this machine, and compares them with other programs
+ * that do the same work.
  *
  *     bun run bench            all rows on 24 megapixels; several minutes
  *     bun run bench --help     the options

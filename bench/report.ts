@@ -203,7 +203,7 @@ function textOf(name: string): string {
   return readFileSync(new URL(name, ROOT), "utf8");
 }
 
-/** Replaces what is between two comments of a Markdown text. @throws Error if there are none */
+/** Replaces the text between two comments of a Markdown text. @throws Error if there are no such comments */
 export function replaceIn(text: string, name: string, part: string, content: string): string {
   const [begin, end] = [`<!-- bench: ${part} -->`, "<!-- end -->"];
   const from = text.indexOf(begin);

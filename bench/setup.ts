@@ -16,7 +16,7 @@ export const PICTURES = {
   "6 Mpx": { kind: "photo", width: 3000, height: 2000 },
   "24 Mpx": { kind: "photo", width: 6000, height: 4000 },
   "216 Mpx": { kind: "photo", width: 18_000, height: 12_000 },
-  /** The default of MAX_PIXELS. */
+  /** As many pixels as MAX_PIXELS allows by default. */
   "1000 Mpx": { kind: "line art", width: 31_250, height: 32_000 },
   "1000 Mpx photo": { kind: "photo", width: 31_250, height: 32_000 },
   /** 10,000 pixels. */

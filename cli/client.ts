@@ -17,7 +17,7 @@ export type JobView = ReturnType<typeof view>;
 
 /**
  * What to do. `unavailable`: retry. `gone`: upload again, because the coordinator does not have the job. `failed` and
- * `refused`: give up, because the job has failed, or because the same request always fails.
+ * `refused`: do not retry, because the job has failed, or because the same request always fails.
  */
 type ErrorCode = "unavailable" | "gone" | "failed" | "refused";
 

@@ -134,7 +134,8 @@ export function main(args: string[]): void {
     // Exits when the output is written: standard input may stay open after the end of the picture.
     () => process.stdout.write("", () => process.exit()),
     (error) => {
-      const isUsage = error instanceof ParamError || (error instanceof TypeError && !("at" in error)); // at: of a task
+      // A TypeError with `at` comes from a task.
+      const isUsage = error instanceof ParamError || (error instanceof TypeError && !("at" in error));
       console.error(`sobel.ts: ${isUsage ? error.message : sentenceOf(error)}`);
       process.exit(error.exitCode ?? (isUsage ? 2 : 1));
     },

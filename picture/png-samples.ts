@@ -46,8 +46,8 @@ export function converter(header: Header, width: number, to: Channels): Convert 
 type Convert = (lines: Uint8Array, out: Uint8Array) => void;
 
 /**
- * A function from unfiltered scanlines to rows, by way of 8-bit samples. It makes no object for a pixel, since a picture
- * may have billions of them.
+ * A function from unfiltered scanlines to rows, by way of 8-bit samples. It makes no object per pixel, since a picture
+ * may have billions of pixels.
  */
 function expander(header: Header, width: number, to: Channels): Convert {
   const { colour, depth, transparency } = header;

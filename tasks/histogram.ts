@@ -1,5 +1,5 @@
 /**
- * The histogram: how often each of the 256 greys occurs. A data task, and the first step of threshold.ts.
+ * The histogram: how often each of the 256 greys occurs. A data task, and the first step of others.
  *
  * Equal to OpenCV's `calcHist([grey], [0], None, [256], [0, 256])`.
  */
