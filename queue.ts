@@ -7,7 +7,7 @@
  * Invariant: a publish resolves only after RabbitMQ has confirmed it.
  *
  * Not here: the connection (amqp/connection.ts), the message itself (chunk.ts), what a worker answers and when
- * (worker.ts), the queue of one process (embedded.ts).
+ * (worker.ts), the queue of one process (jobs/local-queue.ts).
  */
 
 import { EventEmitter, once } from "node:events";
@@ -157,9 +157,11 @@ export class RabbitQueue implements Queue {
       await channel.prefetch(1);
       await this.#assert(channel, queue);
     } catch (cause) {
-      if ((cause as { code?: number }).code !== PRECONDITION_FAILED) throw cause;
+      const { code } = cause as { code?: unknown };
+      if (typeof code !== "number") throw cause; // not a reply of the broker: the connection is lost
       const cure = `delete it (rabbitmqctl delete_queue ${queue}), it is declared again by itself`;
-      const error = new QueueError(`the queue ${queue} was declared with other arguments; ${cure}`, { cause });
+      const why = `the queue ${queue} was declared with other arguments; ${cure}`;
+      const error = code === PRECONDITION_FAILED ? new QueueError(why, { cause }) : cause;
       this.#log.error("queue cannot be used", { queue, error });
       throw error;
     }
@@ -376,8 +378,8 @@ export class RabbitQueue implements Queue {
   async ping(): Promise<void> {
     const trouble = this.#blocked ? BLOCKED : this.trouble();
     if (trouble) throw new UnavailableError(trouble.code, trouble.detail);
-    // The smallest request that has an answer. It changes nothing.
-    await (await this.#declare(DEAD_LETTERS)).prefetch(1);
+    // A small request that has an answer. It changes nothing, and needs no queue: one that cannot be used is no outage.
+    await this.#onChannel((channel) => channel.prefetch(1));
   }
 
   async close(): Promise<void> {

@@ -4,14 +4,15 @@ import { afterAll, afterEach, beforeAll, expect, setDefaultTimeout, test } from 
 import { readFileSync, writeFileSync } from "node:fs";
 import { connect as tcp } from "node:net";
 import { join } from "node:path";
-import { connect as amqp, type Channel, type ConfirmChannel } from "amqplib";
+import { connect as amqp, type Channel, type ConfirmChannel, type Options } from "amqplib";
 import { encode } from "fast-png";
 import { Redis } from "ioredis";
 import { Consumer } from "../amqp/consumer.ts";
 import type { Backends, WorkerInfo } from "../backends.ts";
 import { isKnown } from "../http/events.ts";
 import { jobOf } from "../jobs/record.ts";
-import { DEAD_LETTERS, QUEUE } from "../queue.ts";
+import { openLog } from "../ops/log.ts";
+import { DEAD_LETTERS, QUEUE, RabbitQueue } from "../queue.ts";
 import { RedisResults } from "../results.ts";
 import { loadTasks } from "../tasks/index.ts";
 import { lookUp } from "../watch.ts";
@@ -603,6 +604,33 @@ describeWith(["rabbitmq", "redis"], "recovery", () => {
     expect((await within(post("negative"), 15_000)).status).toBe(200);
     expect(worker.out).not.toMatch(/connection lost/);
     await withChannel((channel) => channel.deleteQueue(queue));
+  });
+
+  test("the queue of dead letters with other arguments is no outage", async () => {
+    const quorum = { durable: true, arguments: { "x-queue-type": "quorum" } };
+    const declared = (options: Options.AssertQueue) =>
+      withChannel(async (channel) => {
+        await channel.deleteQueue(DEAD_LETTERS);
+        await channel.assertQueue(DEAD_LETTERS, options);
+      });
+    await declared({ durable: true });
+    const queue = await RabbitQueue.connect(rabbitmq.url, openLog("error"));
+    await until(() => queue.trouble() === null);
+    await queue.ping();
+    await queue.close();
+    await declared(quorum);
+  });
+
+  test("a queue that the user may not declare stops its own task only, and is logged", async () => {
+    await rabbitmq.ctl("add_user", "poor", "s3cret");
+    const own = `^(${QUEUE}|${DEAD_LETTERS})$`.replaceAll(".", "[.]");
+    await rabbitmq.ctl("set_permissions", "poor", own, ".*", ".*");
+    const url = `amqp://poor:s3cret@127.0.0.1:${rabbitmq.port}`;
+    const worker = await startWorker("one", { TASKS: "test/tasks/negative.ts", RABBITMQ_URL: url });
+    await worker.waitFor(/queue cannot be used.*tareas\.negative.*ACCESS_REFUSED/);
+    const origin = await startCoordinator();
+    const sobel = await ask(`${origin}/tasks/sobel`, { method: "POST", body: four });
+    expectSame(await bytesOf(sobel), await edges(four));
   });
 
   test("the list of workers is read once for all jobs that are looked at within a second", async () => {
