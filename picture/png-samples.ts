@@ -52,10 +52,10 @@ type Convert = (lines: Uint8Array, out: Uint8Array) => void;
 function expander(header: Header, width: number, to: Channels): Convert {
   const { colour, depth, transparency } = header;
   const inputs = CHANNELS[colour];
-  const channels = colour === PALETTE ? 4 : transparency ? inputs + 1 : inputs;
+  const channels = (colour === PALETTE ? 3 : inputs) + (transparency ? 1 : 0);
   const samples = new Scratch();
   const bytes = rowBytes(header, width);
-  const expandRow = depth >= 8 && channels === inputs ? copyRow : rowExpander(header, width);
+  const expandRow = depth >= 8 && channels === inputs ? copyRow : rowExpander(header, width, channels);
   return (lines, rows) => {
     const expanded = samples.take((rows.length / to) * channels);
     for (let row = 1, at = 0; row < lines.length; row += 1 + bytes, at += width * channels)
@@ -71,7 +71,7 @@ function expander(header: Header, width: number, to: Channels): Convert {
 }
 
 /** A function to 8-bit samples, from a row of palette indexes, of less than 8 bits, or with a transparent colour. */
-function rowExpander(header: Header, width: number) {
+function rowExpander(header: Header, width: number, channels: number) {
   const { colour, depth, transparency } = header;
   const inputs = CHANNELS[colour];
   const most = 2 ** depth - 1;
@@ -86,7 +86,7 @@ function rowExpander(header: Header, width: number) {
         const bit = i * depth;
         const byte = lines[row + (bit >> 3)];
         const value = depth === 16 ? sixteen(lines, i, row) : (byte >> (8 - depth - (bit & 7))) & most;
-        if (palette) for (let k = 0; k < 4; k++) out[at++] = palette[4 * value + k];
+        if (palette) for (let k = 0; k < channels; k++) out[at++] = palette[4 * value + k];
         else out[at++] = depth === 16 ? byte : value * (255 / most);
         isKey &&= key?.[c] === value;
       }
