@@ -55,9 +55,13 @@ export class Upload {
     if (this.announced > this.maxBytes) throw this.#tooLarge(this.announced);
   }
 
-  /** How long the client takes to send the next `MIN_BYTES`, or the first byte, ms; 0 while it is not its turn. */
+  /**
+   * How long the client takes to send the next `MIN_BYTES`, or the first byte, ms; 0 while it is not its turn, or has no
+   * body.
+   */
   get lag(): number {
-    return this.#isReading || this.bytes === 0 ? this.#waited + performance.now() - this.#since : 0;
+    const isAwaited = this.#isReading || (this.bytes === 0 && !this.#ended);
+    return isAwaited ? this.#waited + performance.now() - this.#since : 0;
   }
 
   /** How long the coordinator has not read, because it waits for room in the queue, ms; 0 while it reads. */

@@ -315,6 +315,19 @@ describe("a place for an upload", () => {
     await kit.stop();
   });
 
+  test("stays with a job that takes no file, and waits for room", async () => {
+    const kit = await startKit({ workers: 0, maxJobs: 1 });
+    const put = (query: string, body?: Bytes) =>
+      kit.ask(`/jobs/${crypto.randomUUID()}${query}`, { method: "PUT", body });
+    const waiting = put("?task=primes&workers=1");
+    await until(() => kit.queue.published.length === 1);
+    await sleep(5_500);
+    expect((await put("", small)).status).toBe(503);
+    await kit.startWorkers(1);
+    expect((await waiting).status).toBe(202);
+    await kit.stop();
+  });
+
   test("stays with one that has waited for a short time, and with one whose client is slow", async () => {
     const kit = await startKit({ workers: 0, maxJobs: 1 });
     const stalled = kit.ask(`/jobs/${crypto.randomUUID()}?workers=1`, { method: "PUT", body: tall });
