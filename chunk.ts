@@ -320,7 +320,7 @@ function quickFields(body: Uint8Array): Record<string, unknown> | undefined {
   try {
     // Base64 has no quotation mark and no backslash. So if this decodes, the JSON string really ends at `END`.
     const imagen = fromBase64(base64, "imagen", incoming);
-    return { ...JSON.parse(`${text(bytes.subarray(0, at))}}`), imagen };
+    return { ...JSON.parse(`${utf8.decode(bytes.subarray(0, at))}}`), imagen };
   } catch {
     return undefined; // `parseObject` reports what is wrong
   }
@@ -339,19 +339,16 @@ function bytesOf(imagen: unknown): Uint8Array {
   return fromBase64(imagen, "imagen");
 }
 
+const utf8 = new TextDecoder("utf-8", { fatal: true }); // throws a TypeError for other bytes
+
 /** @throws WireError that names `what` */
 export function jsonIn(bytes: Uint8Array, what: string): unknown {
   try {
-    return JSON.parse(text(bytes));
+    return JSON.parse(utf8.decode(bytes));
   } catch (cause) {
     const why = (cause as Error).message;
     throw new WireError(`${what}: expected JSON, got ${bytes.length} bytes that are not: ${why}`, { cause });
   }
-}
-
-/** @throws TypeError if the bytes are not UTF-8 */
-function text(bytes: Uint8Array): string {
-  return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
 }
 
 /** Decodes a PNG. If it is not one of `encodeStored`, its pixels become grey or RGBA. @throws WireError */

@@ -155,7 +155,10 @@ export class Consumer {
     const consumed = [...this.#channels];
     const counts = await Promise.all(consumed.map(([queue]) => this.broker.waiting(queue)));
     if (this.#working || this.#arrived.length > 0) return;
-    for (const [i, [, channel]] of consumed.entries()) if (counts[i] > 0) channel.close().catch(() => {}); // closed
+    for (const [i, [queue, channel]] of consumed.entries()) {
+      // It may be closed already, or be left to another consumer while the broker answered.
+      if (counts[i] > 0 && this.#channels.get(queue) === channel) channel.close().catch(() => {});
+    }
   }
 
   /** The next message of one of the queues, in turn. @param look the queues that had messages when last asked */

@@ -60,7 +60,7 @@ async function main(): Promise<void> {
   console.log(`all well: ${url}`);
 }
 
-/** Has a picture processed. @throws Failed with the job's state where it takes too long */
+/** Sends a picture and waits for its job. @throws Failed with the job's state if that takes too long */
 async function run(client: Client, id: string, bytes: Buffer<ArrayBuffer>, signal: AbortSignal): Promise<JobView> {
   let last: JobView | undefined;
   let done = 0;
