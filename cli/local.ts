@@ -14,7 +14,7 @@
 import { createReadStream } from "node:fs";
 import process from "node:process";
 import { parseArgs } from "node:util";
-import { bandRows, split } from "../chunk.ts";
+import { bandRows, jsonIn, split } from "../chunk.ts";
 import { DEFAULT_BAND_PIXELS, settingsOf, tokenSetting } from "../ops/settings.ts";
 import type { Raster } from "../picture/picture.ts";
 import { Stitcher } from "../picture/png-write.ts";
@@ -55,7 +55,7 @@ export async function* transform(
   try {
     const shared = sharedParams(step.task, params);
     const data = await Array.fromAsync(transform(spool.passing(image), step.task, bandPixels, shared));
-    const derived = derivedParams(task, step, jsonIn(Buffer.concat(data)), params);
+    const derived = derivedParams(task, step, jsonIn(Buffer.concat(data), "data"), params);
     yield* transformed(spool.again(image), task, bandPixels, { ...params, ...derived });
   } finally {
     await spool.close();
@@ -91,12 +91,10 @@ async function* transformed(image: Raster, task: Task, bandPixels: number, param
     const band = { pixels, width, height, channels, halo, position: [y, plan.height] as [number, number], params };
     const made = await encodedResult(task, band);
     if (!isData(task)) yield stitcher.band(made, bandRows(whole, number).rows)!;
-    else merged = number === 0 ? jsonIn(made) : task.merge(merged, jsonIn(made));
+    else merged = number === 0 ? jsonIn(made, "data") : task.merge(merged, jsonIn(made, "data"));
   }
   yield isData(task) ? Buffer.from(`${JSON.stringify(finished(task, merged, params))}\n`) : stitcher.tail();
 }
-
-const jsonIn = (bytes: Uint8Array) => JSON.parse(Buffer.from(bytes).toString());
 
 const USAGE = `usage: bun run sobel.ts [--task NAME] [--params QUERY] IN OUT
        bun run sobel.ts --remote URL [--workers N] [--task NAME] [--params QUERY] IN OUT
