@@ -1,6 +1,6 @@
 /**
  * The interfaces of the queue and of the result store. queue.ts implements them with RabbitMQ, and results.ts with
- * Redis. jobs/local-queue.ts and embedded.ts implement them in one process.
+ * Redis. embedded/ implements both in one process.
  *
  * A chunk goes to one worker at a time until a worker settles it. What a worker can answer (`Outcome`):
  *

@@ -7,7 +7,7 @@
  * Invariant: a publish resolves only after RabbitMQ has confirmed it.
  *
  * Not here: the connection (amqp/connection.ts), the message itself (chunk.ts), what a worker answers and when
- * (worker.ts), the queue of one process (jobs/local-queue.ts).
+ * (worker.ts), the queue of one process (embedded/queue.ts).
  */
 
 import { EventEmitter, once } from "node:events";

@@ -4,7 +4,7 @@
  * Invariant: an id keeps its record until its job has failed, expired or been removed. Another picture under the same
  * id is a conflict.
  *
- * Not here: what a job does (job.ts), how records are stored (results.ts, embedded.ts).
+ * Not here: what a job does (job.ts), how records are stored (results.ts, embedded/results.ts).
  */
 import { randomUUID } from "node:crypto";
 import type { Job, Results } from "../backends.ts";

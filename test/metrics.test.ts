@@ -4,8 +4,8 @@ import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { encode } from "fast-png";
 import { Registry } from "prom-client";
-import { LocalResults } from "../embedded.ts";
-import { LocalQueue } from "../jobs/local-queue.ts";
+import { LocalQueue } from "../embedded/queue.ts";
+import { LocalResults } from "../embedded/results.ts";
 import { FleetMetrics } from "../ops/metrics.ts";
 import {
   binaries,

@@ -7,7 +7,7 @@ import { afterAll, beforeAll, beforeEach, describe, expect, test } from "bun:tes
 import { Redis } from "ioredis";
 import type { BandTimes, Begun, Claimant, Job, Results } from "../backends.ts";
 import { chunkIdOf } from "../chunk.ts";
-import { LocalResults } from "../embedded.ts";
+import { LocalResults } from "../embedded/results.ts";
 import { startOrResume } from "../jobs/record.ts";
 import { RedisResults } from "../results.ts";
 import { JobError, stateOf } from "../watch.ts";

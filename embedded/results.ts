@@ -3,7 +3,7 @@
  *
  * `LocalResults` implements `Results` (backends.ts). When the process ends, everything in it is lost.
  *
- * Not here: the queue (jobs/local-queue.ts) and the workers (jobs/threads.ts) of that mode.
+ * Not here: the queue (embedded/queue.ts) and the workers (embedded/workers.ts) of that mode.
  */
 import { EventEmitter } from "node:events";
 import type {
@@ -20,11 +20,11 @@ import type {
   Results,
   StoredKey,
   WorkerInfo,
-} from "./backends.ts";
-import { MAX_INCIDENTS } from "./backends.ts";
-import { chunkIdOf, parseChunkId } from "./chunk.ts";
-import type { Action } from "./ops/commands.ts";
-import { LIVE_MS } from "./results.ts";
+} from "../backends.ts";
+import { MAX_INCIDENTS } from "../backends.ts";
+import { chunkIdOf, parseChunkId } from "../chunk.ts";
+import type { Action } from "../ops/commands.ts";
+import { LIVE_MS } from "../results.ts";
 
 /** Maximum length of the list of all jobs. */
 const MAX_LISTED = 1_000;

@@ -1,15 +1,15 @@
 /**
  * The workers of the embedded mode, which share one process with the coordinator.
  *
- * Not here: their queue (local-queue.ts), their store (embedded.ts), what a worker does (worker.ts).
+ * Not here: their queue (embedded/queue.ts), their store (embedded/results.ts), what a worker does (worker.ts).
  */
 import type { Registry } from "prom-client";
 import type { Backends } from "../backends.ts";
-import { LocalResults } from "../embedded.ts";
 import { runCommands } from "../ops/commands.ts";
 import { WorkerMetrics } from "../ops/metrics.ts";
 import { Worker, type WorkerOptions } from "../worker.ts";
-import { LocalQueue } from "./local-queue.ts";
+import { LocalQueue } from "./queue.ts";
+import { LocalResults } from "./results.ts";
 
 /** A worker that was stopped or killed starts again after this time, ms, as it would under a supervisor. */
 const RESTART_MS = 5_000;
