@@ -25,6 +25,7 @@
  * are compressed (picture/).
  */
 import { crc32 } from "node:zlib";
+import { shown } from "./ops/shown.ts";
 import { Pool, Scratch } from "./picture/buffers.ts";
 import { type Channels, collectPixels, ImageError, onePiece, type Raster } from "./picture/picture.ts";
 import { GREY, GREY_ALPHA } from "./picture/png-format.ts";
@@ -237,7 +238,7 @@ export function chunkIdOf(jobId: string, band: number): string {
 /** @throws WireError */
 export function parseChunkId(chunkId: unknown): { jobId: string; band: number } {
   const match = typeof chunkId === "string" ? CHUNK_ID.exec(chunkId) : null;
-  if (!match) throw new WireError(`chunk_id: expected "{<job id>}:<band>", got ${shown(chunkId)}`);
+  if (!match) throw new WireError(`chunk_id: expected "{<job id>}:<band>", got ${quoted(chunkId)}`);
   return { jobId: match[1], band: Number(match[2]) };
 }
 
@@ -284,9 +285,10 @@ export function encodeMessage(chunk: Chunk): Buffer {
 export async function decodeMessage(body: Uint8Array): Promise<Chunk> {
   const { chunk_id: chunkId, task, halo, position, params, imagen, datos } = quickFields(body) ?? parseObject(body);
   parseChunkId(chunkId);
-  if (!isTaskName(task)) throw new WireError(`task: expected a task's name, got ${shown(task)}`);
+  if (!isTaskName(task)) throw new WireError(`task: expected a task's name, got ${quoted(task)}`);
   if (datos !== undefined && imagen === undefined) {
-    if (!Array.isArray(datos) || datos.length === 0) throw new WireError(`datos: expected a list, got ${shown(datos)}`);
+    if (!Array.isArray(datos) || datos.length === 0)
+      throw new WireError(`datos: expected a list, got ${quoted(datos)}`);
     const pixels = new TextEncoder().encode(JSON.stringify(datos)); // the same bytes if `JSON.stringify` made them
     const list = {
       halo: [0, 0] as [number, number],
@@ -298,12 +300,12 @@ export async function decodeMessage(body: Uint8Array): Promise<Chunk> {
     };
     return { chunkId: chunkId as string, task, params, ...list };
   }
-  if (!isPair(halo)) throw new WireError(`halo: expected [rows above, rows below], got ${shown(halo)}`);
+  if (!isPair(halo)) throw new WireError(`halo: expected [rows above, rows below], got ${quoted(halo)}`);
   const picture = await decodePicture(imagen instanceof Uint8Array ? imagen : bytesOf(imagen));
   if (halo[0] + halo[1] >= picture.height)
-    throw new WireError(`halo: expected fewer than ${picture.height} rows, got ${shown(halo)}`);
+    throw new WireError(`halo: expected fewer than ${picture.height} rows, got ${quoted(halo)}`);
   if (position !== undefined && !isPair(position))
-    throw new WireError(`position: expected [first row, rows of the picture], got ${shown(position)}`);
+    throw new WireError(`position: expected [first row, rows of the picture], got ${quoted(position)}`);
   return { chunkId: chunkId as string, task, halo, ...(position && { position }), params, ...picture };
 }
 
@@ -335,7 +337,7 @@ function parseObject(body: Uint8Array): Record<string, unknown> {
 
 /** @throws WireError */
 function bytesOf(imagen: unknown): Uint8Array {
-  if (typeof imagen !== "string") throw new WireError(`imagen: expected base64, got ${shown(imagen)}`);
+  if (typeof imagen !== "string") throw new WireError(`imagen: expected base64, got ${quoted(imagen)}`);
   return fromBase64(imagen, "imagen");
 }
 
@@ -389,12 +391,4 @@ export function fromBase64(base64: string, field: string, where = new Scratch())
   return bytes.subarray(0, written);
 }
 
-function shown(value: unknown): string {
-  let text: string;
-  try {
-    text = JSON.stringify(value) ?? String(value);
-  } catch {
-    text = "something nested too deep to show"; // JSON.parse goes deeper than JSON.stringify
-  }
-  return text.length > 80 ? `${text.slice(0, 80)}…` : text;
-}
+const quoted = (value: unknown) => shown(value, 80);

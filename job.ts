@@ -23,18 +23,9 @@ import { type BandForm, pixelsOf } from "./picture/foreign.ts";
 import type { Raster } from "./picture/picture.ts";
 import { encodeBand, Stitcher } from "./picture/png-write.ts";
 import type { SpoolDisk } from "./picture/spool.ts";
-import {
-  type DataTask,
-  derivedParams,
-  firstOf,
-  haloOf,
-  isList,
-  type ListTask,
-  sharedParams,
-  type Task,
-  type Values,
-} from "./task.ts";
+import { type DataTask, firstOf, haloOf, isList, type ListTask, type Task, type Values } from "./task.ts";
 import type { PieceList } from "./tasks/list.ts";
+import { derivedParams, sharedParams } from "./tasks/params.ts";
 import { resultOf } from "./tasks/plan.ts";
 import { finished } from "./tasks/run.ts";
 import { sentenceOf } from "./tasks/thrown.ts";

@@ -20,20 +20,10 @@ import type { Raster } from "../picture/picture.ts";
 import { Stitcher } from "../picture/png-write.ts";
 import { readImage } from "../picture/read.ts";
 import { Spool } from "../picture/spool.ts";
-import {
-  derivedParams,
-  firstOf,
-  isData,
-  isList,
-  type ListTask,
-  ParamError,
-  queryValues,
-  sharedParams,
-  type Task,
-  type Values,
-} from "../task.ts";
+import { firstOf, isData, isList, type ListTask, type Task, type Values } from "../task.ts";
 import { loadTasks } from "../tasks/index.ts";
 import { listPieces } from "../tasks/list.ts";
+import { derivedParams, ParamError, queryValues, sharedParams } from "../tasks/params.ts";
 import { planOf, resultOf } from "../tasks/plan.ts";
 import { encodedResult, finished, runTask } from "../tasks/run.ts";
 import { sentenceOf } from "../tasks/thrown.ts";

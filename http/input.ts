@@ -6,8 +6,9 @@
 import type { HeldMemory } from "../picture/budget.ts";
 import { ImageError, type PixelLimits, type Raster } from "../picture/picture.ts";
 import { readImage } from "../picture/read.ts";
-import { isList, ParamError, type Task } from "../task.ts";
+import { isList, type Task } from "../task.ts";
 import { listPieces, type PieceList } from "../tasks/list.ts";
+import { ParamError } from "../tasks/params.ts";
 import type { Asked } from "../tasks/plan.ts";
 import { sentenceOf } from "../tasks/thrown.ts";
 import { JobError } from "../watch.ts";

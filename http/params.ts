@@ -3,11 +3,12 @@
  *
  * If a value is invalid, a function throws an `HttpError` 400 with the parameter, what was expected and what was sent.
  *
- * Not here: a task's own parameters and their checks (task.ts).
+ * Not here: a task's own parameters and their checks (tasks/params.ts).
  */
 import { isJobId, MAX_BANDS } from "../chunk.ts";
 import { MAX_WORKERS } from "../ops/settings.ts";
-import { ParamError, queryValues, type Task, type Values } from "../task.ts";
+import type { Task, Values } from "../task.ts";
+import { ParamError, queryValues } from "../tasks/params.ts";
 import { WIDTHS } from "./preview.ts";
 import { HttpError } from "./respond.ts";
 

@@ -8,8 +8,9 @@ import type { Backends } from "../backends.ts";
 import { within } from "../ops/deadline.ts";
 import { backendHealth } from "../ops/health.ts";
 import type { Classroom } from "../ops/settings.ts";
-import { isData, isList, kindOf, schemaOf } from "../task.ts";
+import { isData, isList, kindOf } from "../task.ts";
 import { allTasks, type Tasks } from "../tasks/index.ts";
+import { schemaOf } from "../tasks/params.ts";
 import type { Lights } from "./lights.ts";
 import { expectToken, unavailable } from "./respond.ts";
 

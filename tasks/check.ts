@@ -2,10 +2,11 @@
  * The checks of a task, before it is run for the first time. A task comes from a module (tasks/index.ts) or from a
  * worker's offer, which can be any JSON.
  *
- * Not here: the checks of values and results (task.ts).
+ * Not here: the checks of values (params.ts) and results (run.ts).
  */
+
+import { shown } from "../ops/shown.ts";
 import {
-  checkedValues,
   firstOf,
   haloOf,
   isData,
@@ -17,13 +18,12 @@ import {
   MAX_HALO,
   MAX_SHRINK,
   type PictureTask,
-  RESERVED,
-  shown,
   shrinkOf,
   type Task,
   TaskError,
   type Values,
 } from "../task.ts";
+import { checkedValues, RESERVED } from "./params.ts";
 
 /** The version follows the name, after a dot. `tareas.muertas` is the queue of dead letters. */
 const NAME = /^(?!muertas$)[a-z][a-z0-9-]{0,63}$/;

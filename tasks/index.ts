@@ -16,7 +16,17 @@ import { taskOf } from "./offer.ts";
 import { errorOf, placed, sentenceOf, shortOf } from "./thrown.ts";
 
 /** Files in this folder that are not tasks. */
-const NO_TASKS = ["index.ts", "check.ts", "list.ts", "offer.ts", "plan.ts", "run.ts", "thread.ts", "thrown.ts"];
+const NO_TASKS = [
+  "index.ts",
+  "check.ts",
+  "list.ts",
+  "offer.ts",
+  "params.ts",
+  "plan.ts",
+  "run.ts",
+  "thread.ts",
+  "thrown.ts",
+];
 
 /** All versions of all tasks, by their names on the wire. */
 export class Tasks extends Map<string, Task> {

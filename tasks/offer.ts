@@ -14,6 +14,8 @@
  *
  * Not here: which workers offer what (index.ts), how the tasks are checked (check.ts).
  */
+
+import { shown } from "../ops/shown.ts";
 import type { Channels } from "../picture/picture.ts";
 import {
   type DataTask,
@@ -22,7 +24,6 @@ import {
   isList,
   type Params,
   type PictureTask,
-  shown,
   type Task,
   TaskError,
   type Values,

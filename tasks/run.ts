@@ -7,7 +7,6 @@ import { convert } from "../picture/colour.ts";
 import type { Channels } from "../picture/picture.ts";
 import { encodeBand } from "../picture/png-write.ts";
 import {
-  checkedValues,
   type DataTask,
   haloOf,
   isData,
@@ -19,6 +18,7 @@ import {
   TaskError,
   type Values,
 } from "../task.ts";
+import { checkedValues } from "./params.ts";
 
 /** A band that has the task's halo, or more. */
 export interface BandToRun {

@@ -8,7 +8,8 @@
 import { relative, sep } from "node:path";
 import { fileURLToPath } from "node:url";
 import { stripVTControlCharacters } from "node:util";
-import { isData, isList, shown, type Task, TaskError } from "../task.ts";
+import { shown } from "../ops/shown.ts";
+import { isData, isList, type Task, TaskError } from "../task.ts";
 
 export type Placed = Error & { at?: string | undefined };
 

@@ -8,18 +8,14 @@ import { decode } from "fast-png";
 import { transform } from "../cli/local.ts";
 import { onePiece } from "../picture/picture.ts";
 import {
-  checkedValues,
   type DataTask,
   dataTask,
   haloOf,
   isList,
   type ListTask,
-  ParamError,
   type Params,
   type PictureTask,
   pictureTask,
-  queryValues,
-  schemaOf,
   type Task,
   TaskError,
   type Values,
@@ -28,6 +24,7 @@ import {
 import { expectTask } from "../tasks/check.ts";
 import { loadTasks } from "../tasks/index.ts";
 import { type Offer, offerOf, taskOf } from "../tasks/offer.ts";
+import { checkedValues, ParamError, queryValues, schemaOf } from "../tasks/params.ts";
 import { finished, runTask } from "../tasks/run.ts";
 import { expectSame, imageOf, random, read, sobelOf } from "./pictures.ts";
 
@@ -79,6 +76,10 @@ describe("parameters", () => {
     expect(() => checkedValues(task, { sigma: "2" })).toThrow('sigma: expected a number from 0.5 to 9, got "2"');
     expect(() => checkedValues(task, { note: 5 })).toThrow("note: expected a string, got 5");
     expect(() => checkedValues({ name: "bare" }, { a: 1 })).toThrow('unknown parameter "a": bare has no parameters');
+    const deep = JSON.parse("[".repeat(400_000) + "]".repeat(400_000)); // deeper than JSON.stringify goes
+    expect(() => checkedValues(task, { sigma: deep })).toThrow(
+      new ParamError("sigma: expected a number from 0.5 to 9, got something that JSON cannot show"),
+    );
   });
 
   test("may be lists and objects, in a query too", () => {

@@ -20,8 +20,9 @@ import { collectPixels, onePiece } from "../picture/picture.ts";
 import { readImage } from "../picture/read.ts";
 import { DEAD_LETTERS, QUEUE, queueOf } from "../queue.ts";
 import { BEAT_MS } from "../results.ts";
-import { isList, queryValues } from "../task.ts";
+import { isList } from "../task.ts";
 import { loadTasks } from "../tasks/index.ts";
+import { queryValues } from "../tasks/params.ts";
 import { encodedResult, runTask } from "../tasks/run.ts";
 import { expectSame, random } from "./pictures.ts";
 import {
