@@ -45,121 +45,95 @@ export function openRegistry(ofProcess: boolean): Registry {
 }
 
 /** Makes metrics for one registry. */
-class Maker {
-  readonly #registers: Registry[];
+class Metrics {
+  constructor(readonly registry: Registry) {}
 
-  constructor(registry: Registry) {
-    this.#registers = [registry];
+  protected counter<L extends string>(name: string, help: string, ...labelNames: L[]): Counter<L> {
+    return new Counter({ name, help, labelNames, registers: [this.registry] });
   }
 
-  counter<L extends string>(name: string, help: string, ...labelNames: L[]): Counter<L> {
-    return new Counter({ name, help, labelNames, registers: this.#registers });
+  protected gauge<L extends string>(name: string, help: string, ...labelNames: L[]): Gauge<L> {
+    return new Gauge({ name, help, labelNames, registers: [this.registry] });
   }
 
-  gauge<L extends string>(name: string, help: string, ...labelNames: L[]): Gauge<L> {
-    return new Gauge({ name, help, labelNames, registers: this.#registers });
-  }
-
-  seconds<L extends string>(name: string, help: string, buckets: number[], ...labelNames: L[]): Histogram<L> {
-    return new Histogram({ name, help, buckets, labelNames, registers: this.#registers });
+  protected histogram<L extends string>(name: string, help: string, buckets: number[], ...labelNames: L[]) {
+    return new Histogram({ name, help, buckets, labelNames, registers: [this.registry] });
   }
 }
 
 export type DeadLetterReason = "unreadable" | "unknown_task" | "task_failed" | "kills_workers";
 
 /** What a worker counts. */
-export class WorkerMetrics {
-  readonly bands: Counter<"task" | "outcome">;
-  readonly deadLettered: Counter<"reason">;
-  readonly redelivered: Counter<"task">;
-  readonly wait: Histogram<"task">;
-  readonly compute: Histogram<"task">;
-  readonly store: Histogram;
-  readonly pixels: Counter<"task">;
-  readonly resultBytes: Counter<"task">;
-  readonly storeRetries: Counter;
-  readonly busy: Gauge;
-
-  constructor(registry: Registry) {
-    const make = new Maker(registry);
-    this.bands = make.counter("sobel_bands_total", "Bands taken from the queue, by outcome", "task", "outcome");
-    this.deadLettered = make.counter("sobel_bands_dead_lettered_total", "Dead-lettered bands by reason", "reason");
-    this.redelivered = make.counter("sobel_bands_redelivered_total", "Redelivered bands", "task");
-    this.wait = make.seconds(
-      "sobel_band_wait_seconds",
-      "Seconds from the publish of a band to its first delivery, by the clocks of coordinator and worker",
-      BAND_SECONDS,
-      "task",
-    );
-    this.compute = make.seconds(
-      "sobel_band_task_seconds",
-      "Seconds of a task for one band, compression included",
-      BAND_SECONDS,
-      "task",
-    );
-    this.store = make.seconds("sobel_band_store_seconds", "Seconds to store the result of a band", BAND_SECONDS);
-    this.pixels = make.counter("sobel_band_pixels_total", "Pixels of finished bands", "task");
-    this.resultBytes = make.counter("sobel_band_result_bytes_total", "Bytes of the results of finished bands", "task");
-    this.storeRetries = make.counter("sobel_store_retries_total", "Retried requests to the result store");
-    this.busy = make.gauge("sobel_bands_in_progress", "Bands in progress");
-  }
+export class WorkerMetrics extends Metrics {
+  readonly bands = this.counter("sobel_bands_total", "Bands taken from the queue, by outcome", "task", "outcome");
+  readonly deadLettered = this.counter("sobel_bands_dead_lettered_total", "Dead-lettered bands by reason", "reason");
+  readonly redelivered = this.counter("sobel_bands_redelivered_total", "Redelivered bands", "task");
+  readonly wait = this.histogram(
+    "sobel_band_wait_seconds",
+    "Seconds from the publish of a band to its first delivery, by the clocks of coordinator and worker",
+    BAND_SECONDS,
+    "task",
+  );
+  readonly compute = this.histogram(
+    "sobel_band_task_seconds",
+    "Seconds of a task for one band, compression included",
+    BAND_SECONDS,
+    "task",
+  );
+  readonly store = this.histogram("sobel_band_store_seconds", "Seconds to store the result of a band", BAND_SECONDS);
+  readonly pixels = this.counter("sobel_band_pixels_total", "Pixels of finished bands", "task");
+  readonly resultBytes = this.counter(
+    "sobel_band_result_bytes_total",
+    "Bytes of the results of finished bands",
+    "task",
+  );
+  readonly storeRetries = this.counter("sobel_store_retries_total", "Retried requests to the result store");
+  readonly busy = this.gauge("sobel_bands_in_progress", "Bands in progress");
 }
 
 /** What a coordinator counts. */
-export class CoordinatorMetrics {
-  readonly refused: Counter<"reason">;
-  readonly uploadBytes: Counter;
-  readonly resultBytes: Counter;
-  readonly accepted: Counter<"task">;
-  readonly open: Gauge<"state">;
-  readonly ended: Counter<"task" | "state">;
-  readonly failed: Counter<"reason">;
-  readonly seconds: Histogram<"task">;
-  readonly responses: Counter<"method" | "route" | "status">;
+export class CoordinatorMetrics extends Metrics {
+  readonly refused = this.counter(
+    "sobel_uploads_refused_total",
+    "Refused uploads by reason; busy, queue and store are answered with 503",
+    "reason",
+  );
+  readonly uploadBytes = this.counter("sobel_upload_bytes_total", "Bytes read from uploads, refused ones included");
+  readonly resultBytes = this.counter("sobel_result_bytes_total", "Bytes of results sent to clients");
+  readonly accepted = this.counter(
+    "sobel_jobs_accepted_total",
+    "Accepted jobs: every band is in the queue or done",
+    "task",
+  );
+  readonly open = this.gauge("sobel_jobs_open", "Open jobs of this coordinator by state", "state");
+  readonly ended = this.counter(
+    "sobel_jobs_ended_total",
+    "Ended jobs of this coordinator by state; gone: cancelled through another coordinator, or expired",
+    "task",
+    "state",
+  );
+  readonly failed = this.counter(
+    "sobel_jobs_failed_total",
+    "Failed jobs by reason, those that failed during their upload included",
+    "reason",
+  );
+  readonly seconds = this.histogram(
+    "sobel_job_seconds",
+    "Seconds from the first request for a job to its last band",
+    JOB_SECONDS,
+    "task",
+  );
+  readonly responses = this.counter(
+    "sobel_http_responses_total",
+    "HTTP responses; method and route are empty for an unknown path",
+    "method",
+    "route",
+    "status",
+  );
 
-  constructor(
-    readonly registry: Registry,
-    maxUploads: number,
-  ) {
-    const make = new Maker(registry);
-    make.gauge("sobel_uploads_limit", "Maximum concurrent uploads").set(maxUploads);
-    this.refused = make.counter(
-      "sobel_uploads_refused_total",
-      "Refused uploads by reason; busy, queue and store are answered with 503",
-      "reason",
-    );
-    this.uploadBytes = make.counter("sobel_upload_bytes_total", "Bytes read from uploads, refused ones included");
-    this.resultBytes = make.counter("sobel_result_bytes_total", "Bytes of results sent to clients");
-    this.accepted = make.counter(
-      "sobel_jobs_accepted_total",
-      "Accepted jobs: every band is in the queue or done",
-      "task",
-    );
-    this.open = make.gauge("sobel_jobs_open", "Open jobs of this coordinator by state", "state");
-    this.ended = make.counter(
-      "sobel_jobs_ended_total",
-      "Ended jobs of this coordinator by state; gone: cancelled through another coordinator, or expired",
-      "task",
-      "state",
-    );
-    this.failed = make.counter(
-      "sobel_jobs_failed_total",
-      "Failed jobs by reason, those that failed during their upload included",
-      "reason",
-    );
-    this.seconds = make.seconds(
-      "sobel_job_seconds",
-      "Seconds from the first request for a job to its last band",
-      JOB_SECONDS,
-      "task",
-    );
-    this.responses = make.counter(
-      "sobel_http_responses_total",
-      "HTTP responses; method and route are empty for an unknown path",
-      "method",
-      "route",
-      "status",
-    );
+  constructor(registry: Registry, maxUploads: number) {
+    super(registry);
+    this.gauge("sobel_uploads_limit", "Maximum concurrent uploads").set(maxUploads);
     for (const state of ["uploading", "running"]) this.open.set({ state }, 0);
     for (const reason of ["busy", "queue", "store"]) this.refused.inc({ reason }, 0);
   }
@@ -182,57 +156,54 @@ export class CoordinatorMetrics {
 }
 
 /** Availability of queue and store at the scrape. The checks have a time limit, so a scrape never hangs. */
-export class BackendGauges {
-  readonly #backends: Backends;
-  readonly #queueUp: Gauge;
-  readonly #storeUp: Gauge;
+export class BackendGauges extends Metrics {
+  readonly #queueUp = this.gauge("sobel_queue_up", "1 if the queue is available, else 0");
+  readonly #storeUp = this.gauge("sobel_store_up", "1 if the result store is available, else 0");
 
-  constructor(registry: Registry, backends: Backends) {
-    const make = new Maker(registry);
-    this.#backends = backends;
-    this.#queueUp = make.gauge("sobel_queue_up", "1 if the queue is available, else 0");
-    this.#storeUp = make.gauge("sobel_store_up", "1 if the result store is available, else 0");
+  constructor(
+    registry: Registry,
+    readonly backends: Backends,
+  ) {
+    super(registry);
   }
 
   async observe(): Promise<void> {
-    const { queue, store } = await backendHealth(this.#backends);
+    const { queue, store } = await backendHealth(this.backends);
     this.#queueUp.set(queue === null ? 1 : 0);
     this.#storeUp.set(store === null ? 1 : 0);
   }
 }
 
 /** Queue depth and live workers at the scrape. If the queue does not answer, its gauges are absent, not 0. */
-export class FleetMetrics {
-  readonly #backends: Backends;
-  readonly #tasks: string[];
-  readonly #waiting: Gauge<"task">;
-  readonly #consumers: Gauge<"task">;
-  readonly #deadLetters: Gauge;
-  readonly #workers: Gauge<"task">;
-  readonly #busy: Gauge;
-  readonly #bands: Counter<"worker">;
-  readonly #pixels: Counter<"worker">;
-  readonly #seconds: Counter<"worker">;
+export class FleetMetrics extends Metrics {
+  readonly #waiting = this.gauge("sobel_queue_bands_waiting", "Bands waiting for a worker", "task");
+  readonly #consumers = this.gauge(
+    "sobel_queue_consumers",
+    "Consumers of the queue, third-party workers included",
+    "task",
+  );
+  readonly #deadLetters = this.gauge("sobel_queue_dead_letters", "Messages in the dead-letter queue tareas.muertas");
+  readonly #workers = this.gauge("sobel_workers", "Live workers by task", "task");
+  readonly #busy = this.gauge("sobel_workers_busy", "Live workers with a band in progress at their last heartbeat");
+  readonly #bands = this.counter("sobel_worker_bands_total", "Bands done by a live worker since it joined", "worker");
+  readonly #pixels = this.counter("sobel_worker_pixels_total", "Pixels of the bands done by a live worker", "worker");
+  readonly #seconds = this.counter(
+    "sobel_worker_task_seconds_total",
+    "Seconds of task time of a live worker",
+    "worker",
+  );
 
-  constructor(registry: Registry, backends: Backends, tasks: string[]) {
-    this.#backends = backends;
-    this.#tasks = tasks;
-    const make = new Maker(registry);
-    const gauge = (name: string, help: string) => make.gauge(name, help, "task");
-    const byWorker = (name: string, help: string) => make.counter(name, help, "worker");
-    this.#waiting = gauge("sobel_queue_bands_waiting", "Bands waiting for a worker");
-    this.#consumers = gauge("sobel_queue_consumers", "Consumers of the queue, third-party workers included");
-    this.#deadLetters = make.gauge("sobel_queue_dead_letters", "Messages in the dead-letter queue tareas.muertas");
-    this.#workers = gauge("sobel_workers", "Live workers by task");
-    this.#busy = make.gauge("sobel_workers_busy", "Live workers with a band in progress at their last heartbeat");
-    this.#bands = byWorker("sobel_worker_bands_total", "Bands done by a live worker since it joined");
-    this.#pixels = byWorker("sobel_worker_pixels_total", "Pixels of the bands done by a live worker");
-    this.#seconds = byWorker("sobel_worker_task_seconds_total", "Seconds of task time of a live worker");
+  constructor(
+    registry: Registry,
+    readonly backends: Backends,
+    readonly tasks: string[],
+  ) {
+    super(registry);
   }
 
   async observe(): Promise<void> {
-    const { queue, results } = this.#backends;
-    const depths = await Promise.all(this.#tasks.map((task) => queue.depth(task).catch(() => null)));
+    const { queue, results } = this.backends;
+    const depths = await Promise.all(this.tasks.map((task) => queue.depth(task).catch(() => null)));
     const deadLetters = await queue.deadLetters().catch(() => null);
     const fleet = await within(results.workers(), ANSWER_MS, "no answer from the result store").catch(() => []);
     // No await from here on: a concurrent scrape must not see half of the values.
@@ -242,7 +213,7 @@ export class FleetMetrics {
     this.#deadLetters.remove();
     if (deadLetters !== null) this.#deadLetters.set(deadLetters);
     for (const [i, depth] of depths.entries()) {
-      const task = this.#tasks[i];
+      const task = this.tasks[i];
       this.#workers.set({ task }, fleet.filter(({ tasks }) => tasks.includes(task)).length);
       if (!depth) continue;
       this.#waiting.set({ task }, depth.waiting);
