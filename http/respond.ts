@@ -6,6 +6,7 @@
  * Not here: routes (coordinator.ts), uploads (upload.ts), the server (serve.ts).
  */
 import { createHash, timingSafeEqual } from "node:crypto";
+import { STATUS_CODES } from "node:http";
 import { NotFoundError } from "elysia";
 import { QueueError } from "../backends.ts";
 import type { Log } from "../ops/log.ts";
@@ -55,8 +56,7 @@ export function problemOf(
   headers: Record<string, string> = {},
   more: object = {},
 ): Response {
-  const title = TITLES[status] ?? "Error";
-  const body = JSON.stringify({ type: "about:blank", title, status, detail, ...more });
+  const body = JSON.stringify({ type: "about:blank", title: titleOf(status), status, detail, ...more });
   const kind = { "content-type": "application/problem+json", "x-content-type-options": "nosniff" };
   return new Response(body, { status, headers: { ...headers, ...kind } });
 }
@@ -127,23 +127,13 @@ const STATUSES: Record<ImageErrorCode | JobError["code"], number> = {
   "taken-over": 503,
 };
 
-const TITLES: Record<number, string> = {
-  400: "Bad request",
-  401: "Unauthorized",
-  403: "Forbidden",
-  404: "Not found",
-  405: "Method not allowed",
-  408: "Request timeout",
-  409: "Conflict",
-  410: "Gone",
-  412: "Precondition failed",
-  413: "Content too large",
-  415: "Unsupported media type",
-  416: "Range not satisfiable",
-  422: "Unprocessable content",
-  500: "The job failed",
-  503: "Service unavailable",
-};
+/** Titles that differ from Node's: the names in RFC 9110, and the only cause of a 500. */
+const TITLES = { ...STATUS_CODES, 413: "Content Too Large", 422: "Unprocessable Content", 500: "The job failed" };
+
+function titleOf(status: number): string {
+  const title = TITLES[status as keyof typeof TITLES] ?? "Error";
+  return title[0] + title.slice(1).toLowerCase();
+}
 
 /**
  * Evaluates `If-Match` and `If-None-Match` (RFC 9110, 13.2.2).
