@@ -14,7 +14,6 @@ export interface Peers {
   python: string | undefined;
   /** Whether that Python can also import the packages of the course's design. */
   course: boolean;
-  vips: boolean;
   versions: Record<string, string>;
   /** The peers that are not installed, each with its install command. */
   missing: string[];
@@ -25,14 +24,11 @@ export function findPeers(): Peers {
   const python = ["/usr/bin/python3", "python3"].find((path) => outputOf(path, "-c", "import cv2") !== undefined);
   const opencv = python && outputOf(python, "-c", "import cv2; print(cv2.__version__)");
   const course = python !== undefined && outputOf(python, "-c", "import pika, redis") !== undefined;
-  const vips = outputOf("vips", "--version")?.replace("vips-", "");
   const missing = [
     !python && "OpenCV (apt-get install -y python3-opencv)",
     !course && "the course's design (apt-get install -y python3-opencv python3-pika python3-redis)",
-    !vips && "libvips (apt-get install -y libvips-tools)",
   ].filter((text) => text !== false);
-  const versions = { ...(opencv && { OpenCV: opencv }), ...(vips && { libvips: vips }) };
-  return { python, course, vips: vips !== undefined, versions, missing };
+  return { python, course, versions: opencv ? { OpenCV: opencv } : {}, missing };
 }
 
 /** Standard output of a command; undefined if it is not installed or fails. */

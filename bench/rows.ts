@@ -11,15 +11,11 @@ import process from "node:process";
 import { inflateSync } from "node:zlib";
 import sharp from "sharp";
 import { type Band, chunkIdOf, encodeMessage, planBands, split } from "../chunk.ts";
-import { transform } from "../cli/local.ts";
-import { openLog } from "../ops/log.ts";
 import { DEFAULT_BAND_PIXELS } from "../ops/settings.ts";
 import { simd } from "../picture/kernel/kernel.ts";
 import { onePiece } from "../picture/picture.ts";
 import { readPng } from "../picture/png-read.ts";
 import { encodeBand } from "../picture/png-write.ts";
-import { RabbitQueue } from "../queue.ts";
-import { task as sobel } from "../sobel.ts";
 import { inPieces, UNLIMITED } from "../test/pictures.ts";
 import type { Service } from "./cluster.ts";
 import { backlog, latency, memory, scaling } from "./load.ts";
@@ -49,7 +45,6 @@ export const ROWS: Record<string, (bench: Bench) => Promise<Row[]>> = {
   encode,
   floor,
   program,
-  libvips,
   cpu,
   wire,
   memory,
@@ -106,7 +101,6 @@ async function small(bench: Bench): Promise<Row[]> {
   return [
     ...(await smallJobs(bench, "one process over HTTP", await bench.embedded())),
     ...(await smallJobs(bench, distributedName(2), await cluster.coordinator())),
-    ...(await smallParts(bench)),
   ];
 }
 
@@ -129,29 +123,6 @@ async function smallJobs(bench: Bench, what: string, service: Service): Promise<
     rows.push({ what: name, picture, ours: jobs / seconds, unit: "jobs/s" });
   }
   return rows;
-}
-
-/** Two parts of a small job: the computation, and RabbitMQ's confirm after it has written the message to disk. */
-async function smallParts(bench: Bench): Promise<Row[]> {
-  const picture = PICTURES.small;
-  const bytes = await bench.bytes(picture);
-  const work = async () =>
-    Array.fromAsync(transform(await readPng(onePiece(bytes), UNLIMITED), sobel, DEFAULT_BAND_PIXELS));
-  await alternate([subject(work)], bench.quick ? 10 : 50);
-
-  const queue = await RabbitQueue.connect((await bench.cluster()).env.RABBITMQ_URL, openLog("error"));
-  const task = "bench"; // a queue of its own: no worker takes from it
-  await queue.consume([task], async () => ({ do: "done" }));
-  const [{ pixels, halo, width, channels, rows }] = await bandsOf(bench, picture);
-  const size = { width, height: rows + 2, channels };
-  const chunk = { chunkId: chunkIdOf(crypto.randomUUID(), 0), task, halo, ...size, pixels };
-  const subjects = [
-    { ...subject(work), name: "the computation alone, one thread, p50" },
-    { ...subject(() => queue.publish(chunk)), name: "RabbitMQ confirms a band, p50" },
-  ];
-  const series = await alternate(subjects, bench.quick ? 20 : 300);
-  await queue.close();
-  return subjects.map(({ name }, i) => ({ what: name, picture, ours: 1000 * median(series[i]), unit: "ms" }));
 }
 
 async function decode(bench: Bench): Promise<Row[]> {
@@ -201,19 +172,6 @@ async function program(bench: Bench): Promise<Row[]> {
   const out = join(tmpdir(), `sobel-bench-${process.pid}.png`);
   const ours = () => runToEnd(process.execPath, "run", "sobel.ts", path, out);
   const rows = await wholeJob(bench, "sobel.ts, start-up included", ours);
-  await rm(out, { force: true });
-  return rows;
-}
-
-async function libvips(bench: Bench): Promise<Row[]> {
-  if (!bench.peers.vips) return [];
-  const [service, file, path] = [await bench.embedded(), await bench.file(), await bench.path()];
-  const out = join(tmpdir(), `sobel-bench-${process.pid}-vips.png`);
-  const rows = await comparison(bench, "one process over HTTP", "s", [
-    subject(() => service.send(file)),
-    // Its Sobel is 8-bit and not exact. Compression 1 is its fastest PNG.
-    { name: "libvips", once: () => timed(() => runToEnd("vips", "sobel", path, `${out}[compression=1]`)) },
-  ]);
   await rm(out, { force: true });
   return rows;
 }
