@@ -27,20 +27,14 @@ interface Setting {
 
 interface NumberSetting extends Setting {
   default: number;
-  min: number;
-  max: number;
+  /** 1 if it is not set. */
+  min?: number;
+  /** Any number that is exact if it is not set. */
+  max?: number;
 }
 
 /** 1 Mi pixels: 1.4 MB on the wire, about 10 ms of work. */
 export const DEFAULT_BAND_PIXELS = 1 << 20;
-export const DEFAULT_UPLOAD_BYTES = 4 * 2 ** 30;
-export const DEFAULT_JOBS = 64;
-/** 60 % of the memory. The rest is for streamed uploads, bands and the runtime. */
-export const DEFAULT_PICTURE_MEMORY_BYTES = Math.floor(0.6 * memoryLimit());
-/** Less than the size of the coordinator pod's volume (k8s/). */
-export const DEFAULT_SPOOL_BYTES = 6 * 2 ** 30;
-export const DEFAULT_STREAMS = 2_000;
-export const DEFAULT_UNKNOWN = 5_000;
 /** Limit of `?workers=` of a job, and of the worker threads of one process. */
 export const MAX_WORKERS = 1024;
 /** After SIGTERM, a coordinator has this long to finish its answers, ms. k8s/ and compose.yaml kill it later. */
@@ -55,12 +49,11 @@ const COORDINATOR: Program[] = ["coordinator.ts"];
 const WORKER: Program[] = ["worker.ts"];
 
 /** Settings that are whole numbers. */
-const NUMBERS = {
+export const NUMBERS = {
   PORT: { of: COORDINATOR, default: 8080, min: 0, max: 65_535, help: "port of the API and the page; 0: any free port" },
   WORKERS: {
     of: COORDINATOR,
     default: availableParallelism(),
-    min: 1,
     max: MAX_WORKERS,
     help: "worker threads without RABBITMQ_URL and REDIS_URL",
     shown: "all cores",
@@ -68,63 +61,53 @@ const NUMBERS = {
   BAND_PIXELS: {
     of: ["coordinator.ts", "sobel.ts"],
     default: DEFAULT_BAND_PIXELS,
-    min: 1,
-    max: Number.MAX_SAFE_INTEGER,
     help: "pixels of a band, approximately",
   },
   BAND_TIMEOUT_SECONDS: {
     of: BOTH,
     default: 60,
-    min: 1,
     max: 86_400,
     help: "time limit of a task for one band, seconds",
   },
   MAX_UPLOAD_BYTES: {
     of: COORDINATOR,
-    default: DEFAULT_UPLOAD_BYTES,
-    min: 1,
-    max: Number.MAX_SAFE_INTEGER,
+    default: 4 * 2 ** 30,
     help: "limit of a request body, bytes; above it: 413",
   },
   MAX_PIXELS: {
     of: COORDINATOR,
     default: 1_000_000_000,
-    min: 1,
-    max: Number.MAX_SAFE_INTEGER,
     help: "limit of a picture, pixels; above it: 413. At most 134217728 if the picture must be held whole; rows: a 64th",
   },
   PICTURE_MEMORY_BYTES: {
     of: COORDINATOR,
-    default: DEFAULT_PICTURE_MEMORY_BYTES,
-    min: 1,
-    max: Number.MAX_SAFE_INTEGER,
+    // The rest is for streamed uploads, bands and the runtime.
+    default: Math.floor(0.6 * memoryLimit()),
     help: "memory for pictures that must be held whole, bytes; above it they wait, then 503",
     shown: "60 % of the limit",
   },
   MAX_SPOOL_BYTES: {
     of: COORDINATOR,
-    default: DEFAULT_SPOOL_BYTES,
-    min: 1,
-    max: Number.MAX_SAFE_INTEGER,
+    // Less than the size of the coordinator pod's volume (k8s/).
+    default: 6 * 2 ** 30,
     help: "limit of the files in TMPDIR, for tasks of two steps, bytes; above it: 503",
   },
   MAX_JOBS: {
     of: COORDINATOR,
-    default: DEFAULT_JOBS,
-    min: 1,
+    default: 64,
     max: 100_000,
     help: "limit of concurrent uploads; above it: 503",
   },
   MAX_EVENT_STREAMS: {
     of: COORDINATOR,
-    default: DEFAULT_STREAMS,
+    default: 2_000,
     min: 2,
     max: 1_000_000,
     help: "limit of open event streams, half of it for one address; above it: 503",
   },
   MAX_UNKNOWN_JOBS: {
     of: COORDINATOR,
-    default: DEFAULT_UNKNOWN,
+    default: 5_000,
     min: 200,
     max: 1_000_000,
     help: "limit of jobs in event streams that do not exist, half of it for one address; above it: 503",
@@ -132,7 +115,6 @@ const NUMBERS = {
   RESULT_TTL_SECONDS: {
     of: BOTH,
     default: 3600,
-    min: 1,
     max: YEAR_SECONDS,
     help: "how long a job is kept after its last band, seconds; longer than any job takes",
   },
@@ -196,7 +178,7 @@ function memoryLimit(): number {
 
 /** Reads a setting that is a whole number. @throws Error with the setting's name */
 export function setting(name: keyof typeof NUMBERS): number {
-  const { default: fallback, min, max } = NUMBERS[name];
+  const { default: fallback, min = 1, max = Number.MAX_SAFE_INTEGER }: NumberSetting = NUMBERS[name];
   const text = process.env[name];
   if (text === undefined || text === "") return fallback;
   const value = /^\d+$/.test(text) ? Number(text) : Number.NaN;
