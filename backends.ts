@@ -339,10 +339,10 @@ export interface Results {
    */
   recordForeign(id: string, reports: Report[]): Promise<number>;
   /**
-   * Records whether something seems wrong with a job: bands are missing, or an upload has no coordinator.
-   * @returns for how long something has been wrong, ms; 0 while nothing is. A stored band resets it.
+   * Records whether a job is stuck at this look: bands are missing, or its upload has no coordinator.
+   * @returns for how long it has been stuck at every look, ms; 0 if it is not. A stored band resets it
    */
-  trackSuspicion(id: string, suspicious: boolean): Promise<number>;
+  stuckFor(id: string, isStuck: boolean): Promise<number>;
   load(chunkId: string): Promise<Uint8Array | null>;
   drop(chunkId: string): Promise<void>;
 

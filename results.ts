@@ -60,7 +60,7 @@ const jobKey = (id: string) => `job:{${id}}`;
 const PARTS = ["rows", "sent", "done", "failures", "claims", "log"];
 const resultKey = (chunkId: string) => `resultado:${chunkId}`;
 
-/** One look adds at most this time to `trackSuspicion`, ms. It is more than twice the pause between two looks. */
+/** One look adds at most this time to `stuckFor`, ms. It is more than twice the pause between two looks. */
 const MAX_LOOK_MS = 5_000;
 
 /** How long a worker may take to report that it has lost the queue and still computes its band, ms. */
@@ -247,8 +247,8 @@ export class RedisResults implements Results {
     return Number(await this.#redis.eval(lua.RECORD_FOREIGN, keys.length + 1, jobKey(id), ...keys, ...args));
   }
 
-  async trackSuspicion(id: string, suspicious: boolean): Promise<number> {
-    return Number(await this.#redis.eval(lua.TRACK_SUSPICION, 1, jobKey(id), suspicious ? 1 : 0, MAX_LOOK_MS));
+  async stuckFor(id: string, isStuck: boolean): Promise<number> {
+    return Number(await this.#redis.eval(lua.STUCK_FOR, 1, jobKey(id), isStuck ? 1 : 0, MAX_LOOK_MS));
   }
 
   async load(chunkId: string): Promise<Uint8Array | null> {

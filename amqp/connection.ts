@@ -10,7 +10,7 @@ import { type ChannelModel, connect } from "amqplib";
 import { amqpNodes } from "../ops/address.ts";
 import { within } from "../ops/deadline.ts";
 import type { Log } from "../ops/log.ts";
-import type { Trouble, TroubleCode } from "../ops/trouble.ts";
+import { type Trouble, type TroubleCode, UnavailableError } from "../ops/trouble.ts";
 
 /** How long a node may take to accept a connection, ms. */
 const CONNECT_MS = 5_000;
@@ -25,7 +25,6 @@ const ACCESS_REFUSED = 403;
 
 /** The first version with at-least-once dead-lettering of quorum queues. */
 const MIN_VERSION = [3, 10];
-const TOO_OLD = "expected RabbitMQ";
 
 export const NOT_CONNECTED: Trouble = { code: "unreachable", detail: "RabbitMQ is unavailable: not connected" };
 /** Troubles that end only when a setting or an account is changed. */
@@ -43,7 +42,7 @@ export interface Owner {
 export class RabbitConnection {
   readonly #nodes: string[];
   /** The node that is tried next. A random one at first, so that clients spread over the nodes. */
-  #turn: number;
+  #next: number;
   /** Closes the connection that is open now. */
   #close = async () => {};
   readonly #stopped = new AbortController();
@@ -64,7 +63,7 @@ export class RabbitConnection {
       if (!node.searchParams.has("heartbeat")) node.searchParams.set("heartbeat", String(HEARTBEAT_SECONDS));
       return node.href;
     });
-    this.#turn = Math.floor(Math.random() * this.#nodes.length);
+    this.#next = Math.floor(Math.random() * this.#nodes.length);
     void this.#run();
   }
 
@@ -93,7 +92,7 @@ export class RabbitConnection {
 
   /** @returns the connection, and a promise of the error that ends it */
   async #open(): Promise<{ model: ChannelModel; lost: Promise<Error> }> {
-    const node = this.#nodes[this.#turn++ % this.#nodes.length];
+    const node = this.#nodes[this.#next++ % this.#nodes.length];
     const model = await connect(node, { timeout: CONNECT_MS, ...(this.ca && { ca: this.ca }) });
     const { promise, resolve } = Promise.withResolvers<Error>();
     // An `error` event without a listener would end the process. `close` follows.
@@ -134,9 +133,10 @@ export class RabbitConnection {
 }
 
 /** Why a connection failed. It is retried even if RabbitMQ refuses it: an account may be created later. */
-function troubleOf({ message, code }: Error & { code?: unknown }): Trouble {
+function troubleOf(error: Error & { code?: unknown }): Trouble {
+  const { message, code } = error;
   const trouble = (code: TroubleCode, why: string) => ({ code, detail: `RabbitMQ is unavailable: ${why}` });
-  if (message.startsWith(TOO_OLD)) return trouble("version", message);
+  if (error instanceof UnavailableError) return trouble(error.code, message);
   // amqplib gives a refused handshake no code. It does not read RabbitMQ's reason for refusing a virtual host.
   if (/\b403 \(ACCESS-REFUSED\)/.test(message)) return trouble("login", "it refuses the user or the password");
   if (/<ConnectionClose\b/.test(message))
@@ -144,9 +144,10 @@ function troubleOf({ message, code }: Error & { code?: unknown }): Trouble {
   return code === ACCESS_REFUSED ? trouble("rights", "the user lacks a permission") : NOT_CONNECTED;
 }
 
-/** @throws Error if RabbitMQ is too old. Other brokers are not checked: they number their versions differently */
+/** @throws UnavailableError if RabbitMQ is too old. Other brokers are not checked: they number their versions differently */
 function expectVersion({ product, version }: { product: string; version: string }): void {
   const [major, minor] = version.split(".").map(Number);
   const isOld = major < MIN_VERSION[0] || (major === MIN_VERSION[0] && minor < MIN_VERSION[1]);
-  if (product === "RabbitMQ" && isOld) throw new Error(`${TOO_OLD} ${MIN_VERSION.join(".")} or later, got ${version}`);
+  if (product !== "RabbitMQ" || !isOld) return;
+  throw new UnavailableError("version", `expected RabbitMQ ${MIN_VERSION.join(".")} or later, got ${version}`);
 }

@@ -29,7 +29,7 @@ const IDLE_MS = 10_000;
 
 type Message = ConsumeMessage | GetMessage;
 /** A message, and the channel that it came from. */
-type Taken = { message: Message; channel: ConfirmChannel };
+type Received = { message: Message; channel: ConfirmChannel };
 
 interface Broker {
   /** Declares a queue. @returns its channel, with a prefetch of 1 */
@@ -46,12 +46,12 @@ export class Consumer {
   readonly #tag = crypto.randomUUID();
   /** Queues that cannot be used, and when to try them again, ms since 1970. */
   readonly #refused = new Map<string, number>();
-  #arrived: Taken[] = [];
+  #arrived: Received[] = [];
   #wake: () => void = () => {};
   #stopped = false;
   #working = false;
-  /** The index of the queue that is asked first. */
-  #turn = 0;
+  /** The index of the queue that is next in turn. */
+  #next = 0;
   #running: Promise<void> = Promise.resolve();
 
   constructor(
@@ -84,7 +84,7 @@ export class Consumer {
   /** Forgets a channel that is closed or has lost its queue. The broker has requeued what it delivered. */
   closed(channel: ConfirmChannel): void {
     for (const [queue, of] of this.#channels) if (of === channel) this.#channels.delete(queue);
-    this.#arrived = this.#arrived.filter((taken) => taken.channel !== channel);
+    this.#arrived = this.#arrived.filter((received) => received.channel !== channel);
     this.#wake();
   }
 
@@ -99,46 +99,44 @@ export class Consumer {
     // A subscription to the last connection may have added channels after `detach`.
     this.#channels.clear();
     this.#refused.clear();
-    let slow = false;
-    let look: Promise<string[]> | undefined;
+    /** The queues that have messages. Undefined while this worker consumes, and does not ask. */
+    let filled: Promise<string[]> | undefined;
     while (isCurrent()) {
-      const taken = this.#arrived.shift() ?? (slow ? await this.#get(look) : await this.#next(isCurrent));
-      look = undefined;
-      if (!taken) {
-        slow = false;
+      const received = this.#arrived.shift() ?? (await (filled ? this.#get(filled) : this.#arrival(isCurrent)));
+      if (!received) {
+        filled = undefined;
         continue;
       }
-      const { message, channel } = taken;
+      const { message, channel } = received;
       if (!isCurrent()) return settle(() => requeue(channel, message)); // stopped or detached meanwhile
       this.#working = true;
       const delivered = this.deliver(message, channel);
-      let leaving: Promise<void> | undefined;
-      const leave = () => {
-        leaving = this.#unsubscribe();
-        look = leaving.then(() => this.#filled());
-        look.catch(() => {}); // if `leaving` fails, the await below throws
+      let cancelled: Promise<void> | undefined;
+      const cancel = () => {
+        cancelled = this.#unsubscribe();
+        filled = cancelled.then(() => this.#filledQueues());
+        filled.catch(() => {}); // if `cancelled` fails, the await below throws
       };
-      const timer = slow ? undefined : setTimeout(leave, this.holdMs);
-      if (slow) look = this.#filled();
+      const timer = filled ? undefined : setTimeout(cancel, this.holdMs);
+      if (filled) filled = this.#filledQueues(); // asked while the band is computed
       await delivered;
       this.#working = false;
       clearTimeout(timer);
-      await leaving;
-      slow = this.#channels.size === 0;
+      await cancelled;
     }
   }
 
   /** Consumes from all queues until a message arrives. */
-  async #next(isCurrent: () => boolean): Promise<Taken | undefined> {
+  async #arrival(isCurrent: () => boolean): Promise<Received | undefined> {
     while (isCurrent() && this.#arrived.length === 0) {
       if (this.#channels.size < this.queues.length) await this.#subscribe();
       if (!isCurrent() || this.#arrived.length > 0) break;
       if (this.#channels.size + this.#refused.size < this.queues.length) continue; // a channel was closed meanwhile
-      const renew = () => {
-        this.#renew().catch(() => {}); // tried again the next time
+      const check = () => {
+        this.#checkConsumers().catch(() => {}); // tried again the next time
         this.#wake();
       };
-      const timer = setTimeout(renew, this.#refused.size > 0 ? RETRY_MS : IDLE_MS);
+      const timer = setTimeout(check, this.#refused.size > 0 ? RETRY_MS : IDLE_MS);
       await new Promise<void>((wake) => {
         this.#wake = wake;
       });
@@ -151,7 +149,7 @@ export class Consumer {
    * A broker may lose a consumer without a notice, as when a queue is deleted and at once declared again. Then messages
    * wait while this worker is idle. Closing the channel of such a queue has the queue consumed again.
    */
-  async #renew(): Promise<void> {
+  async #checkConsumers(): Promise<void> {
     const consumed = [...this.#channels];
     const counts = await Promise.all(consumed.map(([queue]) => this.broker.waiting(queue)));
     if (this.#working || this.#arrived.length > 0) return;
@@ -161,26 +159,26 @@ export class Consumer {
     }
   }
 
-  /** The next message of one of the queues, in turn. @param look the queues that had messages when last asked */
-  async #get(look: Promise<string[]> = this.#filled()): Promise<Taken | undefined> {
-    for (let queues = await look; queues.length > 0; queues = await this.#filled()) {
+  /** The next message of one of the queues, in turn. @param filled the queues that had messages when last asked */
+  async #get(filled: Promise<string[]>): Promise<Received | undefined> {
+    for (let queues = await filled; queues.length > 0; queues = await this.#filledQueues()) {
       for (const queue of queues) {
-        const taken = await this.#unlessRefused(queue, async () => {
+        const received = await this.#unlessRefused(queue, async () => {
           const channel = await this.broker.open(queue);
           const message = await channel.get(queue);
           return message && { message, channel };
         });
-        if (!taken) continue; // another worker was faster
-        this.#turn = this.queues.indexOf(queue) + 1;
-        return taken;
+        if (!received) continue; // another worker was faster
+        this.#next = this.queues.indexOf(queue) + 1;
+        return received;
       }
     }
     return undefined;
   }
 
   /** The queues that have messages, in turn. All are asked at once. */
-  async #filled(): Promise<string[]> {
-    const inTurn = [...this.queues.slice(this.#turn), ...this.queues.slice(0, this.#turn)];
+  async #filledQueues(): Promise<string[]> {
+    const inTurn = [...this.queues.slice(this.#next), ...this.queues.slice(0, this.#next)];
     const waiting = (queue: string) => this.#unlessRefused(queue, () => this.broker.waiting(queue));
     const counts = await Promise.all(inTurn.map(waiting));
     return inTurn.filter((_, i) => (counts[i] ?? 0) > 0);

@@ -116,45 +116,55 @@ const OPTIONS = {
   params: { type: "string", default: "" },
 } as const;
 
+/** The command line, or BAND_PIXELS, is invalid. */
+class UsageError extends Error {}
+
 /** Runs the command line, then ends the process with one of the exit codes above. */
 export function main(args: string[]): void {
   run(args).then(
     // Exits when the output is written: standard input may stay open after the end of the picture.
     () => process.stdout.write("", () => process.exit()),
     (error) => {
-      // A TypeError with `at` comes from a task.
-      const isUsage = error instanceof ParamError || (error instanceof TypeError && !("at" in error));
+      const isUsage = error instanceof ParamError || error instanceof UsageError;
       console.error(`sobel.ts: ${isUsage ? error.message : sentenceOf(error)}`);
       process.exit(error.exitCode ?? (isUsage ? 2 : 1));
     },
   );
 }
 
+function parsed(args: string[]) {
+  try {
+    return parseArgs({ args, allowPositionals: true, options: OPTIONS });
+  } catch (cause) {
+    throw new UsageError((cause as Error).message, { cause });
+  }
+}
+
 async function run(args: string[]): Promise<void> {
-  const { values, positionals } = parseArgs({ args, allowPositionals: true, options: OPTIONS });
+  const { values, positionals } = parsed(args);
   if (values.help) return console.log(`${USAGE}\n\n${settingsOf("sobel.ts")}`);
   const to = positionals.at(-1);
   const from = positionals.length === 2 ? positionals[0] : null;
   if (to === undefined || positionals.length > 2 || (from === null && values.task === "sobel"))
-    throw new TypeError(`expected two files, got ${positionals.length}\n${USAGE}`);
+    throw new UsageError(`expected two files, got ${positionals.length}\n${USAGE}`);
   if (values.remote !== undefined) {
     const { remote } = await import("./remote.ts");
     const { workers, task, params } = values;
     const job = { origin: originOf(values.remote), from, task, params, workers, token: tokenSetting() };
     return remote(job, await openOutput(to));
   }
-  if (values.workers !== undefined) throw new TypeError("--workers: only with --remote");
+  if (values.workers !== undefined) throw new UsageError("--workers: only with --remote");
   const bandPixels = Number(process.env.BAND_PIXELS || DEFAULT_BAND_PIXELS);
   if (!(bandPixels >= 1))
-    throw new TypeError(`BAND_PIXELS: expected a number of pixels, got ${process.env.BAND_PIXELS}`);
+    throw new UsageError(`BAND_PIXELS: expected a number of pixels, got ${process.env.BAND_PIXELS}`);
   const tasks = await loadTasks(process.env.TASKS);
   const task = tasks.newest(values.task);
-  if (!task) throw new TypeError(`unknown task ${values.task}: expected ${tasks.names().join(", ")}`);
+  if (!task) throw new UsageError(`unknown task ${values.task}: expected ${tasks.names().join(", ")}`);
   const params = queryValues(task, new URLSearchParams(values.params));
   const takes = isList(task) ? task.takes : "picture";
-  if (takes && from === null) throw new TypeError(`${task.name} takes a ${takes}: expected two files, got one`);
+  if (takes && from === null) throw new UsageError(`${task.name} takes a ${takes}: expected two files, got one`);
   if (!takes && from !== null)
-    throw new TypeError(`${task.name} takes no file: expected one file for its result, got two`);
+    throw new UsageError(`${task.name} takes no file: expected one file for its result, got two`);
   const body = from === "-" ? process.stdin : createReadStream(from ?? "/dev/null", { highWaterMark: 1 << 18 });
   const made = isList(task)
     ? transformList(task, body, params)
@@ -162,7 +172,7 @@ async function run(args: string[]): Promise<void> {
   await (await openOutput(to)).write(made);
 }
 
-/** @throws TypeError whose text omits the address, because that may contain a password */
+/** @throws UsageError whose text omits the address, because that may contain a password */
 function originOf(text: string): URL {
   const url = URL.parse(text);
   if (url && /^https?:$/.test(url.protocol) && url.username === "" && url.password === "") {
@@ -170,5 +180,5 @@ function originOf(text: string): URL {
     url.hash = "";
     return url;
   }
-  throw new TypeError("--remote: expected http://host:port or https://host, without a user or password");
+  throw new UsageError("--remote: expected http://host:port or https://host, without a user or password");
 }

@@ -226,7 +226,7 @@ export class LocalResults implements Results {
   }
 
   /** Queue, coordinator and jobs are in this process. No band and no upload can be lost while its job still exists. */
-  async trackSuspicion(): Promise<number> {
+  async stuckFor(): Promise<number> {
     return 0;
   }
 

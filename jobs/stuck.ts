@@ -2,7 +2,7 @@
  * Finds jobs that are stuck (no coordinator enqueues them, or a band is neither in the queue nor with a worker), and
  * workers that died while they had a band.
  *
- * Invariant: a job is failed only after it was stuck at every look for some time. `trackSuspicion` measures that time.
+ * Invariant: a job is failed only after it was stuck at every look for some time. `stuckFor` measures that time.
  *
  * Not here: when to look (watch.ts).
  */
@@ -46,7 +46,7 @@ export async function failIfStuck(backends: Backends, known: Known, isEnqueued: 
   const interrupted = !job.enqueued && !isEnqueued && !(await results.isLeased(job.id));
   const awaited = awaitedOf(known)[0]?.band;
   const missing = awaited === undefined ? { isMissing: false, limit: VANISHED_MS } : await missingOf(backends, job);
-  const seen = await results.trackSuspicion(job.id, interrupted || missing.isMissing);
+  const seen = await results.stuckFor(job.id, interrupted || missing.isMissing);
   if (missing.isMissing && seen >= missing.limit) {
     const where = `the queue is empty, and no worker has it; a rejected band is in ${DEAD_LETTERS}`;
     return results.failJob(job.id, `band ${awaited} has vanished: ${where}`, "lost");

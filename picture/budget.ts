@@ -19,7 +19,7 @@ export class BusyError extends Error {
 }
 
 /** The most decodes that wait, and how long they do, ms. */
-const QUEUE = 16;
+const MAX_WAITING = 16;
 const PATIENCE_MS = 30_000;
 /** A decode of at most this share of the memory and this many bytes skips the queue: a small picture does not wait. */
 const SMALL = 1 / 16;
@@ -115,8 +115,8 @@ class Decodes extends Budget {
   }
 
   #wait(bytes: number): Promise<DecodeShare> {
-    if (this.#queue.length >= QUEUE) {
-      throw new BusyError(`too many pictures wait to be decoded (${QUEUE}); retry later`);
+    if (this.#queue.length >= MAX_WAITING) {
+      throw new BusyError(`too many pictures wait to be decoded (${MAX_WAITING}); retry later`);
     }
     const { promise, resolve, reject } = Promise.withResolvers<DecodeShare>();
     const timer = setTimeout(() => {

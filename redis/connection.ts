@@ -141,11 +141,10 @@ export class RedisConnection {
         await sleep(20);
       }
       await this.#inspect().catch(() => {});
-      if (this.#unsuitable !== undefined) throw new Error(`REDIS_URL: ${this.#unsuitable}`);
       await this.ping();
     };
     await within(first(), CHECK_MS, "no answer").catch((error: Error) => {
-      if (error.message.startsWith("REDIS_URL: ")) throw error;
+      if (error instanceof UnavailableError && error.code === "version") throw new Error(`REDIS_URL: ${error.message}`);
       const reply = error instanceof UnavailableError ? (error.cause as Error | undefined) : error;
       if (isRefusal(reply)) throw new Error(`REDIS_URL: ${cureOf(reply)}: ${reply.message}`, { cause: reply });
     });

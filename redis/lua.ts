@@ -368,10 +368,10 @@ follow(KEYS[1], KEYS[3])
 return 1`;
 
 /**
- * Measures for how long something has been wrong with a job. ARGV 1 if it is wrong now, else 0; the most that one look
- * may add, ms. Returns ms. The limit is for a laptop that sleeps: the clock goes on, but no look is made.
+ * Measures for how long a job has been stuck. ARGV 1 if it is stuck now, else 0; the most that one look may add, ms.
+ * Returns ms. The limit is for a laptop that sleeps: the clock goes on, but no look is made.
  */
-export const TRACK_SUSPICION = `
+export const STUCK_FOR = `
 if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
 if ARGV[1] == '0' then
   redis.call('HDEL', KEYS[1], 'suspect', 'looked')

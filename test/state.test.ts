@@ -716,7 +716,7 @@ describeWith(["redis"], "the state of a job", () => {
     const look = async (agoMs: number, wrong = true) => {
       const looked = await store.hget(`job:{${id}}`, "looked");
       if (looked) await store.hset(`job:{${id}}`, "looked", Number(looked) - agoMs);
-      return results.trackSuspicion(id, wrong);
+      return results.stuckFor(id, wrong);
     };
     expect(await look(0)).toBe(0);
     expect(await look(2_000)).toBeWithin(2_000, 3_000);
