@@ -19,7 +19,7 @@ import { startEmbedded } from "./embedded/workers.ts";
 import { controlWorker, listJobs } from "./http/classroom.ts";
 import { type End, Follower, failureOf } from "./http/follow.ts";
 import { allowedHosts, guarded } from "./http/guard.ts";
-import { inputOf } from "./http/input.ts";
+import { inputOf, taskOr422 } from "./http/input.ts";
 import { deadLetters, inside, keysOf, peek, putBack } from "./http/inside.ts";
 import {
   brokenOff,
@@ -37,7 +37,7 @@ import { Lights } from "./http/lights.ts";
 import { decodable, jobId, query } from "./http/params.ts";
 import { StreamPlaces, UploadPlaces } from "./http/places.ts";
 import { Previews } from "./http/preview.ts";
-import { expectToken, HttpError, methodNotAllowed, problem, streamed } from "./http/respond.ts";
+import { expectToken, methodNotAllowed, problem, streamed } from "./http/respond.ts";
 import { serve } from "./http/serve.ts";
 import { listTasks, listWorkers, metricsText, readiness, type ServiceReads, systemState } from "./http/service.ts";
 import { readApiDocument, readPage, servePage } from "./http/static.ts";
@@ -66,7 +66,7 @@ import { SpoolDisk } from "./picture/spool.ts";
 import { RabbitQueue } from "./queue.ts";
 import { RedisResults } from "./results.ts";
 import { isData, type Task } from "./task.ts";
-import { allTasks, faultOf, findTask, findTaskToResume, loadTasks, type Tasks } from "./tasks/index.ts";
+import { findTaskToResume, loadTasks, type Tasks } from "./tasks/index.ts";
 import { JobError, JobWatch } from "./watch.ts";
 
 export interface Dependencies extends Backends {
@@ -290,18 +290,8 @@ async function withUpload<T>(
   }
 }
 
-/** Finds a task by its name. @throws HttpError 422 */
-async function taskOr422({ tasks, results }: Context, name: string): Promise<Task> {
-  const task = await findTask(tasks, results, name);
-  if (task) return task;
-  const fault = await faultOf(tasks, results, name);
-  if (fault) throw new HttpError(422, `the task ${name} that a worker offers is invalid: ${fault}`);
-  const known = (await allTasks(tasks, results)).map(({ name }) => name);
-  throw new HttpError(422, `unknown task ${JSON.stringify(name)}: expected ${known.join(", ")}`);
-}
-
-const ABOUT = `Serves the page and the API. Without RABBITMQ_URL and REDIS_URL everything runs in this process, with a worker thread per core.
-With both, workers are separate processes (worker.ts), and there may be several coordinators.
+const ABOUT = `Serves the page and the API. Without RABBITMQ_URL and REDIS_URL everything runs in this process, with a
+worker thread per core. With both, workers are separate processes (worker.ts), and there may be several coordinators.
 
 exit codes
   0  ended by SIGTERM or SIGINT, after the answers that had begun

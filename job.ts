@@ -44,23 +44,23 @@ const AHEAD = 8;
  */
 export async function enqueue(
   watch: JobWatch,
-  image: Raster | PieceList,
+  input: Raster | PieceList,
   task: Task,
   signal: AbortSignal,
   disk: SpoolDisk,
 ): Promise<void> {
   const { params, preJobId } = watch.expectJob();
   const step = firstOf(task, params);
-  if (!step || !preJobId || "bands" in image)
-    return watch.enqueuing(() => enqueueBands(watch, image, task, params, signal));
-  const spool = await disk.open(image);
+  if (!step || !preJobId || "bands" in input)
+    return watch.enqueuing(() => enqueueBands(watch, input, task, params, signal));
+  const spool = await disk.open(input);
   try {
     await watch.enqueuing(async () => {
-      const data = await runFirstStep(watch, preJobId, step.task, spool.passing(image), signal);
+      const data = await runFirstStep(watch, preJobId, step.task, spool.passing(input), signal);
       const found = ofTask(() => derivedParams(task, step, data, params));
       await update(watch, { derivedParams: found }, watch.expectJob().attempt);
       const complete = { ...params, ...found };
-      await enqueueBands(watch, spool.again(image), task, complete, signal);
+      await enqueueBands(watch, spool.again(input), task, complete, signal);
     });
   } finally {
     await spool.close();
@@ -113,27 +113,26 @@ async function runFirstStep(
  */
 async function enqueueBands(
   watch: JobWatch,
-  image: Raster | PieceList,
+  input: Raster | PieceList,
   task: Task,
   params: Values,
   signal: AbortSignal,
 ): Promise<void> {
   const halo = ofTask(() => haloOf(task, params));
-  const isDecided = decider(watch, task, params);
-  const known = () => [...watch.sent.keys(), ...watch.done.keys()].reduce((all, band) => Math.max(all, band + 1), 0);
+  const askDecided = decider(watch, task, params);
   const job = watch.expectJob();
   const hasRoom = windowOf(job, watch.backends.results);
-  const own = Object.keys(params).length > 0 ? params : undefined;
+  const ownParams = Object.keys(params).length > 0 ? params : undefined;
   const sending = new Set<Promise<void>>();
   const failed = new AbortController();
   const stop = AbortSignal.any([signal, failed.signal]);
   const lanes = lanesOf(watch);
-  let [bands, waited, isCut] = [0, 0, false];
+  let [bands, waited, isDecided] = [0, 0, false];
   const start = performance.now();
   try {
-    for await (const band of "bands" in image ? image.bands(job) : split(image, { ...job, halo }, pool)) {
-      isCut = (await isDecided()) && band.number >= known();
-      if (isCut) break;
+    for await (const band of "bands" in input ? input.bands(job) : split(input, { ...job, halo }, pool)) {
+      isDecided = (await askDecided()) && band.number >= knownBands(watch);
+      if (isDecided) break;
       bands = band.number + 1;
       const crc = rowsCrc(band);
       const before = watch.done.get(band.number)?.crc ?? watch.sent.get(band.number);
@@ -145,8 +144,8 @@ async function enqueueBands(
       const full = performance.now();
       await watch.until(() => hasRoom(watch.inFlight), stop);
       waited += performance.now() - full;
-      watch.send(band.number, crc);
-      const sent = send(watch, job, band, crc, own, lanes(band.number))
+      watch.markSending(band.number, crc);
+      const sent = publish(watch, job, band, crc, ownParams, lanes(band.number))
         .catch((error) => {
           watch.sent.delete(band.number); // the watch is shared: its other users must not see the band as sent
           failed.abort(error);
@@ -162,17 +161,27 @@ async function enqueueBands(
     await Promise.all(sending);
   }
   stop.throwIfAborted();
+  expectAsMany(bands, watch, job);
   const cutMs = Math.round((performance.now() - start - waited) * 10) / 10;
-  const least = job.enqueued ? job.bands : known();
-  if (bands < least || (job.enqueued && bands > least))
-    throw new JobError("conflict", `this job was started with another text, of ${least} bands; this one has ${bands}`);
-  const isNew = "isCounted" in image && (isCut || !image.isCounted);
-  const counted = isNew && { bands, height: image.isCounted ? Math.min(job.height, bands * job.rows) : bands };
+  const isNew = "isCounted" in input && (isDecided || !input.isCounted);
+  const counted = isNew && { bands, height: input.isCounted ? Math.min(job.height, bands * job.rows) : bands };
   await update(watch, { enqueued: true, cutMs, ...counted }, job.attempt);
 }
 
+/** How many bands were sent or done before, as far as they are known. */
+function knownBands({ sent, done }: JobWatch): number {
+  return [...sent.keys(), ...done.keys()].reduce((all, band) => Math.max(all, band + 1), 0);
+}
+
+/** @throws JobError "conflict" if the job had more bands before; or any other number, once all were enqueued */
+function expectAsMany(bands: number, watch: JobWatch, job: Job): void {
+  const before = job.enqueued ? job.bands : knownBands(watch);
+  if (bands < before || (job.enqueued && bands > before))
+    throw new JobError("conflict", `this job was started with another text, of ${before} bands; this one has ${bands}`);
+}
+
 /** Records a band's rows, publishes it, and records that it is sent. @throws JobError "conflict"; QueueError */
-async function send(
+async function publish(
   { backends: { queue, results } }: JobWatch,
   job: Job,
   band: Band,
@@ -223,8 +232,8 @@ export async function* merge(
     for await (const picture of resultsOf(watch, keep, signal)) {
       const { rows } = bandRows(whole, band);
       const form = { width: whole.width, rows, channels: job.channels };
-      const own = async () => ownForm(picture, form).catch((error) => rejected(watch, band, error, keep));
-      const part = stitcher.band(picture, rows) ?? stitcher.band(await own(), rows)!;
+      const again = () => encodedAgain(picture, form).catch((error) => dropUnusable(watch, band, error, keep));
+      const part = stitcher.band(picture, rows) ?? stitcher.band(await again(), rows)!;
       // The head and the first band are one piece, so a small picture costs one write less.
       yield band === 0 ? Buffer.concat([stitcher.head(), part]) : part;
       band++;
@@ -256,7 +265,7 @@ async function mergeData(
       if (isList(task) && task.isDecided?.(all, params)) break;
     } catch (error) {
       // Only a third-party result is dropped. The project's workers would compute the same again: `merge` is at fault.
-      await rejected(watch, band, error as Error, keep && watch.done.get(band)?.foreign === true);
+      await dropUnusable(watch, band, error as Error, keep && watch.done.get(band)?.foreign === true);
     }
     band++;
   }
@@ -271,7 +280,7 @@ async function* resultsOf(watch: JobWatch, keep: boolean, signal?: AbortSignal):
   const load = async (band: number) => {
     await watch.until(() => watch.done.has(band), signal);
     const result = await results.load(chunkIdOf(id, band)).catch((error) => {
-      if (error instanceof WireError) return rejected(watch, band, error, keep);
+      if (error instanceof WireError) return dropUnusable(watch, band, error, keep);
       throw error;
     });
     if (!result) {
@@ -298,14 +307,14 @@ export function unusable(band: number, cause: Error): JobError {
   return new JobError("failed", `band ${band}: its result cannot be used: ${sentenceOf(cause)}`, "bad_result");
 }
 
-/** Drops such a result if `keep`: the band is computed again when the picture is sent again. @throws JobError */
-async function rejected({ id, backends }: JobWatch, band: number, cause: Error, keep: boolean): Promise<never> {
+/** Drops an unusable result if `keep`: the band is computed again when the picture is sent again. @throws JobError */
+async function dropUnusable({ id, backends }: JobWatch, band: number, cause: Error, keep: boolean): Promise<never> {
   if (keep) await backends.results.drop(chunkIdOf(id, band));
   if (keep) await backends.results.forgetExpired(id);
   throw unusable(band, cause);
 }
 
 /** A third-party result, encoded so that it can be stitched. @throws ImageError */
-async function ownForm(picture: Uint8Array, form: BandForm): Promise<Uint8Array> {
+async function encodedAgain(picture: Uint8Array, form: BandForm): Promise<Uint8Array> {
   return encodeBand(await pixelsOf(picture, form), form.width, form.rows, form.channels);
 }

@@ -49,6 +49,7 @@ import { chunkIdOf, fromBase64, parseChunkId } from "./chunk.ts";
 import type { Action } from "./ops/commands.ts";
 import type { Log } from "./ops/log.ts";
 import { RedisConnection } from "./redis/connection.ts";
+import { RECORD_FOREIGN } from "./redis/foreign.ts";
 import * as lua from "./redis/lua.ts";
 import { claimFrom, fieldsOf, hintFrom, incidentFrom, jobFrom, workerOf } from "./redis/records.ts";
 
@@ -244,7 +245,7 @@ export class RedisResults implements Results {
   async recordForeign(id: string, reports: Report[]): Promise<number> {
     const keys = reports.map(({ band }) => resultKey(chunkIdOf(id, band)));
     const args = reports.flatMap(({ band, ...report }) => [band, JSON.stringify(report)]);
-    return Number(await this.#redis.eval(lua.RECORD_FOREIGN, keys.length + 1, jobKey(id), ...keys, ...args));
+    return Number(await this.#redis.eval(RECORD_FOREIGN, keys.length + 1, jobKey(id), ...keys, ...args));
   }
 
   async stuckFor(id: string, isStuck: boolean): Promise<number> {

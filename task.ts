@@ -15,8 +15,8 @@
  * Invariant: the result does not depend on the number of bands. For picture tasks the halo ensures this. Data tasks and
  * list tasks ensure it themselves: their `merge` must be associative.
  *
- * Not here: how tasks are found (tasks/index.ts), checked (tasks/check.ts) and run (tasks/run.ts), and the values of their
- * parameters (tasks/params.ts).
+ * Not here: how tasks are found (tasks/index.ts), checked (tasks/check.ts) and run (tasks/run.ts), and the values of
+ * their parameters (tasks/params.ts).
  */
 
 import type { Channels } from "./picture/picture.ts";

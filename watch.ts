@@ -108,8 +108,8 @@ export class JobWatch {
   sent = new Map<number, number>();
   #incidents = 0;
   readonly #changes = new EventEmitter().setMaxListeners(0);
-  #heard = Date.now();
-  #refreshed = 0;
+  #lastHint = Date.now();
+  #lastRead = 0;
   #reading = 0;
   #timer: ReturnType<typeof setTimeout> | undefined;
   #closed = false;
@@ -117,7 +117,7 @@ export class JobWatch {
   /** When the next look is due, ms since 1970. */
   #due = 0;
   /** The first unclaimed band at the last look. It changes from look to look while workers take bands. */
-  #first: number | undefined;
+  #firstUnclaimed: number | undefined;
   #missing = new Map<string, number>();
   readonly #pace: Pace;
   #unwatch: Promise<() => void> | undefined;
@@ -142,9 +142,9 @@ export class JobWatch {
     const { watch } = entry;
     try {
       // Subscribe first, read second, so that nothing is missed in between.
-      watch.#unwatch ??= backends.results.watch(id, (hint) => watch.#hear(hint));
+      watch.#unwatch ??= backends.results.watch(id, (hint) => watch.#onHint(hint));
       await watch.#unwatch;
-      watch.#take(fresh ? withoutBands(fresh) : await read(backends.results, id));
+      watch.#apply(fresh ? withoutBands(fresh) : await read(backends.results, id));
     } catch (error) {
       watch.close();
       throw error;
@@ -226,11 +226,11 @@ export class JobWatch {
     });
   }
 
-  #hear(hint?: Hint): void {
-    this.#heard = Date.now();
+  #onHint(hint?: Hint): void {
+    this.#lastHint = Date.now();
     // A read in progress may be older than this hint and would overwrite it, so the records are read once more.
     if (hint === undefined || ("enqueuedAt" in hint && this.#reading > 0)) {
-      this.#refresh(read(this.backends.results, this.id)).catch(() => {}); // the next look reads again
+      this.#readAgain(read(this.backends.results, this.id)).catch(() => {}); // the next look reads again
       return;
     }
     if ("report" in hint) {
@@ -239,23 +239,24 @@ export class JobWatch {
     if (!this.job) return;
     // Only a list gets its number of bands later. For any other job, a message with another number is invalid.
     const { kind, bands, height } = this.job;
-    if ("done" in hint) (kind === "list" || hint.band < bands) && this.#finish(hint.band, hint.done);
-    else if ("claim" in hint) this.#claim(hint.band, hint.claim);
-    else if ("incident" in hint) this.#note(hint.incident);
+    if ("done" in hint) {
+      if (kind === "list" || hint.band < bands) this.#noteDone(hint.band, hint.done);
+    } else if ("claim" in hint) this.#noteClaim(hint.band, hint.claim);
+    else if ("incident" in hint) this.#noteIncident(hint.incident);
     else Object.assign(this.job, hint, { enqueued: true }, kind !== "list" && { bands, height });
     this.#emit();
   }
 
-  async #refresh(reading: Promise<Known | null>): Promise<void> {
+  async #readAgain(reading: Promise<Known | null>): Promise<void> {
     this.#reading++;
     try {
-      this.#take(await reading);
+      this.#apply(await reading);
     } finally {
       this.#reading--;
     }
   }
 
-  #take(known: Known | null): void {
+  #apply(known: Known | null): void {
     // A new job under the same id, or the next attempt: what was known about the bands is out of date.
     if (known?.job.created !== this.job?.created || known?.job.attempt !== this.job?.attempt) {
       this.sent.clear();
@@ -268,21 +269,21 @@ export class JobWatch {
     const appeared = this.job === null && known !== null;
     this.job = known?.job ?? null;
     for (const [band, crc] of known?.sent ?? []) this.sent.set(band, crc);
-    for (const incident of known?.incidents ?? []) this.#note(incident);
-    for (const [band, record] of known?.done ?? []) this.#finish(band, record);
-    for (const [band, claim] of known?.claims ?? []) this.#claim(band, claim);
+    for (const incident of known?.incidents ?? []) this.#noteIncident(incident);
+    for (const [band, record] of known?.done ?? []) this.#noteDone(band, record);
+    for (const [band, claim] of known?.claims ?? []) this.#noteClaim(band, claim);
     if (appeared && this.#timer) this.#schedule();
     this.#emit();
   }
 
-  #finish(band: number, record: Done): void {
+  #noteDone(band: number, record: Done): void {
     // The record is announced again when a third-party worker reports its name later.
     if (this.done.get(band)?.worker !== record.worker) this.happened.push({ band });
     this.done.set(band, record);
     this.claims.delete(band);
   }
 
-  #claim(band: number, claim: Claim): void {
+  #noteClaim(band: number, claim: Claim): void {
     const known = this.claims.get(band);
     // The message is invalid or late, or the records have shown the claim already.
     if (
@@ -295,7 +296,7 @@ export class JobWatch {
     this.happened.push({ band, claim });
   }
 
-  #note(incident: Incident): void {
+  #noteIncident(incident: Incident): void {
     // Known already, or one before it is missing. In the second case the next read of the records brings both.
     if (incident.n !== this.#incidents + 1) return;
     this.#incidents = incident.n;
@@ -306,23 +307,24 @@ export class JobWatch {
 
   #emit(): void {
     const isOpen = this.job && ["uploading", "running"].includes(stateOf(this.job, this.done.size));
-    this.#pace.open[isOpen && !this.#closed ? "add" : "delete"](this);
+    if (isOpen && !this.#closed) this.#pace.open.add(this);
+    else this.#pace.open.delete(this);
     this.version++;
     this.#changes.emit("change");
   }
 
   /** Records that a band is about to be sent. */
-  send(band: number, crc: number): void {
+  markSending(band: number, crc: number): void {
     this.sent.set(band, crc);
     if (this.#pace.isFast && this.#due - Date.now() > this.#pause()) this.#schedule();
   }
 
   /** The pause before the next look, ms. It grows while nothing changes. */
   #pause(): number {
-    const quiet = Date.now() - this.#heard;
+    const quiet = Date.now() - this.#lastHint;
     const usual = this.job ? Math.min(Math.max(LOOK_MS, quiet / 4), REFRESH_MS) : UNKNOWN_MS * (1 + Math.random());
     const own = this.#unclaimed().length > 0 ? Math.min(usual, this.#pace.pause) : usual;
-    return Math.max(own, this.#pace.turn);
+    return Math.max(own, this.#pace.minPause);
   }
 
   #schedule(): void {
@@ -339,15 +341,15 @@ export class JobWatch {
     const now = Date.now();
     // A new record is announced when it is written. This look finds it if that message was lost.
     if (!this.job && !(await this.backends.results.findJob(this.id))) return;
-    if (now - this.#heard >= LOOK_MS && now - this.#refreshed >= REFRESH_MS) {
-      this.#refreshed = now;
-      await this.#refresh(lookUp(this.backends, this.id, this.#enqueuing > 0));
+    if (now - this.#lastHint >= LOOK_MS && now - this.#lastRead >= REFRESH_MS) {
+      this.#lastRead = now;
+      await this.#readAgain(lookUp(this.backends, this.id, this.#enqueuing > 0));
       this.#missing = await noteLost(this.backends, this, this.#missing);
       return;
     }
     const unclaimed = this.#unclaimed();
-    const isStuck = unclaimed.length > 0 && unclaimed[0].band === this.#first;
-    this.#first = unclaimed[0]?.band;
+    const isStuck = unclaimed.length > 0 && unclaimed[0].band === this.#firstUnclaimed;
+    this.#firstUnclaimed = unclaimed[0]?.band;
     if (isStuck || (this.#pace.isFast && unclaimed.length > 0)) {
       this.#pace.looked(await this.backends.results.recordForeign(this.id, unclaimed));
     }

@@ -25,7 +25,7 @@
 import { availableParallelism, hostname } from "node:os";
 import process from "node:process";
 import { setTimeout as sleep } from "node:timers/promises";
-import type { Delivery, Done, Failure, Outcome, Queue, Results, WorkerInfo } from "./backends.ts";
+import type { Begun, Claimant, Delivery, Failure, Outcome, Queue, Results, WorkerInfo } from "./backends.ts";
 import { type Chunk, isChunkId, parseChunkId } from "./chunk.ts";
 import { caSetting } from "./ops/address.ts";
 import { runCommands } from "./ops/commands.ts";
@@ -33,7 +33,8 @@ import { unlessAborted, within } from "./ops/deadline.ts";
 import { type Fields, type Log, openProgramLog } from "./ops/log.ts";
 import type { DeadLetterReason, WorkerMetrics } from "./ops/metrics.ts";
 import { answerHelp, classroomSetting, STOP_MS, setting } from "./ops/settings.ts";
-import { BEAT_MS } from "./results.ts";
+import { RabbitQueue } from "./queue.ts";
+import { BEAT_MS, RedisResults } from "./results.ts";
 import { loadTasks, onlyThese, type Tasks } from "./tasks/index.ts";
 import { offerOf } from "./tasks/offer.ts";
 import { type BandResult, TaskThread } from "./tasks/thread.ts";
@@ -60,8 +61,9 @@ const FAILURES: Record<DeadLetterReason, Failure> = {
   task_failed: "task_failed",
 };
 
-/** A band, and the attempt of its job. */
-type Band = Pick<Delivery, "chunkId" | "attempt">;
+/** What identifies a message: its chunk, and the attempt of the job. */
+type MessageId = Pick<Delivery, "chunkId" | "attempt">;
+type Claimed = Exclude<Begun, "elsewhere" | null>;
 
 export interface WorkerOptions {
   queue: Queue;
@@ -88,7 +90,7 @@ export class Worker {
   readonly #info: WorkerInfo;
   readonly #log: Log;
   /** When the task in progress began; null while idle. */
-  #begun: number | null = null;
+  #taskStart: number | null = null;
   #beating: ReturnType<typeof setInterval> | undefined;
   #missedBeats = 0;
   /** Aborted when the store becomes unreachable. Replaced when the store answers again. */
@@ -172,7 +174,7 @@ export class Worker {
 
   /** Why the process should be restarted; null if it should not. */
   stuck(): string | null {
-    const ms = this.#begun === null ? 0 : performance.now() - this.#begun;
+    const ms = this.#taskStart === null ? 0 : performance.now() - this.#taskStart;
     return ms > this.#options.bandTimeout + STUCK_MS ? `a task has not ended for ${Math.round(ms)} ms` : null;
   }
 
@@ -201,7 +203,7 @@ export class Worker {
     }
   }
 
-  /** Computes a band, with the outcomes in the table above. */
+  /** Claims a band and computes it, with the outcomes in the table above. */
   async #outcomeOf(delivery: Delivery): Promise<Outcome> {
     const { attempt, deliveries, lost } = delivery;
     const received = performance.now();
@@ -209,20 +211,15 @@ export class Worker {
     if (chunk instanceof Error)
       return this.#deadLetter(delivery, `message cannot be read: ${chunk.message}`, "unreadable");
     const { chunkId, task } = chunk;
-    const { tasks, results } = this.#options;
+    const { tasks, results, metrics } = this.#options;
     if (!tasks.has(task)) {
       const why = `unknown task ${task}: this worker has ${[...tasks.keys()]}`;
       return this.#deadLetter({ chunkId, attempt }, why, "unknown_task");
     }
-    this.#taken(delivery, task);
+    metrics?.delivered(task, delivery);
     const by = () => ({ ...this.#info, attempt, deliveries, heldMs: tenths(performance.now() - received) });
-    const begin = () => this.#retry(() => results.begin(chunkId, by()));
-    let begun = await begin();
-    while (begun === "elsewhere") {
-      if (this.#stopping) return { do: "retry" };
-      await sleep(ELSEWHERE_MS);
-      begun = await begin();
-    }
+    const begun = await this.#begin(chunkId, by);
+    if (begun === "elsewhere") return { do: "retry" };
     if (!begun) return this.#settled(chunkId, task, "dropped");
     if (begun.lost >= MAX_LOST)
       return this.#deadLetter(delivery, `${begun.lost} workers died while they computed it`, "kills_workers");
@@ -233,48 +230,46 @@ export class Worker {
     }
     const cutOff = () => results.beat(this.#info).then(() => results.cutOff(chunkId, by())); // the beat reports the job
     lost?.then(() => this.#retry(cutOff)).catch(() => {}); // without this it counts as lost
+    return this.#compute(chunk, delivery, begun);
+  }
+
+  /** Waits while another worker computes the band, unless this one is stopping. */
+  async #begin(chunkId: string, by: () => Claimant): Promise<Begun> {
+    for (;;) {
+      const begun = await this.#retry(() => this.#options.results.begin(chunkId, by()));
+      if (begun !== "elsewhere" || this.#stopping) return begun;
+      await sleep(ELSEWHERE_MS);
+    }
+  }
+
+  /** Runs the task on a band that this worker has claimed, and stores the result. */
+  async #compute(chunk: Chunk, { attempt, deliveries }: Delivery, { claim, hasJob }: Claimed): Promise<Outcome> {
+    const { chunkId, task, width, height, halo } = chunk;
     const start = performance.now();
     let result: BandResult;
     try {
-      this.#begun = start;
+      this.#taskStart = start;
       result = await this.#thread.run(chunk, this.#options.bandTimeout);
     } catch (error) {
       // The thread was ended to requeue the band. The task has not failed.
       if (this.#contact.signal.aborted) throw error;
       // Without a job there is no record of failures. Each earlier delivery counts as one.
-      const counted = begun.hasJob ? undefined : deliveries + 1;
-      return this.#failed({ chunkId, attempt }, task, error as Placed, counted);
+      return this.#failed({ chunkId, attempt }, task, error as Placed, hasJob ? undefined : deliveries + 1);
     } finally {
-      this.#begun = null;
+      this.#taskStart = null;
     }
     const ms = tenths(performance.now() - start);
-    const { claimed } = begun.claim;
-    const computed = claimed === undefined ? undefined : tenths(claimed + ms);
-    const done = { ...begun.claim, computed, ms, crc: result.crc, bytes: result.made.length };
-    const stored = await this.#retry(() => results.store(chunkId, result.made, done, attempt));
+    const computed = claim.claimed === undefined ? undefined : tenths(claim.claimed + ms);
+    const done = { ...claim, computed, ms, crc: result.crc, bytes: result.made.length };
+    const stored = await this.#retry(() => this.#options.results.store(chunkId, result.made, done, attempt));
     if (!stored) return this.#settled(chunkId, task, "dropped");
-    return this.#counted(chunk, done, Math.max(0, performance.now() - start - ms));
-  }
-
-  #counted(chunk: Chunk, { ms, bytes }: Done, storeMs: number): Outcome {
-    const { chunkId, task, width, height, halo } = chunk;
-    const { metrics } = this.#options;
+    const storeMs = Math.max(0, performance.now() - start - ms);
     const pixels = width * (height - halo[0] - halo[1]);
     this.#info.bands++;
     this.#info.pixels += pixels;
     this.#info.ms += ms;
-    metrics?.compute.observe({ task }, ms / 1000);
-    metrics?.store.observe(storeMs / 1000);
-    metrics?.pixels.inc({ task }, pixels);
-    metrics?.resultBytes.inc({ task }, bytes);
-    return this.#settled(chunkId, task, "done", { ms, pixels, bytes, storeMs: Math.round(storeMs) });
-  }
-
-  #taken({ deliveries, sent }: Delivery, task: string): void {
-    const { metrics } = this.#options;
-    if (deliveries > 0) metrics?.redelivered.inc({ task });
-    // A third-party sender may omit the time.
-    else if (!Number.isNaN(sent)) metrics?.wait.observe({ task }, Math.max(0, Date.now() - sent) / 1000);
+    this.#options.metrics?.done(task, done, pixels, storeMs);
+    return this.#settled(chunkId, task, "done", { ms, pixels, bytes: done.bytes, storeMs: Math.round(storeMs) });
   }
 
   #settled(chunkId: string, task: string, outcome: "done" | "dropped", fields: Fields = {}): Outcome {
@@ -283,8 +278,7 @@ export class Worker {
     return { do: "done" };
   }
 
-  async #failed(band: Band, task: string, error: Placed, counted?: number): Promise<Outcome> {
-    const { chunkId, attempt } = band;
+  async #failed({ chunkId, attempt }: MessageId, task: string, error: Placed, counted?: number): Promise<Outcome> {
     const why = sentenceOf(error);
     const count = () => this.#options.results.countFailure(chunkId, attempt, this.#info.name, why);
     const failures = counted ?? (await this.#retry(count));
@@ -299,7 +293,12 @@ export class Worker {
     return { do: "retry" };
   }
 
-  async #deadLetter({ chunkId, attempt }: Band, why: string, reason: DeadLetterReason, task = ""): Promise<Outcome> {
+  async #deadLetter(
+    { chunkId, attempt }: MessageId,
+    why: string,
+    reason: DeadLetterReason,
+    task = "",
+  ): Promise<Outcome> {
     const { results, metrics } = this.#options;
     // A message without a readable id belongs to no job.
     const { jobId, band } = isChunkId(chunkId) ? parseChunkId(chunkId) : { jobId: undefined, band: 0 };
@@ -331,8 +330,8 @@ export class Worker {
 
 const tenths = (ms: number) => Math.round(ms * 10) / 10;
 
-const ABOUT = `Joins the fleet: takes bands off the queue in RabbitMQ, runs their task, stores the results in Redis. Start as many
-as you like, on any machine that reaches both. For everything in one process, run coordinator.ts instead.
+const ABOUT = `Joins the fleet: takes bands off the queue in RabbitMQ, runs their task, stores the results in Redis. Start
+as many as you like, on any machine that reaches both. For everything in one process, run coordinator.ts instead.
 
 exit codes
   0  ended by SIGTERM or SIGINT, the band in progress finished
@@ -353,9 +352,6 @@ async function main(): Promise<void> {
   const log = openProgramLog();
   if (!RABBITMQ_URL || !REDIS_URL)
     throw new Error("RABBITMQ_URL and REDIS_URL: expected both; coordinator.ts runs without them, with own workers");
-  // Loaded here and not above: the thread does not need them.
-  const { RabbitQueue } = await import("./queue.ts");
-  const { RedisResults } = await import("./results.ts");
   const results = new RedisResults(REDIS_URL, ttl, true, log.with({ worker: name }), ca);
   const queue = await RabbitQueue.connect(RABBITMQ_URL, log.with({ worker: name }), undefined, ca);
   await results.check();

@@ -144,7 +144,7 @@ function troubleOf(error: Error & { code?: unknown }): Trouble {
   return code === ACCESS_REFUSED ? trouble("rights", "the user lacks a permission") : NOT_CONNECTED;
 }
 
-/** @throws UnavailableError if RabbitMQ is too old. Other brokers are not checked: they number their versions differently */
+/** @throws UnavailableError if RabbitMQ is too old. Other brokers number their versions differently: not checked */
 function expectVersion({ product, version }: { product: string; version: string }): void {
   const [major, minor] = version.split(".").map(Number);
   const isOld = major < MIN_VERSION[0] || (major === MIN_VERSION[0] && minor < MIN_VERSION[1]);

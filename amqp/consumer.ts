@@ -27,7 +27,7 @@ const RETRY_MS = 5_000;
 /** A worker that has been idle for this long checks for messages that it was not sent, ms. */
 const IDLE_MS = 10_000;
 
-type Message = ConsumeMessage | GetMessage;
+export type Message = ConsumeMessage | GetMessage;
 /** A message, and the channel that it came from. */
 type Received = { message: Message; channel: ConfirmChannel };
 

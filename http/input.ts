@@ -1,12 +1,14 @@
 /**
- * Reads the input of a job from a request: its parameters, and a picture or the pieces of a list.
+ * Reads the input of a job from a request: its task, its parameters, and a picture or the pieces of a list.
  *
  * Not here: reading the body (upload.ts), decoding a picture (picture/read.ts), cutting a list (tasks/list.ts).
  */
+import type { Backends } from "../backends.ts";
 import type { HeldMemory } from "../picture/budget.ts";
 import { ImageError, type PixelLimits, type Raster } from "../picture/picture.ts";
 import { readImage } from "../picture/read.ts";
 import { isList, type Task } from "../task.ts";
+import { allTasks, faultOf, findTask, type Tasks } from "../tasks/index.ts";
 import { listPieces, type PieceList } from "../tasks/list.ts";
 import { ParamError } from "../tasks/params.ts";
 import type { Asked } from "../tasks/plan.ts";
@@ -20,6 +22,16 @@ export interface InputOptions {
   bandPixels: number;
   limits: PixelLimits;
   memory: HeldMemory;
+}
+
+/** Finds a task by its name. @throws HttpError 422 */
+export async function taskOr422({ tasks, results }: Backends & { tasks: Tasks }, name: string): Promise<Task> {
+  const task = await findTask(tasks, results, name);
+  if (task) return task;
+  const fault = await faultOf(tasks, results, name);
+  if (fault) throw new HttpError(422, `the task ${name} that a worker offers is invalid: ${fault}`);
+  const known = (await allTasks(tasks, results)).map(({ name }) => name);
+  throw new HttpError(422, `unknown task ${JSON.stringify(name)}: expected ${known.join(", ")}`);
 }
 
 /** @throws HttpError, ImageError; JobError "failed" if a function of the task throws */

@@ -44,7 +44,7 @@ export class Pace {
   }
 
   /** The shortest pause of one watch, ms. It grows with the number of unfinished jobs, so that all get their turn. */
-  get turn(): number {
+  get minPause(): number {
     return GAP_MS * this.open.size;
   }
 

@@ -46,12 +46,12 @@ export async function failIfStuck(backends: Backends, known: Known, isEnqueued: 
   const interrupted = !job.enqueued && !isEnqueued && !(await results.isLeased(job.id));
   const awaited = awaitedOf(known)[0]?.band;
   const missing = awaited === undefined ? { isMissing: false, limit: VANISHED_MS } : await missingOf(backends, job);
-  const seen = await results.stuckFor(job.id, interrupted || missing.isMissing);
-  if (missing.isMissing && seen >= missing.limit) {
+  const stuckMs = await results.stuckFor(job.id, interrupted || missing.isMissing);
+  if (missing.isMissing && stuckMs >= missing.limit) {
     const where = `the queue is empty, and no worker has it; a rejected band is in ${DEAD_LETTERS}`;
     return results.failJob(job.id, `band ${awaited} has vanished: ${where}`, "lost");
   }
-  if (!interrupted || seen < INTERRUPTED_MS) return false;
+  if (!interrupted || stuckMs < INTERRUPTED_MS) return false;
   const why = "its upload was cut off, or Redis came back with older data";
   return results.failJob(job.id, `the picture has not arrived completely: ${why}; send it again`, "interrupted");
 }

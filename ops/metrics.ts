@@ -12,7 +12,7 @@
  * Not here: the routes that serve the registry (coordinator.ts, health.ts).
  */
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from "prom-client";
-import type { Backends } from "../backends.ts";
+import type { Backends, Delivery, Done } from "../backends.ts";
 import { within } from "./deadline.ts";
 import { ANSWER_MS, backendHealth } from "./health.ts";
 
@@ -89,6 +89,21 @@ export class WorkerMetrics extends Metrics {
   );
   readonly storeRetries = this.counter("sobel_store_retries_total", "Retried requests to the result store");
   readonly busy = this.gauge("sobel_bands_in_progress", "Bands in progress");
+
+  /** A message was delivered. */
+  delivered(task: string, { deliveries, sent }: Pick<Delivery, "deliveries" | "sent">): void {
+    if (deliveries > 0) this.redelivered.inc({ task });
+    // A third-party sender may omit the time.
+    else if (!Number.isNaN(sent)) this.wait.observe({ task }, Math.max(0, Date.now() - sent) / 1000);
+  }
+
+  /** A band was stored. @param storeMs how long that took */
+  done(task: string, { ms, bytes }: Pick<Done, "ms" | "bytes">, pixels: number, storeMs: number): void {
+    this.compute.observe({ task }, ms / 1000);
+    this.store.observe(storeMs / 1000);
+    this.pixels.inc({ task }, pixels);
+    this.resultBytes.inc({ task }, bytes);
+  }
 }
 
 /** What a coordinator counts. */

@@ -9,7 +9,7 @@
  *
  * Invariant: the record, its hashes and its stored results expire together.
  *
- * Not here: the keys and the callers (results.ts).
+ * Not here: the keys and the callers (results.ts), what third-party workers did (foreign.ts).
  */
 import { MAX_INCIDENTS } from "../backends.ts";
 
@@ -17,9 +17,11 @@ import { MAX_INCIDENTS } from "../backends.ts";
  * `renew(job, ttl, complete)`: everything about a job expires `ttl` seconds from now. The results are many, so they are
  * renewed only once in a quarter of the TTL, and when the last band is stored (`complete`).
  */
-const RENEW = `
+export const RENEW = `
 local function renew(job, ttl, complete)
-  for _, part in ipairs({'', ':rows', ':sent', ':done', ':failures', ':claims', ':log'}) do redis.call('EXPIRE', job .. part, ttl) end
+  for _, part in ipairs({'', ':rows', ':sent', ':done', ':failures', ':claims', ':log'}) do
+    redis.call('EXPIRE', job .. part, ttl)
+  end
   local now = tonumber(redis.call('TIME')[1])
   local renewed = tonumber(redis.call('HGET', job, 'renewed') or 0)
   if not complete and now - renewed < ttl / 4 then return end
@@ -31,7 +33,7 @@ end
 `;
 
 /** `follow(job, key)`: gives a new hash the remaining TTL of its record. Later, `renew` renews both. */
-const FOLLOW = `
+export const FOLLOW = `
 local function follow(job, key)
   if redis.call('PTTL', key) < 0 then redis.call('PEXPIRE', key, math.max(1, redis.call('PTTL', job))) end
 end
@@ -59,14 +61,15 @@ end
  * `elapsed(began)`: ms since the job began, by the clock of Redis; nil if an older coordinator wrote the record.
  * `about(job, band)`: when a band was sent and confirmed, and its lane.
  */
-const CLOCK = `
+export const CLOCK = `
 local function elapsed(began)
   if not began then return nil end
   local time = redis.call('TIME')
   return math.floor((time[1] * 1000 + time[2] / 1000 - began) * 10 + 0.5) / 10
 end
 local function about(job, band)
-  local sent, confirmed, lane = unpack(redis.call('HMGET', job .. ':rows', band .. ' sent', band .. ' confirmed', band .. ' lane'))
+  local rows = redis.call('HMGET', job .. ':rows', band .. ' sent', band .. ' confirmed', band .. ' lane')
+  local sent, confirmed, lane = unpack(rows)
   return { sent = tonumber(sent or nil), confirmed = tonumber(confirmed or nil), lane = tonumber(lane or nil) }
 end
 `;
@@ -280,76 +283,6 @@ for _, band in ipairs(redis.call('HKEYS', KEYS[1] .. ':done')) do
 end
 if gone > 0 then next_attempt(KEYS[1]) end
 return gone`;
-
-/**
- * Records what third-party workers did. KEYS job, results; ARGV for each result its band and a report as JSON, which
- * may have `worker` and how long it took to `decode`, to compute (`ms`) and to `store`, ms. A result without a worker's
- * name is recorded when it is seen again. Returns the number of bands that became done or whose result is new.
- */
-export const RECORD_FOREIGN = `${RENEW}${FOLLOW}${CLOCK}
-local ttl, kind, bands, failed, began = unpack(redis.call('HMGET', KEYS[1], 'ttl', 'kind', 'bands', 'error', 'began'))
-if not ttl or failed ~= '' then return 0 end
-local claims, now, found = KEYS[1] .. ':claims', elapsed(began), 0
-local function record(band, report)
-  local record = about(KEYS[1], band)
-  record.deliveries, record.foreign = 0, true
-  local claim = redis.call('HGET', claims, band .. ' claim')
-  claim = claim and cjson.decode(claim) or {}
-  record.worker = report.worker or claim.worker or 'foreign'
-  -- The times that the worker reported when it began.
-  if claim.worker == record.worker then record.taken, record.claimed = claim.taken, claim.claimed end
-  return record
-end
-local function take(band, key, report)
-  local crc = redis.call('HGET', KEYS[1] .. ':rows', band) or redis.call('HGET', KEYS[1] .. ':sent', band)
-  if not crc then return end
-  local known = redis.call('HGET', KEYS[1] .. ':done', band)
-  if known then
-    -- A look found the result just before its worker announced it: only the name is missing.
-    local found = cjson.decode(known)
-    if not report.worker or not found.foreign or found.worker ~= 'foreign' then return end
-    found.worker, found.ms = report.worker, report.ms or 0
-    local text = cjson.encode(found)
-    redis.call('HSET', KEYS[1] .. ':done', band, text)
-    redis.call('PUBLISH', KEYS[1], band .. ' ' .. text)
-    return
-  end
-  local done = record(band, report)
-  if redis.call('EXISTS', key) == 0 then
-    -- The report is not new, or a worker of this project has claimed the band.
-    if not report.worker or report.worker == redis.call('HGET', claims, band .. ' foreign') then return end
-    if redis.call('HEXISTS', claims, band) == 1 then return end
-    done.taken, done.claimed = now, now
-    local text = cjson.encode(done)
-    redis.call('HSET', claims, band .. ' claim', text, band .. ' foreign', report.worker)
-    follow(KEYS[1], claims)
-    redis.call('PUBLISH', KEYS[1], 'claim ' .. band .. ' ' .. text)
-    return
-  end
-  -- A worker that reports its name does so just after it has set the result. Give it time until the next look.
-  if not report.worker and redis.call('HSETNX', claims, band .. ' seen', 1) == 1 then
-    follow(KEYS[1], claims)
-    found = found + 1
-    return
-  end
-  done.ms, done.crc, done.bytes, done.stored = report.ms or 0, tonumber(crc), 0, now
-  if report.ms and now then
-    done.computed = math.max(0, now - (report.store or 0))
-    done.claimed = math.max(0, done.computed - report.ms)
-    if report.decode then done.taken = math.max(0, done.claimed - report.decode) end
-  end
-  -- The base64 of every PNG begins with these characters. Another format may be lossy.
-  if kind == 'picture' and redis.call('GETRANGE', key, 0, 7) ~= 'iVBORw0K' then done.lossy = true end
-  local text = cjson.encode(done)
-  redis.call('HSET', KEYS[1] .. ':done', band, text)
-  redis.call('HDEL', claims, band .. ' claim', band .. ' foreign', band .. ' seen')
-  redis.call('EXPIRE', key, ttl)
-  redis.call('PUBLISH', KEYS[1], band .. ' ' .. text)
-  renew(KEYS[1], ttl, redis.call('HLEN', KEYS[1] .. ':done') == tonumber(bands))
-  found = found + 1
-end
-for i = 2, #KEYS do take(ARGV[i * 2 - 3], KEYS[i], cjson.decode(ARGV[i * 2 - 2])) end
-return found`;
 
 /**
  * Sets the CRC of a band in one of the job's hashes, and the time in `rows`. KEYS job, hash, rows; ARGV band, CRC,
