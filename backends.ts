@@ -225,7 +225,7 @@ export interface Done extends Omit<Claim, "deliveries"> {
   bytes: number;
   /** How often the band had been delivered before, to workers that did not finish it. */
   deliveries: number;
-  /** The result is a picture that is not a PNG, so its pixels may not be exact. */
+  /** The result is a picture, and no PNG, PGM or PPM, so its pixels may not be exact. */
   lossy?: true;
 }
 

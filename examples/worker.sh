@@ -12,7 +12,7 @@ if [ "${1:-}" = band ]; then
   message="$(cat)"
   chunk_id="$(jq -r .chunk_id <<<"$message")"
   by="$(jq -r .params.by <<<"$message")"
-  jq -r .imagen <<<"$message" | base64 -d | pngtopnm | pamfunc -adder="$by" | pnmtopng -quiet | base64 -w 0 \
+  jq -r .imagen <<<"$message" | base64 -d | pngtopnm | pamfunc -adder="$by" | base64 -w 0 \
     | redis -x SETEX "resultado:$chunk_id" 3600 >/dev/null
   exit
 fi

@@ -7,7 +7,7 @@
  * Without RabbitMQ it exits, and its band goes to another worker. Let a supervisor restart it (systemd).
  */
 import { connect } from "amqplib";
-import { decode, encode } from "fast-png";
+import { decode } from "fast-png";
 import { Redis } from "ioredis";
 
 const store = new Redis(process.env.REDIS_URL!);
@@ -17,8 +17,8 @@ await channel.prefetch(1); // one band at a time: the others go to idle workers
 await channel.consume("tareas", async (message) => {
   const { chunk_id, imagen } = JSON.parse(message!.content.toString());
   const { width, height, data } = decode(Buffer.from(imagen, "base64"));
-  const edges = encode({ width, height, channels: 1, data: sobel(data, width, height) });
-  await store.set(`resultado:${chunk_id}`, Buffer.from(edges).toString("base64"), "EX", 3600);
+  const pgm = Buffer.concat([Buffer.from(`P5 ${width} ${height} 255\n`), sobel(data, width, height)]);
+  await store.set(`resultado:${chunk_id}`, pgm.toString("base64"), "EX", 3600);
   const [job, band] = chunk_id.split(":"); // optional: the coordinator knows at once, and the page shows who did what
   await store.publish(`job:${job}`, JSON.stringify({ band: Number(band), worker: `js-${process.pid}` }));
   channel.ack(message!); // only now: a band without an acknowledgement goes to another worker

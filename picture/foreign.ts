@@ -4,7 +4,9 @@
  * Not here: results of this project's workers, which are stitched without being decoded (png-write.ts).
  */
 import { MAX_HALO } from "../task.ts";
-import { type Channels, collectPixels, ImageError, onePiece } from "./picture.ts";
+import { convert } from "./colour.ts";
+import { FIRST_BYTES } from "./kinds.ts";
+import { type Channels, collectPixels, ImageError, onePiece, type Raster } from "./picture.ts";
 import { readImage } from "./read.ts";
 
 /** What a band's result must have. */
@@ -21,7 +23,8 @@ export interface BandForm {
  */
 export async function pixelsOf(picture: Uint8Array, { width, rows, channels }: BandForm): Promise<Uint8Array> {
   const limit = width * (rows + 2 * MAX_HALO);
-  const image = await readImage(onePiece(picture), { streamed: limit, whole: limit }, undefined, channels);
+  const limits = { streamed: limit, whole: limit };
+  const image = readPnm(picture, channels) ?? (await readImage(onePiece(picture), limits, undefined, channels));
   const surplus = image.height - rows;
   if (image.width !== width || surplus < 0 || surplus % 2 !== 0) {
     const got = `${image.width} × ${image.height}`;
@@ -30,4 +33,24 @@ export async function pixelsOf(picture: Uint8Array, { width, rows, channels }: B
   const pixels = await collectPixels(image);
   const above = (surplus / 2) * width * channels;
   return pixels.subarray(above, above + rows * width * channels);
+}
+
+/**
+ * A PGM or PPM with 8-bit samples, as OpenCV, netpbm and Go programs write it: a worker need not compress.
+ * @returns undefined if the bytes begin otherwise
+ * @throws ImageError if there are more or fewer samples than its header says
+ * Source: https://netpbm.sourceforge.net/doc/pgm.html
+ */
+function readPnm(picture: Uint8Array, channels: Channels): Raster | undefined {
+  const head = /^P([56])\s(\d+)\s(\d+)\s255\s/.exec(String.fromCharCode(...picture.subarray(0, FIRST_BYTES)));
+  if (!head) return undefined;
+  const [width, height] = [Number(head[2]), Number(head[3])];
+  const from = head[1] === "5" ? 1 : 3;
+  const samples = picture.subarray(head[0].length);
+  const expected = width * height * from;
+  if (samples.length !== expected)
+    throw new ImageError("corrupt", `expected ${expected} bytes of pixels, got ${samples.length}`);
+  const pixels = new Uint8Array(width * height * channels);
+  convert(samples, from, pixels, channels);
+  return { width, height, channels, blocks: onePiece(pixels) };
 }

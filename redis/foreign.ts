@@ -65,8 +65,9 @@ local function take(band, key, report)
     done.claimed = math.max(0, done.computed - report.ms)
     if report.decode then done.taken = math.max(0, done.claimed - report.decode) end
   end
-  -- The base64 of every PNG begins with these characters. Another format may be lossy.
-  if kind == 'picture' and redis.call('GETRANGE', key, 0, 7) ~= 'iVBORw0K' then done.lossy = true end
+  -- The base64 of every PNG, PGM and PPM begins with these characters. Another format may be lossy.
+  local head = redis.call('GETRANGE', key, 0, 7)
+  if kind == 'picture' and head ~= 'iVBORw0K' and not head:find('^UD[UY]') then done.lossy = true end
   local text = cjson.encode(done)
   redis.call('HSET', KEYS[1] .. ':done', band, text)
   redis.call('HDEL', claims, band .. ' claim', band .. ' foreign', band .. ' seen')

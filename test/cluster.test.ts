@@ -576,6 +576,7 @@ describeWith(["rabbitmq", "redis"], "a cluster", () => {
       async () => greyPng(new Uint8Array(2800), 100, 28).subarray(0, 60),
       /^band 0: its result cannot be used: corrupt PNG/,
     ],
+    ["a cut PGM", async () => Buffer.from("P5\n100 28\n255\n012"), /: expected 2800 bytes of pixels, got 3$/],
   ])(
     "a third-party worker that stores %s: the error names the band, not the client's picture",
     async (_, picture, sentence) => {

@@ -211,9 +211,9 @@ describeWith(["rabbitmq", "redis", "python"], "examples/worker.py", () => {
 
   test("may store JPEGs: the job is lossy", async () => {
     const origin = await startCoordinator(WIDTH * 14);
-    expect(code).toContain('".png"');
+    expect(code).toContain('".pgm"');
     const file = join(temporaryFolder("python"), "worker.py");
-    writeFileSync(file, code.replace('".png"', '".jpg"'));
+    writeFileSync(file, code.replace('".pgm"', '".jpg"'));
     await startExample(file, "python");
     const id = crypto.randomUUID();
     expect((await put(origin, id, photo)).status).toBe(202);

@@ -591,12 +591,18 @@ describeWith(["rabbitmq", "redis"], "a fleet", () => {
   );
 
   test(
-    "a band that is not a PNG makes its job lossy; data do not",
+    "a band that is not a PNG, PGM or PPM makes its job lossy; data do not",
     async () => {
       const origin = await coordinator({}, WIDTH * HEIGHT);
       const made = sharp(grey, { raw: { width: WIDTH, height: HEIGHT, channels: 1 } });
+      const pnm = (head: string, samples: Uint8Array) => Buffer.concat([Buffer.from(head), samples]);
+      const haloed = Buffer.concat([Buffer.alloc(WIDTH), grey, Buffer.alloc(WIDTH)]);
+      const rgb = Uint8Array.from({ length: 3 * grey.length }, (_, i) => grey[Math.floor(i / 3)]);
       for (const [value, lossy, task] of [
         [await made.clone().png().toBuffer(), false, "sobel"],
+        [pnm(`P5\n${WIDTH} ${HEIGHT}\n255\n`, grey), false, "sobel"],
+        [pnm(`P5 ${WIDTH} ${HEIGHT + 2} 255\n`, haloed), false, "sobel"],
+        [pnm(`P6\n${WIDTH} ${HEIGHT}\n255\n`, rgb), false, "sobel"],
         [await made.clone().jpeg().toBuffer(), true, "sobel"],
         [await made.clone().webp().toBuffer(), true, "sobel"],
         [await made.clone().avif().toBuffer(), true, "sobel"],
@@ -607,7 +613,9 @@ describeWith(["rabbitmq", "redis"], "a fleet", () => {
         await store.set(`resultado:{${id}}:0`, value.toString("base64"));
         await done(origin, id);
         expect(await state(origin, id)).toMatchObject({ lossy, byWorker: { foreign: { bands: 1 } } });
-        expect((await resultOf(origin, id)).length).toBeGreaterThan(0);
+        const result = await resultOf(origin, id);
+        if (task === "sobel" && !lossy) expectSame(await pixelsOf(result), grey);
+        expect(result.length).toBeGreaterThan(0);
       }
     },
     LONG,
