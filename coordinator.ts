@@ -176,9 +176,10 @@ function contextOf({
   const gauges = [new BackendGauges(registry, given), new FleetMetrics(registry, given, [...given.tasks.keys()])];
   const places = new UploadPlaces(maxJobs, (taken) => metrics.open.set({ state: "uploading" }, taken), stalledMs);
   const streams = new StreamPlaces(maxStreams);
-  const settings = { bandPixels, maxUploadBytes, limits, memory, disk, authToken, hosts, classroom };
+  const settings = { bandPixels, maxUploadBytes, limits, memory, disk, authToken, hosts };
+  const allowed = { ...classroom, inside: classroom.inside || authToken !== undefined };
   const own = { metrics, follower, previews, gauges, places, streams, lights: new Lights(given) };
-  return { ...given, ...settings, ...own, stopping, log, registry };
+  return { ...given, ...settings, ...own, classroom: allowed, stopping, log, registry };
 }
 
 /** POST /tasks/:task: takes a picture, answers with the result, and keeps nothing. */

@@ -51,14 +51,10 @@ export class Service {
     await response.arrayBuffer();
   }
 
-  /** Waits until a job is done. */
+  /** Waits until a job is done: its events end with it. */
   async done(id: string): Promise<void> {
-    for (;;) {
-      const { state, error } = await (await fetch(`${this.url}/jobs/${id}`)).json();
-      if (state === "failed") throw new Error(`job failed: ${error}`);
-      if (state === "done") return;
-      await new Promise((wake) => setTimeout(wake, 20));
-    }
+    const events = await (await fetch(`${this.url}/jobs/${id}/events`)).text();
+    if (!events.includes("event: done")) throw new Error(`job failed: ${events}`);
   }
 
   async remove(id: string): Promise<void> {

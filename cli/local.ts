@@ -19,7 +19,7 @@ import { DEFAULT_BAND_PIXELS, settingsOf, tokenSetting } from "../ops/settings.t
 import type { Raster } from "../picture/picture.ts";
 import { Stitcher } from "../picture/png-write.ts";
 import { readImage } from "../picture/read.ts";
-import { Spool } from "../picture/spool.ts";
+import { SpoolDisk } from "../picture/spool.ts";
 import { firstOf, isData, isList, type ListTask, type Task, type Values } from "../task.ts";
 import { loadTasks } from "../tasks/index.ts";
 import { listPieces } from "../tasks/list.ts";
@@ -41,7 +41,7 @@ export async function* transform(
 ): AsyncGenerator<Uint8Array> {
   const step = firstOf(task, params);
   if (!step) return yield* transformed(image, task, bandPixels, params);
-  const spool = await Spool.open();
+  const spool = await new SpoolDisk(Number.POSITIVE_INFINITY).open(image);
   try {
     const shared = sharedParams(step.task, params);
     const data = await Array.fromAsync(transform(spool.passing(image), step.task, bandPixels, shared));

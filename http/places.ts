@@ -6,6 +6,7 @@
  * Not here: the users of the places (coordinator.ts, jobs.ts).
  */
 
+import { within } from "../ops/deadline.ts";
 import { unavailable } from "./respond.ts";
 import type { Upload } from "./upload.ts";
 
@@ -66,12 +67,7 @@ export class UploadPlaces {
     longest.end(
       longest.lag > 0 ? unavailable(`the upload is slow, and ${needed}; send it again`) : noRoom(longest, needed),
     );
-    let timer: ReturnType<typeof setTimeout> | undefined;
-    const late = new Promise<void>((wake) => {
-      timer = setTimeout(wake, HANDOVER_MS);
-    });
-    await Promise.race([this.#taken.get(longest), late]);
-    clearTimeout(timer);
+    await within(this.#taken.get(longest)!, HANDOVER_MS, "late").catch(() => {});
   }
 }
 

@@ -39,29 +39,14 @@ export function serve(fetch: Fetch, hostname: string, port: number, idleSeconds 
       self.timeout(request, 0);
       const idle = () => self.timeout(request, idleSeconds);
       const response = await fetch(request, self.requestIP(request)?.address ?? "");
-      if (isStreamed(response)) return new Response(notingEnd(response.body!, idle), response);
-      idle();
-      return response;
+      if (!isStreamed(response)) {
+        idle();
+        return response;
+      }
+      return new Response(response.body!.pipeThrough(new TransformStream({ flush: idle })), response);
     },
   });
   return { port: server.port!, stop: () => server.stop() };
-}
-
-/** Passes a stream on. @param onEnd called when it has ended without an error */
-function notingEnd(body: ReadableStream<Uint8Array>, onEnd: () => void): ReadableStream<Uint8Array> {
-  const reader = body.getReader();
-  return new ReadableStream(
-    {
-      async pull(controller) {
-        const { done, value } = await reader.read();
-        if (!done) return controller.enqueue(value);
-        onEnd();
-        controller.close();
-      },
-      cancel: (reason) => reader.cancel(reason),
-    },
-    { highWaterMark: 0 },
-  );
 }
 
 /** The part of Deno that is used here. */

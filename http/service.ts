@@ -56,7 +56,7 @@ export async function listTasks({ tasks, results }: ServiceReads): Promise<Respo
 
 /** GET /state: the state of the system, for the page. It answers even while RabbitMQ or Redis does not. */
 export async function systemState(context: ServiceReads): Promise<Response> {
-  const { queue, results, lights, authToken } = context;
+  const { queue, results, lights, authToken, classroom } = context;
   // All at the same time, because one of them may not answer, and the lights must not be late.
   const [backends, now, workers] = await Promise.all([
     lights.read(),
@@ -65,7 +65,6 @@ export async function systemState(context: ServiceReads): Promise<Response> {
   ]);
   const mode = queue.isLocal ? "embedded" : "distributed";
   const token = authToken !== undefined;
-  const classroom = { ...context.classroom, inside: token || context.classroom.inside };
   return Response.json({ mode, now, workers: workers?.length ?? null, token, classroom, backends });
 }
 

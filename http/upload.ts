@@ -6,7 +6,7 @@
  */
 import { Readable } from "node:stream";
 import { Busboy, type BusboyInstance } from "@fastify/busboy";
-import { unlessAborted } from "../ops/deadline.ts";
+import { unlessAborted, within } from "../ops/deadline.ts";
 import { HttpError } from "./respond.ts";
 
 /** An upload must send at least 64 KiB in 60 s. A slower one would keep its place for too long, so it gets 408. */
@@ -119,17 +119,16 @@ export class Upload {
 
   async #next(): Promise<Uint8Array | undefined> {
     if (!this.#body) return undefined;
-    let timer: ReturnType<typeof setTimeout> | undefined;
     const start = performance.now();
     this.#isReading = true;
     this.#since = start;
-    const slow = new Promise<never>((_, reject) => {
+    const slow = () => {
       const expected = `expected at least ${MIN_BYTES} bytes in ${this.patience / 1000} s`;
-      const why = `upload too slow: ${expected}, got ${this.#received}`;
-      timer = setTimeout(() => reject(new HttpError(408, why)), this.patience - this.#waited);
-    });
+      return new HttpError(408, `upload too slow: ${expected}, got ${this.#received}`);
+    };
     try {
-      const { done, value } = await Promise.race([unlessAborted(this.#body.read(), this.#end.signal), slow]);
+      const reading = unlessAborted(this.#body.read(), this.#end.signal);
+      const { done, value } = await within(reading, this.patience - this.#waited, slow);
       this.#ended = done;
       this.#waited += performance.now() - start;
       this.#received += value?.length ?? 0;
@@ -140,7 +139,6 @@ export class Upload {
       if (error instanceof HttpError) throw error;
       throw new HttpError(400, "the upload was cut off");
     } finally {
-      clearTimeout(timer);
       this.#isReading = false;
       this.#since = performance.now();
     }

@@ -205,13 +205,21 @@ export function tokenSetting(): string | undefined {
   throw new Error("AUTH_TOKEN: expected letters, digits and punctuation of ASCII, got a space or another character");
 }
 
+/** The items of a setting that is a list, separated by commas. */
+export function namesIn(setting = ""): string[] {
+  return setting
+    .split(",")
+    .map((name) => name.trim())
+    .filter(Boolean);
+}
+
 const CLASSROOM = ["control", "wall", "inside"] as const;
 export type Classroom = Record<(typeof CLASSROOM)[number], boolean>;
 
 /** Reads CLASSROOM. @throws Error */
 export function classroomSetting(): Classroom {
-  const names = (process.env.CLASSROOM ?? "").split(",").map((name) => name.trim());
-  const bad = names.find((name) => name !== "" && !CLASSROOM.some((known) => known === name));
+  const names = namesIn(process.env.CLASSROOM);
+  const bad = names.find((name) => !CLASSROOM.some((known) => known === name));
   const [control, wall, inside] = CLASSROOM.map((name) => names.includes(name));
   if (bad === undefined) return { control, wall, inside };
   throw new Error(`CLASSROOM: expected some of ${CLASSROOM.join(", ")}, got ${JSON.stringify(bad)}`);
@@ -219,9 +227,9 @@ export function classroomSetting(): Classroom {
 
 /** Reads ALLOWED_HOSTS: host names, and IPv6 addresses in brackets. @throws Error */
 export function hostsSetting(): string[] {
-  const names = (process.env.ALLOWED_HOSTS ?? "").split(",").map((name) => name.trim().toLowerCase());
-  const bad = names.find((name) => !/^([a-z0-9.-]*|\[[0-9a-f:.]+\])$/.test(name));
-  if (bad === undefined) return names.filter(Boolean);
+  const names = namesIn(process.env.ALLOWED_HOSTS?.toLowerCase());
+  const bad = names.find((name) => !/^([a-z0-9.-]+|\[[0-9a-f:.]+\])$/.test(name));
+  if (bad === undefined) return names;
   throw new Error(`ALLOWED_HOSTS: expected host names without a port, got ${JSON.stringify(bad)}`);
 }
 

@@ -23,7 +23,12 @@ export class SpoolDisk extends Budget {
   async open({ width, height, channels }: Omit<Raster, "blocks">): Promise<Spool> {
     const share = this.take(width * height * channels);
     try {
-      return await Spool.open(share);
+      const folder = await mkdtemp(join(tmpdir(), "sobel-spool-"));
+      try {
+        return new Spool(await open(join(folder, "rows"), "wx+", 0o600), share);
+      } finally {
+        await rm(folder, { recursive: true });
+      }
     } catch (error) {
       share.release();
       throw error;
@@ -34,21 +39,12 @@ export class SpoolDisk extends Budget {
 /** About this many bytes are read at a time. */
 const BLOCK_BYTES = 1 << 18;
 
-export class Spool {
-  private constructor(
+class Spool {
+  /** @param share its share of the disk, released when it is closed */
+  constructor(
     readonly file: FileHandle,
-    readonly share?: Share,
+    readonly share: Share,
   ) {}
-
-  /** The caller closes it. @param share its share of the disk, released when it is closed */
-  static async open(share?: Share): Promise<Spool> {
-    const folder = await mkdtemp(join(tmpdir(), "sobel-spool-"));
-    try {
-      return new Spool(await open(join(folder, "rows"), "wx+", 0o600), share);
-    } finally {
-      await rm(folder, { recursive: true });
-    }
-  }
 
   /** The picture for the first time. Its rows are written to the file as they are read. */
   passing(image: Raster): Raster {
@@ -83,7 +79,7 @@ export class Spool {
     try {
       await this.file.close();
     } finally {
-      this.share?.release();
+      this.share.release();
     }
   }
 }

@@ -10,6 +10,7 @@ import { existsSync, readdirSync } from "node:fs";
 import { resolve } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import type { Results } from "../backends.ts";
+import { namesIn } from "../ops/settings.ts";
 import { isData, type Task, TaskError, versionOf, wireName } from "../task.ts";
 import { expectTask } from "./check.ts";
 import { taskOf } from "./offer.ts";
@@ -95,14 +96,6 @@ async function load(file: string): Promise<Task> {
   const { task }: { task?: Partial<Task> } = await import(pathToFileURL(file).href);
   expectTask(task);
   return placed(task, file);
-}
-
-/** The items of a setting that is a list, separated by commas. */
-export function namesIn(setting = ""): string[] {
-  return setting
-    .split(",")
-    .map((name) => name.trim())
-    .filter(Boolean);
 }
 
 /** Every task that a client can ask for: the newest version of the program's own, then of those that workers offer. */
