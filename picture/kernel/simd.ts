@@ -1,4 +1,4 @@
-// The loops of kernel.wasm, 16 bytes at a time: copies a strip in, runs the loop, copies the result out.
+// The loops of kernel.wasm, 16 bytes at a time: copies bytes in, runs the loop, copies the result out.
 //
 // They check nothing: kernel.ts checks before it calls them. The loops themselves are in kernel.as.ts.
 
@@ -6,8 +6,9 @@ import { readFileSync } from "node:fs";
 import type { Loops, SimdKernel } from "./kernel.ts";
 
 /**
- * Pictures go through the WebAssembly memory in strips of about this many bytes, or of one row if a row is longer.
- * Strips stay in the second-level cache, and the memory, which can only grow, stays small.
+ * Whole bands go through the WebAssembly memory in strips of about this many bytes, or of one row if a row is longer.
+ * Strips stay in the second-level cache, and the memory, which can only grow, stays small. Readers of pictures call the
+ * other loops with blocks that are as small.
  */
 const STRIP = 1 << 17;
 /** The loops may load this far past the end of a buffer. */
@@ -30,46 +31,30 @@ export class SimdLoops implements Loops, Pick<SimdKernel, "sobel"> {
   #heap = new Uint8Array(this.#wasm.memory.buffer);
 
   unfilter(lines: Uint8Array, rowBytes: number, bytesPerPixel: number, previous: Uint8Array): void {
-    const stride = 1 + rowBytes;
-    const step = rowsPerStrip(stride) * stride;
-    const heap = this.#reserve(rowBytes + Math.min(step, lines.length));
+    const heap = this.#reserve(rowBytes + lines.length);
     heap.set(previous, 0);
-    for (let at = 0; at < lines.length; at += step) {
-      const strip = lines.subarray(at, at + step);
-      heap.set(strip, rowBytes);
-      this.#wasm.unfilter(rowBytes, strip.length / stride, rowBytes, bytesPerPixel, 0);
-      strip.set(heap.subarray(rowBytes, rowBytes + strip.length));
-    }
+    heap.set(lines, rowBytes);
+    this.#wasm.unfilter(rowBytes, lines.length / (1 + rowBytes), rowBytes, bytesPerPixel, 0);
+    lines.set(heap.subarray(rowBytes, rowBytes + lines.length));
     previous.set(heap.subarray(0, rowBytes));
   }
 
   luminance(pixels: Uint8Array, channels: number, grey: Uint8Array): void {
-    const step = Math.floor(STRIP / channels);
-    const out = step * channels + SLACK;
-    const heap = this.#reserve(out + step);
-    for (let at = 0; at < grey.length; at += step) {
-      const count = Math.min(step, grey.length - at);
-      heap.set(pixels.subarray(at * channels, (at + count) * channels), 0);
-      this.#wasm.luminance(0, channels, count, out);
-      grey.set(heap.subarray(out, out + count), at);
-    }
+    const out = pixels.length + SLACK;
+    const heap = this.#reserve(out + grey.length);
+    heap.set(pixels, 0);
+    this.#wasm.luminance(0, channels, grey.length, out);
+    grey.set(heap.subarray(out, out + grey.length));
   }
 
   unfilterLuminance(lines: Uint8Array, width: number, channels: number, previous: Uint8Array, grey: Uint8Array): void {
     const rowBytes = width * channels;
-    const stride = 1 + rowBytes;
-    const step = rowsPerStrip(stride) * stride;
-    const out = rowBytes + Math.min(step, lines.length) + SLACK;
-    const heap = this.#reserve(out + Math.min(rowsPerStrip(stride) * width, grey.length));
+    const out = rowBytes + lines.length + SLACK;
+    const heap = this.#reserve(out + grey.length);
     heap.set(previous, 0);
-    for (let at = 0, to = 0; at < lines.length; at += step) {
-      const strip = lines.subarray(at, at + step);
-      const rows = strip.length / stride;
-      heap.set(strip, rowBytes);
-      this.#wasm.unfilterLuminance(rowBytes, rows, width, channels, 0, out);
-      grey.set(heap.subarray(out, out + rows * width), to);
-      to += rows * width;
-    }
+    heap.set(lines, rowBytes);
+    this.#wasm.unfilterLuminance(rowBytes, lines.length / (1 + rowBytes), width, channels, 0, out);
+    grey.set(heap.subarray(out, out + grey.length));
     previous.set(heap.subarray(0, rowBytes));
   }
 
