@@ -151,9 +151,7 @@ export function fileOf(task: string, { kind }: Job): string {
 
 /** GET /jobs/:id/events */
 export function events(context: JobReads, request: Request, id: string): Promise<Response> {
-  return follow(context, request, [id], ([watch]) => {
-    if (!watch.job) throw notFound(id);
-  });
+  return follow(context, request, [id], true);
 }
 
 /** GET /events: several jobs in one stream, because a browser has only six connections to a host. */
@@ -162,16 +160,11 @@ export async function eventsOfMany(context: JobReads, request: Request): Promise
   if (ids.length > MAX_FOLLOWED) {
     throw new HttpError(400, `jobs: expected at most ${MAX_FOLLOWED} ids, got ${ids.length}`);
   }
-  return follow(context, request, ids, () => {});
+  return follow(context, request, ids, false);
 }
 
-/** @param check throws if the request must be refused */
-async function follow(
-  context: JobReads,
-  request: Request,
-  ids: string[],
-  check: (watches: JobWatch[]) => void,
-): Promise<Response> {
+/** @throws HttpError 404 if a job does not exist but must */
+async function follow(context: JobReads, request: Request, ids: string[], mustExist: boolean): Promise<Response> {
   const place = context.streams.take(clientOf(request), ids.length);
   const watches: JobWatch[] = [];
   const close = () => {
@@ -184,8 +177,9 @@ async function follow(
     for (const one of opened) if (one.status === "fulfilled") watches.push(one.value);
     const failed = opened.find((one) => one.status === "rejected");
     if (failed) throw failed.reason;
-    check(watches);
-    place.setUnknown(watches.filter(({ job }) => job === null).length);
+    const unknown = watches.filter(({ job }) => job === null);
+    if (mustExist && unknown.length > 0) throw notFound(unknown[0].id);
+    place.setUnknown(unknown.length);
     return streamResponse(eventStream(watches, workers, context, close), { headers: EVENT_HEADERS });
   } catch (error) {
     close();

@@ -18,20 +18,18 @@ export const WIDTHS = { min: 16, max: 2048, default: 1024 };
 
 /** Only a few, because workers may run on the same cores. */
 const MAX_SCALING = 2;
+/** At most this many requests wait for their turn. */
+const MAX_WAITING = 64;
 
 export class Previews {
   #scaling = 0;
   readonly #waiting: (() => void)[] = [];
 
-  constructor(
-    readonly results: Results,
-    /** At most this many requests wait for their turn. */
-    readonly maxWaiting = 64,
-  ) {}
+  constructor(readonly results: Results) {}
 
   /** Whether one more request may wait. */
   get hasRoom(): boolean {
-    return this.#waiting.length < this.maxWaiting;
+    return this.#waiting.length < MAX_WAITING;
   }
 
   /**

@@ -52,11 +52,8 @@ interface Probed {
 /** Serves the three probes until the process ends. @returns the port */
 export function serveProbes(probed: Probed, hostname: string, port: number): Promise<number> {
   const server = createServer(async (request, response) => {
-    const {
-      status,
-      type = "application/json",
-      body,
-    } = await answer(probed, request.url ?? "").catch((error: Error) => statusOf(error.message, ""));
+    const failed = (error: Error) => statusOf(error.message, "");
+    const { status, type = "application/json", body } = await answer(probed, request.url ?? "").catch(failed);
     response.writeHead(status, { "content-type": type, connection: "close" }).end(body);
   });
   return new Promise((resolve, reject) => {

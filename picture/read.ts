@@ -16,12 +16,11 @@
 import type { Metadata } from "sharp";
 import { readAvif } from "./avif.ts";
 import { breathe, free, type HeldMemory } from "./budget.ts";
-import { collect } from "./collect.ts";
+import { collect } from "./byte-reader.ts";
 import { convert } from "./colour.ts";
 import { expectWholeFrame, fillAround, type Island } from "./gif.ts";
-import { sizeIn } from "./header.ts";
 import { readJpeg } from "./jpeg.ts";
-import { FIRST_BYTES, type Format, formatOf } from "./kinds.ts";
+import { FIRST_BYTES, type Format, formatOf, sizeIn } from "./kinds.ts";
 import { type Channels, checkSize, ImageError, type PixelLimits, type Raster, startingWith } from "./picture.ts";
 import { readPng } from "./png-read.ts";
 import { converted, inkToRgb, lightToRgb, type ToRgb, ycbcrToRgb } from "./spaces.ts";
