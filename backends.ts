@@ -215,16 +215,14 @@ export interface Incident {
   error?: string;
 }
 
-export interface Done extends Omit<Claim, "deliveries"> {
-  worker: string;
+/** A band is done. */
+export interface Done extends Claim {
   /** How long the task took, ms. */
   ms: number;
   /** CRC-32 of the pixels of the band's own rows, without halo. */
   crc: number;
   /** Size of the result, bytes; 0 for a third-party result. */
   bytes: number;
-  /** How often the band had been delivered before, to workers that did not finish it. */
-  deliveries: number;
   /** The result is a picture, and no PNG, PGM or PPM, so its pixels may not be exact. */
   lossy?: true;
 }
@@ -277,15 +275,10 @@ export interface Results {
   /** Changes a record. False if there is none, or if it is at another attempt than `attempt`. */
   updateJob(id: string, change: Change, attempt?: number): Promise<boolean>;
   /**
-   * Fails a job. Only the first call has an effect. Does nothing if the job or the band is done, or if the job is at
-   * another attempt.
+   * Fails a job, because of a band if `of` is given. Only the first call has an effect. Does nothing if the job or the
+   * band is done, or if the job is at another attempt.
    */
-  failJob(
-    id: string,
-    error: string,
-    failure: Failure,
-    of?: { band: number; attempt: number | undefined; worker: string },
-  ): Promise<boolean>;
+  failJob(id: string, error: string, failure: Failure, of?: FailedBand): Promise<boolean>;
   /** Starts the next attempt of a failed job: done bands stay, the rest must be sent again. */
   reviveJob(id: string): Promise<void>;
   /** Removes the done records of bands whose results have expired. If there are any, the next attempt starts. */
@@ -374,6 +367,13 @@ export interface Results {
   /** Rejects while the store cannot be used, with `UnavailableError` if the reason is known. */
   ping(): Promise<void>;
   close(): Promise<void>;
+}
+
+/** The band that fails a job. */
+export interface FailedBand {
+  band: number;
+  attempt: number | undefined;
+  worker: string;
 }
 
 /** The worker that computes a band. `since`, its start, distinguishes it from an earlier process with the same name. */

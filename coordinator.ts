@@ -21,25 +21,14 @@ import { type End, Follower, failureOf } from "./http/follow.ts";
 import { allowedHosts, guarded } from "./http/guard.ts";
 import { inputOf, taskOr422 } from "./http/input.ts";
 import { deadLetters, inside, keysOf, peek, putBack } from "./http/inside.ts";
-import {
-  brokenOff,
-  cancel,
-  describe,
-  events,
-  eventsOfMany,
-  fileOf,
-  HEADERS,
-  type JobReads,
-  preview,
-  result,
-} from "./http/jobs.ts";
+import { brokenOff, cancel, describe, events, eventsOfMany, fileOf, HEADERS, preview, result } from "./http/jobs.ts";
 import { Lights } from "./http/lights.ts";
 import { decodable, jobId, query } from "./http/params.ts";
 import { StreamPlaces, UploadPlaces } from "./http/places.ts";
 import { Previews } from "./http/preview.ts";
 import { expectToken, methodNotAllowed, problem, streamed } from "./http/respond.ts";
 import { serve } from "./http/serve.ts";
-import { listTasks, listWorkers, metricsText, readiness, type ServiceReads, systemState } from "./http/service.ts";
+import { listTasks, listWorkers, metricsText, readiness, systemState } from "./http/service.ts";
 import { readApiDocument, readPage, servePage } from "./http/static.ts";
 import { Upload } from "./http/upload.ts";
 import { enqueue, merge } from "./job.ts";
@@ -99,13 +88,7 @@ export interface Dependencies extends Backends {
 }
 
 /** What the handlers share. */
-type Context = JobReads &
-  ServiceReads &
-  Required<Omit<Dependencies, "authToken" | "maxJobs" | "stalledMs" | "maxStreams">> & {
-    authToken: string | undefined;
-    follower: Follower;
-    places: UploadPlaces;
-  };
+type Context = ReturnType<typeof contextOf>;
 
 const SWEEP_MS = 60_000;
 
@@ -141,7 +124,7 @@ export function createApp(dependencies: Dependencies) {
     .get("/jobs", ({ request }) => listJobs(context, request))
     .get("/tasks", () => listTasks(context))
     .post("/tasks/:task", ({ request, params }) => runOnce(context, request, params.task), { parse: "none" })
-    .put("/jobs/:id", ({ request, params }) => upload(context, request, jobId(params.id)), { parse: "none" })
+    .put("/jobs/:id", ({ request, params }) => startJob(context, request, jobId(params.id)), { parse: "none" })
     .get("/jobs/:id", async ({ params }) => Response.json(await describe(context, jobId(params.id))))
     .get("/events", ({ request }) => eventsOfMany(context, request))
     .get("/jobs/:id/events", ({ request, params }) => events(context, request, jobId(params.id)))
@@ -168,18 +151,21 @@ function contextOf({
   classroom = { control: false, wall: false, inside: false },
   log = openLog("warn"),
   registry = openRegistry(false),
-  ...given
-}: Dependencies): Context {
+  ...backends
+}: Dependencies) {
   const metrics = new CoordinatorMetrics(registry, maxJobs);
   const follower = new Follower(metrics, log);
-  const previews = new Previews(given.results);
-  const gauges = [new BackendGauges(registry, given), new FleetMetrics(registry, given, [...given.tasks.keys()])];
+  const previews = new Previews(backends.results);
+  const gauges = [
+    new BackendGauges(registry, backends),
+    new FleetMetrics(registry, backends, [...backends.tasks.keys()]),
+  ];
   const places = new UploadPlaces(maxJobs, (taken) => metrics.open.set({ state: "uploading" }, taken), stalledMs);
   const streams = new StreamPlaces(maxStreams);
   const settings = { bandPixels, maxUploadBytes, limits, memory, disk, authToken, hosts };
   const allowed = { ...classroom, inside: classroom.inside || authToken !== undefined };
-  const own = { metrics, follower, previews, gauges, places, streams, lights: new Lights(given) };
-  return { ...given, ...settings, ...own, classroom: allowed, stopping, log, registry };
+  const parts = { metrics, follower, previews, gauges, places, streams, lights: new Lights(backends) };
+  return { ...backends, ...settings, ...parts, classroom: allowed, stopping, log, registry };
 }
 
 /** POST /tasks/:task: takes a picture, answers with the result, and keeps nothing. */
@@ -231,7 +217,7 @@ async function* streamThenDelete(
 }
 
 /** PUT /jobs/:id: takes a picture, answers 202 when every band is in the queue or done. If sent again, it resumes. */
-async function upload(context: Context, request: Request, id: string): Promise<Response> {
+async function startJob(context: Context, request: Request, id: string): Promise<Response> {
   const { results, follower, disk, classroom } = context;
   await withUpload(context, request, (upload, memory) =>
     withLease(results, id, upload, async (signal) => {

@@ -36,6 +36,7 @@ import type {
   Claim,
   Claimant,
   Done,
+  FailedBand,
   Failure,
   Hint,
   Incident,
@@ -48,7 +49,7 @@ import type {
 import { chunkIdOf, fromBase64, parseChunkId } from "./chunk.ts";
 import type { Action } from "./ops/commands.ts";
 import type { Log } from "./ops/log.ts";
-import { RedisConnection } from "./redis/connection.ts";
+import { RedisConnection, replyCodeOf } from "./redis/connection.ts";
 import { RECORD_FOREIGN } from "./redis/foreign.ts";
 import * as lua from "./redis/lua.ts";
 import { claimFrom, fieldsOf, hintFrom, incidentFrom, jobFrom, workerOf } from "./redis/records.ts";
@@ -118,12 +119,7 @@ export class RedisResults implements Results {
     return (await this.#connection.evalReplicated(lua.UPDATE, [jobKey(id)], args)) === 1;
   }
 
-  async failJob(
-    id: string,
-    error: string,
-    failure: Failure,
-    of?: { band: number; attempt: number | undefined; worker: string },
-  ) {
+  async failJob(id: string, error: string, failure: Failure, of?: FailedBand): Promise<boolean> {
     const args = [error, failure, of?.band ?? "", of?.attempt ?? "", of?.worker ?? ""];
     return (await this.#redis.eval(lua.FAIL, 1, jobKey(id), ...args.map(String))) === 1;
   }
@@ -353,7 +349,7 @@ export class RedisResults implements Results {
     const reads = names.map((name) => this.#redis.hgetall(`worker:${name}`));
     return (await Promise.allSettled(reads)).flatMap((read) => {
       // Another program may have stored something that is not a hash. Such a worker is left out.
-      if (read.status === "rejected" && !read.reason.message.startsWith("WRONGTYPE")) throw read.reason;
+      if (read.status === "rejected" && replyCodeOf(read.reason) !== "WRONGTYPE") throw read.reason;
       const found = read.status === "rejected" ? {} : read.value;
       return found.name ? [workerOf(found)] : [];
     });

@@ -30,8 +30,9 @@ import { type Chunk, isChunkId, parseChunkId } from "./chunk.ts";
 import { caSetting } from "./ops/address.ts";
 import { runCommands } from "./ops/commands.ts";
 import { unlessAborted, within } from "./ops/deadline.ts";
+import { serveProbes } from "./ops/health.ts";
 import { type Fields, type Log, openProgramLog } from "./ops/log.ts";
-import type { DeadLetterReason, WorkerMetrics } from "./ops/metrics.ts";
+import { BackendGauges, type DeadLetterReason, openRegistry, WorkerMetrics } from "./ops/metrics.ts";
 import { answerHelp, classroomSetting, STOP_MS, setting } from "./ops/settings.ts";
 import { RabbitQueue } from "./queue.ts";
 import { BEAT_MS, RedisResults } from "./results.ts";
@@ -80,7 +81,7 @@ export interface WorkerOptions {
   log: Log;
   /** Whether it accepts commands (ops/commands.ts). */
   control?: boolean;
-  metrics?: WorkerMetrics | undefined;
+  metrics?: WorkerMetrics;
 }
 
 /** One worker: computes one band at a time. */
@@ -89,6 +90,7 @@ export class Worker {
   readonly #thread: TaskThread;
   readonly #info: WorkerInfo;
   readonly #log: Log;
+  readonly #metrics: WorkerMetrics;
   /** When the task in progress began; null while idle. */
   #taskStart: number | null = null;
   #beating: ReturnType<typeof setInterval> | undefined;
@@ -103,6 +105,7 @@ export class Worker {
     const runtime = "Deno" in globalThis ? "deno" : "bun";
     const { name, only: tasks = [...options.tasks.keys()] } = options;
     this.#log = options.log.with({ worker: name });
+    this.#metrics = options.metrics ?? new WorkerMetrics(openRegistry(false));
     this.#thread = new TaskThread(options.modules, this.#log);
     const counts = { since: Date.now(), bands: 0, pixels: 0, ms: 0, busy: "" };
     const flags = { consuming: false, paused: false, control: options.control ?? false };
@@ -180,10 +183,9 @@ export class Worker {
 
   /** Never throws. */
   async #handle(delivery: Delivery): Promise<Outcome> {
-    const { metrics } = this.#options;
     const { chunkId } = delivery;
     const { signal } = this.#contact;
-    metrics?.busy.inc();
+    this.#metrics.busy.inc();
     this.#info.busy = isChunkId(chunkId) ? parseChunkId(chunkId).jobId : "";
     const outcome = this.#outcomeOf(delivery);
     try {
@@ -191,14 +193,14 @@ export class Worker {
     } catch (error) {
       // Redis is unreachable, or unavailable while this worker shuts down: another worker gets the band.
       this.#log.warn("band requeued", { chunk: chunkId, error });
-      metrics?.bands.inc({ task: "", outcome: "requeued" });
+      this.#metrics.bands.inc({ task: "", outcome: "requeued" });
       if (signal.aborted) await this.#thread.end();
       // When Redis answers again, this worker is alive, but it no longer has the band that it claimed.
       const unclaim = () => this.#options.results.unclaim(chunkId, { ...this.#info, ...delivery, heldMs: 0 });
       if (signal.aborted && !this.#stopping) outcome.then(unclaim, unclaim).catch(() => {});
       return { do: "retry" };
     } finally {
-      metrics?.busy.dec();
+      this.#metrics.busy.dec();
       this.#info.busy = "";
     }
   }
@@ -211,12 +213,12 @@ export class Worker {
     if (chunk instanceof Error)
       return this.#deadLetter(delivery, `message cannot be read: ${chunk.message}`, "unreadable");
     const { chunkId, task } = chunk;
-    const { tasks, results, metrics } = this.#options;
+    const { tasks, results } = this.#options;
     if (!tasks.has(task)) {
       const why = `unknown task ${task}: this worker has ${[...tasks.keys()]}`;
       return this.#deadLetter({ chunkId, attempt }, why, "unknown_task");
     }
-    metrics?.delivered(task, delivery);
+    this.#metrics.delivered(task, delivery);
     const by = () => ({ ...this.#info, attempt, deliveries, heldMs: tenths(performance.now() - received) });
     const begun = await this.#begin(chunkId, by);
     if (begun === "elsewhere") return { do: "retry" };
@@ -268,12 +270,12 @@ export class Worker {
     this.#info.bands++;
     this.#info.pixels += pixels;
     this.#info.ms += ms;
-    this.#options.metrics?.done(task, done, pixels, storeMs);
+    this.#metrics.done(task, done, pixels, storeMs);
     return this.#settled(chunkId, task, "done", { ms, pixels, bytes: done.bytes, storeMs: Math.round(storeMs) });
   }
 
   #settled(chunkId: string, task: string, outcome: "done" | "dropped", fields: Fields = {}): Outcome {
-    this.#options.metrics?.bands.inc({ task, outcome });
+    this.#metrics.bands.inc({ task, outcome });
     this.#log.debug(`band ${outcome}`, { job: parseChunkId(chunkId).jobId, chunk: chunkId, task, ...fields });
     return { do: "done" };
   }
@@ -289,7 +291,7 @@ export class Worker {
     this.#log.warn("band failed", { job, chunk: chunkId, task, attempt: failures, of: ATTEMPTS, error: message, at });
     if (failures >= ATTEMPTS)
       return this.#deadLetter({ chunkId, attempt }, `failed ${failures} times: ${why}`, "task_failed", task);
-    this.#options.metrics?.bands.inc({ task, outcome: "retried" });
+    this.#metrics.bands.inc({ task, outcome: "retried" });
     return { do: "retry" };
   }
 
@@ -299,12 +301,12 @@ export class Worker {
     reason: DeadLetterReason,
     task = "",
   ): Promise<Outcome> {
-    const { results, metrics } = this.#options;
+    const { results } = this.#options;
     // A message without a readable id belongs to no job.
     const { jobId, band } = isChunkId(chunkId) ? parseChunkId(chunkId) : { jobId: undefined, band: 0 };
     this.#log.error("band dead-lettered", { job: jobId, chunk: chunkId, error: why });
-    metrics?.deadLettered.inc({ reason });
-    metrics?.bands.inc({ task, outcome: "dead_lettered" });
+    this.#metrics.deadLettered.inc({ reason });
+    this.#metrics.bands.inc({ task, outcome: "dead_lettered" });
     if (jobId !== undefined) {
       const of = { band, attempt, worker: this.#info.name };
       await this.#retry(() => results.failJob(jobId, `band ${band}: ${why}`, FAILURES[reason], of));
@@ -321,7 +323,7 @@ export class Worker {
       } catch (error) {
         if (this.#stopping || signal.aborted) throw error;
         this.#log.warn("result store unavailable, retrying", { error });
-        this.#options.metrics?.storeRetries.inc();
+        this.#metrics.storeRetries.inc();
         await sleep(pause);
       }
     }
@@ -356,18 +358,14 @@ async function main(): Promise<void> {
   const queue = await RabbitQueue.connect(RABBITMQ_URL, log.with({ worker: name }), undefined, ca);
   await results.check();
   let stopping = false;
-  let worker: Worker | undefined;
-  let metrics: WorkerMetrics | undefined;
+  const registry = openRegistry(metricsPort >= 0);
+  const metrics = new WorkerMetrics(registry);
+  const worker = new Worker({ queue, results, name, tasks, only, modules, bandTimeout, log, metrics, control });
   if (metricsPort >= 0) {
-    const { openRegistry, BackendGauges, WorkerMetrics } = await import("./ops/metrics.ts");
-    const { serveProbes } = await import("./ops/health.ts");
-    const registry = openRegistry(true);
-    metrics = new WorkerMetrics(registry);
-    const backends = { queue, results };
-    const now = new BackendGauges(registry, backends);
-    const stuck = () => worker?.stuck() ?? null;
-    const watched = { backends, registry, observe: () => now.observe(), stuck, stopping: () => stopping };
-    const port = await serveProbes(watched, HOST || "127.0.0.1", metricsPort);
+    const gauges = new BackendGauges(registry, { queue, results });
+    const [stuck, observe] = [() => worker.stuck(), () => gauges.observe()];
+    const probed = { backends: { queue, results }, registry, observe, stuck, stopping: () => stopping };
+    const port = await serveProbes(probed, HOST || "127.0.0.1", metricsPort);
     log.info("probes and metrics are served", { worker: name, port });
   }
   const stop = async () => {
@@ -376,12 +374,11 @@ async function main(): Promise<void> {
     console.log(`${name}: finishing the band in progress`);
     // While Redis is unavailable, the worker may never stop. RabbitMQ then redelivers the band to another worker.
     setTimeout(() => process.exit(1), STOP_MS);
-    await worker?.stop();
+    await worker.stop();
     await queue.close();
     await results.close();
     process.exit(0);
   };
-  worker = new Worker({ queue, results, name, tasks, only, modules, bandTimeout, log, metrics, control });
   await worker.start();
   if (control) await runCommands(results, name, worker, { stop, kill: () => process.kill(process.pid, 9) }, log);
   console.log(`${name}: at work`);

@@ -13,6 +13,7 @@ import type {
   Claim,
   Claimant,
   Done,
+  FailedBand,
   Failure,
   Hint,
   Incident,
@@ -92,12 +93,7 @@ export class LocalResults implements Results {
     if (this.#leases.get(id)?.owner === owner) this.#leases.delete(id);
   }
 
-  async failJob(
-    id: string,
-    error: string,
-    failure: Failure,
-    of?: { band: number; attempt: number | undefined; worker: string },
-  ): Promise<boolean> {
+  async failJob(id: string, error: string, failure: Failure, of?: FailedBand): Promise<boolean> {
     const entry = this.#jobs.get(id);
     if (!entry || entry.job.error !== null || isStale(entry, of?.attempt)) return false;
     if (of && entry.done.has(of.band)) return false;

@@ -162,7 +162,7 @@ export class RedisConnection {
       const steps = this.commands.pipeline().eval(script, keys.length, ...keys, ...args);
       const [[error, reply], [lost, replicas]] = (await steps.wait(1, REPLICA_MS).exec()) ?? [];
       // The slot has moved. Outside a pipeline, the client follows the redirection and learns the new node.
-      if (error && /^(MOVED|ASK)\b/.test(error.message) && tries < MAX_RETRIES) await run();
+      if (["MOVED", "ASK"].includes(replyCodeOf(error)) && tries < MAX_RETRIES) await run();
       else if (error) throw error;
       // The connection was lost between script and WAIT. The leader may have died, so the script is run again.
       else if (lost && tries < MAX_RETRIES) continue;
@@ -268,10 +268,13 @@ function isRefusal(error: Error | undefined): error is Error {
   return error?.name === "ReplyError" && !PASSING.test(error.message);
 }
 
-/** Derives the trouble from the code with which a reply begins. */
+/** The code of an error of Redis: its first word. Empty for another error. */
+export function replyCodeOf(error: Error | null | undefined): string {
+  return /^[A-Z]+(?= )/.exec(error?.message ?? "")?.[0] ?? "";
+}
+
 function codeOf(error: Error | undefined): TroubleCode {
-  const [reply] = /^[A-Z]+(?= )/.exec(error?.message ?? "") ?? [""];
-  return REPLIES[reply] ?? "unreachable";
+  return REPLIES[replyCodeOf(error)] ?? "unreachable";
 }
 
 const REPLIES: Record<string, TroubleCode> = {
@@ -289,7 +292,7 @@ const REPLIES: Record<string, TroubleCode> = {
 
 /** What to change in the settings. */
 function cureOf(error: Error & { command?: { name: string } }): string {
-  if (/^(WRONGPASS|NOAUTH)\b/.test(error.message)) return "expected a valid user and password";
+  if (codeOf(error) === "login") return "expected a valid user and password";
   if (error.command?.name === "select") return "expected the number of a database that exists";
   return "expected a user with the rights of docs/settings.md";
 }
