@@ -83,6 +83,7 @@ export class WireError extends Error {
 export const MAX_BANDS = 4096;
 /** RabbitMQ refuses messages over 16 MiB by default. This leaves room for the other fields. */
 const MAX_BASE64_BYTES = 12 << 20;
+const MAX_PICTURE_BYTES = (MAX_BASE64_BYTES * 3) / 4;
 
 /** The bytes before and after the picture, in a message that ends with it. */
 const BEFORE_IMAGEN = Buffer.from(',"imagen":"');
@@ -115,26 +116,22 @@ export interface Cut {
  */
 export function planBands(width: number, height: number, halo: number, cut: Cut): Plan {
   const { channels = 1, shrink = 1 } = cut;
-  const mostRows = Math.floor((MAX_BASE64_BYTES * 3) / 4 / (width * channels + 1)) - 2 * halo;
-  if (mostRows < shrink) {
-    const widest = Math.floor((Math.floor((MAX_BASE64_BYTES * 3) / 4 / (shrink + 2 * halo)) - 1) / channels);
-    throw new ImageError("too-large", `image too wide: expected at most ${widest} pixels a row, got ${width}`);
+  const maxRows = Math.floor(MAX_PICTURE_BYTES / (width * channels + 1)) - 2 * halo;
+  if (maxRows < shrink) {
+    const maxWidth = Math.floor((Math.floor(MAX_PICTURE_BYTES / (shrink + 2 * halo)) - 1) / channels);
+    throw new ImageError("too-large", `image too wide: expected at most ${maxWidth} pixels a row, got ${width}`);
   }
-  const wanted = Math.min(mostRows, height, wantedRows(width, height, mostRows, cut));
+  const wanted = Math.min(maxRows, height, wantedRows(width, height, maxRows, cut));
   const rows = wanted === height ? height : Math.min(height, Math.max(shrink, wanted - (wanted % shrink)));
   return { width, height, rows, bands: Math.ceil(height / rows), halo };
 }
 
-function wantedRows(
-  width: number,
-  height: number,
-  mostRows: number,
-  { pixels, atLeast = 1, bands, rows }: Cut,
-): number {
+function wantedRows(width: number, height: number, maxRows: number, cut: Cut): number {
+  const { pixels, atLeast = 1, bands, rows } = cut;
   // Limit the number of bands: a request for one row in each band must not flood the queue.
   if (rows !== undefined) return Math.max(rows, Math.ceil(height / MAX_BANDS));
   if (bands !== undefined) return rowsOf(height, bands);
-  const sized = Math.min(mostRows, Math.max(1, Math.floor(pixels / width)));
+  const sized = Math.min(maxRows, Math.max(1, Math.floor(pixels / width)));
   return rowsOf(height, Math.max(Math.ceil(height / sized), atLeast));
 }
 

@@ -5,8 +5,8 @@
  *     RABBITMQ_URL=… REDIS_URL=… bun run coordinator.ts       workers are separate processes: bun run worker.ts
  *
  * It keeps no state: every answer is derived from the records in the result store. So any number of coordinators can
- * serve the same jobs. The answer to an upload starts only after the picture has been read and checked to its end,
- * because most clients read only after they have sent everything. So every bad input gets its HTTP status.
+ * serve the same jobs. An upload is answered only when it has been read and checked to its end, so every bad input gets
+ * its HTTP status.
  *
  * Not here: what a job does (job.ts), how requests are read and answered (http/), how pictures are read (picture/).
  */

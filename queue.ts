@@ -113,7 +113,7 @@ export class RabbitQueue implements Queue {
     });
     this.#blocked = false;
     this.#opened = channels;
-    // Declared before the first chunk: a third-party worker may come earlier, and declares the queue passively.
+    // Declared before the first chunk: third-party workers may come earlier, and only check that the queue exists.
     const declare = (queue: string) =>
       channels.of(queue).catch((error) => {
         if (!(error instanceof QueueError)) throw error;

@@ -190,8 +190,8 @@ export class RedisResults implements Results {
 
   async begin(chunkId: string, by: Claimant): Promise<Begun> {
     const { jobId, band } = parseChunkId(chunkId);
-    for (let looks = 0, voided = ""; ; looks++) {
-      const args = [band, processOf(by), by.attempt ?? "", voided, by.name, by.deliveries, by.heldMs];
+    for (let looks = 0, deadClaim = ""; ; looks++) {
+      const args = [band, processOf(by), by.attempt ?? "", deadClaim, by.name, by.deliveries, by.heldMs];
       const [answer, number, ...rest] = String(await this.#redis.eval(lua.BEGIN, 1, jobKey(jobId), ...args)).split(" ");
       const claim = rest.join(" ");
       if (answer === "alone") return { lost: 0, claim: { worker: by.name, deliveries: by.deliveries }, hasJob: false };
@@ -204,7 +204,7 @@ export class RedisResults implements Results {
       if (number === "1" && holder?.busy === jobId) return "elsewhere";
       // A killed worker still seems alive for some seconds. One that only lost its connection reports `cut off` sooner.
       if (holder && looks === 0) await sleep(CUT_OFF_MS);
-      else voided = claim;
+      else deadClaim = claim;
     }
   }
 

@@ -17,7 +17,7 @@
 import { EventEmitter } from "node:events";
 import type { Backends, Claim, Done, Failure, Hint, Incident, Job, Results } from "./backends.ts";
 import { Pace } from "./jobs/pace.ts";
-import { awaitedOf, failIfStuck, type Known, noteLost } from "./jobs/stuck.ts";
+import { awaitedOf, failIfStuck, type Known, noteDeadWorkers } from "./jobs/stuck.ts";
 
 /** A job cannot go on: it has failed, is gone, differs from what was sent, or was taken over. */
 export class JobError extends Error {
@@ -55,10 +55,10 @@ export type Happening = { band: number } | { band: number; claim: Claim } | { in
 
 /**
  * Reads a job, and fails it if it cannot go on.
- * @param isEnqueued whether this process enqueues it now. Such a job needs no lease to count as alive
+ * @param isEnqueuing whether this process enqueues it now. Such a job needs no lease to count as alive
  * @returns null if there is no such job
  */
-export async function lookUp(backends: Backends, id: string, isEnqueued = JobWatch.enqueues(backends, id)) {
+export async function lookUp(backends: Backends, id: string, isEnqueuing = JobWatch.enqueues(backends, id)) {
   let known = await read(backends.results, id);
   if (!known || known.job.error !== null || stateOf(known.job, known.done.size) === "done") return known;
   const awaited = awaitedOf(known);
@@ -66,7 +66,7 @@ export async function lookUp(backends: Backends, id: string, isEnqueued = JobWat
     await backends.results.recordForeign(id, awaited);
     known = await read(backends.results, id);
   }
-  if (!known || !(await failIfStuck(backends, known, isEnqueued))) return known;
+  if (!known || !(await failIfStuck(backends, known, isEnqueuing))) return known;
   return read(backends.results, id);
 }
 
@@ -85,14 +85,9 @@ function withoutBands(job: Job): Known {
   return { job, sent: new Map(), done: new Map(), claims: new Map(), incidents: [] };
 }
 
-interface SharedWatch {
-  watch: JobWatch;
-  users: number;
-}
-
 /** The records of a job, kept up to date. Callers in this process share one watch per job. */
 export class JobWatch {
-  static readonly #shared = new WeakMap<Results, Map<string, SharedWatch>>();
+  static readonly #shared = new WeakMap<Results, Map<string, JobWatch>>();
 
   job: Job | null = null;
   done = new Map<number, Done>();
@@ -106,10 +101,14 @@ export class JobWatch {
   version = 0;
   /** Bands that were or are being published, with the CRC-32 of their rows. */
   sent = new Map<number, number>();
+  /** How many callers have opened it. */
+  #users = 0;
+  /** The number of the last incident in `happened`. */
   #incidents = 0;
   readonly #changes = new EventEmitter().setMaxListeners(0);
   #lastHint = Date.now();
   #lastRead = 0;
+  /** Reads in progress. */
   #reading = 0;
   #timer: ReturnType<typeof setTimeout> | undefined;
   #closed = false;
@@ -118,6 +117,7 @@ export class JobWatch {
   #due = 0;
   /** The first unclaimed band at the last look. It changes from look to look while workers take bands. */
   #firstUnclaimed: number | undefined;
+  /** Claims whose worker is missing, and since when (`noteDeadWorkers`). */
   #missing = new Map<string, number>();
   readonly #pace: Pace;
   #unwatch: Promise<() => void> | undefined;
@@ -134,12 +134,11 @@ export class JobWatch {
    * @param fresh the record of a new job, just written. There is nothing else to read about it
    */
   static async open(backends: Backends, id: string, fresh?: Job): Promise<JobWatch> {
-    const all = JobWatch.#shared.get(backends.results) ?? new Map<string, SharedWatch>();
+    const all = JobWatch.#shared.get(backends.results) ?? new Map<string, JobWatch>();
     JobWatch.#shared.set(backends.results, all);
-    const entry = all.get(id) ?? { watch: new JobWatch(backends, id), users: 0 };
-    all.set(id, entry);
-    entry.users++;
-    const { watch } = entry;
+    const watch = all.get(id) ?? new JobWatch(backends, id);
+    all.set(id, watch);
+    watch.#users++;
     try {
       // Subscribe first, read second, so that nothing is missed in between.
       watch.#unwatch ??= backends.results.watch(id, (hint) => watch.#onHint(hint));
@@ -154,10 +153,8 @@ export class JobWatch {
   }
 
   close(): void {
-    const all = JobWatch.#shared.get(this.backends.results)!;
-    const entry = all.get(this.id)!;
-    if (--entry.users > 0) return;
-    all.delete(this.id);
+    if (--this.#users > 0) return;
+    JobWatch.#shared.get(this.backends.results)!.delete(this.id);
     this.#closed = true;
     this.#pace.open.delete(this);
     clearTimeout(this.#timer);
@@ -169,8 +166,8 @@ export class JobWatch {
 
   /** Whether this process enqueues the job now. */
   static enqueues({ results }: Backends, id: string): boolean {
-    const entry = JobWatch.#shared.get(results)?.get(id);
-    return entry !== undefined && entry.watch.#enqueuing > 0;
+    const watch = JobWatch.#shared.get(results)?.get(id);
+    return watch !== undefined && watch.#enqueuing > 0;
   }
 
   /** Runs `step` while the job counts as being enqueued by this process. */
@@ -344,7 +341,7 @@ export class JobWatch {
     if (now - this.#lastHint >= LOOK_MS && now - this.#lastRead >= REFRESH_MS) {
       this.#lastRead = now;
       await this.#readAgain(lookUp(this.backends, this.id, this.#enqueuing > 0));
-      this.#missing = await noteLost(this.backends, this, this.#missing);
+      this.#missing = await noteDeadWorkers(this.backends, this, this.#missing);
       return;
     }
     const unclaimed = this.#unclaimed();

@@ -9,7 +9,8 @@
  *     the task threw, or took too long  requeued, three times; then the job fails; dead-lettered
  *     five workers died computing it    the job fails; dead-lettered
  *     a third party's, without a job    computed, stored, acknowledged; dead-lettered if its task throws three times
- *     another copy is being computed    dropped; so is a band that is done, cancelled, failed or of an earlier attempt
+ *     it needs no work                  dropped: it is done, or another worker computes a copy, or its job is cancelled,
+ *                                       has failed or has begun another attempt
  *     it was delivered many times       enqueued anew, so that the queue's own limit is never reached
  *     Redis is unavailable              kept and retried; after three missed heartbeats requeued, and no band is taken
  *                                       until Redis answers again

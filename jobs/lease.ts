@@ -23,8 +23,8 @@ const COUNT_MS = 2_000;
  * Runs `step` while this coordinator has the lease of the job. First waits until the coordinator that has it releases
  * it, or dies and lets it lapse.
  * @param step gets a signal that is aborted when the client closes the connection or the lease is lost
- * @param client `isSilent`: the client should send the picture but sends nothing. It may be gone, and another request
- *   that waits for the lease may be its next attempt. So the lease is released for a moment, and that one may take it
+ * @param client while `isSilent`, it sends nothing of its picture. It may be gone, and its next attempt may wait for the
+ *   lease. So at each renewal the lease is first released for a moment, and another request may take it
  */
 export async function withLease(
   results: Results,

@@ -39,11 +39,11 @@ export function awaitedOf({ sent, done }: Pick<Known, "sent" | "done">): { band:
  * seem so for a moment. A band is in neither place between its delivery and the worker's next heartbeat. An upload has
  * no coordinator until its client retries. So the state must last for some time.
  */
-export async function failIfStuck(backends: Backends, known: Known, isEnqueued: boolean): Promise<boolean> {
+export async function failIfStuck(backends: Backends, known: Known, isEnqueuing: boolean): Promise<boolean> {
   const { results } = backends;
   const { job } = known;
   if (job.error !== null) return false;
-  const interrupted = !job.enqueued && !isEnqueued && !(await results.isLeased(job.id));
+  const interrupted = !job.enqueued && !isEnqueuing && !(await results.isLeased(job.id));
   const awaited = awaitedOf(known)[0]?.band;
   const missing = awaited === undefined ? { isMissing: false, limit: VANISHED_MS } : await missingOf(backends, job);
   const stuckMs = await results.stuckFor(job.id, interrupted || missing.isMissing);
@@ -63,7 +63,7 @@ export async function failIfStuck(backends: Backends, known: Known, isEnqueued: 
  * @param missing what the last call returned
  * @returns for each claim whose worker is missing, the time when that was first seen, ms
  */
-export async function noteLost(
+export async function noteDeadWorkers(
   { results }: Backends,
   { job, claims }: { job: Job | null; claims: Map<number, Claim> },
   missing: Map<string, number>,
