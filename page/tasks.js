@@ -120,13 +120,14 @@ function field(name, param, at, translated) {
   const [box, label, about] = ["div", "label", "small"].map((kind) => document.createElement(kind));
   const input = inputOf(name, param);
   input.id = `param-${at}`;
-  box.className = "field";
+  box.className = "field row";
   label.setAttribute("for", input.id);
   label.textContent = name;
   box.append(label, input);
   if (!param.description) return box;
   about.id = `${input.id}-about`;
   about.textContent = translated ?? param.description;
+  about.className = "soft";
   about.lang = translated ? lang : "en";
   input.setAttribute("aria-describedby", about.id);
   box.append(about);

@@ -97,7 +97,7 @@ function show(list) {
 /** @param {string} id */
 function newCard(id) {
   const card = document.createElement("li");
-  card.className = "card";
+  card.className = "card row";
   const image = document.createElement("img");
   image.alt = "";
   card.append(image, document.createElement("b"), document.createElement("span"), document.createElement("i"));

@@ -154,7 +154,7 @@ describeWith(["chromium"], "the page in a class", () => {
     const page = await open({ locale: "es-AR" });
     await page.setInputFiles("#file", photo);
     await untilPhase(page, "done");
-    const target = page.getByText("Soltá una imagen");
+    const target = page.locator(".target", { hasText: "Soltá una imagen" });
     expect(await target.isVisible()).toBe(false);
     const drag = (type: string) =>
       page.evaluate((type) => {
@@ -202,6 +202,7 @@ describeWith(["chromium"], "the page in a class", () => {
 
   test("the report of a job and all results as one ZIP; an experiment is kept over a reload", async () => {
     const page = await open({ locale: "es-AR" });
+    await page.click("#more");
     await page.uncheck("#save");
     await page.setInputFiles("#file", [png("<b>.png", 300, 200, 1), png("two.png", 300, 200, 1)]);
     await untilCount(page, '.job[data-phase="done"]', 2);

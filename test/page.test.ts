@@ -680,7 +680,7 @@ describeWith(["chromium"], "page", () => {
   test("by keyboard: the controls are reached in order, show the focus and have a name", async () => {
     const page = await open();
     const chooser = page.waitForEvent("filechooser"); // early, because Chromium enables it in the background
-    const ring = () => page.locator(".drop").evaluate((zone) => getComputedStyle(zone).outlineStyle);
+    const ring = () => page.locator(".drop.button").evaluate((zone) => getComputedStyle(zone).outlineStyle);
     const focused = () => page.evaluate(() => document.activeElement?.id);
     expect(await ring()).toBe("none");
     for (const id of ["wall-link", "en", "es", "file"]) {
@@ -695,7 +695,12 @@ describeWith(["chromium"], "page", () => {
       await page.keyboard.press("Tab");
       expect(await page.evaluate(() => document.activeElement?.ariaLabel)).toStartWith(name);
     }
-    for (const id of ["task", "workers", "cut", "save"]) {
+    for (const id of ["task", "workers", "more"]) {
+      await page.keyboard.press("Tab");
+      expect(await focused()).toBe(id);
+    }
+    await page.keyboard.press("Enter");
+    for (const id of ["cut", "save"]) {
       await page.keyboard.press("Tab");
       expect(await focused()).toBe(id);
     }
@@ -792,6 +797,7 @@ describeWith(["chromium"], "page", () => {
     const page = await open({ permissions: ["clipboard-read", "clipboard-write"] });
     const names: string[] = [];
     page.on("download", (download) => names.push(download.suggestedFilename()));
+    await page.click("#more");
     await page.uncheck("#save");
     await page.setInputFiles("#file", png("a.png", 30, 20));
     await page.locator("#compare").waitFor();
@@ -816,6 +822,7 @@ describeWith(["chromium"], "page", () => {
 
   test("the experiment times each run from its PUT to its last band, and saves its figures as CSV and SVG", async () => {
     const page = await open();
+    await page.click("#more");
     await page.uncheck("#save");
     await page.setInputFiles("#file", photo);
     await untilPhase(page, "done");
