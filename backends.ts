@@ -13,6 +13,7 @@
 
 import type { Chunk } from "./chunk.ts";
 import type { Action } from "./ops/commands.ts";
+import type { Letter, Peeked, StoredKey } from "./ops/inside.ts";
 import type { Trouble } from "./ops/trouble.ts";
 import type { Channels } from "./picture/picture.ts";
 import type { Values } from "./task.ts";
@@ -76,32 +77,6 @@ export interface Queue {
   /** Whether the queue is in this process. */
   readonly isLocal: boolean;
   close(): Promise<void>;
-}
-
-/** A message as it waits in a queue. */
-export interface Peeked {
-  /** Its chunk's id. */
-  id: string;
-  headers: Record<string, unknown>;
-  body: Uint8Array;
-}
-
-/** A dead letter. `outcome`: after it was put back, a remark for the user; empty if there is none. */
-export interface Letter {
-  /** Its chunk's id. */
-  id: string;
-  /** The queue that it came from. */
-  queue: string;
-  reason: string;
-  outcome?: string;
-}
-
-/** A key of a job in the store. `size`: bytes of a string, fields of a hash, entries of a list. `ttl`: seconds. */
-export interface StoredKey {
-  key: string;
-  type: "string" | "hash" | "list";
-  size: number;
-  ttl: number;
 }
 
 export interface Job {

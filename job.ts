@@ -23,7 +23,7 @@ import { type BandForm, pixelsOf } from "./picture/foreign.ts";
 import type { Raster } from "./picture/picture.ts";
 import { encodeBand, Stitcher } from "./picture/png-write.ts";
 import type { SpoolDisk } from "./picture/spool.ts";
-import { type DataTask, firstOf, haloOf, isList, type ListTask, type Task, type Values } from "./task.ts";
+import { type DataTask, firstStepOf, haloOf, isList, type ListTask, type Task, type Values } from "./task.ts";
 import type { PieceList } from "./tasks/list.ts";
 import { derivedParams, sharedParams } from "./tasks/params.ts";
 import { resultOf } from "./tasks/plan.ts";
@@ -50,7 +50,7 @@ export async function enqueue(
   disk: SpoolDisk,
 ): Promise<void> {
   const { params, preJobId } = watch.expectJob();
-  const step = firstOf(task, params);
+  const step = firstStepOf(task, params);
   if (!step || !preJobId || "bands" in input)
     return watch.enqueuing(() => enqueueBands(watch, input, task, params, signal));
   const spool = await disk.open(input);

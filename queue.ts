@@ -16,18 +16,10 @@ import { Channels } from "./amqp/channels.ts";
 import { NOT_CONNECTED, RabbitConnection } from "./amqp/connection.ts";
 import { Consumer, HOLD_MS, type Message, requeue, settle } from "./amqp/consumer.ts";
 import { DEAD_LETTERS, lookAt, peekAt, putBack, QUEUE } from "./amqp/letters.ts";
-import {
-  type Delivery,
-  type Handler,
-  type Letter,
-  type Outcome,
-  type Peeked,
-  type Queue,
-  QueueError,
-  type Results,
-} from "./backends.ts";
+import { type Delivery, type Handler, type Outcome, type Queue, QueueError, type Results } from "./backends.ts";
 import { type Chunk, decodeMessage, encodeMessage } from "./chunk.ts";
 import { within } from "./ops/deadline.ts";
+import type { Letter, Peeked } from "./ops/inside.ts";
 import type { Log } from "./ops/log.ts";
 import { type Trouble, UnavailableError } from "./ops/trouble.ts";
 

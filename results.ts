@@ -1,7 +1,8 @@
 /**
  * Results, job records, events and the list of workers, in Redis.
  *
- *     job:{<id>}           hash: the request, the size, the plan, `attempt`, `enqueued`, `error`, `failure`, `suspect`
+ *     job:{<id>}           hash: the request, the size, the plan, `attempt`, `enqueued`, `error`, `failure`;
+ *                          `suspect`, `looked`: for how long it has been stuck, and when that was measured, ms
  *     job:{<id>}:rows      hash: band → CRC-32 of its rows, set once, before it is sent. `store` refuses other rows
  *                          "<band> sent", "<band> confirmed" → when, ms since `began`; "<band> lane" → its lane
  *     job:{<id>}:sent      hash: band → CRC-32 of its rows, set when the queue has confirmed it
@@ -43,11 +44,11 @@ import type {
   Job,
   Report,
   Results,
-  StoredKey,
   WorkerInfo,
 } from "./backends.ts";
 import { chunkIdOf, fromBase64, parseChunkId } from "./chunk.ts";
 import type { Action } from "./ops/commands.ts";
+import type { StoredKey } from "./ops/inside.ts";
 import type { Log } from "./ops/log.ts";
 import { RedisConnection, replyCodeOf } from "./redis/connection.ts";
 import { RECORD_FOREIGN } from "./redis/foreign.ts";

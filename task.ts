@@ -224,7 +224,7 @@ export function wireName(task: Pick<Task, "name" | "version">): string {
 }
 
 /** The first step, if these values need it. */
-export function firstOf(task: Task, params: Values): PictureTask["first"] {
+export function firstStepOf(task: Task, params: Values): PictureTask["first"] {
   if (isData(task) || !task.first?.params.some((param) => params[param] === undefined)) return undefined;
   return task.first;
 }

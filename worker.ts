@@ -129,38 +129,6 @@ export class Worker {
     await this.#options.results.beat(this.#info).catch(() => {}); // the next heartbeat repeats it
   }
 
-  async #consume(): Promise<void> {
-    if (this.#info.paused) return;
-    const { queue, results } = this.#options;
-    const onConsuming = (consuming: boolean) => {
-      this.#info.consuming = consuming;
-      // Sent at once: a job compares the number of its queue's consumers with the workers that report consuming.
-      if (!this.#stopping) results.beat(this.#info).catch(() => {}); // the next heartbeat repeats it
-    };
-    this.#stopConsuming = await queue.consume(this.#info.tasks, (delivery) => this.#handle(delivery), onConsuming);
-  }
-
-  /** Failed heartbeats are counted, not timed: after a machine has slept, one may have failed, but not three. */
-  async #beat(): Promise<void> {
-    try {
-      await within(this.#options.results.beat(this.#info), BEAT_ANSWER_MS, `Redis: no answer in ${BEAT_ANSWER_MS} ms`);
-      this.#missedBeats = 0;
-    } catch (error) {
-      this.#log.warn("heartbeat failed", { error });
-      this.#missedBeats++;
-    }
-    const unreachable = this.#missedBeats >= MAX_MISSED_BEATS;
-    if (this.#stopping || unreachable === this.#contact.signal.aborted) return;
-    if (!unreachable) {
-      this.#contact = new AbortController();
-      this.#log.info("result store answers again, taking bands");
-      return this.#consume();
-    }
-    this.#log.error("result store unreachable, taking no bands until it answers", { missed: this.#missedBeats });
-    this.#contact.abort(new Error("result store unreachable"));
-    await this.#stopConsuming?.();
-  }
-
   /** Finishes the band in progress and takes no other. */
   async stop(): Promise<void> {
     this.#stopping = true;
@@ -180,6 +148,17 @@ export class Worker {
   stuck(): string | null {
     const ms = this.#taskStart === null ? 0 : performance.now() - this.#taskStart;
     return ms > this.#options.bandTimeout + STUCK_MS ? `a task has not ended for ${Math.round(ms)} ms` : null;
+  }
+
+  async #consume(): Promise<void> {
+    if (this.#info.paused) return;
+    const { queue, results } = this.#options;
+    const onConsuming = (consuming: boolean) => {
+      this.#info.consuming = consuming;
+      // Sent at once: a job compares the number of its queue's consumers with the workers that report consuming.
+      if (!this.#stopping) results.beat(this.#info).catch(() => {}); // the next heartbeat repeats it
+    };
+    this.#stopConsuming = await queue.consume(this.#info.tasks, (delivery) => this.#handle(delivery), onConsuming);
   }
 
   /** Never throws. */
@@ -275,12 +254,6 @@ export class Worker {
     return this.#settled(chunkId, task, "done", { ms, pixels, bytes: done.bytes, storeMs: Math.round(storeMs) });
   }
 
-  #settled(chunkId: string, task: string, outcome: "done" | "dropped", fields: Fields = {}): Outcome {
-    this.#metrics.bands.inc({ task, outcome });
-    this.#log.debug(`band ${outcome}`, { job: parseChunkId(chunkId).jobId, chunk: chunkId, task, ...fields });
-    return { do: "done" };
-  }
-
   async #failed({ chunkId, attempt }: MessageId, task: string, error: Placed, counted?: number): Promise<Outcome> {
     const why = sentenceOf(error);
     const count = () => this.#options.results.countFailure(chunkId, attempt, this.#info.name, why);
@@ -313,6 +286,33 @@ export class Worker {
       await this.#retry(() => results.failJob(jobId, `band ${band}: ${why}`, FAILURES[reason], of));
     }
     return { do: "dead-letter", reason: why };
+  }
+
+  #settled(chunkId: string, task: string, outcome: "done" | "dropped", fields: Fields = {}): Outcome {
+    this.#metrics.bands.inc({ task, outcome });
+    this.#log.debug(`band ${outcome}`, { job: parseChunkId(chunkId).jobId, chunk: chunkId, task, ...fields });
+    return { do: "done" };
+  }
+
+  /** Failed heartbeats are counted, not timed: after a machine has slept, one may have failed, but not three. */
+  async #beat(): Promise<void> {
+    try {
+      await within(this.#options.results.beat(this.#info), BEAT_ANSWER_MS, `Redis: no answer in ${BEAT_ANSWER_MS} ms`);
+      this.#missedBeats = 0;
+    } catch (error) {
+      this.#log.warn("heartbeat failed", { error });
+      this.#missedBeats++;
+    }
+    const unreachable = this.#missedBeats >= MAX_MISSED_BEATS;
+    if (this.#stopping || unreachable === this.#contact.signal.aborted) return;
+    if (!unreachable) {
+      this.#contact = new AbortController();
+      this.#log.info("result store answers again, taking bands");
+      return this.#consume();
+    }
+    this.#log.error("result store unreachable, taking no bands until it answers", { missed: this.#missedBeats });
+    this.#contact.abort(new Error("result store unreachable"));
+    await this.#stopConsuming?.();
   }
 
   /** Retries until the store answers. Throws while the worker shuts down, and once the store is unreachable. */

@@ -7,8 +7,9 @@
  * Not here: how a message becomes a dead letter (worker.ts, queue.ts).
  */
 import type { ConfirmChannel, GetMessage } from "amqplib";
-import type { Letter, Peeked, Results } from "../backends.ts";
+import type { Results } from "../backends.ts";
 import { isChunkId, parseChunkId } from "../chunk.ts";
+import type { Letter, Peeked } from "../ops/inside.ts";
 
 export const QUEUE = "tareas";
 export const DEAD_LETTERS = "tareas.muertas";

@@ -20,7 +20,7 @@ import type { Raster } from "../picture/picture.ts";
 import { Stitcher } from "../picture/png-write.ts";
 import { readImage } from "../picture/read.ts";
 import { SpoolDisk } from "../picture/spool.ts";
-import { firstOf, isData, isList, type ListTask, type Task, type Values } from "../task.ts";
+import { firstStepOf, isData, isList, type ListTask, type Task, type Values } from "../task.ts";
 import { loadTasks } from "../tasks/index.ts";
 import { listPieces } from "../tasks/list.ts";
 import { derivedParams, ParamError, queryValues, sharedParams } from "../tasks/params.ts";
@@ -39,7 +39,7 @@ export async function* transform(
   bandPixels: number,
   params: Values = queryValues(task, new URLSearchParams()),
 ): AsyncGenerator<Uint8Array> {
-  const step = firstOf(task, params);
+  const step = firstStepOf(task, params);
   if (!step) return yield* transformed(image, task, bandPixels, params);
   const spool = await new SpoolDisk(Number.POSITIVE_INFINITY).open(image);
   try {

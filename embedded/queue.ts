@@ -2,10 +2,13 @@
  * The queue of the embedded mode, in this process.
  *
  * It implements `Queue` (backends.ts). When the process ends, its chunks are lost.
+ *
+ * Not here: the store (embedded/results.ts), what a worker answers and when (worker.ts).
  */
 import { EventEmitter, once } from "node:events";
-import { type Handler, type Letter, type Peeked, type Queue, QueueError } from "../backends.ts";
+import { type Handler, type Queue, QueueError } from "../backends.ts";
 import { type Chunk, encodeMessage } from "../chunk.ts";
+import type { Letter, Peeked } from "../ops/inside.ts";
 import { Pool } from "../picture/buffers.ts";
 
 /** Buffers of settled chunks that are kept for reuse, bytes. */

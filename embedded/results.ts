@@ -19,12 +19,12 @@ import type {
   Incident,
   Job,
   Results,
-  StoredKey,
   WorkerInfo,
 } from "../backends.ts";
 import { MAX_INCIDENTS } from "../backends.ts";
 import { chunkIdOf, parseChunkId } from "../chunk.ts";
 import type { Action } from "../ops/commands.ts";
+import type { StoredKey } from "../ops/inside.ts";
 import { LIVE_MS } from "../results.ts";
 
 /** Maximum length of the list of all jobs. */

@@ -5,7 +5,7 @@
  */
 
 import type { Done, Job, WorkerInfo } from "../backends.ts";
-import { firstOf, wireName } from "../task.ts";
+import { firstStepOf, wireName } from "../task.ts";
 import type { Tasks } from "../tasks/index.ts";
 import { gone, type Happening, type JobWatch, stateOf } from "../watch.ts";
 import type { Lights, State } from "./lights.ts";
@@ -62,7 +62,7 @@ function timesOf(
  */
 export function isKnown(job: Job, workers: WorkerInfo[], tasks: Tasks): boolean {
   const task = isInFirstStep(job) && tasks.get(job.task);
-  const first = task && firstOf(task, job.params);
+  const first = task && firstStepOf(task, job.params);
   const name = first ? wireName(first.task) : job.task;
   return workers.some((worker) => worker.tasks.includes(name));
 }

@@ -9,7 +9,7 @@
 import { randomUUID } from "node:crypto";
 import type { Job, Results } from "../backends.ts";
 import { ImageError, type Raster } from "../picture/picture.ts";
-import { firstOf, kindOf, type Task, wireName } from "../task.ts";
+import { firstStepOf, kindOf, type Task, wireName } from "../task.ts";
 import { type Asked, planOf } from "../tasks/plan.ts";
 import { sentenceOf } from "../tasks/thrown.ts";
 import { JobError } from "../watch.ts";
@@ -23,7 +23,7 @@ export function jobOf(id: string, task: Task, asked: Asked, image: Omit<Raster, 
     task: wireName(task),
     kind: kindOf(task),
     params,
-    preJobId: firstOf(task, params) ? randomUUID() : null,
+    preJobId: firstStepOf(task, params) ? randomUUID() : null,
     derivedParams: null,
     workers,
     width,

@@ -7,7 +7,7 @@
 
 import { shown } from "../ops/shown.ts";
 import {
-  firstOf,
+  firstStepOf,
   haloOf,
   isData,
   isHalo,
@@ -81,7 +81,7 @@ export function expectTask(task: Partial<Task> | undefined): asserts task is Tas
   const defaults = defaultsOf(task as Task);
   if (first !== undefined) expectFirst(first, task as Task, defaults);
   // A halo that depends on a derived parameter cannot be computed yet.
-  if (firstOf(task as Task, defaults)) return;
+  if (firstStepOf(task as Task, defaults)) return;
   haloOf(task as Task, defaults);
   shrinkOf(task as Task, defaults);
 }
