@@ -144,7 +144,7 @@ export class RedisResults implements Results {
     steps.publish(key, "job");
     const results = Array.from({ length: bands }, (_, band) => resultKey(chunkIdOf(id, band)));
     for (let i = 0; i < results.length; i += 500) steps.unlink(...results.slice(i, i + 500));
-    await Promise.all([all(steps), this.#redis.zrem(JOB_LIST, id)]);
+    await Promise.all([runAll(steps), this.#redis.zrem(JOB_LIST, id)]);
   }
 
   async lease(id: string, owner: string, ms: number): Promise<boolean> {
@@ -284,14 +284,14 @@ export class RedisResults implements Results {
   async keysOf({ id, bands }: Job, limit: number): Promise<StoredKey[]> {
     const key = jobKey(id);
     const results = Array.from({ length: Math.min(bands, limit) }, (_, band) => resultKey(chunkIdOf(id, band)));
-    const all = [key, ...PARTS.map((part) => `${key}:${part}`), ...results];
+    const keys = [key, ...PARTS.map((part) => `${key}:${part}`), ...results];
     // All keys of a job are on one node of a Redis Cluster.
     const reads = this.#redis.pipeline();
-    for (const one of all) reads.type(one).ttl(one);
-    for (const one of all) reads[one === `${key}:log` ? "llen" : one.startsWith("job:") ? "hlen" : "strlen"](one);
+    for (const one of keys) reads.type(one).ttl(one);
+    for (const one of keys) reads[one === `${key}:log` ? "llen" : one.startsWith("job:") ? "hlen" : "strlen"](one);
     const answers = ((await reads.exec()) ?? []).map(([, answer]) => answer);
-    return all.flatMap((key, i) => {
-      const [type, ttl, size] = [answers[2 * i], answers[2 * i + 1], answers[2 * all.length + i]];
+    return keys.flatMap((key, i) => {
+      const [type, ttl, size] = [answers[2 * i], answers[2 * i + 1], answers[2 * keys.length + i]];
       return type === "none" ? [] : [{ key, type: type as StoredKey["type"], size: Number(size), ttl: Number(ttl) }];
     });
   }
@@ -301,7 +301,7 @@ export class RedisResults implements Results {
       .pipeline()
       .zadd(JOB_LIST, Date.now(), id)
       .zremrangebyrank(JOB_LIST, 0, -MAX_LISTED - 1);
-    await all(list.expire(JOB_LIST, this.ttlSeconds));
+    await runAll(list.expire(JOB_LIST, this.ttlSeconds));
   }
 
   listed(limit: number): Promise<string[]> {
@@ -324,7 +324,7 @@ export class RedisResults implements Results {
     const lists = { tasks: JSON.stringify(worker.tasks), offers: JSON.stringify(worker.offers) };
     const [consuming, paused, control] = [worker.consuming, worker.paused, worker.control].map(Number);
     const fields = { ...worker, ...lists, consuming, paused, control };
-    await all(this.#redis.multi().hset(key, fields).pexpire(key, LIVE_MS));
+    await runAll(this.#redis.multi().hset(key, fields).pexpire(key, LIVE_MS));
     await this.#redis.eval(lua.BEAT, 1, "workers", worker.name);
   }
 
@@ -379,7 +379,7 @@ export class RedisResults implements Results {
 const processOf = ({ name, since }: { name: string; since: number }) => `${name} ${since}`;
 
 /** Runs the commands. @throws the first error */
-async function all(commands: ChainableCommander): Promise<void> {
+async function runAll(commands: ChainableCommander): Promise<void> {
   const replies = await commands.exec().catch((error: Error & { previousErrors?: Error[] }) => {
     // Redis did not run the transaction. The error of the command that it could not queue has the reason.
     throw error.previousErrors?.[0] ?? error;

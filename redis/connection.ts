@@ -22,9 +22,9 @@ const CHECK_MS = 2_000;
 const SILENCE_MS = 15_000;
 /** The same with sentinels or a cluster, ms. It notices a failover: the client's own detector may stop for ever. */
 const NODE_SILENCE_MS = 5_000;
-/** How long a replica may take to confirm a write, ms. If none does, none is asked again for `ALONE_MS`. */
+/** How long a replica may take to confirm a write, ms. If none does, none is asked again for `NO_REPLICA_MS`. */
 const REPLICA_MS = 500;
-const ALONE_MS = 5_000;
+const NO_REPLICA_MS = 5_000;
 /** How long a server may take to accept a connection, ms. */
 const CONNECT_MS = 5_000;
 /** How long a sentinel may take to answer, ms. */
@@ -51,7 +51,7 @@ export class RedisConnection {
   readonly #log: Log | undefined;
   readonly #isReplicated: boolean;
   /** No replica is asked before this time, because none has answered lately. Ms since 1970. */
-  #aloneUntil = 0;
+  #noReplicaUntil = 0;
   /** Why the last attempt to connect failed. */
   #trouble: Error | undefined;
   /** Why this server can never be used; undefined if it can, or before it has answered. */
@@ -157,7 +157,7 @@ export class RedisConnection {
   async evalReplicated(script: string, keys: string[], args: (string | number)[]): Promise<unknown> {
     const run = () => this.commands.eval(script, keys.length, ...keys, ...args);
     for (let tries = 0; ; tries++) {
-      if (!this.#isReplicated || Date.now() < this.#aloneUntil) return run();
+      if (!this.#isReplicated || Date.now() < this.#noReplicaUntil) return run();
       // One pipeline: `WAIT` counts only what the same connection has written.
       const steps = this.commands.pipeline().eval(script, keys.length, ...keys, ...args);
       const [[error, reply], [lost, replicas]] = (await steps.wait(1, REPLICA_MS).exec()) ?? [];
@@ -168,15 +168,13 @@ export class RedisConnection {
       else if (lost && tries < MAX_RETRIES) continue;
       else if (lost) throw lost;
       else {
-        if (replicas === 0) this.#alone();
+        if (replicas === 0) {
+          this.#noReplicaUntil = Date.now() + NO_REPLICA_MS;
+          this.#log?.warn("no replica of Redis answers: what is written now is lost if its leader dies");
+        }
         return reply;
       }
     }
-  }
-
-  #alone(): void {
-    this.#aloneUntil = Date.now() + ALONE_MS;
-    this.#log?.warn("no replica of Redis answers: what is written now is lost if its leader dies");
   }
 
   /** The servers that together have all keys. */
