@@ -233,7 +233,7 @@ export function firstStepOf(task: Task, params: Values): PictureTask["first"] {
 export function haloOf(task: Pick<Task, "name" | "file" | "halo">, params: Values): number {
   const halo = typeof task.halo === "function" ? task.halo(params) : (task.halo ?? 0);
   if (isHalo(halo)) return halo;
-  throw new TaskError(`expected a halo of 0 to ${MAX_HALO} rows, got ${halo}`, task);
+  throw new TaskError(`expected a halo of 0 to ${MAX_HALO} whole rows, got ${halo}`, task);
 }
 
 export function resultChannelsOf(task: Task): Channels {

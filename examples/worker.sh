@@ -27,5 +27,7 @@ while kill -0 "$$" 2>/dev/null; do
 done >/dev/null &
 trap 'kill $!' EXIT
 echo "at work"
-# The queue exists once the coordinator has enqueued a band.
-until amqp-consume -u "$RABBITMQ_URL" -q tareas.brighten -p 1 -- bash "$0" band 2>/dev/null; do sleep 1; done
+# The queue exists once the coordinator has enqueued a band. The consumer ends with this script, even by SIGKILL.
+until setpriv --pdeathsig KILL amqp-consume -u "$RABBITMQ_URL" -q tareas.brighten -p 1 -- bash "$0" band; do
+  sleep 1
+done 2>/dev/null

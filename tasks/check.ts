@@ -58,7 +58,11 @@ export function expectTask(task: Partial<Task> | undefined): asserts task is Tas
   expect(isString(name) && NAME.test(name), "a name of lower-case letters, digits and hyphens", name);
   expect(Number.isInteger(version) && version >= 1, "a version that is a whole number from 1", version);
   const isBand = pieces === undefined;
-  expect(!isBand || typeof halo === "function" || isHalo(halo), `a halo of 0 to ${MAX_HALO} rows, or a function`, halo);
+  expect(
+    !isBand || typeof halo === "function" || isHalo(halo),
+    `a halo of 0 to ${MAX_HALO} whole rows, or a function`,
+    halo,
+  );
   expect(isBand || typeof pieces === "function", "a function pieces", pieces);
   expect(isBand || "merge" in task, "a function merge beside pieces", undefined);
   expect(takes === undefined || takes === "text" || takes === "bytes", "takes to be text or bytes", takes);

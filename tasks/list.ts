@@ -150,18 +150,29 @@ class Body implements Input {
   constructor(readonly body: AsyncIterable<Uint8Array>) {}
 
   lines(bytes?: number): AsyncIterable<string> {
-    return this.#text(bytes, isLineEnd, "line");
+    return this.#sized(bytes).#text(isLineEnd, "line");
   }
 
   words(bytes?: number): AsyncIterable<string> {
-    return this.#text(bytes, isSpace, "word");
+    return this.#sized(bytes).#text(isSpace, "word");
   }
 
-  async *bytes(bytes?: number): AsyncGenerator<string> {
-    for await (const piece of this.#cut(bytes, (held) => held.length)) yield piece.toBase64();
+  bytes(bytes?: number): AsyncIterable<string> {
+    return this.#sized(bytes).#encoded();
   }
 
-  async *#text(bytes: number | undefined, isEnd: (byte: number) => boolean, what: string): AsyncGenerator<string> {
+  /** Not in a generator: the error's stack then has the task's own line. @throws TaskError */
+  #sized(bytes = FULL_BYTES): this {
+    if (!(bytes >= 1)) throw new TaskError(`expected pieces of 1 byte or more, got ${bytes}`);
+    this.size = bytes;
+    return this;
+  }
+
+  async *#encoded(): AsyncGenerator<string> {
+    for await (const piece of this.#cut((held) => held.length)) yield piece.toBase64();
+  }
+
+  async *#text(isEnd: (byte: number) => boolean, what: string): AsyncGenerator<string> {
     const end = (held: Uint8Array) => {
       const at = held.findLastIndex(isEnd) + 1;
       if (at > 0 || held.length < MAX_UNCUT_BYTES) return at;
@@ -169,15 +180,15 @@ class Body implements Input {
     };
     // Invalid UTF-8 becomes U+FFFD, wherever the text is cut. Only the first piece may begin with a byte order mark.
     let decoder = new TextDecoder();
-    for await (const piece of this.#cut(bytes, end)) {
+    for await (const piece of this.#cut(end)) {
       yield decoder.decode(piece);
       decoder = new TextDecoder("utf-8", { ignoreBOM: true });
     }
   }
 
   /** @param end returns how many of the held bytes become a piece; 0 if more must be read */
-  async *#cut(size = FULL_BYTES, end: (held: Uint8Array) => number): AsyncGenerator<Uint8Array> {
-    this.size = size;
+  async *#cut(end: (held: Uint8Array) => number): AsyncGenerator<Uint8Array> {
+    const { size } = this;
     let [parts, length, window, isFirst] = [[] as Uint8Array[], 0, size, true];
     for await (const block of this.body) {
       parts.push(block);

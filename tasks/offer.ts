@@ -29,6 +29,7 @@ import {
   type Values,
 } from "../task.ts";
 import { expectTask } from "./check.ts";
+import { ParamError } from "./params.ts";
 
 type Amount = number | string;
 
@@ -121,7 +122,11 @@ function haloOf(halo: Offer["halo"], params: Params = {}): number | ((values: Va
   const { param, ...table } = (halo ?? {}) as Record<string, unknown>;
   if (typeof param !== "string" || !Object.hasOwn(params, param))
     throw new TaskError(`expected halo to be a number, an expression or a table of a parameter, got ${shown(halo)}`);
-  return (values) => table[String(values[param])] as number;
+  return (values) => {
+    const value = values[param];
+    if (value === undefined || Object.hasOwn(table, String(value))) return table[String(value)] as number;
+    throw new ParamError(`${param}: expected one of ${Object.keys(table).join(", ")}, got ${shown(value)}`);
+  };
 }
 
 /** `3`, `below`, `2*radius+1`, rounded up. */
@@ -154,14 +159,28 @@ function piecesOf(pieces: Record<string, unknown>, params: Params = {}): object 
   const { each: param, from = 0, to, step } = pieces;
   if (param !== undefined) {
     if (params[String(param)]?.type !== "array") throw new TaskError(`expected an array parameter, got ${param}`);
-    return { pieces: (values: Values) => (values[String(param)] ?? []) as unknown[] };
+    return {
+      pieces(values: Values) {
+        const items = values[String(param)];
+        if (items === undefined) throw new ParamError(`${param}: expected a list, got none`);
+        return items as unknown[];
+      },
+    };
   }
-  const [first, end, size] = Object.entries({ from, to, step }).map(([key, amount]) =>
-    amountOf(`pieces.${key}`, amount, params),
-  );
+  const [first, end, size] = Object.entries({ from, to, step }).map(([key, amount]) => {
+    const of = amountOf(`pieces.${key}`, amount, params);
+    const [least, wanted] = key === "step" ? [1, "a number from 1"] : [Number.NEGATIVE_INFINITY, "a number"];
+    return (values: Values) => {
+      const value = of(values);
+      if (value >= least) return value;
+      const got = Number.isNaN(value) ? "none" : value;
+      throw new ParamError(`${amount} (pieces.${key}): expected ${wanted}, got ${got}`);
+    };
+  });
+  if (typeof step === "number") size({}); // refuses the offer
   return {
     *pieces(values: Values) {
-      const [last, by] = [end(values), Math.max(1, size(values))];
+      const [last, by] = [end(values), size(values)];
       for (let at = first(values); at < last; at += by) yield [at, Math.min(at + by, last)];
     },
   };

@@ -75,11 +75,15 @@ function fromJson(text: string): unknown {
   }
 }
 
-/** The halo for these values. 0 if the task's function throws: `haloOf` reports that later, as an error of the task. */
+/**
+ * The halo for these values. 0 if the task's function throws: `haloOf` reports that later, as an error of the task.
+ * @throws ParamError if an offer has no halo for them
+ */
 function requestedHalo({ halo = 0 }: Pick<Task, "halo">, values: Values): number {
   try {
     return typeof halo === "function" ? halo(values) : halo;
-  } catch {
+  } catch (error) {
+    if (error instanceof ParamError) throw error;
     return 0;
   }
 }

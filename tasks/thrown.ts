@@ -16,7 +16,9 @@ export type Placed = Error & { at?: string | undefined };
 type Call = (...args: never[]) => unknown;
 
 const PROJECT = fileURLToPath(new URL("..", import.meta.url));
-const CALLERS = ["thrown.ts", "index.ts"].map((name) => fileURLToPath(new URL(name, import.meta.url)));
+const [LIST, ...CALLERS] = ["list.ts", "thrown.ts", "index.ts"].map((name) =>
+  fileURLToPath(new URL(name, import.meta.url)),
+);
 const FRAME = /(?:^|[ (])((?:file:\/\/)?\/.+?):(\d+):\d+\)?$/gm;
 
 /** @returns the task, whose functions throw Errors with their place */
@@ -105,7 +107,8 @@ function placeOf({ stack, position }: Placed & { position?: { file: string; line
   const end = frames.findIndex(({ path }) => CALLERS.includes(path));
   const called = end < 0 ? frames : frames.slice(0, end);
   const own = called.find(({ path }) => path === file);
-  const frame = own ?? called.find(({ path }) => !path.includes(`${sep}node_modules${sep}`));
+  // The input of `pieces` is in `LIST`. Bun leaves the task's own line out if the call is the last of a function.
+  const frame = own ?? called.find(({ path }) => path !== LIST && !path.includes(`${sep}node_modules${sep}`));
   return frame ? `${shortOf(frame.path)}:${frame.line}` : shortOf(file);
 }
 

@@ -281,6 +281,12 @@ function expectLists(originOf: () => string) {
         /^the task failed: task many: expected at least one piece .* \(test\/tasks\/many\.ts\)$/,
       ],
       ["/tasks/many?n=9&fail=5", "", 500, "the task failed: piece 5 cannot be made (test/tasks/many.ts:14)"],
+      [
+        "/tasks/bytes?size=0",
+        "x",
+        500,
+        /^the task failed: expected pieces of 1 byte or more, got 0 \(test\/tasks\/bytes\.ts/,
+      ],
       ["/tasks/words", "x".repeat(5 << 20), 413, "word too long: expected at most 4194304 bytes, got more"],
     ] as [string, string, number, string | RegExp][]) {
       const answer = await ask(path, { method: "POST", body });

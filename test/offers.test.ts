@@ -86,6 +86,9 @@ describeWith(["rabbitmq", "redis", "python"], "a worker in Python offers", () =>
 
   test("list tasks: a range, and a text that is cut", async () => {
     expect(await (await post("squares?n=10", "")).json()).toEqual([0, 1, 4, 9, 16, 25, 36, 49, 64, 81]);
+    const lacking = await fetch(`${origin}/tasks/squares`, { method: "POST" });
+    const detail = "n (pieces.to): expected a number, got none";
+    expect([lacking.status, (await lacking.json()).detail]).toEqual([400, detail]);
     const text = "uno dos\ntres ñandú\n".repeat(100);
     const letters: Record<string, number> = {};
     for (const [letter] of text.matchAll(/\p{L}/gu)) letters[letter] = (letters[letter] ?? 0) + 1;

@@ -284,7 +284,7 @@ describe("a task", () => {
     [{ ...plain, name: "Plain" }, 'expected a name of lower-case letters, digits and hyphens, got "Plain"'],
     [{ ...plain, name: "muertas" }, 'expected a name of lower-case letters, digits and hyphens, got "muertas"'],
     [{ ...plain, version: 0 }, "expected a version that is a whole number from 1, got 0"],
-    [{ ...plain, halo: 1.5 }, "expected a halo of 0 to 256 rows, or a function, got 1.5"],
+    [{ ...plain, halo: 1.5 }, "expected a halo of 0 to 256 whole rows, or a function, got 1.5"],
     [{ ...plain, run: "later" as never }, 'expected a function run, got "later"'],
     [
       { ...plain, params: { workers: { type: "integer" } } },
@@ -298,10 +298,10 @@ describe("a task", () => {
       { ...plain, params: { "a b": { type: "integer" } } },
       'expected a parameter name of letters, digits, _ and -, a letter first, got "a b"',
     ],
-    [{ ...plain, halo: () => 257 }, "task plain: expected a halo of 0 to 256 rows, got 257"],
+    [{ ...plain, halo: () => 257 }, "task plain: expected a halo of 0 to 256 whole rows, got 257"],
     [
       { ...plain, params: { by: { type: "integer" } }, halo: ({ by }: Values) => by },
-      "task plain: expected a halo of 0 to 256 rows, got undefined",
+      "task plain: expected a halo of 0 to 256 whole rows, got undefined",
     ],
     [{ ...plain, chanels: 3 } as never, `expected only ${BAND_KEYS}, first, shrink, resultChannels, got "chanels"`],
     [{ ...plain, merge: 5 as never }, "expected a function merge, got 5"],
@@ -358,7 +358,7 @@ describe("a task", () => {
     expect(haloOf({ name: "a", halo: ({ by }) => Number(by) }, { by: 256 })).toBe(256);
     for (const by of [257, -1, 1.5, Number.NaN]) {
       expect(() => haloOf({ name: "a", halo: () => by }, {})).toThrow(
-        `task a: expected a halo of 0 to 256 rows, got ${by}`,
+        `task a: expected a halo of 0 to 256 whole rows, got ${by}`,
       );
     }
   });
@@ -516,6 +516,19 @@ describe("a task", () => {
     ]);
     expect(made({ from: 5, to: 7, step: "radius" })).toEqual([[5, 7]]);
     expect(made({ each: "names" })).toEqual(["a", "b"]);
+    const none = (pieces: object) => [...(list(pieces).pieces({ radius: 0 }, {} as never) as Iterable<unknown>)];
+    for (const [pieces, sentence] of [
+      [{ to: 5, step: "radius" }, "radius (pieces.step): expected a number from 1, got 0"],
+      [{ to: "2*sigma", step: 1 }, "2*sigma (pieces.to): expected a number, got none"],
+      [{ each: "names" }, "names: expected a list, got none"],
+    ] as const)
+      expect(() => none(pieces)).toThrow(new ParamError(sentence));
+    const sized = taskOf({ ...base, halo: { param: "size", 3: 1, 5: 2 } })!;
+    expect(() => queryValues(sized, new URLSearchParams("size=3"))).not.toThrow();
+    const lacking = taskOf({ ...base, halo: { param: "size", 5: 2 } })!;
+    expect(() => queryValues(lacking, new URLSearchParams("size=3"))).toThrow(
+      new ParamError('size: expected one of 5, got "3"'),
+    );
     expect([list({ lines: 100 }).takes, list({ bytes: 100 }).takes]).toEqual(["text", "bytes"]);
     for (const wrong of [{ to: 5 }, { lines: 0 }, { each: "radius" }, { to: "names", step: 1 }])
       expect(list(wrong)).toBeNull();
@@ -535,6 +548,7 @@ describe("a task", () => {
       { merge: "sum", pieces: { line: 9 } },
       'expected pieces of lines, words, bytes, each, or to and step, got {"line":9}',
     ],
+    [{ merge: "sum", pieces: { to: 5, step: 0 } }, "0 (pieces.step): expected a number from 1, got 0"],
     [{ merge: "sum", pieces: "lines" }, /^expected pieces of lines, .*, got "lines"$/],
     [{ merge: "sum", pieces: { to: 5 } }, /^expected pieces of .* to and step, got {"to":5}$/],
     [

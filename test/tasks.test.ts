@@ -219,7 +219,7 @@ describe("a task's own functions", () => {
     programs.push(program);
     const [origin] = await program.waitFor(/http:\/\/127\.0\.0\.1:\d+/);
     for (const [task, sentence] of [
-      ["no-halo?by=-1", "the task failed: task no-halo: expected a halo of 0 to 256 rows, got -1 (no-halo.ts)"],
+      ["no-halo?by=-1", "the task failed: task no-halo: expected a halo of 0 to 256 whole rows, got -1 (no-halo.ts)"],
       ["no-finish", "the task failed: nothing can be made of this (no-finish.ts:1)"],
       ["no-find", "the task failed: nothing was found (no-find.ts:2)"],
       ["no-error", 'band 0: failed 3 times: run: expected an Error to be thrown, got "sick" (no-error.ts)'],

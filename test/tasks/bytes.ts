@@ -4,7 +4,7 @@ import { listTask } from "../../task.ts";
 export const task = listTask({
   name: "bytes",
   takes: "bytes",
-  params: { size: { type: "integer", minimum: 1, default: 1000 } },
+  params: { size: { type: "integer", default: 1000 } },
   pieces: ({ size }, input) => input.bytes(size),
   run: (piece) => {
     const bytes = Uint8Array.fromBase64(piece);

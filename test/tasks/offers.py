@@ -9,7 +9,7 @@ counts = {"type": "array", "items": {"type": "integer"}, "hidden": True}
 offers = [
     {"name": "dilate", "halo": "radius", "params": {"radius": radius}},
     {"name": "greys", "halo": 0, "merge": "sum", "bandPixels": 1000},
-    {"name": "squares", "merge": "concat", "pieces": {"to": "n", "step": 3}, "params": {"n": {"type": "integer", "default": 10}}},
+    {"name": "squares", "merge": "concat", "pieces": {"to": "n", "step": 3}, "params": {"n": {"type": "integer"}}},
     {"name": "letters", "merge": "sum", "pieces": {"lines": 100}},
     {"name": "red", "halo": 0, "channels": 3, "resultChannels": 1},
     {"name": "wrong", "halo": "2*raduis", "params": {"radius": radius}},
