@@ -97,7 +97,7 @@ export class Follower {
   }
 }
 
-/** Whether all workers have reported their names. redis/lua.ts records the others as `foreign`. */
+/** Whether all workers have reported their names. redis/foreign.ts records the others as `foreign`. */
 function isNamed({ done }: JobWatch): boolean {
   return [...done.values()].every(({ worker }) => worker !== "foreign");
 }
