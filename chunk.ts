@@ -287,15 +287,8 @@ export async function decodeMessage(body: Uint8Array): Promise<Chunk> {
     if (!Array.isArray(datos) || datos.length === 0)
       throw new WireError(`datos: expected a list, got ${quoted(datos)}`);
     const pixels = new TextEncoder().encode(JSON.stringify(datos)); // the same bytes if `JSON.stringify` made them
-    const list = {
-      halo: [0, 0] as [number, number],
-      width: pixels.length,
-      height: 1,
-      channels: 1 as const,
-      pixels,
-      isList: true as const,
-    };
-    return { chunkId: chunkId as string, task, params, ...list };
+    const shape = { width: pixels.length, height: 1, channels: 1 as const };
+    return { chunkId: chunkId as string, task, params, halo: [0, 0], ...shape, pixels, isList: true };
   }
   if (!isPair(halo)) throw new WireError(`halo: expected [rows above, rows below], got ${quoted(halo)}`);
   const picture = await decodePicture(imagen instanceof Uint8Array ? imagen : bytesOf(imagen));
