@@ -8,7 +8,8 @@ import type { Done, Job, WorkerInfo } from "../backends.ts";
 import { firstStepOf, wireName } from "../task.ts";
 import type { Tasks } from "../tasks/index.ts";
 import { gone, type Happening, type JobWatch, stateOf } from "../watch.ts";
-import type { Lights, State } from "./lights.ts";
+import type { State } from "./lights.ts";
+import type { ServiceReads } from "./service.ts";
 
 /** A comment is sent this often, ms. So a client can treat a longer silence as a lost connection. */
 const HEARTBEAT_MS = 5_000;
@@ -91,32 +92,19 @@ export function eventStream(
   context: StreamContext,
   onClose: () => void,
 ): ReadableStream<Uint8Array> {
-  let stream: EventStream;
-  return new ReadableStream<Uint8Array>(
-    {
-      start(controller) {
-        stream = new EventStream(controller, watches, workers, context, onClose);
-        stream.open();
-      },
-      pull: () => stream.pull(),
-      cancel: () => stream.close(),
-    },
-    { highWaterMark: WAITING_BYTES, size: (event) => event!.length },
-  );
+  const source = new EventStream(watches, workers, context, onClose);
+  return new ReadableStream(source, { highWaterMark: WAITING_BYTES, size: (event) => event!.length });
 }
 
-export interface StreamContext {
-  tasks: Tasks;
-  lights: Lights;
-  /** Ends the stream when it is aborted. */
-  stopping: AbortSignal;
-}
+/** `stopping` ends the stream when it is aborted. */
+type StreamContext = Pick<ServiceReads, "tasks" | "lights" | "stopping">;
 
 /**
- * The stream of one client. Invariants: after `close`, nothing is sent, and no timer and no listener is left. While
+ * The source of one client's stream. Invariants: after `cancel`, nothing is sent, and no timer and no listener is left. While
  * `WAITING_BYTES` wait for the client, no event is sent.
  */
-class EventStream {
+class EventStream implements UnderlyingDefaultSource<Uint8Array> {
+  #controller!: ReadableStreamDefaultController<Uint8Array>;
   /** The cursors of the jobs whose last event has not been sent. */
   readonly #pending: Set<EventCursor>;
   readonly #unlisten: (() => void)[] = [];
@@ -130,7 +118,6 @@ class EventStream {
   #isBehind = false;
 
   constructor(
-    readonly controller: ReadableStreamDefaultController<Uint8Array>,
     readonly watches: JobWatch[],
     workers: WorkerInfo[],
     readonly context: StreamContext,
@@ -140,7 +127,8 @@ class EventStream {
     this.#pending = new Set(watches.map((watch) => new EventCursor(watch, this, workers, tasks)));
   }
 
-  open(): void {
+  start(controller: ReadableStreamDefaultController<Uint8Array>): void {
+    this.#controller = controller;
     this.#heartbeat = setInterval(() => this.#beat(), HEARTBEAT_MS);
     this.context.stopping.addEventListener("abort", this.#end);
     const onLights = (state: State) => {
@@ -175,12 +163,12 @@ class EventStream {
 
   /** Whether the client has read enough to get more. If not, `pull` continues when it has. */
   hasRoom(): boolean {
-    this.#isBehind ||= (this.controller.desiredSize ?? 0) <= 0;
+    this.#isBehind ||= (this.#controller.desiredSize ?? 0) <= 0;
     return !this.#isBehind;
   }
 
   send(event: Uint8Array): void {
-    this.controller.enqueue(event);
+    this.#controller.enqueue(event);
   }
 
   /** The client has read something. */
@@ -195,8 +183,8 @@ class EventStream {
   async #beat(): Promise<void> {
     if (this.hasRoom()) this.send(STILL_HERE);
     else if (++this.#unread >= MAX_UNREAD) {
-      this.close();
-      return this.controller.error(new Error("the client does not read its events"));
+      this.cancel();
+      return this.#controller.error(new Error("the client does not read its events"));
     }
     const workers = await this.watches[0].backends.results.workers(HEARTBEAT_MS).catch(() => null);
     for (const cursor of this.#pending) cursor.workers = workers ?? cursor.workers;
@@ -204,11 +192,11 @@ class EventStream {
   }
 
   readonly #end = (): void => {
-    this.close();
-    this.controller.close();
+    this.cancel();
+    this.#controller.close();
   };
 
-  close(): void {
+  cancel(): void {
     if (this.#closed) return;
     this.#closed = true;
     this.#pending.clear();
@@ -231,7 +219,6 @@ class SharedEvents {
   static readonly #ofWatch = new WeakMap<JobWatch, SharedEvents>();
   #generation = -1;
   #events: (Uint8Array | undefined)[] = [];
-  #latest = { from: -1, to: -1, bytes: new Uint8Array() };
   /** The job as JSON: one entry if a live worker has its task, one if none has. */
   readonly #views = new Map<boolean, { version: number; now: ReturnType<typeof view>; job?: Uint8Array }>();
 
@@ -243,17 +230,14 @@ class SharedEvents {
     return events;
   }
 
-  /** The events from number `from` up to, but not including, `to`. Cached: most clients ask for the same ones. */
+  /** The events from number `from` up to, but not including, `to`. */
   since(job: Job, from: number): { to: number; bytes: Uint8Array } {
     const { happened, generation } = this.watch;
-    const to = Math.min(from + EVENTS_AT_ONCE, happened.length);
     if (this.#generation !== generation) this.#events = [];
-    if (this.#generation !== generation || this.#latest.from !== from || this.#latest.to !== to) {
-      this.#generation = generation;
-      const isNew = (what: Happening, i: number) => (this.#isPast(what) ? [] : this.#event(job, from + i));
-      this.#latest = { from, to, bytes: Buffer.concat(happened.slice(from, to).flatMap(isNew)) };
-    }
-    return this.#latest;
+    this.#generation = generation;
+    const to = Math.min(from + EVENTS_AT_ONCE, happened.length);
+    const isNew = (what: Happening, i: number) => (this.#isPast(what) ? [] : this.#event(job, from + i));
+    return { to, bytes: Buffer.concat(happened.slice(from, to).flatMap(isNew)) };
   }
 
   /** Whether this is an outdated claim: the band is done or has another worker. Such a claim is not sent. */

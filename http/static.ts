@@ -35,21 +35,18 @@ interface Asset {
 }
 
 /** Libraries of the page: small modules without imports, served unchanged. */
-const LIBRARIES = { "client-zip.js": "client-zip/index.js", "uqr.js": "uqr/dist/index.mjs" };
+const LIBRARIES = {
+  "client-zip.js": "../node_modules/client-zip/index.js",
+  "uqr.js": "../node_modules/uqr/dist/index.mjs",
+};
 
 /** The files in page/ and the libraries, by name. */
 export function readPage(): Map<string, Asset> {
-  const folder = new URL("../page/", import.meta.url);
-  const own = readdirSync(folder).filter((name) => !name.endsWith(".d.ts"));
-  const files = [
-    ...own.map((name) => [name, new URL(name, folder)] as const),
-    ...Object.entries(LIBRARIES).map(
-      ([name, library]) => [name, new URL(`../node_modules/${library}`, import.meta.url)] as const,
-    ),
-  ];
+  const own = readdirSync(new URL("../page/", import.meta.url)).filter((name) => !name.endsWith(".d.ts"));
+  const files = { ...LIBRARIES, ...Object.fromEntries(own.map((name) => [name, `../page/${name}`])) };
   return new Map(
-    files.map(([name, file]) => {
-      const body = Uint8Array.from(readFileSync(file));
+    Object.entries(files).map(([name, file]) => {
+      const body = Uint8Array.from(readFileSync(new URL(file, import.meta.url)));
       const etag = `"${createHash("sha256").update(body).digest("base64url").slice(0, 16)}"`;
       const headers = {
         "content-type": `${TYPES[name.split(".").at(-1)!]}; charset=utf-8`,

@@ -115,11 +115,7 @@ export class CoordinatorMetrics extends Metrics {
   );
   readonly uploadBytes = this.counter("sobel_upload_bytes_total", "Bytes read from uploads, refused ones included");
   readonly resultBytes = this.counter("sobel_result_bytes_total", "Bytes of results sent to clients");
-  readonly accepted = this.counter(
-    "sobel_jobs_accepted_total",
-    "Accepted jobs: every band is in the queue or done",
-    "task",
-  );
+  readonly accepted = this.counter("sobel_jobs_accepted_total", "Jobs with all bands in the queue or done", "task");
   readonly open = this.gauge("sobel_jobs_open", "Open jobs of this coordinator by state", "state");
   readonly ended = this.counter(
     "sobel_jobs_ended_total",
@@ -127,11 +123,7 @@ export class CoordinatorMetrics extends Metrics {
     "task",
     "state",
   );
-  readonly failed = this.counter(
-    "sobel_jobs_failed_total",
-    "Failed jobs by reason, those that failed during their upload included",
-    "reason",
-  );
+  readonly failed = this.counter("sobel_jobs_failed_total", "Failed jobs by reason, failed uploads included", "reason");
   readonly seconds = this.histogram(
     "sobel_job_seconds",
     "Seconds from the first request for a job to its last band",
@@ -192,11 +184,7 @@ export class BackendGauges extends Metrics {
 /** Queue depth and live workers at the scrape. If the queue does not answer, its gauges are absent, not 0. */
 export class FleetMetrics extends Metrics {
   readonly #waiting = this.gauge("sobel_queue_bands_waiting", "Bands waiting for a worker", "task");
-  readonly #consumers = this.gauge(
-    "sobel_queue_consumers",
-    "Consumers of the queue, third-party workers included",
-    "task",
-  );
+  readonly #consumers = this.gauge("sobel_queue_consumers", "Consumers of the queue, third-party ones too", "task");
   readonly #deadLetters = this.gauge("sobel_queue_dead_letters", "Messages in the dead-letter queue tareas.muertas");
   readonly #workers = this.gauge("sobel_workers", "Live workers by task", "task");
   readonly #busy = this.gauge("sobel_workers_busy", "Live workers with a band in progress at their last heartbeat");

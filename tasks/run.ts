@@ -3,6 +3,7 @@
  *
  * Not here: what a task is (task.ts), the thread that it runs in (thread.ts).
  */
+import type { Chunk } from "../chunk.ts";
 import { convert } from "../picture/colour.ts";
 import type { Channels } from "../picture/picture.ts";
 import { encodeBand } from "../picture/png-write.ts";
@@ -20,20 +21,8 @@ import {
 } from "../task.ts";
 import { checkedValues } from "./params.ts";
 
-/** A band that has the task's halo, or more. */
-export interface BandToRun {
-  pixels: Uint8Array;
-  width: number;
-  /** Rows of `pixels`, halo included. */
-  height: number;
-  channels: Channels;
-  halo: [above: number, below: number];
-  /** The first of its own rows, and the picture's height. If a third party omits it, the band is the whole picture. */
-  position?: [y: number, height: number] | undefined;
-  params?: unknown;
-  /** The band of a list task: `pixels` is a JSON array of its pieces. */
-  isList?: true;
-}
+/** A band that has the task's halo, or more. Without a position, it is the whole picture. */
+export type BandToRun = Omit<Chunk, "chunkId" | "task" | "attempt">;
 
 /**
  * Runs a task on a band.
