@@ -3,8 +3,9 @@
  *
  * Not here: jobs (jobs.js).
  */
-import { byId, visit } from "./jobs.js";
+import { byId } from "./jobs.js";
 import { choose } from "./stage.js";
+import { visit } from "./tabs.js";
 
 /** Shows the job that the address names, if the server still has it. @returns {Promise<boolean>} whether it does */
 export async function openAddress() {

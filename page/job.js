@@ -51,6 +51,8 @@ export const isOpen = (/** @type {{ phase: Phase }} */ { phase }) =>
   ["queued", "sending", "interrupted", "running"].includes(phase);
 export const isUnsent = (/** @type {{ phase: Phase }} */ { phase }) =>
   ["queued", "sending", "interrupted"].includes(phase);
+/** Whether another tab has it, open or closed: without Web Locks they look alike. @param {Job} job */
+export const isElsewhere = (job) => job.elsewhere && isUnsent(job) && !navigator.locks;
 export const isFinal = (/** @type {Job} */ { problem }) => FINAL.includes(Number(problem?.status));
 
 /**
@@ -89,13 +91,13 @@ export function queryOf({ task, query, cut, workers }) {
   return [`task=${task}`, query, workers && `workers=${workers}`, cut].filter(Boolean).join("&");
 }
 
-/** What is stored of a job. @param {Job} job @param {string} tab that sends it */
-export function recordOf(job, tab) {
+/** What is stored of a job. @param {Job} job */
+export function recordOf(job) {
   const { id, name, size, workers, task, query, cut, picture, added, batch } = job;
   const { phase, start, end, downloaded, status, problem } = job;
   const why = problem && { status: problem.status, detail: problem.detail };
   const asked = { id, name, size, workers, task, query, cut, picture, added, batch };
-  return { ...asked, phase, start, end, downloaded, status: /** @type {any} */ (status), why, tab };
+  return { ...asked, phase, start, end, downloaded, status: /** @type {any} */ (status), why };
 }
 
 /** The job of a record, without its picture. @param {any} record @returns {Job} */

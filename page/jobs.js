@@ -1,6 +1,5 @@
 /**
- * The jobs of this page. Two uploads run at a time, one event stream follows all jobs, a cut connection is retried, and a
- * reload keeps the jobs.
+ * The jobs of this page. Two uploads run at a time, one event stream follows all jobs, and a cut connection is retried.
  *
  *     queued ─► sending ─► running ─► done ─► expired
  *       ▲        │   ▲        │
@@ -9,11 +8,11 @@
  *
  * Invariant: a job keeps its id while its picture may be sent again, so uploads are idempotent.
  *
- * Not here: what is shown (stage.js, list.js).
+ * Not here: jobs from before a reload, of other tabs and of other browsers (tabs.js); what is shown (stage.js, list.js).
  */
-import { fresh, isOpen, isUnsent, jobOf, newJob, queryOf, recordOf } from "./job.js";
+import { fresh, isOpen, isUnsent, newJob, queryOf, recordOf } from "./job.js";
 import { preview } from "./preview.js";
-import { accountOf, ask, fleet, follow, onFleet, Problem, upload } from "./server.js";
+import { ask, fleet, follow, onFleet, Problem, upload } from "./server.js";
 import * as store from "./store.js";
 import { hearLights } from "./system.js";
 import { record } from "./turns.js";
@@ -39,17 +38,14 @@ export const onJob = new Set();
 let sending = 0;
 let held = false;
 let away = false;
-let tab = "";
 /** @type {() => void} */
 let unfollow = () => {};
 /** Jobs whose progress is reported soon. */
 const late = new Set(/** @type {Job[]} */ ([]));
 let followed = new Set(/** @type {string[]} */ ([]));
-/** Other tabs with jobs. */
-const watched = new Set(/** @type {string[]} */ ([]));
 
 /** Progress is reported once a frame, however many events arrive before it. @param {Job} job @param {"phase" | "progress" | "list"} what */
-function notify(job, what) {
+export function notify(job, what) {
   const report = () => {
     late.delete(job);
     for (const listener of onJob) listener(job, what);
@@ -111,105 +107,16 @@ export function repeat(job, workers, what) {
 export const wouldLose = () => jobs.some((job) => isUnsent(job) && !job.kept);
 
 /** @param {Job} job */
-function keep(job) {
+export function keep(job) {
   // That of another tab is its own to keep, but that it was cancelled here is news.
-  if (jobs.includes(job) && (!job.elsewhere || job.phase === "cancelled")) return store.putRecord(recordOf(job, tab));
+  if (jobs.includes(job) && (!job.elsewhere || job.phase === "cancelled")) return store.putRecord(recordOf(job));
 }
 
-/** Restores the jobs of an earlier page, and lists those of other tabs. */
-export async function restore() {
-  const found = await store.thisTab();
-  tab = found.tab;
-  for (const job of jobs) keep(job); // jobs that were added meanwhile
-  store.hearTabs(
-    (record) => hearPut(record).then(refollow),
-    (id) => unlist(byId(id)),
-  );
-  await load(found.isAlive);
-}
-
-/** Lists the stored jobs, and continues those whose tab was closed. @param {(tab: string) => boolean} isAlive */
-async function load(isAlive) {
-  for (const record of await store.records((record) => !isOpen(record))) {
-    const known = byId(record.id);
-    if (known && (!known.elsewhere || isAlive(record.tab))) continue;
-    if (isAlive(record.tab)) await hearPut(record);
-    else if (record.phase === "cancelled") store.drop(record.id);
-    else await takeOver(record, known ?? jobOf(record));
-  }
-  refollow();
-  next();
-}
-
-/** @param {any} record @param {Job} job */
-async function takeOver({ downloaded }, job) {
-  job.preview ??= (await store.getPreview(job.id)) ?? null;
-  job.file ??= (await store.getFile(job.picture)) ?? null;
-  if (isUnsent(job)) await requeue(job);
-  Object.assign(job, { elsewhere: false, downloaded });
-  list(job);
-  await keep(job); // the next tab that looks must read it
-}
-
-/** Takes over the jobs of another tab once it is closed. @param {string} other */
-function watch(other) {
-  if (watched.has(other)) return;
-  watched.add(other);
-  store.onceClosed(other, () => {
-    watched.delete(other);
-    return load((tab) => tab !== other);
-  });
-}
-
-/** @param {Job} job */
-function list(job) {
+/** Puts a job in its place in the list. @param {Job} job */
+export function list(job) {
   if (!jobs.includes(job)) jobs.unshift(job);
   jobs.sort((a, b) => b.batch - a.batch || a.added - b.added);
   notify(job, "list");
-}
-
-/** News of a job of another tab. It may be that this tab's was cancelled there. @param {any} record */
-async function hearPut(record) {
-  const known = byId(record.id);
-  if (known && !known.elsewhere) return record.phase === "cancelled" && isOpen(known) ? cancel(known) : undefined;
-  const { phase, start, end, status, problem } = jobOf(record);
-  const job = known ?? jobOf(record);
-  Object.assign(job, { phase, start, end, status, problem, elsewhere: true, kept: true, downloaded: true });
-  watch(record.tab);
-  if (!known) list(job);
-  notify(job, "phase");
-  job.preview ??= (await store.getPreview(job.id)) ?? null;
-  if (!isOpen(job)) job.file ??= (await store.getFile(job.picture)) ?? null;
-  notify(job, "phase");
-}
-
-/** Lists and follows a job of another browser. Its result is not saved by itself. @param {string} id @param {string} name */
-export async function visit(id, name) {
-  const known = await accountOf(id);
-  const found = byId(id);
-  if (found || !known) return found;
-  const { task, params, workers, created } = known;
-  const query = new URLSearchParams(Object.entries(params ?? {}).map(([key, value]) => [key, String(value)]));
-  const added = (jobs[0]?.added ?? 0) + 1;
-  const job = jobOf({
-    ...{ id, name, size: 0, workers: workers ?? null, query: query.toString(), added, batch: added },
-    ...{ task: task.split(".")[0], phase: "running", start: created ?? Date.now(), downloaded: true },
-  });
-  if (known.times?.done) job.end = job.start + known.times.done;
-  list(job);
-  learn(job, known);
-  refollow();
-  return job;
-}
-
-/** Queues a job whose upload was cut by closing its page. @param {Job} job */
-async function requeue(job) {
-  job.kept = job.file !== null;
-  job.phase = "queued";
-  if (job.file) return;
-  // The server may have accepted it just before the page was closed.
-  const known = await accountOf(job.id);
-  job.phase = known && known.state !== "uploading" ? "running" : "lost";
 }
 
 /** Holds back uploads, or continues them. @param {boolean} yes */
@@ -218,7 +125,7 @@ export function hold(yes) {
   next();
 }
 
-function next() {
+export function next() {
   if (held || fleet.locked) return;
   const line = jobs.filter(({ phase, file }) => phase === "queued" && file).sort((a, b) => a.added - b.added);
   while (sending < UPLOADS && line.length > 0) send(/** @type {Job} */ (line.shift()));
@@ -289,7 +196,7 @@ onFleet.add(() => {
 document.addEventListener("visibilitychange", refollow);
 
 /** Follows all open jobs in one stream. It is reopened only for a job that it does not follow yet. */
-function refollow() {
+export function refollow() {
   // After a reload, done jobs are followed once, since they may have expired.
   const wanted = jobs.filter((job) => {
     if (job.elsewhere && document.hidden) return false; // a browser opens six connections at most, for all of its tabs
@@ -318,7 +225,7 @@ function hear(name, data) {
 }
 
 /** Takes over the server's state of the job. @param {Job} job @param {any} account */
-function learn(job, account) {
+export function learn(job, account) {
   if (!account) return;
   const { state, error, ...status } = account;
   if (status.bands) job.status = status;
@@ -392,7 +299,7 @@ export function forget(job) {
 }
 
 /** @param {Job | undefined} job */
-function unlist(job) {
+export function unlist(job) {
   if (!job) return;
   jobs.splice(jobs.indexOf(job), 1);
   notify(job, "list");

@@ -4,8 +4,9 @@
  * Not here: the jobs themselves (jobs.js).
  */
 import { isOpen } from "./job.js";
-import { cancel, forget, jobs, onJob, retry } from "./jobs.js";
+import { cancel, forget, jobs, onJob } from "./jobs.js";
 import { choose, chosen, download } from "./stage.js";
+import { retry } from "./tabs.js";
 import { askedOf, canRetry, doneOf, leadOf, metaOf, stateOf, timeOf } from "./texts.js";
 import { number, t, translate } from "./words.js";
 

@@ -89,7 +89,7 @@ export function renderLog() {
       line.className = "bare";
       line.addEventListener("click", () => onMark(band));
     }
-    item.append(time, line);
+    item.append(time, " ", line);
     return item;
   });
   const focused = [...$("log-lines").querySelectorAll("button")].indexOf(document.activeElement);

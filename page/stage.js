@@ -8,13 +8,14 @@ import { Compare } from "./compare.js";
 import { setUpData, showData } from "./data.js";
 import { choosePicture } from "./experiment.js";
 import { isFinal, isOpen } from "./job.js";
-import { cancel, isThere, jobs, onJob, retry } from "./jobs.js";
+import { cancel, isThere, jobs, onJob } from "./jobs.js";
 import { clearLegend, renderLegend, setUpLegend } from "./legend.js";
 import { setUpLog, showLog } from "./log.js";
 import { Mosaic } from "./mosaic.js";
 import { showPipeline } from "./pipeline.js";
 import { showRuns } from "./runs.js";
 import { ask, fleet, hasToken, onFleet } from "./server.js";
+import { retry } from "./tabs.js";
 import {
   askedOf,
   canRetry,

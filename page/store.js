@@ -18,6 +18,7 @@ const RELOAD_MS = 2_000;
 /** @typedef {"jobs" | "files" | "previews"} Shelf */
 
 const kept = new Map(/** @type {[string, number][]} */ ([]));
+let tab = "";
 
 /** @type {Promise<IDBDatabase | null>} */
 const database = new Promise((resolve) => {
@@ -75,10 +76,11 @@ export function hearTabs(onPut, onDrop) {
   news?.addEventListener("message", ({ data }) => (typeof data === "string" ? onDrop(data) : onPut(data)));
 }
 
-/** @param {{ id: string }} record plain data */
+/** Puts a record, with the name of this tab. @param {{ id: string }} record plain data */
 export function putRecord(record) {
-  news?.postMessage(record);
-  return put("jobs", record.id, record);
+  const named = { ...record, tab };
+  news?.postMessage(named);
+  return put("jobs", record.id, named);
 }
 
 /** @param {string} picture @param {Blob} file @returns {Promise<boolean>} whether it was stored: false if it is too large */
@@ -141,12 +143,11 @@ export async function records(isOver) {
 }
 
 /**
- * The name of this tab, and a check whether a name belongs to another open tab: two tabs must not send the same picture.
- * A reload keeps the name; a copy of the tab gets a new one.
- * @returns {Promise<{ tab: string, isAlive(tab: string): boolean }>}
+ * Names this tab. A reload keeps the name; a copy of the tab gets a new one.
+ * @returns {Promise<(tab: string) => boolean>} whether a name belongs to another open tab: two must not send the same picture
  */
 export async function thisTab() {
-  let tab = newId();
+  tab = newId();
   try {
     tab = sessionStorage.getItem("tab") ?? tab;
   } catch {
@@ -165,7 +166,7 @@ export async function thisTab() {
   }
   const held = new Set((await navigator.locks?.query())?.held?.map(({ name }) => name));
   // Without locks (plain HTTP from another host) every other tab counts as open, so its jobs are left alone.
-  return { tab, isAlive: (other) => other !== tab && (!navigator.locks || held.has(`tab ${other}`)) };
+  return (other) => other !== tab && (!navigator.locks || held.has(`tab ${other}`));
 }
 
 /** Holds the lock of a tab's name until the page is closed. @param {string} tab @returns {Promise<boolean>} */

@@ -4,12 +4,13 @@
  * Not here: the elements that show them (stage.js, list.js, runs.js).
  */
 import { elapsed, fileSize } from "./figures.js";
-import { isFinal } from "./job.js";
+import { isElsewhere, isFinal } from "./job.js";
 import { fleet } from "./server.js";
 import { lang, number, t } from "./words.js";
 
 /** The state to show: the phase of the job, or that it waits for workers or for the token. @param {import("./jobs.js").Job} of */
 export function stateOf(of) {
+  if (isElsewhere(of)) return "elsewhere";
   if (of.status.waiting && ["sending", "running"].includes(of.phase)) return "waiting";
   // The answer to an upload comes when the last band is in the queue.
   if (of.phase === "sending" && of.sent === 1) return "running";
@@ -60,6 +61,7 @@ export function doneOf({ doneBands, status }) {
 
 /** @param {import("./jobs.js").Job} of */
 export function canRetry(of) {
+  if (isElsewhere(of)) return true;
   return of.file !== null && ["failed", "interrupted", "cancelled", "expired"].includes(of.phase) && !isFinal(of);
 }
 

@@ -57,6 +57,7 @@ const en = {
     cancelled: "Cancelled",
     expired: "Expired",
     lost: "Not sent",
+    elsewhere: "In another tab, if it is still open",
   },
   problems: {
     0: "The connection was lost",
@@ -177,6 +178,7 @@ const es = {
     cancelled: "Cancelado",
     expired: "Caducado",
     lost: "No enviado",
+    elsewhere: "En otra pestaña, si sigue abierta",
   },
   problems: {
     0: "Se perdió la conexión",

@@ -614,6 +614,27 @@ describeWith(["chromium"], "page", () => {
     expect(asked.flat()).toHaveLength(1);
   });
 
+  test("without Web Locks, as on plain HTTP from another host, the user sends the picture of a closed tab from here", async () => {
+    const page = await open();
+    await page.context().addInitScript(() => {
+      Object.defineProperty(Navigator.prototype, "locks", { value: undefined });
+    });
+    await page.goto(`${origin}/?`);
+    await page.waitForSelector("#alive[data-ready]");
+    await page.evaluate(() => {
+      XMLHttpRequest.prototype.send = () => {};
+    });
+    const other = await page.context().newPage();
+    await other.goto(`${origin}/?`);
+    await page.setInputFiles("#file", photo);
+    await other.waitForSelector('.job[data-phase="elsewhere"]');
+    await page.waitForFunction(() => dispatchEvent(new Event("beforeunload", { cancelable: true })));
+    await page.close();
+    await other.getByRole("button", { name: "Retry" }).first().click();
+    await untilPhase(other, "done");
+    await untilCount(other, ".job", 1);
+  });
+
   test("works with storage disabled", async () => {
     const page = await open({}, () => {
       for (const name of ["indexedDB", "localStorage", "sessionStorage"]) {
