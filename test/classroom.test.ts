@@ -290,7 +290,10 @@ describeWith(["chromium"], "the page in a class", () => {
     const card = wall.locator("#wall-list li", { has: wall.locator(`img[src="/jobs/${id}/result"]`) });
     await card.waitFor();
     expect(await card.textContent()).toMatch(/^scharr\d+,\d s$/);
-    expect(await violations(wall)).toEqual([]);
+    for (const forcedColors of ["none", "active"] as const) {
+      await wall.emulateMedia({ colorScheme: "light", forcedColors });
+      expect(await violations(wall)).toEqual([]);
+    }
     // A job that is gone takes no place in the list.
     await (await fetch(`${origin}/tasks/sobel`, { method: "POST", body: new Uint8Array(photo.buffer) })).arrayBuffer();
     await until(async () => {
