@@ -9,17 +9,11 @@ import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 
-export interface Peers {
-  /** A Python that can import OpenCV; undefined if there is none. */
-  python: string | undefined;
-  /** Whether that Python can also import the packages of the course's design. */
-  course: boolean;
-  versions: Record<string, string>;
-  /** The peers that are not installed, each with its install command. */
-  missing: string[];
-}
-
-export function findPeers(): Peers {
+/**
+ * @returns `python`: one that can import OpenCV, undefined if there is none; `course`: whether it can also import the
+ *   packages of the course's design; `missing`: what is not installed, each with its install command
+ */
+export function findPeers() {
   // Debian installs packages for Debian's Python, which may not be the first on the PATH.
   const python = ["/usr/bin/python3", "python3"].find((path) => outputOf(path, "-c", "import cv2") !== undefined);
   const opencv = python && outputOf(python, "-c", "import cv2; print(cv2.__version__)");
@@ -28,7 +22,8 @@ export function findPeers(): Peers {
     !python && "OpenCV (apt-get install -y python3-opencv)",
     !course && "the course's design (apt-get install -y python3-opencv python3-pika python3-redis)",
   ].filter((text) => text !== false);
-  return { python, course, versions: opencv ? { OpenCV: opencv } : {}, missing };
+  const versions: Record<string, string> = opencv ? { OpenCV: opencv } : {};
+  return { python, course, versions, missing };
 }
 
 /** Standard output of a command; undefined if it is not installed or fails. */

@@ -8,7 +8,7 @@ import { availableParallelism } from "node:os";
 import sharp from "sharp";
 import { Cluster, cpuLimitError, Service } from "./cluster.ts";
 import type { Subject } from "./measure.ts";
-import { findPeers, type Peers, type PythonAnswer, PythonPeer } from "./peers.ts";
+import { findPeers, type PythonAnswer, PythonPeer } from "./peers.ts";
 import { pictureFile, type Sketch } from "./pictures.ts";
 
 export const PICTURES = {
@@ -24,7 +24,7 @@ export const PICTURES = {
 } satisfies Record<string, Sketch>;
 
 export class Bench {
-  readonly peers: Peers = findPeers();
+  readonly peers = findPeers();
   /** Why a worker cannot be limited to a share of a core here; undefined if it can. */
   readonly noCpuLimit = cpuLimitError();
   /** The picture of whole jobs. */

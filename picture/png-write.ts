@@ -30,7 +30,7 @@ import { crc32, inflateSync } from "node:zlib";
 import { Scratch } from "./buffers.ts";
 import { deflateRuns } from "./kernel/deflate.ts";
 import { kernel } from "./kernel/kernel.ts";
-import type { Channels } from "./picture.ts";
+import type { Channels, Raster } from "./picture.ts";
 import {
   chunkParts,
   combineAdler,
@@ -118,12 +118,7 @@ function copySamples(from: Uint8Array, start: number, to: Uint8Array, at: number
 }
 
 /** A whole picture: `width × height` pixels. */
-export interface Pixels {
-  width: number;
-  height: number;
-  channels: Channels;
-  pixels: Uint8Array;
-}
+export type Pixels = Omit<Raster, "blocks"> & { pixels: Uint8Array };
 
 /**
  * The inverse of `encodeStored`. It is synchronous, while `readPng` takes a dozen turns of the event loop.
