@@ -3,6 +3,8 @@
 //
 // Invariant: every byte equals that of kernel.as.ts. The tests run one table of cases on both.
 
+import type { Loops } from "./kernel.ts";
+
 const SUB = 1;
 
 export function unfilter(lines: Uint8Array, rowBytes: number, bytesPerPixel: number, previous: Uint8Array): void {
@@ -38,33 +40,21 @@ export function luminance(pixels: Uint8Array, channels: number, grey: Uint8Array
   }
 }
 
-export function unfilterLuminance(
-  lines: Uint8Array,
-  width: number,
-  channels: number,
-  previous: Uint8Array,
-  grey: Uint8Array,
-): void {
+export const unfilterLuminance: Loops["unfilterLuminance"] = (lines, width, channels, previous, grey) => {
   const rowBytes = width * channels;
   unfilter(lines, rowBytes, channels, previous);
   for (let line = 1, at = 0; line < lines.length; line += 1 + rowBytes, at += width)
     luminance(lines.subarray(line, line + rowBytes), channels, grey.subarray(at, at + width));
-}
+};
 
-export function filterSub(
-  pixels: Uint8Array,
-  rowBytes: number,
-  rows: number,
-  lines: Uint8Array,
-  bytesPerPixel: number,
-): number {
+export const filterSub: Loops["filterSub"] = (pixels, rowBytes, rows, lines, bytesPerPixel) => {
   for (let y = 0, at = 0, to = 0; y < rows; y++) {
     lines[to++] = SUB;
     for (let x = 0; x < rowBytes; x++, at++)
       lines[to++] = x < bytesPerPixel ? pixels[at] : pixels[at] - pixels[at - bytesPerPixel];
   }
   return adler32(lines);
-}
+};
 
 /** Adler-32 (RFC 1950). 3800 bytes between remainders keep `s2` in 31 bits. */
 export function adler32(bytes: Uint8Array, adler = 1): number {
