@@ -15,7 +15,7 @@ import type { ChannelModel, ConfirmChannel } from "amqplib";
 import { Channels } from "./amqp/channels.ts";
 import { NOT_CONNECTED, RabbitConnection } from "./amqp/connection.ts";
 import { Consumer, HOLD_MS, type Message, requeue, settle } from "./amqp/consumer.ts";
-import { DEAD_LETTERS, lookAt, peekAt, putBack, QUEUE } from "./amqp/letters.ts";
+import { DEAD_LETTERS, listLetters, peekAt, putBack, QUEUE } from "./amqp/letters.ts";
 import { type Delivery, type Handler, type Outcome, type Queue, QueueError, type Results } from "./backends.ts";
 import { type Chunk, decodeMessage, encodeMessage } from "./chunk.ts";
 import { within } from "./ops/deadline.ts";
@@ -131,7 +131,7 @@ export class RabbitQueue implements Queue {
   }
 
   async letters(limit: number): Promise<Letter[]> {
-    return this.#channels.onOwnChannel((channel) => lookAt(channel, limit));
+    return this.#channels.onOwnChannel((channel) => listLetters(channel, limit));
   }
 
   async putBack(results: Results, chunkId: string | null): Promise<Letter[]> {

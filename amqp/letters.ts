@@ -22,12 +22,12 @@ export async function peekAt(channel: ConfirmChannel, queue: string): Promise<Pe
   const message = await channel.get(queue);
   if (!message) return null;
   const { messageId, headers = {} } = message.properties;
-  await again(channel, queue, message, ownHeaders(headers));
+  await enqueueAgain(channel, queue, message, ownHeaders(headers));
   return { id: String(messageId ?? ""), headers: ownHeaders(headers), body: message.content };
 }
 
 /** Up to `limit` dead letters, the oldest first. The look moves them to the end of their queue. */
-export async function lookAt(channel: ConfirmChannel, limit: number): Promise<Letter[]> {
+export async function listLetters(channel: ConfirmChannel, limit: number): Promise<Letter[]> {
   return eachLetter(channel, limit, async (message, letter) => {
     await keep(channel, message);
     return letter;
@@ -36,7 +36,7 @@ export async function lookAt(channel: ConfirmChannel, limit: number): Promise<Le
 
 /** Puts dead letters back: all, or those of one band. @returns them, each with its outcome */
 export async function putBack(channel: ConfirmChannel, results: Results, only: string | null): Promise<Letter[]> {
-  const back = new Requeue(channel, results);
+  const back = new Redrive(channel, results);
   const all = await eachLetter(channel, Number.POSITIVE_INFINITY, async (message, letter) => {
     if (only === null || letter.id === only) return { ...letter, outcome: await back.put(message) };
     await keep(channel, message);
@@ -64,11 +64,16 @@ async function eachLetter<T>(
 export function keep(channel: ConfirmChannel, message: GetMessage): Promise<void> {
   const { queue, reason } = letterOf(message);
   const headers = { ...ownHeaders(message.properties.headers ?? {}), "x-queue": queue, "x-reason": reason };
-  return again(channel, DEAD_LETTERS, message, headers);
+  return enqueueAgain(channel, DEAD_LETTERS, message, headers);
 }
 
 /** First the copy, then the acknowledgement: a crash in between leaves both, which is harmless. */
-async function again(channel: ConfirmChannel, queue: string, message: GetMessage, headers: object): Promise<void> {
+async function enqueueAgain(
+  channel: ConfirmChannel,
+  queue: string,
+  message: GetMessage,
+  headers: object,
+): Promise<void> {
   const { contentType, messageId } = message.properties;
   channel.sendToQueue(queue, message.content, { persistent: true, contentType, messageId, headers });
   await channel.waitForConfirms();
@@ -91,8 +96,8 @@ export function letterOf({ properties: { messageId, headers } }: GetMessage): Le
   };
 }
 
-/** Puts dead letters back. A job that has not failed stays as it is. */
-export class Requeue {
+/** Puts dead letters back into their queues. A job that has not failed stays as it is. */
+export class Redrive {
   readonly #channel: ConfirmChannel;
   readonly #results: Results;
   /** The new attempt of each revived job, by job and earlier attempt: a job may have several dead letters. */

@@ -12,7 +12,7 @@
  */
 import process from "node:process";
 import { type ChannelModel, connect } from "amqplib";
-import { DEAD_LETTERS, keep, letterOf, Requeue } from "../amqp/letters.ts";
+import { DEAD_LETTERS, keep, letterOf, Redrive } from "../amqp/letters.ts";
 import { amqpNodes, caSetting } from "../ops/address.ts";
 import { within } from "../ops/deadline.ts";
 import { ANSWER_MS } from "../ops/health.ts";
@@ -42,7 +42,7 @@ async function main(action = "--show", ...more: string[]): Promise<void> {
   const { messageCount } = await channel.checkQueue(DEAD_LETTERS).catch((cause: Error) => {
     throw new Error(`no queue ${DEAD_LETTERS}: no coordinator or worker has used this virtual host`, { cause });
   });
-  const back = new Requeue(channel, results);
+  const back = new Redrive(channel, results);
   for (let i = 0; i < messageCount; i++) {
     const message = await channel.get(DEAD_LETTERS);
     if (!message) break;
