@@ -109,7 +109,13 @@ function unexpected(error: unknown, request: Request, log: Log): HttpError {
 }
 
 /** Names of error classes, because ioredis does not export all of these classes. */
-const REDIS_ERRORS = new Set(["ReplyError", "AbortError", "MaxRetriesPerRequestError"]);
+const REDIS_ERRORS = new Set([
+  "ReplyError",
+  "AbortError",
+  "MaxRetriesPerRequestError",
+  "ClusterAllFailedError",
+  "RedisError",
+]);
 
 function isRedisError(error: unknown): boolean {
   // A DOMException may have the name AbortError, too.

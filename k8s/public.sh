@@ -9,7 +9,8 @@
 # Needs kubectl with access to a cluster where k8s/ or k8s-ha/ runs. It restarts the coordinators, which loses no job: they then
 # have the token, and let browsers use this name. Safe to run again. At Google it costs about 0.03 USD an hour.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/public"
+# No `cd`: KUBECONFIG may be a relative path.
+folder="$(dirname "${BASH_SOURCE[0]}")/public"
 
 die() {
   printf 'error: %s\n' "$*" >&2
@@ -25,7 +26,8 @@ label='[a-z0-9]([a-z0-9-]*[a-z0-9])?'
 command -v kubectl >/dev/null || die "kubectl is missing; install it: https://kubernetes.io/docs/tasks/tools/"
 
 token="$(kubectl -n sobel get secret coordinator -o 'jsonpath={.data.auth-token}')" \
-  || die "there is no Secret coordinator; run k8s/secrets.sh and apply k8s/ first"
+  || die "kubectl cannot read the Secret coordinator. If the cluster has none, run bash k8s/secrets.sh, then kubectl apply -f k8s/.
+If it is the wrong cluster, set KUBECONFIG: out/kubeconfig has that of Google Cloud"
 [ -n "$token" ] || die "the coordinators require no token: everyone could send pictures and cancel jobs. Choose one:
   kubectl -n sobel delete secret coordinator
   AUTH_TOKEN=\"\$(openssl rand -hex 24)\" bash k8s/secrets.sh"
@@ -46,7 +48,7 @@ kubectl -n sobel set env deployment/coordinator "ALLOWED_HOSTS=$host"
 kubectl -n sobel rollout restart deployment/coordinator
 kubectl -n sobel rollout status deployment/coordinator --timeout=10m
 echo "==> the address"
-sed "s/sobel\.example/$host/; s/\(cluster-issuer: \).*/\1$issuer/" "$file" | kubectl apply -f -
+sed "s/sobel\.example/$host/; s/\(cluster-issuer: \).*/\1$issuer/" "$folder/$file" | kubectl apply -f -
 echo "
 Next: point the name $host to the address that this shows, after some minutes: kubectl -n sobel get ingress
 The certificate comes when the name has that address; it may take an hour. Then: AUTH_TOKEN=… bash pipelines/6-smoke.sh https://$host"

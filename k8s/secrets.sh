@@ -15,7 +15,8 @@
 # Needs kubectl with access to a cluster. To change a secret: delete it, run this again, restart the pods that read it.
 # RabbitMQ keeps the password of its first start: change it there with `rabbitmqctl change_password sobel …`.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")"
+# No `cd`: KUBECONFIG may be a relative path.
+folder="$(dirname "${BASH_SOURCE[0]}")"
 
 die() {
   printf 'error: %s\n' "$*" >&2
@@ -56,7 +57,7 @@ JSON
 }
 
 echo "==> secrets in the namespace sobel"
-kubectl apply -f 00-namespace.yaml >/dev/null
+kubectl apply -f "$folder/00-namespace.yaml" >/dev/null
 secret rabbitmq username sobel password "${RABBITMQ_PASSWORD:-$(random)}"
 secret redis password "${REDIS_PASSWORD:-$(random)}"
 secret coordinator auth-token "${AUTH_TOKEN:-}"

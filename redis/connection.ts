@@ -222,7 +222,7 @@ function openRedis(address: RedisAddress, patient: boolean, ca?: string[], more:
 
 function openCluster(address: RedisAddress, patient: boolean, ca?: string[]): Cluster {
   const { nodes, isTls, username, password } = address;
-  const options: ClusterOptions = {
+  const options = {
     redisOptions: {
       username,
       password,
@@ -238,8 +238,18 @@ function openCluster(address: RedisAddress, patient: boolean, ca?: string[]): Cl
     slotsRefreshInterval: SLOTS_MS,
     // Keep the names of the nodes: certificates name them, and in Kubernetes their addresses change.
     dnsLookup: (host, done) => done(null, host),
-  };
-  return new Cluster(nodes, options);
+  } satisfies ClusterOptions;
+  return new NamedCluster(nodes, options);
+}
+
+/** The client's own errors of a cluster, such as `Too many Cluster redirections`, are plain: they get the name of its others. */
+class NamedCluster extends Cluster {
+  override sendCommand(...sent: Parameters<Cluster["sendCommand"]>): unknown {
+    sent[0].promise.catch((error: Error) => {
+      if (error.name === "Error") error.name = "RedisError";
+    });
+    return super.sendCommand(...sent);
+  }
 }
 
 /** Connects to another node at each attempt. */

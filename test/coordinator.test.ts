@@ -36,6 +36,7 @@ import { jobOf } from "../jobs/record.ts";
 import { type Log, openLog } from "../ops/log.ts";
 import { onePiece } from "../picture/picture.ts";
 import { readImage } from "../picture/read.ts";
+import { RedisConnection } from "../redis/connection.ts";
 import { task as sobel } from "../sobel.ts";
 import type { DataTask } from "../task.ts";
 import { loadTasks } from "../tasks/index.ts";
@@ -1230,7 +1231,10 @@ describe("errors that a client may retry", () => {
     redis.on("error", () => {}); // the command itself fails, too
     const unreachable = await redis.get("key").catch((error) => error);
     redis.disconnect();
-    for (const error of [unreachable, new ReplyError("NOREPLICAS Not enough good replicas")]) {
+    const cluster = new RedisConnection("redis+cluster://127.0.0.1:1", false, () => []);
+    const down = await cluster.commands.get("key").catch((error) => error);
+    cluster.close();
+    for (const error of [unreachable, down, new ReplyError("NOREPLICAS Not enough good replicas")]) {
       const { answer, lines } = await retried(error);
       await expectProblem(answer, 503, /^Redis is unavailable; retry in 5 s$/);
       expect(lines).toEqual([["request refused, Redis is unavailable", { method: "GET", path: "/workers", error }]]);

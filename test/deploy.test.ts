@@ -158,6 +158,21 @@ describe("public.sh", () => {
   });
 });
 
+test.each(["secrets.sh", "public.sh a.org"])("k8s/%s takes a relative KUBECONFIG", (command) => {
+  const folder = temporaryFolder("relative");
+  const script = `[ -e "$KUBECONFIG" ] || { echo no such file "$KUBECONFIG"; exit 1; }
+    case "$*" in *auth-token*) echo -n c2VjcmV0 ;; api-resources*) echo managedcertificates.networking.gke.io ;; *"-f -"*) cat >/dev/null ;; esac`;
+  stub(folder, "kubectl", script);
+  writeFileSync(join(folder, "kubeconfig"), "");
+  const { status, stdout, stderr } = spawnSync("bash", ["-c", `bash '${PROJECT}'/k8s/${command}`], {
+    cwd: folder,
+    env: { PATH: `${folder}:${process.env.PATH}`, KUBECONFIG: "kubeconfig" } as NodeJS.ProcessEnv,
+    encoding: "utf8",
+  });
+  expect([status, stderr]).toEqual([0, ""]);
+  expect(stdout).toContain("Next: ");
+});
+
 test("Compose meets its specification, and a fault is found", () => {
   // `id` belongs to an older draft of JSON Schema. Nothing here uses it.
   const schema = JSON.parse(JSON.stringify(COMPOSE_SPEC_JSON), (key, value) => {

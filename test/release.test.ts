@@ -3,13 +3,14 @@
 // Not here: the actions of GitHub and Docker that it uses; they run only there.
 import { describe, expect, test } from "bun:test";
 import { spawnSync } from "node:child_process";
-import { copyFileSync, existsSync, readFileSync } from "node:fs";
+import { cpSync, existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { parse } from "yaml";
 import { temporaryFolder } from "./servers.ts";
 import { stub } from "./stacks.ts";
 
 const PROJECT = join(import.meta.dirname, "..");
+const DIGEST = `sha256:${"ab".repeat(32)}`;
 
 describe("the workflow of a release", () => {
   interface Step {
@@ -25,9 +26,9 @@ describe("the workflow of a release", () => {
   /** Runs the script of a step as GitHub does, in a copy of what it reads, with stubs. */
   const run = ({ run = "" }: Step, env: Record<string, string>) => {
     const folder = temporaryFolder("release");
-    for (const file of ["Dockerfile.coordinator", "Dockerfile.worker", "CHANGELOG.md"])
-      copyFileSync(join(PROJECT, file), join(folder, file));
-    stub(folder, "docker", 'echo "$*" >>asked; echo sha256:abc');
+    for (const file of ["Dockerfile.worker", "CHANGELOG.md", "pipelines", "compose.yaml", "k8s", "k8s-ha"])
+      cpSync(join(PROJECT, file), join(folder, file), { recursive: true });
+    stub(folder, "docker", `echo "$*" >>'${folder}/asked'; [ "$4" != gone:1 ] || exit 1; echo ${DIGEST}`);
     stub(folder, "gh", 'echo "$*" >>asked');
     const { status, stdout } = spawnSync("bash", ["-e", "-c", run.replaceAll(/\$\{\{ matrix\.name \}\}/g, "worker")], {
       cwd: folder,
@@ -58,12 +59,25 @@ describe("the workflow of a release", () => {
       0,
       "name=registry.example/an-owner/sobel-worker:1.0.0\n",
       [
-        `FROM oven/bun:\${BUN_VERSION}-slim@sha256:abc AS packages`,
-        `FROM oven/bun:\${BUN_VERSION}-distroless@sha256:abc`,
+        `FROM oven/bun:\${BUN_VERSION}-slim@${DIGEST} AS packages`,
+        `FROM oven/bun:\${BUN_VERSION}-distroless@${DIGEST}`,
       ],
       2,
     ]);
     expect(text("asked")).toContain(`inspect oven/bun:${Bun.version}-slim --format`);
+  });
+
+  test("an operator pins every third-party image with one command, and again without a change", () => {
+    const pin = "bash pipelines/pin-images.sh";
+    const { status, text } = run({ run: `${pin} && cp asked once && ${pin}` }, env);
+    const files = ["Dockerfile.worker", "compose.yaml", "k8s/rabbitmq.yaml", "k8s/redis.yaml", "k8s-ha/redis.yaml"];
+    const images = files.flatMap((file) => text(file).match(/^(FROM|.* image:) .*/gm) ?? []);
+    const own = images.filter((line) => line.includes("sobel-"));
+    const pinned = images.filter((line) => line.includes(`@${DIGEST}`));
+    expect([status, own.length, pinned.length, text("asked")]).toEqual([0, 2, 9, text("once")]);
+    expect(images).toHaveLength(11);
+    expect(text("k8s/worker.yaml")).toContain("image: sobel-worker:dev\n");
+    expect(run({ run: `echo FROM gone:1 >x; ${pin} x` }, env).status).toBe(1);
   });
 
   test("drafts the release with its section of the changelog", () => {
