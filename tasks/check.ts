@@ -137,7 +137,8 @@ function defaultsOf(task: Task): Values {
 function expectFirst(first: NonNullable<PictureTask["first"]>, task: Task, defaults: Values): void {
   expect(isRecord(first), "first, if any, to be an object", first);
   const { params, task: step, find } = first;
-  expect(Array.isArray(params) && params.length > 0, "first.params to be a list of parameters", params);
+  const isNames = Array.isArray(params) && params.length > 0 && params.every(isString);
+  expect(isNames, "first.params to be a list of parameters", params);
   const closed = params.find((param) => !Object.hasOwn(task.params ?? {}, param) || defaults[param] !== undefined);
   expect(closed === undefined, "first.params to name parameters without a default", closed);
   expect(typeof find === "function", "a function first.find", find);

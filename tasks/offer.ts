@@ -186,7 +186,10 @@ function piecesOf(pieces: Record<string, unknown>, params: Params = {}): object 
   };
 }
 
-function firstOf({ param, task }: NonNullable<Offer["first"]>, known: (name: string) => Task | undefined) {
+function firstOf(first: NonNullable<Offer["first"]>, known: (name: string) => Task | undefined) {
+  if (Object.keys(first).toSorted().join(" ") !== "param task")
+    throw new TaskError(`expected first to have param and task, got ${shown(first)}`);
+  const { param, task } = first;
   const step = known(task);
   if (!step || !isData(step) || isList(step)) throw new TaskError(`expected first.task to be a data task, got ${task}`);
   return { params: [param], task: step as DataTask, find: (data: unknown) => ({ [param]: data }) };

@@ -311,6 +311,7 @@ describe("a task", () => {
     ...(
       [
         [{ params: ["other"] }, 'first.params to name parameters without a default, got "other"'],
+        [{ params: [undefined] }, "first.params to be a list of parameters, got [null]"],
         [{ params: ["by", "given"] }, 'first.params to name parameters without a default, got "given"'],
         [{ find: 5 }, "a function first.find, got 5"],
         [{ task: plain }, 'first.task to be a data task, got "plain"'],
@@ -542,6 +543,10 @@ describe("a task", () => {
   test.each([
     [{}, "expected halo to be a number, an expression or a table of a parameter, got undefined"],
     [{ halo: { param: "size", 3: 1 } }, /^expected halo to be .* of a parameter, got {"3":1,"param":"size"}$/],
+    [
+      { halo: 0, first: { params: ["n"], task: "histogram" } },
+      'expected first to have param and task, got {"params":["n"],"task":"histogram"}',
+    ],
     [{ halo: 0, resultchannels: 1 }, /^expected only name, .*, got "resultchannels"$/],
     [{ halo: 0, merge: "sum", pieces: { lines: 9 } }, /^expected only name, .*, got "halo"$/],
     [
