@@ -161,9 +161,9 @@ function piecesOf(pieces: Record<string, unknown>, params: Params = {}): object 
     if (params[String(param)]?.type !== "array") throw new TaskError(`expected an array parameter, got ${param}`);
     return {
       pieces(values: Values) {
-        const items = values[String(param)];
-        if (items === undefined) throw new ParamError(`${param}: expected a list, got none`);
-        return items as unknown[];
+        const items = (values[String(param)] ?? []) as unknown[];
+        if (items.length === 0) throw new ParamError(`${param}: expected a list of one item or more, got none`);
+        return items;
       },
     };
   }
@@ -180,8 +180,9 @@ function piecesOf(pieces: Record<string, unknown>, params: Params = {}): object 
   if (typeof step === "number") size({}); // refuses the offer
   return {
     *pieces(values: Values) {
-      const [last, by] = [end(values), size(values)];
-      for (let at = first(values); at < last; at += by) yield [at, Math.min(at + by, last)];
+      const [start, last, by] = [first(values), end(values), size(values)];
+      if (last <= start) throw new ParamError(`${to} (pieces.to): expected a number above ${start}, got ${last}`);
+      for (let at = start; at < last; at += by) yield [at, Math.min(at + by, last)];
     },
   };
 }

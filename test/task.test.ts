@@ -521,7 +521,8 @@ describe("a task", () => {
     for (const [pieces, sentence] of [
       [{ to: 5, step: "radius" }, "radius (pieces.step): expected a number from 1, got 0"],
       [{ to: "2*sigma", step: 1 }, "2*sigma (pieces.to): expected a number, got none"],
-      [{ each: "names" }, "names: expected a list, got none"],
+      [{ to: "radius", step: 1 }, "radius (pieces.to): expected a number above 0, got 0"],
+      [{ each: "names" }, "names: expected a list of one item or more, got none"],
     ] as const)
       expect(() => none(pieces)).toThrow(new ParamError(sentence));
     const sized = taskOf({ ...base, halo: { param: "size", 3: 1, 5: 2 } })!;
