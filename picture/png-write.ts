@@ -26,7 +26,7 @@
  * Not here: where bands begin and end (chunk.ts), how they are compressed (kernel/deflate.ts).
  * Source: PNG Specification (Third Edition), https://www.w3.org/TR/png-3/; RFC 1950; RFC 1951.
  */
-import { crc32, inflateSync } from "node:zlib";
+import { crc32, deflateSync, inflateSync } from "node:zlib";
 import { Scratch } from "./buffers.ts";
 import { deflateRuns } from "./kernel/deflate.ts";
 import { kernel } from "./kernel/kernel.ts";
@@ -43,12 +43,9 @@ import {
   uint32At,
 } from "./png-format.ts";
 
-const scratch = new Scratch();
 const scanlines = new Scratch();
 
 const ZLIB_HEADER = Uint8Array.of(0x78, 0x01);
-/** The most bytes that a stored block of deflate holds. */
-const MAX_STORED = 0xffff;
 /** Shorter rows are copied byte by byte. */
 const MIN_VIEW = 32;
 /** Bytes of the signature and IHDR. */
@@ -80,35 +77,17 @@ function frontOf(width: number, rows: number, channels: Channels): Buffer {
 /**
  * A band for a worker: a stored PNG, in the layout at the top of this file.
  * @param pixels `rows × width` pixels
- * @returns bytes that are valid until the next call: copy them
  */
 export function encodeStored(pixels: Uint8Array, width: number, rows: number, channels: Channels = 1): Uint8Array {
   const rowBytes = width * channels;
-  const length = rows * (1 + rowBytes);
-  const data = ZLIB_HEADER.length + 5 * Math.ceil(length / MAX_STORED) + length + 4;
-  const png = scratch.take(FRONT_BYTES + 8 + data + 4 + END.length);
-  let at = 0;
-  const put = (bytes: Uint8Array) => {
-    png.set(bytes, at);
-    at += bytes.length;
-  };
-  const header = headerChunk(width, rows, channels);
-  for (const part of [PNG_SIGNATURE, header, uint32(data), Buffer.from("IDAT"), ZLIB_HEADER]) put(part);
-  const lines = scanlines.take(length);
+  const lines = scanlines.take(rows * (1 + rowBytes));
   for (let y = 0; y < rows; y++) {
     lines[y * (1 + rowBytes)] = 0; // filter None
     copySamples(pixels, y * rowBytes, lines, y * (1 + rowBytes) + 1, rowBytes);
   }
-  for (let from = 0; from < length; from += MAX_STORED) {
-    const size = Math.min(MAX_STORED, length - from);
-    const last = from + size === length ? 1 : 0;
-    put(Uint8Array.of(last, size, size >> 8, ~size, ~size >> 8));
-    put(lines.subarray(from, from + size));
-  }
-  put(uint32(kernel.adler32(lines)));
-  put(uint32(crc32(png.subarray(FRONT_BYTES + 4, at))));
-  put(END);
-  return png;
+  // One buffer for all of it: by default, zlib returns 16 KiB at a time.
+  const data = deflateSync(lines, { level: 0, chunkSize: lines.length + (lines.length >> 8) + 64 });
+  return Buffer.concat([PNG_SIGNATURE, headerChunk(width, rows, channels), ...chunkParts("IDAT", data), END]);
 }
 
 /** Copies short rows without a view: it costs more than the copy, and a narrow picture has millions of rows. */

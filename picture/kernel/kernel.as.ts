@@ -89,7 +89,7 @@ export function filterSub(pixels: usize, rowBytes: usize, rows: usize, lines: us
  * Adler-32 (RFC 1950), continued from `adler`, 16 bytes a step. A block of n bytes adds three terms to s2: n·s1; 16
  * times the bytes before each step; and within a step the bytes weighted 16 .. 1.
  */
-export function adler32(at: usize, length: usize, adler: u32): u32 {
+function adler32(at: usize, length: usize, adler: u32): u32 {
   let s1 = adler & 0xffff;
   let s2 = adler >> 16;
   const end = at + length;

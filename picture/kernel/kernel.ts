@@ -1,4 +1,4 @@
-// The loops over pixels (unfilter, luminance, Sobel, filter) and over bytes (Adler-32). One interface, two
+// The loops over pixels: unfilter, luminance, Sobel, filter (with the Adler-32 of its bytes). One interface, two
 // implementations: SIMD in WebAssembly (simd.ts, kernel.as.ts) and plain TypeScript (scalar.ts). Here every length is
 // checked, for both. Nothing is asynchronous, and no memory is shared between threads.
 //
@@ -58,12 +58,6 @@ export interface Kernel {
    * @returns the Adler-32 of `lines`, unsigned
    */
   filterSub(pixels: Uint8Array, rowBytes: number, rows: number, lines: Uint8Array, bytesPerPixel: number): number;
-
-  /**
-   * Adler-32 (RFC 1950), unsigned.
-   * @param adler the Adler-32 of the bytes before these
-   */
-  adler32(bytes: Uint8Array, adler?: number): number;
 }
 
 export type SimdKernel = Kernel & Required<Pick<Kernel, "sobel">>;
@@ -137,7 +131,6 @@ function checked(name: Kernel["name"], run: Loops): Kernel {
       expectLength("lines", lines, rows * (1 + rowBytes));
       return run.filterSub(pixels, rowBytes, rows, lines, bytesPerPixel);
     },
-    adler32: (bytes, adler) => run.adler32(bytes, adler),
   };
 }
 

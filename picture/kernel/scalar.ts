@@ -57,9 +57,9 @@ export const filterSub: Loops["filterSub"] = (pixels, rowBytes, rows, lines, byt
 };
 
 /** Adler-32 (RFC 1950). 3800 bytes between remainders keep `s2` in 31 bits. */
-export function adler32(bytes: Uint8Array, adler = 1): number {
-  let s1 = adler & 0xffff;
-  let s2 = adler >>> 16;
+function adler32(bytes: Uint8Array): number {
+  let s1 = 1;
+  let s2 = 0;
   for (let at = 0; at < bytes.length; ) {
     const stop = Math.min(at + 3800, bytes.length);
     while (at < stop) {

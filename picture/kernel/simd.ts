@@ -22,7 +22,6 @@ interface Wasm {
   unfilterLuminance(lines: number, rows: number, width: number, channels: number, previous: number, grey: number): void;
   sobel(band: number, width: number, rows: number, edges: number): void;
   filterSub(pixels: number, rowBytes: number, rows: number, lines: number, bpp: number, adler: number): number;
-  adler32(at: number, length: number, adler: number): number;
 }
 
 /** An instance of kernel.wasm, with a memory of its own. */
@@ -80,16 +79,6 @@ export class SimdLoops implements Loops, Pick<SimdKernel, "sobel"> {
       heap.set(pixels.subarray(y * rowBytes, (y + count) * rowBytes), 0);
       adler = this.#wasm.filterSub(0, rowBytes, count, out, bytesPerPixel, adler);
       lines.set(heap.subarray(out, out + count * (1 + rowBytes)), y * (1 + rowBytes));
-    }
-    return adler >>> 0;
-  }
-
-  adler32(bytes: Uint8Array, adler = 1): number {
-    const heap = this.#reserve(STRIP);
-    for (let at = 0; at < bytes.length; at += STRIP) {
-      const strip = bytes.subarray(at, at + STRIP);
-      heap.set(strip, 0);
-      adler = this.#wasm.adler32(0, strip.length, adler);
     }
     return adler >>> 0;
   }
