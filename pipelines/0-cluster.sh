@@ -50,7 +50,7 @@ run() {
   "$@"
 }
 
-# create: the cluster, or nothing if there is one. Kubeconfig is written in both cases.
+# create: creates the cluster unless it exists, and writes its kubeconfig.
 create() {
   case "$tool" in
     kind)

@@ -28,7 +28,7 @@ for argument in "$@"; do
   esac
 done
 
-# Errors of the request come before anything is installed.
+# The arguments are checked before anything is installed.
 if ! [[ "$PORT" =~ ^[1-9][0-9]{0,4}$ ]] || [ "$PORT" -gt 65535 ]; then die "PORT: expected 1 to 65535, got $PORT"; fi
 sample=false
 if [ -n "$image" ]; then
@@ -75,7 +75,7 @@ trap 'echo; echo "stopping"; exit 130' INT
 trap 'exit 143' TERM
 
 echo "==> the coordinator"
-# Without the settings of a cluster that this shell may have. Dockerfile.coordinator explains MIMALLOC_*.
+# env -u: this shell may have the settings of a cluster. Dockerfile.coordinator explains MIMALLOC_*.
 env -u RABBITMQ_URL -u REDIS_URL -u AUTH_TOKEN HOST=127.0.0.1 PORT="$PORT" \
   MIMALLOC_PURGE_DELAY="${MIMALLOC_PURGE_DELAY:-60000}" MIMALLOC_PURGE_HOLES="${MIMALLOC_PURGE_HOLES:-0}" \
   bun run coordinator.ts >"$log" 2>&1 &

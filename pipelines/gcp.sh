@@ -150,7 +150,7 @@ Use STATE_BUCKET=$bucket, or destroy that deployment first: STATE_BUCKET=$bucket
   run terraform -chdir="$stacks/$stack" init -input=false -reconfigure \
     || die "Terraform cannot open its state in $(in_place); if the lines above report no such bucket, run bash pipelines/1-gke.sh"
   ask "known[$stack]" '{"address":"<resources>"}' terraform -chdir="$stacks/$stack" show -json
-  # A state of an older version has no such output; 1-gke.sh adds it.
+  # The state of an older version lacks this output; 1-gke.sh adds it.
   [[ "${known[$stack]}" =~ \"deployment\":\{[^\}]*\"value\":\"([^\"]+)\" ]] || return 0
   [ "${BASH_REMATCH[1]}" = "$PROJECT/$REGION" ] || die "the stack $stack in $(in_place) is of ${BASH_REMATCH[1]}, not of $PROJECT/$REGION.
 Use PROJECT=${BASH_REMATCH[1]%/*} REGION=${BASH_REMATCH[1]#*/}, or a second clone for another deployment"
@@ -199,8 +199,8 @@ cluster() {
   run gcloud container clusters get-credentials "$name" --location="$location" --project="$PROJECT" --dns-endpoint
 }
 
-# has_image REGISTRY NAME: whether the registry has the image under TAG. Lists all images: to look up one fails without it,
-# as a broken connection does.
+# has_image REGISTRY NAME: whether the registry has the image under TAG. Lists all images, because the lookup of one
+# fails in the same way if the image is missing and if the connection is broken.
 has_image() {
   local found
   ask found "" gcloud artifacts docker images list "$1" --include-tags --format='csv[no-heading](package,tags)' \
@@ -214,16 +214,16 @@ images() {
   step "the images, in the registry"
   output registry gke registry 1-gke.sh
   for name in "$@"; do
-    has_image "$registry" "$name" || $DRY_RUN || die "the registry has no $name:$TAG; run pipelines/2-images.sh first"
+    has_image "$registry" "$name" || $DRY_RUN || die "the registry has no $name:$TAG; run bash pipelines/2-images.sh first"
   done
 }
 
-# address VARIABLE SERVICE: of a load balancer, which gets one after a minute.
+# address VARIABLE SERVICE: waits for the address of a load balancer, which comes after about a minute.
 address() {
   local _found="" _tries
   for ((_tries = 0; _tries < 60; _tries++)); do
     ask _found "<address of $2>" kubectl --namespace=sobel get service "$2" \
-      --output=jsonpath='{.status.loadBalancer.ingress[0].ip}' || die "there is no Service $2; run pipelines/3-services.sh first"
+      --output=jsonpath='{.status.loadBalancer.ingress[0].ip}' || die "there is no Service $2; run bash pipelines/3-services.sh first"
     [ -z "$_found" ] || break
     sleep "${POLL_SECONDS:-5}"
   done
@@ -236,12 +236,12 @@ address() {
 secret() {
   local _encoded
   ask _encoded "$(base64 <<<"<$3>")" kubectl --namespace=sobel get secret "$2" --output=jsonpath="{.data.$3}" \
-    || die "there is no Secret $2; run pipelines/3-services.sh first"
+    || die "there is no Secret $2; run bash pipelines/3-services.sh first"
   printf -v "$1" %s "$(base64 -d <<<"$_encoded")"
 }
 
-# worker_group NUMBER: sets the number of VMs, and waits until GET /workers lists exactly these. A coordinator asks itself, so
-# its token stays in the cluster.
+# worker_group NUMBER: sets the number of VMs, and waits until GET /workers lists exactly these. The request is made
+# inside a coordinator's pod, so its token stays in the cluster.
 worker_group() {
   local rabbitmq redis username group joined="" before="" tries
   step "the addresses and the user for the VMs"

@@ -56,7 +56,7 @@ export function readSettings(env: Environment) {
   };
   if (settings.NODES_MAX < settings.NODES_MIN)
     throw new Error(`NODES_MAX: expected at least NODES_MIN, ${settings.NODES_MIN}, got ${settings.NODES_MAX}`);
-  /** Of the images, which nodes and VMs share. */
+  /** The architecture of the images, which nodes and VMs share. */
   const ARCHITECTURE = architecture(settings.NODE_MACHINE);
   if (architecture(settings.WORKER_MACHINE) !== ARCHITECTURE)
     throw new Error(`WORKER_MACHINE: expected ${ARCHITECTURE} as of NODE_MACHINE, got ${settings.WORKER_MACHINE}`);
@@ -65,7 +65,7 @@ export function readSettings(env: Environment) {
 
 const architecture = (machine: string) => (machine.startsWith("t2a-") ? "arm64" : "amd64");
 
-/** Not of the fourth generation: it has no Persistent Disk, which the boot disks and the volumes of k8s/ are. */
+/** Excludes the fourth generation (`n4`): it has no Persistent Disk, which boot disks and the volumes of k8s/ use. */
 const MACHINE = /^(?![a-z]4)[a-z][a-z0-9]*-[a-z0-9-]+$/;
 const PROJECT_ID = /^[a-z][a-z0-9-]{4,28}[a-z0-9]$/;
 const BUCKET = /^([a-z0-9][a-z0-9._-]{1,61}[a-z0-9])?$/;

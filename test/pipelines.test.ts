@@ -502,7 +502,7 @@ describe("refused", () => {
       const { code, out } = await new World(before[i]).run([...pipeline], { TAG: "v2" });
       expect([code, out]).toEqual([
         1,
-        expect.stringMatching(/error: the registry has no sobel-\w+:v2; run pipelines\/2-images.sh first/),
+        expect.stringMatching(/error: the registry has no sobel-\w+:v2; run bash pipelines\/2-images.sh first/),
       ]);
     }
   });
