@@ -62,7 +62,7 @@ describe.each([{ ...scalar, sobel }, simd()].map((k): [string, SimdKernel] => [k
     }
   });
 
-  // Several strips; a row longer than a strip; then a small picture after the memory has grown.
+  // Several rows; a long row; then a small picture after the memory has grown.
   test.each([
     [1000, 300],
     [150_001, 3],
@@ -211,7 +211,7 @@ describe.each([{ ...scalar, sobel }, simd()].map((k): [string, SimdKernel] => [k
     }
   });
 
-  test("the Adler-32 equals zlib's for lines of any number of bytes, in one strip and in several", () => {
+  test("the Adler-32 equals zlib's for lines of any number of bytes, one and several", () => {
     for (const width of [1, 14, 15, 16, 17, 5551, 5552, 131_072, 300_001]) {
       for (const rows of [1, 3]) expectFiltered(k, random(width * rows), width, rows);
     }

@@ -1,6 +1,6 @@
 // The loops over pixels and bytes, 16 at a time. AssemblyScript: `bun run build` compiles it to kernel.wasm, which is
 // committed. The row filters are in unfilter.as.ts. Not a module to import: kernel.ts loads the .wasm, checks every
-// length, and copies strips in and out.
+// length, and copies bytes in and out.
 //
 // Invariant: nothing here allocates or keeps state. Every pointer comes from kernel.ts, and every result equals that of
 // the twin in scalar.ts, byte for byte. Loads may run up to 16 bytes past the end of a buffer; kernel.ts leaves that
@@ -69,8 +69,8 @@ export function sobel(band: usize, width: usize, rows: usize, edges: usize): voi
   }
 }
 
-/** Writes PNG scanlines with filter Sub. Returns the Adler-32 of all lines, continued from `adler`. */
-export function filterSub(pixels: usize, rowBytes: usize, rows: usize, lines: usize, bpp: usize, adler: u32): u32 {
+/** Writes PNG scanlines with filter Sub. Returns the Adler-32 of all lines. */
+export function filterSub(pixels: usize, rowBytes: usize, rows: usize, lines: usize, bpp: usize): u32 {
   for (let y: usize = 0; y < rows; y++) {
     const row = pixels + y * rowBytes;
     const line = lines + y * (1 + rowBytes);
@@ -82,16 +82,16 @@ export function filterSub(pixels: usize, rowBytes: usize, rows: usize, lines: us
     }
     for (; x < rowBytes; x++) store<u8>(line + 1 + x, load<u8>(row + x) - load<u8>(row + x - bpp));
   }
-  return adler32(lines, rows * (1 + rowBytes), adler);
+  return adler32(lines, rows * (1 + rowBytes));
 }
 
 /**
- * Adler-32 (RFC 1950), continued from `adler`, 16 bytes a step. A block of n bytes adds three terms to s2: n·s1; 16
- * times the bytes before each step; and within a step the bytes weighted 16 .. 1.
+ * Adler-32 (RFC 1950), 16 bytes a step. A block of n bytes adds three terms to s2: n·s1; 16 times the bytes before
+ * each step; and within a step the bytes weighted 16 .. 1.
  */
-function adler32(at: usize, length: usize, adler: u32): u32 {
-  let s1 = adler & 0xffff;
-  let s2 = adler >> 16;
+function adler32(at: usize, length: usize): u32 {
+  let s1: u32 = 1;
+  let s2: u32 = 0;
   const end = at + length;
   while (at + 16 <= end) {
     // After 5552 bytes s2 could exceed 32 bits (zlib's NMAX). That is 347 steps.

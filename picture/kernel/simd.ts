@@ -5,12 +5,6 @@
 import { readFileSync } from "node:fs";
 import type { Loops, SimdKernel } from "./kernel.ts";
 
-/**
- * Whole bands go through the WebAssembly memory in strips of about this many bytes, or of one row if a row is longer.
- * Strips stay in the second-level cache, and the memory, which can only grow, stays small. Readers of pictures call the
- * other loops with blocks that are as small.
- */
-const STRIP = 1 << 17;
 /** The loops may load this far past the end of a buffer. */
 const SLACK = 16;
 
@@ -21,10 +15,13 @@ interface Wasm {
   luminance(pixels: number, channels: number, count: number, grey: number): void;
   unfilterLuminance(lines: number, rows: number, width: number, channels: number, previous: number, grey: number): void;
   sobel(band: number, width: number, rows: number, edges: number): void;
-  filterSub(pixels: number, rowBytes: number, rows: number, lines: number, bpp: number, adler: number): number;
+  filterSub(pixels: number, rowBytes: number, rows: number, lines: number, bpp: number): number;
 }
 
-/** An instance of kernel.wasm, with a memory of its own. */
+/**
+ * An instance of kernel.wasm, with a memory of its own. The memory can only grow: to the largest band that was in it,
+ * and its result. A message limits both to some megabytes.
+ */
 export class SimdLoops implements Loops, Pick<SimdKernel, "sobel"> {
   readonly #wasm = instantiate();
   #heap = new Uint8Array(this.#wasm.memory.buffer);
@@ -58,28 +55,17 @@ export class SimdLoops implements Loops, Pick<SimdKernel, "sobel"> {
   }
 
   sobel(band: Uint8Array, width: number, rows: number, edges: Uint8Array): void {
-    const step = Math.min(rowsPerStrip(width), rows);
-    const out = (step + 2) * width;
-    const heap = this.#reserve(out + step * width);
-    for (let y = 0; y < rows; y += step) {
-      const count = Math.min(step, rows - y);
-      heap.set(band.subarray(y * width, (y + count + 2) * width), 0);
-      this.#wasm.sobel(0, width, count, out);
-      edges.set(heap.subarray(out, out + count * width), y * width);
-    }
+    const heap = this.#reserve(band.length + edges.length);
+    heap.set(band, 0);
+    this.#wasm.sobel(0, width, rows, band.length);
+    edges.set(heap.subarray(band.length, band.length + edges.length));
   }
 
   filterSub(pixels: Uint8Array, rowBytes: number, rows: number, lines: Uint8Array, bytesPerPixel: number): number {
-    const step = Math.min(rowsPerStrip(rowBytes), rows);
-    const out = step * rowBytes;
-    const heap = this.#reserve(out + step * (1 + rowBytes));
-    let adler = 1;
-    for (let y = 0; y < rows; y += step) {
-      const count = Math.min(step, rows - y);
-      heap.set(pixels.subarray(y * rowBytes, (y + count) * rowBytes), 0);
-      adler = this.#wasm.filterSub(0, rowBytes, count, out, bytesPerPixel, adler);
-      lines.set(heap.subarray(out, out + count * (1 + rowBytes)), y * (1 + rowBytes));
-    }
+    const heap = this.#reserve(pixels.length + lines.length);
+    heap.set(pixels, 0);
+    const adler = this.#wasm.filterSub(0, rowBytes, rows, pixels.length, bytesPerPixel);
+    lines.set(heap.subarray(pixels.length, pixels.length + lines.length));
     return adler >>> 0;
   }
 
@@ -97,8 +83,4 @@ export class SimdLoops implements Loops, Pick<SimdKernel, "sobel"> {
 function instantiate(): Wasm {
   const file = readFileSync(new URL("./kernel.wasm", import.meta.url));
   return new WebAssembly.Instance(new WebAssembly.Module(file)).exports as unknown as Wasm;
-}
-
-function rowsPerStrip(rowBytes: number): number {
-  return Math.max(1, Math.floor(STRIP / rowBytes));
 }
