@@ -11,6 +11,7 @@
  * Not here: what a list task is (task.ts), how a band is run (run.ts), how it is enqueued (job.ts).
  */
 import type { Band, Plan } from "../chunk.ts";
+import { breathe } from "../picture/budget.ts";
 import { ImageError, startingWith } from "../picture/picture.ts";
 import { type Input, type ListTask, TaskError, type Values } from "../task.ts";
 import { jsonOf } from "./run.ts";
@@ -39,7 +40,7 @@ const MAX_PIECE_BYTES = 9 << 20;
 const MAX_PIECES = 10_000_000;
 /** A line or a word that is longer is refused, bytes. */
 const MAX_UNCUT_BYTES = 4 << 20;
-/** Pieces that are made before other requests get their turn. */
+/** Pieces that are made before other requests may get their turn. */
 const TURN = 4096;
 
 /**
@@ -62,7 +63,7 @@ export async function listPieces(
   for (const piece of pieces) {
     width = Math.max(width, Buffer.byteLength(encoded(task, piece)));
     if (++height > MAX_PIECES) throw new TaskError(`expected at most ${MAX_PIECES} pieces, got more`, task);
-    if (height % TURN === 0) await turn();
+    if (height % TURN === 0) await breathe();
   }
   if (height === 0) throw noPieces(task);
   const again = () => counted(task, task.pieces(params, input) as Iterable<unknown>, height);
@@ -105,7 +106,7 @@ async function* batches(
     const text = encoded(task, piece);
     texts.push(text);
     bytes += text.length;
-    if (texts.length % TURN === 0) await turn();
+    if (texts.length % TURN === 0) await breathe();
     if (!isFull(number, texts.length, bytes)) continue;
     yield band();
     [number, y, bytes, texts] = [number + 1, y + texts.length, 0, []];
@@ -134,8 +135,6 @@ function encoded(task: ListTask, piece: unknown): string {
 function noPieces(task: ListTask): TaskError {
   return new TaskError("expected at least one piece for these parameters, got none", task);
 }
-
-const turn = () => new Promise((wake) => setImmediate(wake));
 
 /** Whether a text may be cut after this byte. A cut after a line feed keeps every kind of line end whole. */
 const isLineEnd = (byte: number) => byte === 10;
