@@ -17,7 +17,7 @@ import { newId } from "./store.js";
 import { lang, number, remember, remembered, t } from "./words.js";
 
 const RUNS = 3;
-/** Experiments that are kept. */
+/** The most experiments that are kept. */
 const MAX_KEPT = 8;
 /** The task of real work. */
 const HEAVY = "median";
@@ -39,7 +39,7 @@ let picture = null;
 const results = kept();
 /** @type {Result | null} */
 let result = results[0] ?? null;
-/** What is rendered. */
+/** What is rendered now, as a key. */
 let shown = "";
 /** @type {AbortController | null} */
 let running = null;

@@ -2,7 +2,7 @@
  * The look inside, `/?view=inside`: the messages that wait for each task, one of them with its picture, the keys of a job in
  * Redis, and the dead letters with a button that puts them back.
  *
- * Invariant: only what is clicked is read from a queue. What is repeated by itself only counts.
+ * Invariant: a message is read from a queue only after a click. The periodic requests only count.
  *
  * Not here: how the server looks (http/inside.ts).
  */
@@ -13,7 +13,7 @@ import { onSystem, system } from "./system.js";
 import { number, t } from "./words.js";
 
 const POLL_MS = 2_000;
-/** A longer text in a message is cut. The picture is one. */
+/** A longer text in a message, such as its picture, is cut. */
 const MAX_TEXT = 120;
 
 const $ = (/** @type {string} */ id) => /** @type {any} */ (document.getElementById(id));

@@ -8,7 +8,7 @@ import { number, t } from "./words.js";
 const SVG = "http://www.w3.org/2000/svg";
 /** The width of a nested `<svg class="time">`, ms: a time is a percentage of it. */
 const SCALE_MS = 1000;
-/** A drawing whose x is ms. */
+/** Attributes of an `<svg>` whose x axis is in ms, stretched to its row. */
 const STRETCHED = { x: 0, width: "100%", preserveAspectRatio: "none", overflow: "visible" };
 /** Width of a letter, px. */
 const LETTER = 7;
@@ -87,6 +87,9 @@ function niceStep(min) {
   return power * /** @type {number} */ ([1, 2, 5, 10].find((by) => by * power >= min));
 }
 
+/** Whether a bar has room for its band and the name of its worker. @param {string} name @param {number} wide px */
+export const hasRoomFor = (name, wide) => wide > 40 + LETTER * name.length;
+
 /**
  * The bar of one turn.
  * @param {SVGGElement} bar @param {import("./turns.js").Turn} turn
@@ -122,7 +125,7 @@ export function fillBar(bar, turn, { begin, before, end, height, wide, name, col
     if (turn.deliveries > 0) parts.push(rect("handed", claimed, computed, "url(#hatch)"));
     parts.push(rect("store", computed, Math.max(computed, end)));
     const at = percent((claimed + computed) / 2);
-    const text = name && wide > 40 + LETTER * name.length ? `${number(turn.band)} · ${name}` : number(turn.band);
+    const text = name ? `${number(turn.band)} · ${name}` : number(turn.band);
     if (wide > 24 && turn.deliveries === 0) parts.push(element("text", { class: "no", x: at, y: middle + 4 }, text));
     if (wide > 24 && turn.deliveries > 0) parts.push(element("text", { class: "no halo", x: at, y: middle + 4 }, text));
   }
@@ -213,7 +216,7 @@ export function fillOwn(time, { status, doneBands }, turns, { height, scale, now
   }
   time.replaceChildren(box);
   if (!merged || done == null) return;
-  // Its place in time is that of the request, which may be minutes later.
+  // Drawn after the last band: the request for the result may have come minutes later.
   const end = element("g", {
     "data-tell": "",
     role: "img",

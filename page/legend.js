@@ -12,7 +12,7 @@ import { lostAt } from "./turns.js";
 import { number, t } from "./words.js";
 
 const ACTIONS = /** @type {const} */ (["pause", "stop", "kill"]);
-/** Words would take a second line for each worker. */
+/** Signs, because words would need a second line for each worker. */
 const SIGNS = { pause: "❚❚", resume: "►", stop: "■", kill: "✕" };
 
 const $ = (/** @type {string} */ id) => /** @type {any} */ (document.getElementById(id));
@@ -81,7 +81,7 @@ function sharesOf(of, isList) {
     const share = shareOf(worker);
     share.bands++;
     share.ms += ms;
-    // Of a list, pieces: as many in a second as there would be pixels in a microsecond.
+    // A list has pieces a second where a picture has megapixels a second.
     share.pixels += height * (isList ? 1e6 : (of.status.width ?? 0));
     share.again += Number(deliveries > 0);
   }

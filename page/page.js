@@ -87,7 +87,7 @@ function renderLock() {
   if (!fleet.locked && focused) $("file").focus();
 }
 
-/** Announces each lasting state of a job once, for screen readers. @param {import("./jobs.js").Job} job */
+/** Announces each state of a job that stays, once, for screen readers. @param {import("./jobs.js").Job} job */
 function announce(job) {
   const state = stateOf(job);
   if (announced.get(job) === state || ["queued", "sending", "running"].includes(state)) return;

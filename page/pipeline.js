@@ -13,7 +13,7 @@ import { onSystem, system } from "./system.js";
 import { progressOf } from "./turns.js";
 import { number, t } from "./words.js";
 
-/** More nodes are a number. */
+/** The most nodes that are drawn. Further ones are a number. */
 const MAX_NODES = 12;
 const BACKENDS = /** @type {const} */ (["rabbitmq", "redis"]);
 

@@ -12,7 +12,7 @@ import { choose } from "./stage.js";
 import { timeOf } from "./texts.js";
 import { number, t } from "./words.js";
 
-/** More workers than this are not offered one by one. */
+/** The most workers that have a button each. */
 const MAX_BUTTONS = 6;
 
 const $ = (/** @type {string} */ id) => /** @type {any} */ (document.getElementById(id));

@@ -60,7 +60,7 @@ async function put(shelf, key, value) {
   return (await transact([shelf], "readwrite", (open) => open(shelf).put(value, key))) !== undefined;
 }
 
-/** Between the tabs; null where storage is disabled. */
+/** The channel between the tabs; null if the browser has none. */
 const news = openNews();
 
 function openNews() {
@@ -183,8 +183,8 @@ function hold(tab) {
 }
 
 /**
- * Calls `then` once another tab is closed, and not only reloaded. One tab at a time: the next one calls its own after it.
- * Never, where the browser has no locks.
+ * Calls `then` when another tab has been closed, not only reloaded. Of several tabs that wait, one at a time calls its own.
+ * In a browser without locks it never does.
  * @param {string} tab @param {() => Promise<void>} then
  */
 export async function onceClosed(tab, then) {

@@ -12,7 +12,18 @@ import { colourOf } from "./colours.js";
 import { figuresOf } from "./figures.js";
 import { isOpen } from "./job.js";
 import { onJob } from "./jobs.js";
-import { axisOf, dressed, element, fillBar, fillDepth, fillOwn, percentOf, roomOf, textIn } from "./lanes.js";
+import {
+  axisOf,
+  dressed,
+  element,
+  fillBar,
+  fillDepth,
+  fillOwn,
+  hasRoomFor,
+  percentOf,
+  roomOf,
+  textIn,
+} from "./lanes.js";
 import { byName, fleet } from "./server.js";
 import { beginOf, depthOf, endOf, keyOf, lostAt, nowOf, turnsOf } from "./turns.js";
 import { View } from "./view.js";
@@ -294,10 +305,10 @@ function label(row, text, colour = "", lost = false) {
 function drawBar(row, turn, key, { begin, before, height, scale, now, room }) {
   const { claimed, computed, stored, failed, deliveries } = turn;
   const wide = (endOf(turn, now) - begin) * scale;
-  const showsName = grouped === "lanes" ? turn.worker : "";
+  const name = grouped === "lanes" && hasRoomFor(turn.worker, wide) ? turn.worker : "";
   const open = stored === undefined && failed === undefined;
   const at = [begin, claimed, computed, stored, failed, open && now];
-  const text = [...at, deliveries, height, wide > 24, Math.round(wide / 8), room].join();
+  const text = [...at, deliveries, height, wide > 24, name, room].join();
   let found = bars.get(key);
   if (found?.text === text) return;
   if (!found) {
@@ -314,7 +325,7 @@ function drawBar(row, turn, key, { begin, before, height, scale, now, room }) {
     end: endOf(turn, now),
     height,
     wide,
-    name: showsName,
+    name,
     colour: colourOf(turn.worker),
     room,
   });

@@ -104,7 +104,7 @@ export function progressOf({ doneBands, trace, status, phase }) {
 }
 
 /**
- * The depth of the queue as steps: from each time on, so many bands.
+ * The depth of the queue: pairs of a time and the number of bands that wait from then on.
  * @param {import("./jobs.js").Job} job @param {Turn[]} turns @returns {[number, number][]}
  */
 export function depthOf({ status }, turns) {

@@ -13,7 +13,7 @@ const DRAG = 4;
 export class View {
   /** What is in view, ms; null: all. @type {{ from: number, to: number } | null} */
   zoomed = null;
-  /** A drag has just ended, so its click is none. */
+  /** True when a drag has just ended: the click that follows is not one. */
   dragged = false;
 
   /** @param {SVGSVGElement} svg @param {number} gutter px @param {() => number} end of all, ms @param {() => void} changed */
