@@ -61,7 +61,7 @@ export function axisOf(svg, { width, tall, gutter, from, to }) {
     axis.append(
       element(
         "text",
-        { x: Math.min(x, width - 20).toFixed(1), y: tall - 5, "text-anchor": x > gutter + 12 ? "middle" : "start" },
+        { x: Math.min(x, width - 24).toFixed(1), y: tall - 5, "text-anchor": x > gutter + 12 ? "middle" : "start" },
         text,
       ),
     );

@@ -100,7 +100,7 @@ function announce(job) {
 
 /** Shows or hides the options of the next job, which lie over the stage. @param {boolean} yes */
 function showOptions(yes) {
-  $("options").toggleAttribute("data-open", yes);
+  $("options").hidden = !yes;
   $("more").setAttribute("aria-expanded", String(yes));
 }
 
@@ -108,13 +108,13 @@ function listenToOptions() {
   $("held-send").addEventListener("click", () => take(taken() === null ? "start" : held));
   for (const id of ["params", "cutting"])
     $(id).addEventListener("submit", (/** @type {Event} */ e) => e.preventDefault());
-  $("more").addEventListener("click", () => showOptions(!$("options").hasAttribute("data-open")));
+  $("more").addEventListener("click", () => showOptions($("options").hidden));
   // A task with parameters shows them.
   $("task").addEventListener("change", () => showOptions(!$("params").hidden));
   // An invalid value must be seen to be reported.
   $("params").addEventListener("invalid", () => showOptions(true), true);
   document.addEventListener("keydown", (event) => {
-    if (event.key !== "Escape" || !$("options").hasAttribute("data-open")) return;
+    if (event.key !== "Escape" || $("options").hidden) return;
     if ($("options").contains(document.activeElement)) $("more").focus();
     showOptions(false);
   });
