@@ -76,7 +76,7 @@ export function axisOf(svg, { width, tall, gutter, from, to }) {
     patternUnits: "userSpaceOnUse",
     patternTransform: "rotate(45)",
   });
-  hatch.append(element("path", { d: "M0 0V6", stroke: "#14191b", "stroke-width": 2.4 }));
+  hatch.append(element("path", { d: "M0 0V6", stroke: "#14191b", "stroke-opacity": 0.75, "stroke-width": 2.4 }));
   defs.append(hatch);
   svg.prepend(defs);
 }
