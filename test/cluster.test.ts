@@ -577,6 +577,11 @@ describeWith(["rabbitmq", "redis"], "a cluster", () => {
       /^band 0: its result cannot be used: corrupt PNG/,
     ],
     ["a cut PGM", async () => Buffer.from("P5\n100 28\n255\n012"), /: expected 2800 bytes of pixels, got 3$/],
+    [
+      "a PGM with too many rows",
+      async () => Buffer.concat([Buffer.from("P5 100 9028 255\n"), Buffer.alloc(902_800)]),
+      /: image too large: expected at most \d+ pixels, got 100 × 9028$/,
+    ],
   ])(
     "a third-party worker that stores %s: the error names the band, not the client's picture",
     async (_, picture, sentence) => {

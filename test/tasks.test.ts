@@ -602,6 +602,7 @@ describeWith(["rabbitmq", "redis"], "a fleet", () => {
         [await made.clone().png().toBuffer(), false, "sobel"],
         [pnm(`P5\n${WIDTH} ${HEIGHT}\n255\n`, grey), false, "sobel"],
         [pnm(`P5 ${WIDTH} ${HEIGHT + 2} 255\n`, haloed), false, "sobel"],
+        [pnm(`P5\n# by GIMP version 2.10.34 PNM plug-in\r\n${WIDTH}  ${HEIGHT}\n255\n`, grey), false, "sobel"],
         [pnm(`P6\n${WIDTH} ${HEIGHT}\n255\n`, rgb), false, "sobel"],
         [await made.clone().jpeg().toBuffer(), true, "sobel"],
         [await made.clone().webp().toBuffer(), true, "sobel"],
