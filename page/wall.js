@@ -13,6 +13,8 @@ const LIMIT = 12;
 const POLL_MS = 1_500;
 /** Larger results are not decoded for a card, pixels. */
 const MAX_SHOWN = 24_000_000;
+/** A card shows this much of a result that is JSON, characters. */
+const MAX_TEXT = 120;
 
 const $ = (/** @type {string} */ id) => /** @type {any} */ (document.getElementById(id));
 export const isWall = new URLSearchParams(location.search).get("view") === "wall";
@@ -86,12 +88,38 @@ function show(list) {
     part("span").textContent = ended ? elapsed(one.ms ?? 0) : number(share, { style: "percent" });
     if (one.state === "failed") part("span").textContent = t.phases.failed;
     part("i").style.transform = `scaleX(${share})`;
-    const image = part("img");
-    if (one.state === "done" && one.kind === "picture" && one.pixels <= MAX_SHOWN && !image.hasAttribute("src")) {
-      image.src = `/jobs/${one.id}/result`;
-    }
-    image.hidden = !image.hasAttribute("src");
+    showResult(one, part("img"), part("pre"));
   });
+}
+
+/** Once, when the job is done. @param {Card} job @param {HTMLImageElement} image @param {HTMLElement} text */
+function showResult({ id, state, kind, pixels }, image, text) {
+  if (state === "done" && kind === "picture" && pixels <= MAX_SHOWN && !image.hasAttribute("src")) {
+    image.src = `/jobs/${id}/result`;
+  }
+  image.hidden = !image.hasAttribute("src");
+  if (state !== "done" || kind === "picture" || !text.hidden) return;
+  text.hidden = false;
+  beginningOf(id).then(
+    (begin) => {
+      text.textContent = begin;
+    },
+    () => {}, // the result has expired
+  );
+}
+
+/** The first characters of a result that is JSON. The rest is not downloaded. @param {string} id */
+async function beginningOf(id) {
+  const { body } = await ask(`/jobs/${id}/result`);
+  const reader = /** @type {ReadableStream<BufferSource>} */ (body).pipeThrough(new TextDecoderStream()).getReader();
+  for (let text = ""; ; ) {
+    const { done, value } = await reader.read();
+    if (done) return text;
+    text += value;
+    if (text.length <= MAX_TEXT) continue;
+    reader.cancel();
+    return text.slice(0, MAX_TEXT) + "…";
+  }
 }
 
 /** @param {string} id */
@@ -100,7 +128,9 @@ function newCard(id) {
   card.className = "card row";
   const image = document.createElement("img");
   image.alt = "";
-  card.append(image, document.createElement("b"), document.createElement("span"), document.createElement("i"));
+  const text = document.createElement("pre");
+  text.hidden = true;
+  card.append(image, text, document.createElement("b"), document.createElement("span"), document.createElement("i"));
   cards.set(id, card);
   return card;
 }

@@ -294,11 +294,18 @@ describeWith(["chromium"], "the page in a class", () => {
       await wall.emulateMedia({ colorScheme: "light", forcedColors });
       expect(await violations(wall)).toEqual([]);
     }
+    // Data is shown as the beginning of its JSON.
+    for (const [task, text] of Object.entries({ "primes&below=100": "25", histogram: "…" })) {
+      const url = `${origin}/jobs/${crypto.randomUUID()}?task=${task}`;
+      await fetch(url, { method: "PUT", body: task === "histogram" ? new Uint8Array(photo.buffer) : "" });
+      await wall.locator("#wall-list pre", { hasText: text }).waitFor();
+    }
     // A job that is gone takes no place in the list.
+    const [newest] = (await (await fetch(`${origin}/jobs?limit=1`)).json()).jobs;
     await (await fetch(`${origin}/tasks/sobel`, { method: "POST", body: new Uint8Array(photo.buffer) })).arrayBuffer();
     await until(async () => {
       const { jobs } = await (await fetch(`${origin}/jobs?limit=1`)).json();
-      return jobs[0]?.id === id;
+      return jobs[0]?.id === newest.id;
     });
     expect(problems).toEqual([]);
   });
