@@ -191,7 +191,7 @@ export async function* slice(pieces: AsyncIterable<Uint8Array>, from: number, to
 /**
  * Answers with the pieces as a stream. It waits for the first piece, so that an early error still gets its status. When
  * the client closes the connection, the generator is ended.
- * @param onBroken gets the error if the stream breaks off. The client then gets an incomplete answer
+ * @param onBroken gets the error if the stream breaks off while the client reads. It then gets an incomplete answer
  */
 export async function streamed(
   pieces: AsyncGenerator<Uint8Array>,
@@ -199,6 +199,7 @@ export async function streamed(
   onBroken: (error: unknown) => void,
 ): Promise<Response> {
   const first = await pieces.next();
+  let isCancelled = false;
   const body = new ReadableStream<Uint8Array>({
     start(controller) {
       if (!first.done) controller.enqueue(first.value);
@@ -209,11 +210,12 @@ export async function streamed(
         if (done) controller.close();
         else controller.enqueue(value);
       } catch (error) {
-        onBroken(error);
+        if (!isCancelled) onBroken(error); // a cancelled stream takes no further piece
         controller.error(error);
       }
     },
     async cancel() {
+      isCancelled = true;
       await pieces.return(undefined);
     },
   });

@@ -7,6 +7,7 @@ import { join } from "node:path";
 import { encode } from "fast-png";
 import { chromium } from "playwright-core";
 import { allowedHosts } from "../http/guard.ts";
+import { streamed } from "../http/respond.ts";
 import { edgesOf, type Kit, rawUpload, startKit } from "./kit.ts";
 import { binaries, describeWith, freePort, type Program, spawnProgram } from "./servers.ts";
 import { sleep, until, within } from "./wait.ts";
@@ -141,6 +142,23 @@ test("a download that breaks off is logged in one line of JSON with the job's id
   const [, ...lines] = program.out.trim().split("\n");
   const errors = lines.map((line) => JSON.parse(line)).filter(({ level }) => level === "error");
   expect(errors).toMatchObject([{ msg: "download broke off", job: id, error: expect.stringMatching(/cancelled/) }]);
+});
+
+test("a client that closes the connection while the next piece is made is no download that broke off", async () => {
+  const { promise, resolve } = Promise.withResolvers<void>();
+  const pieces = async function* () {
+    yield Uint8Array.of(1);
+    await promise;
+    yield Uint8Array.of(2);
+  };
+  const errors: unknown[] = [];
+  const reader = (await streamed(pieces(), {}, (error) => errors.push(error))).body!.getReader();
+  await reader.read();
+  const next = reader.read();
+  const cancelled = reader.cancel();
+  resolve();
+  await Promise.all([next, cancelled]);
+  expect(errors).toEqual([]);
 });
 
 /** A proxy with nginx's own settings: it sends `Connection: close` and its own name as the host. */
