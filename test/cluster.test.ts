@@ -431,6 +431,7 @@ describeWith(["rabbitmq", "redis"], "a cluster", () => {
     const looked = (await channel.get(DEAD_LETTERS)) as GetMessage;
     expect(looked.properties.headers?.["x-delivery-count"] ?? 0).toBe(0);
     channel.nack(looked);
+    await until(async () => (await channel.checkQueue(DEAD_LETTERS)).messageCount === 1);
     const { queues, dead } = await inside("");
     expect([dead, queues.find(({ task }: { task: string }) => task === "sobel")]).toEqual([
       1,
