@@ -219,6 +219,8 @@ class SharedEvents {
   static readonly #ofWatch = new WeakMap<JobWatch, SharedEvents>();
   #generation = -1;
   #events: (Uint8Array | undefined)[] = [];
+  /** Most clients ask for the same events. With 200 clients, joining them for each took half of the CPU time. */
+  #latest = { from: -1, to: -1, bytes: new Uint8Array() };
   /** The job as JSON: one entry if a live worker has its task, one if none has. */
   readonly #views = new Map<boolean, { version: number; now: ReturnType<typeof view>; job?: Uint8Array }>();
 
@@ -233,11 +235,14 @@ class SharedEvents {
   /** The events from number `from` up to, but not including, `to`. */
   since(job: Job, from: number): { to: number; bytes: Uint8Array } {
     const { happened, generation } = this.watch;
-    if (this.#generation !== generation) this.#events = [];
-    this.#generation = generation;
     const to = Math.min(from + EVENTS_AT_ONCE, happened.length);
-    const isNew = (what: Happening, i: number) => (this.#isPast(what) ? [] : this.#event(job, from + i));
-    return { to, bytes: Buffer.concat(happened.slice(from, to).flatMap(isNew)) };
+    if (this.#generation !== generation) this.#events = [];
+    if (this.#generation !== generation || this.#latest.from !== from || this.#latest.to !== to) {
+      const isNew = (what: Happening, i: number) => (this.#isPast(what) ? [] : this.#event(job, from + i));
+      this.#latest = { from, to, bytes: Buffer.concat(happened.slice(from, to).flatMap(isNew)) };
+    }
+    this.#generation = generation;
+    return this.#latest;
   }
 
   /** Whether this is an outdated claim: the band is done or has another worker. Such a claim is not sent. */
