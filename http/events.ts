@@ -100,8 +100,8 @@ export function eventStream(
 type StreamContext = Pick<ServiceReads, "tasks" | "lights" | "stopping">;
 
 /**
- * The source of one client's stream. Invariants: after `cancel`, nothing is sent, and no timer and no listener is left. While
- * `WAITING_BYTES` wait for the client, no event is sent.
+ * The source of one client's stream. Invariants: after `cancel`, nothing is sent, and no timer and no listener is left.
+ * While `WAITING_BYTES` wait for the client, no event is sent.
  */
 class EventStream implements UnderlyingDefaultSource<Uint8Array> {
   #controller!: ReadableStreamDefaultController<Uint8Array>;
@@ -219,7 +219,7 @@ class SharedEvents {
   static readonly #ofWatch = new WeakMap<JobWatch, SharedEvents>();
   #generation = -1;
   #events: (Uint8Array | undefined)[] = [];
-  /** Most clients ask for the same events. With 200 clients, joining them for each took half of the CPU time. */
+  /** The events that were asked for last, joined once for all clients: most of them ask for the same ones. */
   #latest = { from: -1, to: -1, bytes: new Uint8Array() };
   /** The job as JSON: one entry if a live worker has its task, one if none has. */
   readonly #views = new Map<boolean, { version: number; now: ReturnType<typeof view>; job?: Uint8Array }>();

@@ -77,7 +77,7 @@ function kept() {
 }
 
 /** Picture, task, workers, machines and date of an experiment. @param {Result} of */
-export function captionOf({ name, task, query, measured, machines, cores, date }) {
+function captionOf({ name, task, query, measured, machines, cores, date }) {
   const when = new Date(date).toLocaleString(lang, { dateStyle: "medium", timeStyle: "short" });
   return [name, task, ...(query ? query.split("&") : []), t.fleet(measured.length, machines, cores), when].join(" · ");
 }

@@ -61,7 +61,7 @@ function runsOf(of) {
 }
 
 /** @param {import("./jobs.js").Job} run @param {import("./jobs.js").Job[]} all @returns {number | null} */
-export function speedupOf(run, all) {
+function speedupOf(run, all) {
   const first = all.find((other) => {
     return other.workers === 1 && other.phase === "done" && other.task === run.task && other.query === run.query;
   });

@@ -44,7 +44,7 @@ async function* results() {
 }
 
 /** @param {Blob} blob @param {string} name */
-export function saveBlob(blob, name) {
+function saveBlob(blob, name) {
   const link = document.createElement("a");
   link.href = URL.createObjectURL(blob);
   link.download = name;

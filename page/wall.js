@@ -17,7 +17,7 @@ const MAX_SHOWN = 24_000_000;
 const MAX_TEXT = 120;
 
 const $ = (/** @type {string} */ id) => /** @type {any} */ (document.getElementById(id));
-export const isWall = new URLSearchParams(location.search).get("view") === "wall";
+const isWall = new URLSearchParams(location.search).get("view") === "wall";
 
 /** @typedef {{ id: string, name: string, state: string, kind: string, pixels: number, bands: number, done: number, ms: number | null }} Card */
 

@@ -242,7 +242,7 @@ function openCluster(address: RedisAddress, patient: boolean, ca?: string[]): Cl
   return new NamedCluster(nodes, options);
 }
 
-/** The client's own errors of a cluster, such as `Too many Cluster redirections`, are plain: they get the name of its others. */
+/** The client's own errors of a cluster, such as `Too many Cluster redirections`, are plain. They get a name. */
 class NamedCluster extends Cluster {
   override sendCommand(...sent: Parameters<Cluster["sendCommand"]>): unknown {
     sent[0].promise.catch((error: Error) => {
